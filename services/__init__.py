@@ -1,0 +1,1 @@
+"""The services of EvalFleet; each folder is one application, `runtime` is what they share."""
