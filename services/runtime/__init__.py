@@ -1,0 +1,1 @@
+"""What every service process needs, and no business logic: server, interceptors, settings, errors, channels."""

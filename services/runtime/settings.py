@@ -1,0 +1,57 @@
+"""Settings that every service process reads from the environment; services add their own by subclassing."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "EVALFLEET_"
+
+
+class ServiceSettings(BaseSettings):
+    """Where a service listens, how much it takes on at once, and how it stops.
+
+    Every field is read from ``EVALFLEET_<FIELD>``. A service subclasses this, sets its default port and adds fields.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.", min_length=1)
+    port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="HTTP port of /metrics (Prometheus); 0 turns it off.")
+    ready_file: Path | None = Field(
+        None, description="File that receives the bound address (host:port) once the service is serving."
+    )
+    parent_pid: int | None = Field(
+        None, gt=0, description="Process to watch: when it ends, the service drains and ends too."
+    )
+
+    default_deadline_seconds: float = Field(
+        60.0, gt=0, description="Deadline, in seconds, of calls that come without one."
+    )
+    max_message_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest message in bytes, received or sent.")
+    max_concurrent_calls: int = Field(64, ge=1, description="Calls handled at once, per method.")
+    max_queued_calls: int = Field(
+        256, ge=0, description="Calls that wait for a place, per method; more are told to come back later."
+    )
+
+    drain_delay_seconds: float = Field(
+        0.5, ge=0, description="Seconds between NOT_SERVING and refusing calls, for balancers to notice."
+    )
+    drain_grace_seconds: float = Field(
+        30.0, ge=0, description="Seconds that calls in flight get to finish when the service stops."
+    )
+    max_connection_age_seconds: float = Field(
+        300.0,
+        ge=1,
+        description="Connections are renewed after this many seconds, ±10 %, so that clients find new replicas.",
+    )
+    readiness_interval_seconds: float = Field(
+        2.0, gt=0, description="Seconds between two readiness checks of a service's dependencies."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json: one object per line; console: for people; auto: console on a terminal, else json."
+    )
