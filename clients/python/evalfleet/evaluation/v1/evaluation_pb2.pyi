@@ -60,7 +60,7 @@ Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 @_typing.final
 class TaskProgress(_message.Message):
-    """How far one task of a run is."""
+    """How far one task of a run is. An item with several samples counts once for each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -62,13 +62,11 @@ class ScoreRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
-    GOLD_INDEX_FIELD_NUMBER: _builtins.int
+    GOLD_INDICES_FIELD_NUMBER: _builtins.int
     scorer: _builtins.str
     """Resource name of the scorer, `scorers/{scorer}`."""
     text: _builtins.str
     """Generated text."""
-    gold_index: _builtins.int
-    """Index of the right choice of a multiple-choice item, from 0."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """The scorer's parameters; what is absent takes its default."""
@@ -81,6 +79,10 @@ class ScoreRequest(_message.Message):
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Accepted answers of a generation item, at least one where the scorer compares with them."""
 
+    @_builtins.property
+    def gold_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the right choices of a multiple-choice item, from 0; most items have one."""
+
     def __init__(
         self,
         *,
@@ -89,19 +91,14 @@ class ScoreRequest(_message.Message):
         text: _builtins.str = ...,
         choices: Global___ChoiceScores | None = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
-        gold_index: _builtins.int | None = ...,
+        gold_indices: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gold_index", b"_gold_index", "choices", b"choices", "gold_index", b"gold_index", "output", b"output", "parameters", b"parameters", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "output", b"output", "parameters", b"parameters", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gold_index", b"_gold_index", "choices", b"choices", "gold_index", b"gold_index", "output", b"output", "parameters", b"parameters", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__gold_index: _TypeAlias = _typing.Literal["gold_index"]  # noqa: Y015
-    _WhichOneofArgType__gold_index: _TypeAlias = _typing.Literal["_gold_index", b"_gold_index"]  # noqa: Y015
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__gold_index) -> _WhichOneofReturnType__gold_index | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 
 Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
