@@ -1,0 +1,278 @@
+"""Async client of the models inside Triton, or of the local host that speaks the same protocol.
+
+Torch-free. Every failure is a typed FleetError, every call is bounded by the caller's deadline, and a request that
+its caller gives up is cancelled inside the engine.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from tritonclient.grpc import service_pb2 as kserve
+from tritonclient.grpc import service_pb2_grpc
+
+from services.inference import contract
+from services.inference.contract import ModelEntry, Prompt
+from services.inference.errors import as_fleet_errors, from_rpc_error, from_triton_text
+from services.inference.results import (
+    Classified,
+    Generated,
+    GeneratedChunk,
+    RepositoryModel,
+    ScoredContinuations,
+    read_chunk,
+    read_classified,
+    read_generated,
+    read_scored,
+)
+from services.inference.sampling import SamplingParameters, check_sampling_parameters
+from services.inference.tensors import Array, flag_array, read_response, text_array, write_request
+from services.runtime.errors import DeadlineExceededError, InternalError, InvalidArgumentError
+
+PROBE_TIMEOUT_SECONDS: Final = 5.0
+
+# The messages of this protocol have no natural bound (a batch of long texts, all continuations of a context).
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class InferenceClient:
+    """One connection to an inference host; make it inside the running event loop and close it there.
+
+    Args:
+        target: gRPC address of the host (``127.0.0.1:8001``).
+        model_control_key: the host's key for load, unload and list; the other calls don't need it.
+    """
+
+    def __init__(self, target: str, *, model_control_key: str | None = None) -> None:
+        self._target = target
+        self._control_metadata = ((contract.MODEL_CONTROL_HEADER, model_control_key or ""),)
+        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; running requests are cancelled."""
+        await self._channel.close()
+
+    async def is_ready(self, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
+        """Return whether the host answers and takes requests; never raises."""
+        try:
+            reply = await self._stub.ServerReady(kserve.ServerReadyRequest(), timeout=timeout_seconds)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.ready)
+
+    async def is_model_ready(self, model: str, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
+        """Return whether the model takes requests; false if it is unknown or the host is down."""
+        try:
+            reply = await self._stub.ModelReady(kserve.ModelReadyRequest(name=model), timeout=timeout_seconds)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.ready)
+
+    async def load_model(self, name: str, entry: ModelEntry, *, timeout_seconds: float) -> None:
+        """Load a model and return when it is ready.
+
+        A name that is already loaded keeps its first model: unload it before giving the name to another.
+        """
+        request = kserve.RepositoryModelLoadRequest(model_name=name)
+        request.parameters["config"].string_param = entry.config
+        for path, content in entry.files.items():
+            request.parameters[f"file:{path}"].bytes_param = content
+        await self._unary(self._stub.RepositoryModelLoad, request, name, timeout_seconds, control=True)
+
+    async def unload_model(self, name: str, *, timeout_seconds: float) -> None:
+        """Unload a model; its process ends after the requests in flight. An unknown name is no error."""
+        request = kserve.RepositoryModelUnloadRequest(model_name=name)
+        await self._unary(self._stub.RepositoryModelUnload, request, name, timeout_seconds, control=True)
+
+    async def list_models(self, *, timeout_seconds: float) -> tuple[RepositoryModel, ...]:
+        """List the models that the host knows, loaded or not, by name."""
+        request = kserve.RepositoryIndexRequest()
+        reply = await self._unary(self._stub.RepositoryIndex, request, "", timeout_seconds, control=True)
+        return tuple(
+            sorted(
+                (RepositoryModel(each.name, each.state, each.reason) for each in reply.models),
+                key=lambda model: model.name,
+            )
+        )
+
+    async def classifier_labels(self, model: str, *, timeout_seconds: float) -> tuple[str, ...]:
+        """Return the labels of a loaded classifier, in the order of its probabilities."""
+        request = kserve.ModelConfigRequest(name=model)
+        reply = await self._unary(self._stub.ModelConfig, request, model, timeout_seconds)
+        labels = reply.config.parameters[contract.LABELS_PARAMETER].string_value
+        if not labels:
+            raise InvalidArgumentError(f"model {model!r} is not a classifier", reason="MODEL_LACKS_FEATURE")
+        return tuple(json.loads(labels))
+
+    async def generate(
+        self,
+        model: str,
+        prompt: Prompt,
+        sampling: SamplingParameters,
+        *,
+        timeout_seconds: float,
+        truncate_input: bool = False,
+        want_cumulative_logprob: bool = False,
+    ) -> Generated:
+        """Generate one answer.
+
+        Args:
+            model: name of a loaded causal language model.
+            prompt: a text, or the messages of a conversation.
+            sampling: how to choose tokens and when to stop.
+            timeout_seconds: what is left of the caller's deadline.
+            truncate_input: drop the oldest prompt tokens if prompt and max_tokens exceed the context;
+                without it a prompt that leaves no room fails with PROMPT_TOO_LONG.
+            want_cumulative_logprob: also return the answer's log-probability.
+        """
+        inputs = _generation_inputs(prompt, sampling, stream=False, truncate_input=truncate_input)
+        if want_cumulative_logprob:
+            inputs[contract.RETURN_CUMULATIVE_LOGPROB] = flag_array(True)
+        return read_generated(await self._single_response(model, inputs, timeout_seconds))
+
+    async def generate_stream(
+        self,
+        model: str,
+        prompt: Prompt,
+        sampling: SamplingParameters,
+        *,
+        timeout_seconds: float,
+        truncate_input: bool = False,
+    ) -> AsyncGenerator[GeneratedChunk, None]:
+        """Generate one answer in pieces; leaving the iteration cancels the request (use ``aclosing``)."""
+        inputs = _generation_inputs(prompt, sampling, stream=True, truncate_input=truncate_input)
+        async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
+            async for outputs in responses:
+                yield read_chunk(outputs)
+
+    async def score_continuations(
+        self,
+        model: str,
+        context: Prompt,
+        continuations: Sequence[str],
+        *,
+        timeout_seconds: float,
+        truncate_input: bool = False,
+    ) -> ScoredContinuations:
+        """Score every continuation of one context; the context is computed once.
+
+        The definition of a log-likelihood is lm-evaluation-harness's (docs/inference.md).
+
+        Args:
+            model: name of a loaded causal language model.
+            context: a text, which may be empty, or the messages of a conversation.
+            continuations: texts to score behind the context; none empty.
+            timeout_seconds: what is left of the caller's deadline.
+            truncate_input: drop the oldest context tokens if context and continuation exceed the window.
+        """
+        if not continuations or not all(continuations):
+            raise InvalidArgumentError("continuations must be non-empty texts", reason="CONTINUATION_EMPTY")
+        inputs = {**_prompt_inputs(context), contract.CONTINUATIONS: text_array(*continuations)}
+        if truncate_input:
+            inputs[contract.TRUNCATE_INPUT] = flag_array(True)
+        return read_scored(await self._single_response(model, inputs, timeout_seconds), len(continuations))
+
+    async def classify(self, model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
+        """Classify a batch of texts; Triton merges it with others that wait."""
+        if not texts:
+            raise InvalidArgumentError("texts must not be empty", reason="TEXTS_EMPTY")
+        request = write_request(model, uuid.uuid4().hex, {contract.TEXT: text_array(*texts).reshape(-1, 1)})
+        reply = await self._unary(self._stub.ModelInfer, request, model, timeout_seconds)
+        return read_classified(read_response(reply), len(texts))
+
+    async def _unary(
+        self, method: Any, request: Any, model: str, timeout_seconds: float, *, control: bool = False
+    ) -> Any:
+        _check_time_left(model, timeout_seconds)
+        metadata = self._control_metadata if control else None
+        try:
+            return await method(request, timeout=timeout_seconds, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, model=model, target=self._target) from error
+
+    async def _single_response(
+        self, model: str, inputs: Mapping[str, Array], timeout_seconds: float
+    ) -> Mapping[str, Array]:
+        answer: Mapping[str, Array] | None = None
+        async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
+            async for outputs in responses:
+                answer = outputs
+        if answer is None:
+            raise InternalError(f"model {model!r} gave no answer", reason="INFERENCE_ANSWER_INCOMPLETE")
+        return answer
+
+    async def _responses(
+        self, model: str, inputs: Mapping[str, Array], timeout_seconds: float
+    ) -> AsyncGenerator[Mapping[str, Array], None]:
+        """Yield the responses to one request on a stream of its own, because a cancel ends a whole stream."""
+        _check_time_left(model, timeout_seconds)
+        request = write_request(model, uuid.uuid4().hex, inputs)
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        call = self._stub.ModelStreamInfer(_once(request), timeout=timeout_seconds)
+        try:
+            async for message in call:
+                if message.error_message:
+                    raise from_triton_text(message.error_message, model=model)
+                if message.infer_response.outputs:
+                    yield read_response(message.infer_response)
+                if message.infer_response.parameters["triton_final_response"].bool_param:
+                    return
+            raise InternalError(f"model {model!r} broke off its answer", reason="INFERENCE_ANSWER_INCOMPLETE")
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, model=model, target=self._target) from error
+        finally:
+            call.cancel()
+
+
+async def _once(request: kserve.ModelInferRequest) -> AsyncIterator[kserve.ModelInferRequest]:
+    yield request
+
+
+def _check_time_left(model: str, timeout_seconds: float) -> None:
+    if timeout_seconds <= 0:
+        raise DeadlineExceededError(
+            f"no time left to ask model {model!r}", reason="INFERENCE_DEADLINE_EXCEEDED", metadata={"model": model}
+        )
+
+
+def _prompt_inputs(prompt: Prompt) -> dict[str, Array]:
+    if isinstance(prompt, str):
+        return {contract.TEXT_INPUT: text_array(prompt)}
+    return {contract.MESSAGES: text_array(contract.messages_to_json(prompt))}
+
+
+def _generation_inputs(
+    prompt: Prompt, sampling: SamplingParameters, *, stream: bool, truncate_input: bool
+) -> dict[str, Array]:
+    with as_fleet_errors():
+        check_sampling_parameters(sampling)
+    inputs = {
+        **_prompt_inputs(prompt),
+        contract.STREAM: flag_array(stream),
+        contract.SAMPLING_PARAMETERS: text_array(sampling.to_json()),
+        contract.EXCLUDE_INPUT_IN_OUTPUT: flag_array(True),
+        contract.RETURN_FINISH_REASON: flag_array(True),
+        contract.RETURN_NUM_INPUT_TOKENS: flag_array(True),
+        contract.RETURN_NUM_OUTPUT_TOKENS: flag_array(True),
+    }
+    if truncate_input:
+        inputs[contract.TRUNCATE_INPUT] = flag_array(True)
+    return inputs
