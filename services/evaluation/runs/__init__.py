@@ -1,0 +1,1 @@
+"""Evaluation runs: their record, their items' way through the fleet, and who executes them."""

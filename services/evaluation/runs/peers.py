@@ -1,0 +1,135 @@
+"""What a run needs of the four other services, as Protocols; `remote.py` speaks to the real ones over gRPC."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from services.evaluation.items import Message, Prompt
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
+from services.evaluation.specification import SafetyJudging
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to generate; fields as in the generation service's SamplingParameters."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    sample_count: int = 1
+    truncate_left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """One answer of a model; the first of several carries the prompt's cost."""
+
+    text: str
+    usage: Usage
+    model_digest: str
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScores:
+    """Natural-log likelihoods of continuations, in their order."""
+
+    log_likelihoods: tuple[float, ...]
+    usage: Usage
+    model_digest: str
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerCall:
+    """One scorer applied to one output: generated text, or the choices' log-likelihoods."""
+
+    scorer: str
+    parameters: Mapping[str, Any]
+    targets: tuple[str, ...] = ()
+    text: str | None = None
+    log_likelihoods: tuple[float, ...] | None = None
+    choices: tuple[str, ...] = ()
+    gold_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredOutput:
+    """What one scorer says."""
+
+    metrics: Mapping[str, float]
+    extracted_answer: str | None
+    scorer: JudgeReference
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyVerdict:
+    """A guard's decision: ``safe``, ``unsafe``, ``controversial`` or ``error``."""
+
+    decision: str
+    error_reason: str
+    truncated: bool
+    guard: JudgeReference
+
+
+@dataclass(frozen=True, slots=True)
+class ItemKey:
+    """An item's sample that the ledger has an outcome for."""
+
+    task: str
+    item: str
+    sample: int
+    failed: bool
+
+
+class Generator(Protocol):
+    """The generation service."""
+
+    async def model_digest(self, model: str) -> str:
+        """Content digest of a model that is ready; raises NotFoundError or FailedPreconditionError."""
+        ...
+
+    async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
+        """``options.sample_count`` answers."""
+        ...
+
+    async def score(
+        self, model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
+    ) -> ContinuationScores:
+        """Log-likelihoods of all continuations of one context."""
+        ...
+
+
+class SafetyJudge(Protocol):
+    """The safety service."""
+
+    async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
+        """Judge the last of the turns."""
+        ...
+
+
+class ScorerPanel(Protocol):
+    """The scoring service."""
+
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+        """Apply all calls; raises the first typed error among them."""
+        ...
+
+    async def check(self, scorers: Collection[str]) -> None:
+        """Raise NotFoundError if one of the named scorers does not exist."""
+        ...
+
+
+class Ledger(Protocol):
+    """The aggregation service."""
+
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
+        """Store outcomes durably, idempotently; returns how many were new."""
+        ...
+
+    def keys(self, run: str) -> AsyncIterator[ItemKey]:
+        """Every outcome that the ledger has of a run; none for a run that it doesn't know."""
+        ...

@@ -1,0 +1,105 @@
+"""What a run is: its request, its state and its progress."""
+
+import dataclasses
+import enum
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from services.runtime.errors import FleetError
+
+
+class RunState(enum.Enum):
+    """What a run is doing. The last three are final."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run will never change again."""
+        return self not in (RunState.PENDING, RunState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """Why a run could not go on: gRPC status code number, reason, one line for people, details."""
+
+    code: int
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_error(cls, error: FleetError) -> "RunFailure":
+        """Keep the parts of ``error`` that outlive the process."""
+        return cls(int(error.code.value[0]), error.reason, error.message, dict(error.metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far one task is; ``item_count`` is None until its data set has been read."""
+
+    task: str
+    item_count: int | None = None
+    scored_count: int = 0
+    failed_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a caller asks for; None means that the service chooses."""
+
+    suite: str
+    model: str
+    run_id: str | None = None
+    seed: int | None = None
+    item_limit: int | None = None
+    tasks: tuple[str, ...] = ()
+    concurrency: int | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One evaluation of one model with one suite. Times are seconds since the epoch."""
+
+    run_id: str
+    suite: str
+    suite_digest: str
+    model: str
+    model_digest: str
+    seed: int
+    concurrency: int
+    create_time: float
+    item_limit: int | None = None
+    tasks: tuple[str, ...] = ()
+    request_id: str | None = None
+    state: RunState = RunState.PENDING
+    failure: RunFailure | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    progress: tuple[TaskProgress, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Resource name, ``runs/{run}``."""
+        return f"runs/{self.run_id}"
+
+    def with_progress(self, progress: TaskProgress) -> "Run":
+        """The same run with one task's progress replaced."""
+        return dataclasses.replace(
+            self, progress=tuple(progress if each.task == progress.task else each for each in self.progress)
+        )
+
+
+def new_run_id(suite: str) -> str:
+    """Make a run id that says which suite it is, unique by 32 random bits."""
+    stem = re.sub(r"[^a-z0-9]+", "-", suite.lower()).strip("-")[:50]
+    if not stem or not stem[0].isalpha():
+        stem = f"run-{stem}".rstrip("-")
+    return f"{stem}-{secrets.token_hex(4)}"

@@ -1,0 +1,199 @@
+"""The four other services over gRPC."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import grpc.aio
+from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
+from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
+from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+
+from services.evaluation.items import Message, Prompt
+from services.evaluation.runs import translation
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
+from services.evaluation.runs.peers import (
+    ContinuationScores,
+    GeneratedText,
+    GenerationOptions,
+    ItemKey,
+    SafetyVerdict,
+    ScoredOutput,
+    ScorerCall,
+)
+from services.evaluation.specification import SafetyJudging
+from services.runtime.errors import FailedPreconditionError, InternalError, from_rpc_error, from_status, not_found
+
+_LEDGER_PAGE_SIZE = 10_000
+
+
+class RemoteGenerator:
+    """The generation service behind a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+        self._models = model_pb2_grpc.ModelServiceStub(channel)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def model_digest(self, model: str) -> str:
+        """Content digest of a model that is ready; raises NotFoundError or FailedPreconditionError."""
+        try:
+            request = model_pb2.GetModelRequest(name=model)
+            found = (await self._models.GetModel(request, timeout=self._timeout_seconds)).model
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        if found.state == model_pb2.MODEL_STATE_FAILED:
+            raise FailedPreconditionError(
+                f"{model} could not be loaded: {found.failure}", reason="MODEL_FAILED", metadata={"model": model}
+            )
+        return found.digest
+
+    async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
+        """``options.sample_count`` answers."""
+        request = translation.generate_request(model, prompt, options)
+        try:
+            response = await self._stub.Generate(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        if len(response.completions) != options.sample_count:
+            raise InternalError(f"{len(response.completions)} answers instead of {options.sample_count}")
+        return translation.generated_from_proto(response)
+
+    async def score(
+        self, model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
+    ) -> ContinuationScores:
+        """Log-likelihoods of all continuations of one context."""
+        request = translation.score_continuations_request(model, context, continuations, truncate_left=truncate_left)
+        try:
+            response = await self._stub.ScoreContinuations(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        if len(response.scores) != len(continuations):
+            raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
+        return ContinuationScores(
+            log_likelihoods=tuple(score.log_likelihood for score in response.scores),
+            usage=translation.usage_from_proto(response.usage),
+            model_digest=response.model_digest,
+            truncated=response.truncated,
+        )
+
+
+class RemoteSafetyJudge:
+    """The safety service behind a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+        self._stub = safety_pb2_grpc.SafetyServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
+        """Judge the last of the turns."""
+        request = safety_pb2.ClassifyRequest(
+            conversation=translation.conversation(messages),
+            aspect=safety_pb2.ASPECT_PROMPT if judging.aspect == "prompt" else safety_pb2.ASPECT_RESPONSE,
+            guard=f"guards/{judging.guard}" if judging.guard else "",
+            threshold=judging.threshold,
+        )
+        try:
+            verdict = (await self._stub.Classify(request, timeout=self._timeout_seconds)).verdict
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return translation.verdict_from_proto(verdict)
+
+
+class RemoteScorerPanel:
+    """The scoring service behind a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+        self._stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+        """Apply all calls; raises the first typed error among them."""
+        request = scoring_pb2.BatchScoreRequest(requests=[translation.score_request(call) for call in calls])
+        try:
+            response = await self._stub.BatchScore(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        scored = []
+        for result in response.results:
+            if result.WhichOneof("outcome") != "response":
+                raise from_status(result.status)
+            one = result.response
+            scored.append(
+                ScoredOutput(
+                    metrics=dict(one.metrics),
+                    extracted_answer=one.extracted_answer if one.HasField("extracted_answer") else None,
+                    scorer=JudgeReference(one.scorer.name, one.scorer.version, one.scorer.digest),
+                )
+            )
+        if len(scored) != len(calls):
+            raise InternalError(f"{len(scored)} scores for {len(calls)} outputs")
+        return scored
+
+    async def check(self, scorers: Collection[str]) -> None:
+        """Raise NotFoundError if one of the named scorers does not exist."""
+        known: list[str] = []
+        request = scoring_pb2.ListScorersRequest(page_size=1000)
+        try:
+            while True:
+                page = await self._stub.ListScorers(request, timeout=self._timeout_seconds)
+                known += [scorer.name.removeprefix("scorers/") for scorer in page.scorers]
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        for name in scorers:
+            if name not in known:
+                raise not_found("scorer", name, known)
+
+
+class RemoteLedger:
+    """The aggregation service behind a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+        self._stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
+        """Store outcomes durably, idempotently; returns how many were new."""
+        results = [translation.result_to_proto(run, outcome) for outcome in outcomes]
+
+        async def requests() -> AsyncIterator[aggregation_pb2.AppendResultsRequest]:
+            yield aggregation_pb2.AppendResultsRequest(results=results)
+
+        try:
+            response = await self._stub.AppendResults(requests(), timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        if response.appended_count + response.duplicate_count != len(outcomes):
+            raise InternalError("the ledger acknowledged another number of results than it was sent")
+        return response.appended_count
+
+    async def keys(self, run: str) -> AsyncIterator[ItemKey]:
+        """Every outcome that the ledger has of a run; none for a run that it doesn't know."""
+        request = aggregation_pb2.ListResultsRequest(
+            run=run, view=aggregation_pb2.RESULT_VIEW_KEYS, page_size=_LEDGER_PAGE_SIZE
+        )
+        while True:
+            try:
+                page = await self._stub.ListResults(request, timeout=self._timeout_seconds)
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    return
+                raise from_rpc_error(error) from error
+            for result in page.results:
+                failed = result.WhichOneof("outcome") == "failure"
+                yield ItemKey(result.task, result.item, result.sample, failed)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def estimates(self, run: str) -> aggregation_pb2.GetEstimatesResponse:
+        """Estimates and totals so far; empty for a run without results."""
+        try:
+            request = aggregation_pb2.GetEstimatesRequest(run=run)
+            return await self._stub.GetEstimates(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return aggregation_pb2.GetEstimatesResponse()
+            raise from_rpc_error(error) from error

@@ -1,0 +1,41 @@
+"""Wait out a peer that is restarting or overloaded, within a bound."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+
+from services.runtime.errors import FleetError
+
+ResultT = TypeVar("ResultT")
+
+_TRANSIENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED})
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+async def wait_out(call: Callable[[], Awaitable[ResultT]], *, patience_seconds: float) -> ResultT:
+    """Repeat an idempotent call while its error is transient.
+
+    Waits as long as the peer asks, else with full jitter and exponential growth (Brooker, "Exponential Backoff And
+    Jitter", AWS Architecture Blog 2015).
+
+    Raises:
+        FleetError: the call's error if it is not transient, or the last one when the patience is used up.
+    """
+    give_up_at = time.monotonic() + patience_seconds
+    ceiling = _FIRST_WAIT_SECONDS
+    while True:
+        try:
+            return await call()
+        except FleetError as error:
+            wait = error.retry_after_seconds
+            if wait is None:
+                wait = random.uniform(0, ceiling)
+            if error.code not in _TRANSIENT or time.monotonic() + wait > give_up_at:
+                raise
+        ceiling = min(2 * ceiling, _LONGEST_WAIT_SECONDS)
+        await asyncio.sleep(wait)

@@ -1,0 +1,171 @@
+"""Between the run's dataclasses and the other services' protos."""
+
+import datetime
+from collections.abc import Sequence
+
+from evalfleet.aggregation.v1 import aggregation_pb2
+from evalfleet.common.v1 import common_pb2
+from evalfleet.generation.v1 import generation_pb2
+from evalfleet.safety.v1 import safety_pb2
+from evalfleet.scoring.v1 import scoring_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import ParseDict
+
+from services.evaluation.items import ChatPrompt, Message, PlainPrompt, Prompt
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
+from services.evaluation.runs.peers import GeneratedText, GenerationOptions, SafetyVerdict, ScorerCall
+
+_ROLES = {
+    "system": common_pb2.ROLE_SYSTEM,
+    "user": common_pb2.ROLE_USER,
+    "assistant": common_pb2.ROLE_ASSISTANT,
+}
+# Whatever is not listed, a new enum value included, is an error: safety fails closed.
+_DECISIONS = {
+    safety_pb2.DECISION_SAFE: "safe",
+    safety_pb2.DECISION_UNSAFE: "unsafe",
+    safety_pb2.DECISION_CONTROVERSIAL: "controversial",
+}
+
+
+def conversation(messages: Sequence[Message]) -> common_pb2.Conversation:
+    """Turns as a proto."""
+    return common_pb2.Conversation(
+        messages=[common_pb2.Message(role=_ROLES[each.role], content=each.content) for each in messages]
+    )
+
+
+def truncation(left: bool) -> generation_pb2.TruncationPolicy.ValueType:
+    """What to do with a prompt that does not fit."""
+    return generation_pb2.TRUNCATION_POLICY_LEFT if left else generation_pb2.TRUNCATION_POLICY_FAIL
+
+
+def generate_request(model: str, prompt: Prompt, options: GenerationOptions) -> generation_pb2.GenerateRequest:
+    """One generation as a proto."""
+    sampling = generation_pb2.SamplingParameters(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        stop=options.stop,
+        seed=options.seed,
+    )
+    request = generation_pb2.GenerateRequest(
+        model=model,
+        sampling=sampling,
+        sample_count=options.sample_count,
+        truncation=truncation(options.truncate_left),
+    )
+    match prompt:
+        case ChatPrompt(messages):
+            request.conversation.CopyFrom(conversation(messages))
+        case PlainPrompt(text):
+            request.prompt = text
+    return request
+
+
+def score_continuations_request(
+    model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
+) -> generation_pb2.ScoreContinuationsRequest:
+    """Log-likelihoods of one context's continuations as a proto."""
+    request = generation_pb2.ScoreContinuationsRequest(
+        model=model, continuations=continuations, truncation=truncation(truncate_left)
+    )
+    match context:
+        case ChatPrompt(messages):
+            request.conversation.CopyFrom(conversation(messages))
+        case PlainPrompt(text):
+            request.prompt = text
+    return request
+
+
+def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[GeneratedText, ...]:
+    """The answers to one request; the prompt's tokens are booked to the first, engine time in equal shares."""
+    usage = usage_from_proto(response.usage)
+    count = max(1, len(response.completions))
+    return tuple(
+        GeneratedText(
+            text=completion.text,
+            usage=Usage(
+                prompt_tokens=usage.prompt_tokens if index == 0 else 0,
+                completion_tokens=completion.token_count,
+                engine_seconds=usage.engine_seconds / count,
+            ),
+            model_digest=response.model_digest,
+            truncated=response.truncated,
+        )
+        for index, completion in enumerate(response.completions)
+    )
+
+
+def usage_from_proto(usage: common_pb2.Usage) -> Usage:
+    """Cost of one call."""
+    seconds = usage.engine_time.seconds + usage.engine_time.nanos / 1e9
+    return Usage(usage.prompt_tokens, usage.completion_tokens, seconds)
+
+
+def usage_to_proto(usage: Usage) -> common_pb2.Usage:
+    """Cost of one item."""
+    engine_time = Duration()
+    engine_time.FromTimedelta(datetime.timedelta(seconds=usage.engine_seconds))
+    return common_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_time=engine_time
+    )
+
+
+def verdict_from_proto(verdict: safety_pb2.Verdict) -> SafetyVerdict:
+    """A guard's verdict; an unknown decision is an error."""
+    guard = verdict.guard
+    digest = ":".join((guard.weights_digest, guard.template_digest, guard.calibration_digest))
+    return SafetyVerdict(
+        decision=_DECISIONS.get(verdict.decision, "error"),
+        error_reason=verdict.error_reason or "UNKNOWN_DECISION",
+        truncated=verdict.truncated,
+        guard=JudgeReference(guard.name, guard.engine, digest),
+    )
+
+
+def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:
+    """One scorer call as a proto."""
+    request = scoring_pb2.ScoreRequest(
+        scorer=f"scorers/{call.scorer}", targets=call.targets, gold_indices=call.gold_indices
+    )
+    if call.parameters:
+        ParseDict(dict(call.parameters), request.parameters)
+    if call.log_likelihoods is not None:
+        request.choices.CopyFrom(scoring_pb2.ChoiceScores(log_likelihoods=call.log_likelihoods, choices=call.choices))
+    else:
+        request.text = call.text or ""
+    return request
+
+
+def result_to_proto(run: str, outcome: ItemOutcome) -> aggregation_pb2.Result:
+    """One outcome as the ledger's row."""
+    result = aggregation_pb2.Result(
+        run=run,
+        task=outcome.task,
+        item=outcome.item,
+        sample=outcome.sample,
+        groups=dict(outcome.groups),
+        draw_index=outcome.draw_index,
+        usage=usage_to_proto(outcome.usage),
+        judges=[
+            common_pb2.JudgeReference(name=judge.name, version=judge.version, digest=judge.digest)
+            for judge in outcome.judges
+        ],
+        model_digest=outcome.model_digest,
+        prompt=outcome.prompt,
+        output=outcome.output,
+        truncated=outcome.truncated,
+    )
+    result.complete_time.FromNanoseconds(int(outcome.complete_time * 1e9))
+    if outcome.failure is not None:
+        failure = outcome.failure
+        result.failure.CopyFrom(
+            aggregation_pb2.Failure(reason=failure.reason, message=failure.message, counted_as=dict(failure.counted_as))
+        )
+    else:
+        result.scored.CopyFrom(
+            aggregation_pb2.Scored(metrics=dict(outcome.metrics or {}), extracted_answer=outcome.extracted_answer)
+        )
+    return result
