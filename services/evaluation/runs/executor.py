@@ -15,7 +15,7 @@ from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, Score
 from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
 from services.evaluation.runs.record import Run, RunState, TaskProgress
 from services.evaluation.runs.retry import wait_out
-from services.evaluation.specification import TaskSpec
+from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -37,7 +37,7 @@ class Peers:
 class TaskItems:
     """A task and its items in the order in which this run draws them, already cut to the run's limit."""
 
-    task: TaskSpec
+    task: Task
     items: Sequence[Item | InvalidItem]
 
 
@@ -86,7 +86,7 @@ class RunExecutor:
                 first = first.exceptions[0]
             raise (first.error if isinstance(first, RunCannotGoOnError) else first) from None
 
-    def _pipeline(self, task: TaskSpec) -> ItemPipeline:
+    def _pipeline(self, task: Task) -> ItemPipeline:
         return ItemPipeline(
             task,
             model=self._run.model,

@@ -5,8 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,29 +15,20 @@ from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState, TaskProgress, new_run_id
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
-from services.evaluation.specification import TaskSpec
+from services.evaluation.tasks import Suite
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, as_fleet_error, not_found
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedSuite:
-    """A suite whose tasks are known to exist, and the digest over them."""
-
-    name: str
-    digest: str
-    tasks: tuple[TaskSpec, ...]
-
-
 class SuiteBook(Protocol):
     """Where runs get their suites and items from."""
 
-    def resolve(self, suite: str, tasks: Sequence[str] = ()) -> ResolvedSuite:
+    def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
         """The suite, or only some of its tasks; raises NotFoundError with the nearest names."""
         ...
 
-    async def draw(self, suite: ResolvedSuite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
+    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
         """Each task's items in the run's seeded order; raises typed errors for data that cannot be used."""
         ...
 
@@ -95,7 +85,7 @@ class RunManager:
                 if earlier is not None:
                     return self._live.get(earlier.run_id, earlier)
             suite = self._suites.resolve(request.suite, request.tasks)
-            await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.scorers})
+            await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
             run = Run(
                 run_id=request.run_id or new_run_id(suite.name),
                 suite=suite.name,
@@ -145,7 +135,7 @@ class RunManager:
             return run
         return await self._end(run, RunState.CANCELLED)
 
-    async def watch(self, run_id: str) -> AsyncIterator[Run]:
+    async def watch(self, run_id: str) -> AsyncGenerator[Run, None]:
         """The run now, and again whenever it has changed, until it has ended."""
         run = await self.get(run_id)
         yield run
@@ -232,6 +222,6 @@ class RunManager:
         return ended
 
 
-def _seed_of(suite: ResolvedSuite) -> int:
+def _seed_of(suite: Suite) -> int:
     """The same for every model, so that all meet the same items in the same order."""
     return int.from_bytes(hashlib.sha256(f"suite\0{suite.name}".encode()).digest()[:6], "big")

@@ -15,7 +15,8 @@ from services.evaluation.items import ChatPrompt, InvalidItem, Item, Message, Mu
 from services.evaluation.runs.outcome import Failure, ItemOutcome, JudgeReference, Usage
 from services.evaluation.runs.peers import GenerationOptions, Generator, SafetyJudge, ScorerCall, ScorerPanel
 from services.evaluation.runs.retry import wait_out
-from services.evaluation.specification import UNSAFE_METRIC, TaskSpec, Truncation
+from services.evaluation.specification import UNSAFE_METRIC, Truncation
+from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError, InternalError
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -60,7 +61,7 @@ class ItemPipeline:
 
     def __init__(
         self,
-        task: TaskSpec,
+        task: Task,
         *,
         model: str,
         seed: int,
@@ -69,7 +70,8 @@ class ItemPipeline:
         scorers: ScorerPanel,
         patience_seconds: float,
     ) -> None:
-        self._task = task
+        self._name = task.name
+        self._task = task.spec
         self._model = model
         self._seed = seed
         self._generator = generator
@@ -89,7 +91,7 @@ class ItemPipeline:
             RunCannotGoOnError: the model is gone, or a service stayed away.
         """
         blank = ItemOutcome(
-            task=self._task.name,
+            task=self._name,
             item=item.item_id,
             sample=0,
             draw_index=draw_index,
@@ -119,7 +121,7 @@ class ItemPipeline:
         ]
 
     def _failure(self, error: FleetError, item: Item) -> Failure:
-        _LOG.info("item_failed", task=self._task.name, item=item.item_id, reason=error.reason, message=error.message)
+        _LOG.info("item_failed", task=self._name, item=item.item_id, reason=error.reason, message=error.message)
         return Failure.from_error(error, self._task.failure_values)
 
     async def _ask(self, item: Item) -> Sequence[_Output]:
@@ -135,7 +137,7 @@ class ItemPipeline:
             top_p=settings.top_p,
             top_k=settings.top_k,
             stop=settings.stop,
-            seed=_item_seed(self._seed, self._task.name, item.item_id) if settings.temperature > 0 else None,
+            seed=_item_seed(self._seed, self._name, item.item_id) if settings.temperature > 0 else None,
             sample_count=settings.sample_count,
             truncate_left=self._truncates,
         )

@@ -1,0 +1,85 @@
+"""Checks of requests: every violation of a request is reported at once."""
+
+import re
+import uuid
+
+from evalfleet.evaluation.v1 import evaluation_pb2
+
+from services.evaluation.runs.record import RunRequest
+from services.runtime.errors import FieldViolation, InvalidArgumentError
+
+_RUN_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_MODEL = re.compile(r"models/[a-z0-9][a-z0-9._-]{0,62}")
+_LARGEST_CONCURRENCY = 1024
+
+
+class Violations:
+    """Collects what is wrong with a request."""
+
+    def __init__(self) -> None:
+        self._found: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Note one violation."""
+        self._found.append(FieldViolation(field, description))
+
+    def raise_if_any(self) -> None:
+        """Raise InvalidArgumentError with all violations, if there are any."""
+        if self._found:
+            listed = "; ".join(f"{each.field}: {each.description}" for each in self._found)
+            raise InvalidArgumentError(listed, reason="INVALID_REQUEST", field_violations=self._found)
+
+
+def resource_id(name: str, collection: str, *, field: str = "name") -> str:
+    """The id in ``collection/id``.
+
+    Raises:
+        InvalidArgumentError: ``name`` has another form.
+    """
+    prefix, _, identifier = name.partition("/")
+    violations = Violations()
+    if prefix != collection or not identifier or "/" in identifier:
+        violations.add(field, f"must have the form {collection}/ID, got {name[:80]!r}")
+    violations.raise_if_any()
+    return identifier
+
+
+def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
+    """The domain's form of a request to start a run.
+
+    Raises:
+        InvalidArgumentError: with one violation a wrong field.
+    """
+    violations = Violations()
+    prefix, _, suite = request.suite.partition("/")
+    if prefix != "suites" or not suite:
+        violations.add("suite", "must have the form suites/NAME, e.g. suites/demo")
+    if not _MODEL.fullmatch(request.model):
+        violations.add("model", "must have the form models/ID; register a checkpoint with CreateModel first")
+    if request.HasField("run_id") and not _RUN_ID.fullmatch(request.run_id):
+        violations.add("run_id", "must be 1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -")
+    if request.HasField("item_limit") and request.item_limit < 1:
+        violations.add("item_limit", "must be at least 1; leave it out for all items")
+    if request.HasField("concurrency") and not 1 <= request.concurrency <= _LARGEST_CONCURRENCY:
+        violations.add("concurrency", f"must be from 1 to {_LARGEST_CONCURRENCY}; leave it out for the default")
+    if request.HasField("request_id") and not _is_uuid(request.request_id):
+        violations.add("request_id", "must be a UUID")
+    violations.raise_if_any()
+    return RunRequest(
+        suite=suite,
+        model=request.model,
+        run_id=request.run_id if request.HasField("run_id") else None,
+        seed=request.seed if request.HasField("seed") else None,
+        item_limit=request.item_limit if request.HasField("item_limit") else None,
+        tasks=tuple(dict.fromkeys(request.tasks)),
+        concurrency=request.concurrency if request.HasField("concurrency") else None,
+        request_id=request.request_id if request.HasField("request_id") else None,
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""The table of runs."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "runs",
+        sa.Column("run_id", sa.String(63), primary_key=True),
+        sa.Column("suite", sa.String(255), nullable=False),
+        sa.Column("suite_digest", sa.String(64), nullable=False),
+        sa.Column("model", sa.String(255), nullable=False, index=True),
+        sa.Column("model_digest", sa.String(64), nullable=False),
+        sa.Column("seed", sa.BigInteger, nullable=False),
+        sa.Column("concurrency", sa.Integer, nullable=False),
+        sa.Column("item_limit", sa.Integer),
+        sa.Column("tasks", sa.JSON, nullable=False),
+        sa.Column("request_id", sa.String(64), unique=True),
+        sa.Column("state", sa.String(16), nullable=False, index=True),
+        sa.Column("failure", sa.Text),
+        sa.Column("create_time", sa.Float, nullable=False, index=True),
+        sa.Column("start_time", sa.Float),
+        sa.Column("end_time", sa.Float),
+        sa.Column("progress", sa.JSON, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    """Drop the table."""
+    op.drop_table("runs")

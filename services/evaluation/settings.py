@@ -1,0 +1,35 @@
+"""Settings of the evaluation service."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.runtime.settings import ServiceSettings
+
+
+class EvaluationSettings(ServiceSettings):
+    """Where the other services and the data are, and how much is in flight at once."""
+
+    generation_target: str = Field("127.0.0.1:8101", description="gRPC target of the generation service.")
+    safety_target: str = Field("127.0.0.1:8102", description="gRPC target of the safety service.")
+    scoring_target: str = Field("127.0.0.1:8103", description="gRPC target of the scoring service.")
+    aggregation_target: str = Field("127.0.0.1:8104", description="gRPC target of the aggregation service.")
+    state_dir: Path = Field(Path(".evalfleet"), description="Folder of the list of runs (evaluation.sqlite).")
+    data_dir: str = Field("", description="Folders of benchmark data, separated by colons.")
+    suite_dirs: str = Field("", description="Further folders with suites/ and tasks/, separated by colons.")
+    default_concurrency: int = Field(32, ge=1, le=1024, description="Items in flight of a run that does not say.")
+    parallel_runs: int = Field(4, ge=1, description="Runs worked on at once; more wait in order of creation.")
+    call_timeout_seconds: float = Field(300.0, gt=0, description="Longest call to another service, in seconds.")
+    patience_seconds: float = Field(
+        300.0, ge=0, description="How long, in seconds, to wait for a service that is away before the run fails."
+    )
+
+    @property
+    def data_folders(self) -> tuple[Path, ...]:
+        """``data_dir`` as paths."""
+        return tuple(Path(each) for each in self.data_dir.split(":") if each)
+
+    @property
+    def suite_folders(self) -> tuple[Path, ...]:
+        """``suite_dirs`` as paths."""
+        return tuple(Path(each) for each in self.suite_dirs.split(":") if each)
