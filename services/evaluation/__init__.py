@@ -1,0 +1,1 @@
+"""The evaluation service: suites of tasks, and runs of them against models."""
