@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
 
 REQUEST_ID_KEY = "x-request-id"
 RUN_ID_KEY = "x-run-id"
@@ -77,3 +78,29 @@ def _entered(scope: CallScope) -> Iterator[CallScope]:
         yield scope
     finally:
         _scope.reset(token)
+
+
+_ID_LIMIT_CHARACTERS = 256
+
+
+def encode_id(value: str) -> str:
+    """Make an id fit for a metadata value, which holds printable ASCII only; what else it has is percent-encoded."""
+    value = value[:_ID_LIMIT_CHARACTERS]
+    if value.isascii() and value.isprintable() and "%" not in value:
+        return value
+    return quote(value.encode("utf-8", "replace"), safe="/:@ ")
+
+
+def decode_id(value: str | bytes) -> str:
+    """Undo ``encode_id`` for a received value; never fails, whatever a client sent."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return (unquote(text, errors="replace") if "%" in text else text)[:_ID_LIMIT_CHARACTERS]
+
+
+def outgoing_ids() -> tuple[tuple[str, str], ...]:
+    """Return the metadata entries that forward the current ids to a downstream service."""
+    scope = _scope.get()
+    if scope is _NO_CALL:
+        return ()
+    named = ((REQUEST_ID_KEY, scope.request_id), (RUN_ID_KEY, scope.run_id), (ITEM_ID_KEY, scope.item_id))
+    return tuple((key, encode_id(value)) for key, value in named if value)

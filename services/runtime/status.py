@@ -78,7 +78,7 @@ def from_status(status: status_pb2.Status) -> FleetError:
     """
     if status.code == code_pb2.OK:
         raise ValueError("a status with code OK describes no error")
-    code = _CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    code = code_of(status.code)
     info = _unpack(status, error_details_pb2.ErrorInfo())
     request = _unpack(status, error_details_pb2.BadRequest())
     quota = _unpack(status, error_details_pb2.QuotaFailure())
@@ -105,6 +105,13 @@ def from_rpc_error(error: grpc.RpcError) -> FleetError:
                 return from_status(status)
     number = code_pb2.Code.ValueType(code.value[0] or code_pb2.UNKNOWN)
     return from_status(status_pb2.Status(code=number, message=error.details() or ""))
+
+
+def code_of(code: grpc.StatusCode | int | None) -> grpc.StatusCode:
+    """Return the status code that a handler set, which gRPC also accepts as a number; none at all means UNKNOWN."""
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return grpc.StatusCode.UNKNOWN if code is None else _CODE_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
 
 
 def as_fleet_error(error: BaseException) -> FleetError:

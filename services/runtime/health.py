@@ -1,0 +1,87 @@
+"""Health per service (grpc.health.v1): readiness checks are polled, and everything is NOT_SERVING while draining."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+OVERALL = ""
+"""The health entry of the server as a whole: SERVING when all its services are."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+ReadinessCheck = Callable[[], Awaitable[bool]]
+
+
+class HealthBoard:
+    """Holds what the health service answers.
+
+    Args:
+        checks: by full service name; a service without a check is always ready.
+        interval_seconds: time between two rounds of checks, and the bound of each check.
+    """
+
+    def __init__(self, checks: Mapping[str, ReadinessCheck | None], *, interval_seconds: float) -> None:
+        self._servicer = health_aio.HealthServicer()
+        self._checks = dict(checks)
+        self._interval_seconds = interval_seconds
+        self._ready: dict[str, bool] = {}
+        self._poll: asyncio.Task[None] | None = None
+        self._log: Any = structlog.get_logger(__name__)
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        """Register the health service."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def start(self) -> None:
+        """Check every service once, then keep checking in the background."""
+        await self._round()
+        if any(self._checks.values()):
+            self._poll = asyncio.create_task(self._keep_checking(), name="readiness")
+
+    async def drain(self) -> None:
+        """Answer NOT_SERVING for everything from now on, and stop checking."""
+        await self.stop()
+        await self._servicer.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Stop checking."""
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.wait([self._poll])
+            self._poll = None
+
+    async def _keep_checking(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            await self._round()
+
+    async def _round(self) -> None:
+        results = await asyncio.gather(*(self._check(service) for service in self._checks))
+        for service, ready in zip(self._checks, results, strict=True):
+            await self._publish(service, ready)
+        await self._servicer.set(OVERALL, _SERVING if all(results) else _NOT_SERVING)
+
+    async def _publish(self, service: str, ready: bool) -> None:
+        if self._ready.get(service) is ready:
+            return
+        self._ready[service] = ready
+        await self._servicer.set(service, _SERVING if ready else _NOT_SERVING)
+        self._log.info("health_changed", service=service, serving=ready)
+
+    async def _check(self, service: str) -> bool:
+        check = self._checks[service]
+        if check is None:
+            return True
+        try:
+            async with asyncio.timeout(max(self._interval_seconds, 1.0)):
+                return await check()
+        except Exception as error:  # noqa: BLE001 - whatever a dependency throws, it is not ready, and polling goes on
+            self._log.warning("readiness_check_failed", service=service, error=str(error) or type(error).__name__)
+            return False

@@ -1,0 +1,160 @@
+"""Wrap handlers of all four kinds, coroutines and asynchronous generators alike, in the scope of ``Handling``."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from services.runtime.error_types import InvalidArgumentError, UnimplementedError
+from services.runtime.interceptors.admission import Gate
+from services.runtime.interceptors.call import Context, HandledCall, MethodRules
+from services.runtime.interceptors.handling import Behaviours, Handling
+
+# Quoted: generic in the stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Decode: TypeAlias = Callable[[bytes], Any]
+Encode: TypeAlias = Callable[[Any], bytes]
+# The stub describes the handlers of the sync stack only.
+Serve: TypeAlias = Callable[[Any, Any], Any]
+
+_OK_CODES = (None, grpc.StatusCode.OK, 0)
+
+# Codecs of streamed messages run below the handler, with no argument of ours: this tells them whose bytes they count.
+_counted_call: ContextVar[HandledCall | None] = ContextVar("evalfleet_counted_call", default=None)
+
+
+class RuntimeInterceptor(grpc.aio.ServerInterceptor):
+    """Applies the behaviours to every method of a server.
+
+    Args:
+        behaviours: what is done around each call.
+        rules: by full method path (``/package.Service/Method``), for methods that differ from the default rules.
+    """
+
+    def __init__(self, behaviours: Behaviours, rules: Mapping[str, MethodRules]) -> None:
+        self._behaviours = behaviours
+        self._rules = rules
+        # Servers return the same handler object for every call of a method, so each is wrapped once.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(
+            self._stream_response(_refuse_unknown_method, None, MethodRules("other", limited=False))
+        )
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the method's handler, wrapped; unknown methods get one that answers with a typed UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return self._unknown
+        path = handler_call_details.method
+        known = self._wrapped.get(path)
+        if known is not None and known[0] is handler:
+            return known[1]
+        wrapped = self._wrap(handler, self._rules.get(path) or MethodRules(path.removeprefix("/")))
+        self._wrapped[path] = (handler, wrapped)
+        return wrapped
+
+    def _wrap(self, handler: Handler, rules: MethodRules) -> Handler:
+        decode, encode = handler.request_deserializer or _as_is, handler.response_serializer or _as_is
+        # A lone message is decoded and encoded inside the scope, so that its failure is a typed error; the codecs of
+        # streamed messages stay with gRPC, because handlers may also call context.read() and context.write().
+        if handler.request_streaming and handler.response_streaming:
+            serve = self._stream_response(cast("Serve", handler.stream_stream), None, rules)
+            return grpc.stream_stream_rpc_method_handler(serve, _counting_decoder(decode), _counting_encoder(encode))
+        if handler.request_streaming:
+            serve = self._unary_response(cast("Serve", handler.stream_unary), None, encode, rules)
+            return grpc.stream_unary_rpc_method_handler(serve, _counting_decoder(decode))
+        if handler.response_streaming:
+            serve = self._stream_response(cast("Serve", handler.unary_stream), decode, rules)
+            return grpc.unary_stream_rpc_method_handler(serve, None, _counting_encoder(encode))
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary_response(cast("Serve", handler.unary_unary), decode, encode, rules)
+        )
+
+    def _unary_response(self, serve: Serve, decode: Decode | None, encode: Encode, rules: MethodRules) -> Serve:
+        behaviours, gate = self._behaviours, self._gate(rules)
+
+        async def handle(request: Any, context: Context) -> bytes:
+            async with Handling(behaviours, rules, gate, context) as call:
+                if decode is None:
+                    _counted_call.set(call)
+                else:
+                    request = _decoded(call, decode, request)
+                response = await serve(request, context)
+                if context.code() not in _OK_CODES:
+                    return b""
+                payload = encode(response)
+                call.sent_bytes = len(payload)
+                return payload
+
+        return handle
+
+    def _stream_response(self, serve: Serve, decode: Decode | None, rules: MethodRules) -> Serve:
+        behaviours, gate = self._behaviours, self._gate(rules)
+
+        async def handle(request: Any, context: Context) -> None:
+            async with Handling(behaviours, rules, gate, context) as call:
+                _counted_call.set(call)
+                if decode is not None:
+                    request = _decoded(call, decode, request)
+                responses = serve(request, context)
+                if not inspect.isasyncgen(responses):
+                    await responses
+                    return
+                # Closing at once runs the handler's clean-up before the status is sent, not when garbage is collected.
+                async with aclosing(responses):
+                    async for response in responses:
+                        await context.write(response)
+
+        return handle
+
+    def _gate(self, rules: MethodRules) -> Gate | None:
+        return self._behaviours.admission.gate(rules.method) if rules.limited else None
+
+
+async def _refuse_unknown_method(request_iterator: object, context: Context) -> None:
+    raise UnimplementedError(
+        "this service has no such method; list its methods with gRPC reflection", reason="METHOD_NOT_FOUND"
+    )
+
+
+def _as_is(message: Any) -> Any:
+    return message
+
+
+def _decoded(call: HandledCall, decode: Decode, raw: bytes) -> Any:
+    call.received_bytes += len(raw)
+    try:
+        return decode(raw)
+    except (DecodeError, ValueError) as error:
+        raise InvalidArgumentError(
+            "the request is no valid message of this method; check that both sides use the same proto file",
+            reason="MALFORMED_REQUEST",
+            metadata={"method": call.rules.method},
+        ) from error
+
+
+def _counting_decoder(decode: Decode) -> Decode:
+    def counting_decode(raw: bytes) -> Any:
+        call = _counted_call.get()
+        return decode(raw) if call is None else _decoded(call, decode, raw)
+
+    return counting_decode
+
+
+def _counting_encoder(encode: Encode) -> Encode:
+    def counting_encode(message: Any) -> bytes:
+        payload = encode(message)
+        call = _counted_call.get()
+        if call is not None:
+            call.sent_bytes += len(payload)
+        return payload
+
+    return counting_encode

@@ -1,0 +1,217 @@
+"""The gRPC server of a service process: health, reflection, metrics, every behaviour of ``interceptors``, and drain."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from services.runtime.health import HEALTH_SERVICE, HealthBoard, ReadinessCheck
+from services.runtime.interceptors.admission import Admission
+from services.runtime.interceptors.call import MethodRules
+from services.runtime.interceptors.deadline import Deadlines
+from services.runtime.interceptors.drain import LongCalls
+from services.runtime.interceptors.handling import Behaviours
+from services.runtime.interceptors.logging import CallLog
+from services.runtime.interceptors.metrics import CallMetrics
+from services.runtime.interceptors.wrapping import RuntimeInterceptor
+from services.runtime.listening import MetricsEndpoint, bind_port, write_ready_file
+from services.runtime.settings import ServiceSettings
+from services.runtime.stopping import StoppedEarlyError, StopRequests
+
+Hook = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostedService:
+    """One proto service that a process serves.
+
+    Attributes:
+        full_name: ``package.Service``, as in the proto.
+        add_to_server: registers the servicer: ``lambda server: add_XServicer_to_server(servicer, server)``.
+        readiness: answers whether the service can do its work (its dependencies are there); polled. ``None``: always.
+        unbounded_methods: names of long-lived methods (``WatchRun``), to which the default deadline does not apply;
+            their streams are ended with UNAVAILABLE when the server drains.
+    """
+
+    full_name: str
+    add_to_server: Callable[[grpc.aio.Server], None]
+    readiness: ReadinessCheck | None = None
+    unbounded_methods: frozenset[str] = frozenset()
+
+
+class FleetServer:
+    """A server for ``services``; create it inside a running event loop.
+
+    Args:
+        settings: limits, deadlines and addresses.
+        services: what to serve, besides health and reflection.
+        registry: receives the server's metrics.
+
+    Attributes:
+        address: ``host:port`` once bound.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, services: Sequence[HostedService], *, registry: CollectorRegistry
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._log: Any = structlog.get_logger(__name__)
+        self._behaviours = Behaviours(
+            deadlines=Deadlines(settings.default_deadline_seconds),
+            admission=Admission(settings.max_concurrent_calls, settings.max_queued_calls),
+            metrics=CallMetrics(),
+            log=CallLog(),
+            long_calls=LongCalls(),
+        )
+        registry.register(self._behaviours.metrics)
+        registry.register(self._behaviours.admission)
+        self._server = grpc.aio.server(
+            interceptors=[RuntimeInterceptor(self._behaviours, _rules(services))], options=_options(settings)
+        )
+        self._health = HealthBoard(
+            {service.full_name: service.readiness for service in services},
+            interval_seconds=settings.readiness_interval_seconds,
+        )
+        self._health.add_to_server(self._server)
+        for service in services:
+            service.add_to_server(self._server)
+        names = [service.full_name for service in services]
+        reflection.enable_server_reflection([*names, HEALTH_SERVICE, reflection.SERVICE_NAME], self._server)
+        self._metrics_endpoint: MetricsEndpoint | None = None
+        self.address = ""
+
+    def bind(self) -> None:
+        """Take the ports.
+
+        Raises:
+            StartupError: a port or the ready file cannot be had; the message says what to do.
+        """
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        self.address = bind_port(self._server, self._settings.host, self._settings.port)
+        if self._settings.metrics_port:
+            self._metrics_endpoint = MetricsEndpoint(self._settings.host, self._settings.metrics_port, self._registry)
+
+    async def start(self) -> None:
+        """Take calls, and say so in health, log and ready file."""
+        await self._health.start()
+        await self._server.start()
+        if self._settings.ready_file is not None:
+            write_ready_file(self._settings.ready_file, self.address)
+        self._log.info("serving", address=self.address, metrics_port=self._settings.metrics_port or None)
+
+    async def drain(self, stop_at_once: asyncio.Event) -> None:
+        """Say NOT_SERVING, wait for balancers to notice, refuse new calls and let those in flight finish.
+
+        Args:
+            stop_at_once: cuts the drain short when set.
+        """
+        settings = self._settings
+        self._log.info(
+            "draining", delay_seconds=settings.drain_delay_seconds, grace_seconds=settings.drain_grace_seconds
+        )
+        await self._health.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_delay_seconds):
+                await stop_at_once.wait()
+        self._behaviours.long_calls.end_all()
+        stopping = asyncio.create_task(self._server.stop(settings.drain_grace_seconds))
+        cut_short = asyncio.create_task(stop_at_once.wait())
+        await asyncio.wait((stopping, cut_short), return_when=asyncio.FIRST_COMPLETED)
+        cut_short.cancel()
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+
+    async def close(self) -> None:
+        """Stop at once whatever still runs, and free the ports."""
+        await self._health.stop()
+        await self._server.stop(None)
+        if self._metrics_endpoint is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)
+            self._metrics_endpoint = None
+        self._log.info("stopped", address=self.address)
+
+
+async def serve(
+    settings: ServiceSettings,
+    services: Sequence[HostedService],
+    *,
+    startup: Hook | None = None,
+    shutdown: Hook | None = None,
+    registry: CollectorRegistry | None = None,
+    stop: StopRequests | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or the end of the parent process, drain, and return.
+
+    Args:
+        settings: where to listen and how much to take on.
+        services: what to serve.
+        startup: runs after the ports are taken and before the first call.
+        shutdown: runs after the last call, also when startup failed.
+        registry: for the server's metrics, and for the service's own; a new one by default.
+        stop: stop requests of a caller that already listens for signals; by default ``serve`` listens itself.
+
+    Raises:
+        StartupError: a port cannot be had.
+    """
+    if stop is None:
+        stop = StopRequests()
+        with stop.listening(settings.parent_pid):
+            await serve(settings, services, startup=startup, shutdown=shutdown, registry=registry, stop=stop)
+        return
+    server = FleetServer(settings, services, registry=registry or CollectorRegistry())
+    try:
+        server.bind()
+        with stop.interrupting():
+            if startup is not None:
+                await startup()
+            await server.start()
+        await stop.drain.wait()
+        await server.drain(stop.at_once)
+    except StoppedEarlyError:
+        pass
+    finally:
+        await server.close()
+        if shutdown is not None:
+            await shutdown()
+
+
+def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:
+    """Return the rules of all methods that differ from the default, by full path."""
+    rules = {}
+    for service in services:
+        for method in service.unbounded_methods:
+            name = f"{service.full_name}/{method}"
+            rules[f"/{name}"] = MethodRules(name, bounded=False)
+    # Probes must be answered however busy the server is.
+    for name in (f"{HEALTH_SERVICE}/Check", f"{HEALTH_SERVICE}/List"):
+        rules[f"/{name}"] = MethodRules(name, limited=False, quiet=True)
+    for name in (f"{HEALTH_SERVICE}/Watch", f"{reflection.SERVICE_NAME}/ServerReflectionInfo"):
+        rules[f"/{name}"] = MethodRules(name, bounded=False, limited=False, quiet=True)
+    return rules
+
+
+def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    return [
+        # A second server on a taken port must fail; by default it would silently share the port.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", 16 * 1024),
+        # gRPC spreads the age by ±10 % by itself, so that clients don't all reconnect together.
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.drain_grace_seconds * 1000)),
+        # Finds callers whose machine is gone; and our clients' pings every 30 s are welcome.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
