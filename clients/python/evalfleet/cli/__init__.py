@@ -1,0 +1,1 @@
+"""The `evalfleet` command; needs the extra `evalfleet[cli]`."""

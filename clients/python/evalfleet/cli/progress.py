@@ -1,0 +1,123 @@
+"""A run's live progress: a bar for each task on a terminal, a line now and then elsewhere."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from evalfleet.cli.tables import number
+from evalfleet.results import Run, RunSnapshot, RunState, Suite, TaskProgress
+
+_LINE_EVERY_PERCENT = 20
+
+
+class ProgressView(Protocol):
+    """Shows what is known of a run, as often as it changes."""
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Show the run as it stands."""
+        ...
+
+
+def follow(snapshots: Iterable[RunSnapshot], console: Console, suite: Suite | None) -> RunSnapshot | None:
+    """Show a run until it has ended and return its last snapshot; ``None`` if there was none."""
+    last = None
+    with LiveProgress(console, suite) if console.is_terminal else PlainProgress(console) as view:
+        for last in snapshots:
+            view.update(last)
+    return last
+
+
+class LiveProgress(AbstractContextManager["LiveProgress"]):
+    """Bars on a terminal: items done, failures, the primary metric so far."""
+
+    def __init__(self, console: Console, suite: Suite | None) -> None:
+        self._primary = {each.name: each.primary_metric for each in suite.tasks} if suite else {}
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Move the bars."""
+        for task in snapshot.run.tasks:
+            if task.task not in self._bars:
+                self._bars[task.task] = self._progress.add_task(task.task, total=task.item_count, note="")
+            self._progress.update(
+                self._bars[task.task],
+                total=task.item_count,
+                completed=task.done_count,
+                note=self._note(snapshot, task),
+            )
+
+    def _note(self, snapshot: RunSnapshot, task: TaskProgress) -> str:
+        notes = []
+        metric = self._primary.get(task.task)
+        for estimate in snapshot.estimates:
+            if (estimate.task, estimate.metric, estimate.group) == (
+                task.task,
+                metric,
+                "",
+            ) and estimate.value is not None:
+                notes.append(f"{metric} {number(estimate.value)}")
+        if task.failed_count:
+            notes.append(f"[red]{task.failed_count} failed[/]")
+        return "  ".join(notes)
+
+    def __enter__(self) -> "LiveProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class PlainProgress(AbstractContextManager["PlainProgress"]):
+    """Lines for logs and pipes: each change of state, and each fifth of the items."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._state: RunState | None = None
+        self._next_percent = _LINE_EVERY_PERCENT
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Write a line if there is news."""
+        run = snapshot.run
+        if run.state is not self._state:
+            self._state = run.state
+            self._console.print(f"{run.name}: {run.state.value}", markup=False)
+        if None in [each.item_count for each in run.tasks] or not run.tasks:
+            return
+        total = sum(each.item_count or 0 for each in run.tasks)
+        done = sum(each.done_count for each in run.tasks)
+        percent = 100 * done // total if total else 0
+        if percent >= self._next_percent:
+            failed = _failed(run)
+            note = f", {failed} failed" if failed else ""
+            self._console.print(f"{run.name}: {done}/{total} items{note}", markup=False)
+            self._next_percent = percent - percent % _LINE_EVERY_PERCENT + _LINE_EVERY_PERCENT
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to end: every line stands for itself."""
+
+
+def _failed(run: Run) -> int:
+    return sum(each.failed_count for each in run.tasks)

@@ -1,0 +1,90 @@
+"""What a run found: as a table with remarks, and as JSON for programs."""
+
+import dataclasses
+import json
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from evalfleet.cli.session import Session
+from evalfleet.cli.tables import remarks, results_table
+from evalfleet.errors import NotFoundError
+from evalfleet.names import short_name
+from evalfleet.results import RunSnapshot, RunState, Suite
+
+STANDARD_OUTPUT = Path("-")
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
+    help="Also write the results as JSON to this file; - for standard output, tables then go to standard error.",
+)
+groups_option = click.option("--groups", is_flag=True, help="Also show the estimates of groups of items.")
+
+
+def known_suite(session: Session, name: str) -> Suite | None:
+    """Read a suite; ``None`` if the fleet knows it no more, which a run's results outlive."""
+    try:
+        return session.fleet.suites.get(name)
+    except NotFoundError:
+        return None
+
+
+def results_console(session: Session, json_path: Path | None) -> Console:
+    """Choose where tables go: standard output, unless that carries the JSON."""
+    return session.err if json_path == STANDARD_OUTPUT else session.out
+
+
+def check_writable(json_path: Path | None) -> None:
+    """Refuse a JSON path that cannot be written, before a long run instead of after it."""
+    if json_path and json_path != STANDARD_OUTPUT and not json_path.parent.is_dir():
+        raise click.BadParameter(f"the folder {json_path.parent} does not exist", param_hint="--json")
+
+
+def report(
+    session: Session, snapshot: RunSnapshot, suite: Suite | None, *, json_path: Path | None, groups: bool
+) -> None:
+    """Print a run's table and remarks, and write its JSON if that is wanted.
+
+    Raises:
+        ClickException: the JSON file could not be written.
+    """
+    console = results_console(session, json_path)
+    run = snapshot.run
+    console.print()
+    console.print(results_table(snapshot, suite, groups=groups))
+    for line in remarks(snapshot):
+        console.print(line, style="dim", markup=False)
+    took = "" if run.seconds is None else f" in {run.seconds:,.1f} s"
+    console.print(f"{run.name}: {run.suite} on {run.model} {run.state.value}{took}", markup=False)
+    if run.failure:
+        console.print(f"it failed: {run.failure}", style="red", markup=False)
+    if any(each.failed_count for each in run.tasks):
+        console.print(f"`evalfleet show {short_name(run.name)} --failed` lists the failed items", markup=False)
+    if json_path:
+        _write_json(snapshot, json_path)
+
+
+def exit_code(state: RunState) -> int:
+    """Return the exit code for how a run ended."""
+    return 1 if state in (RunState.FAILED, RunState.CANCELLED) else 0
+
+
+def _write_json(snapshot: RunSnapshot, path: Path) -> None:
+    text = json.dumps(dataclasses.asdict(snapshot), indent=2, default=_plain)
+    if path == STANDARD_OUTPUT:
+        click.echo(text)
+        return
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")

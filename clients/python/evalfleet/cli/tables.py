@@ -1,0 +1,179 @@
+"""Tables for people: results of a run, runs, models, suites."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from evalfleet.names import short_name
+from evalfleet.results import Estimate, Model, ModelState, Run, RunSnapshot, RunState, Suite, Task, TaskTotals
+
+_STATE_STYLES = {
+    RunState.SUCCEEDED: "green",
+    RunState.FAILED: "red",
+    RunState.CANCELLED: "yellow",
+    ModelState.READY: "green",
+    ModelState.FAILED: "red",
+}
+
+
+def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = False) -> Table:
+    """Lay out a run's estimates, one row a task and metric, the task's primary metric first.
+
+    Args:
+        snapshot: the run.
+        suite: its suite, for the primary metrics; ``None`` if it is not known any more.
+        groups: also a row for every group of items.
+    """
+    table = _table("task", "metric", ">estimate", ">interval", ">items", ">tokens", ">seconds", ">failures")
+    described = {each.name: each for each in suite.tasks} if suite else {}
+    totals = {each.task: each for each in snapshot.totals}
+    for progress in snapshot.run.tasks:
+        task = described.get(progress.task)
+        rows = _ordered(snapshot.estimates, progress.task, task, groups=groups)
+        costs = _costs(totals.get(progress.task))
+        if not rows:
+            table.add_row(progress.task, "", "–", "", *costs)
+        for index, estimate in enumerate(rows):
+            is_primary = task is not None and estimate.metric == task.primary_metric and not estimate.group
+            table.add_row(
+                progress.task if index == 0 else "",
+                Text(_metric_label(estimate, task if is_primary else None), style="bold" if is_primary else ""),
+                Text(number(estimate.value), style="bold" if is_primary else ""),
+                interval(estimate),
+                *(costs if index == 0 else _group_counts(estimate)),
+            )
+    return table
+
+
+def _ordered(estimates: Iterable[Estimate], task_name: str, task: Task | None, *, groups: bool) -> list[Estimate]:
+    primary = task.primary_metric if task else ""
+    wanted = [each for each in estimates if each.task == task_name and (groups or not each.group)]
+    return sorted(wanted, key=lambda each: (each.metric != primary, each.metric, each.group))
+
+
+def _metric_label(estimate: Estimate, primary_of: Task | None) -> str:
+    if estimate.group:
+        return f"  {estimate.metric} · {estimate.group}"
+    arrow = "" if primary_of is None else " ↑" if primary_of.higher_is_better else " ↓"
+    return estimate.metric + arrow
+
+
+def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str]:
+    if totals is None:
+        return ("0", "0", "0.0", "0")
+    return (
+        f"{totals.item_count:,}",
+        f"{totals.prompt_tokens + totals.completion_tokens:,}",
+        f"{totals.engine_seconds:,.1f}",
+        f"{totals.failed_count:,}",
+    )
+
+
+def _group_counts(estimate: Estimate) -> tuple[str, str, str, str]:
+    if not estimate.group:
+        return ("", "", "", "")
+    return (f"{estimate.scored_count + estimate.failed_count:,}", "", "", f"{estimate.failed_count:,}")
+
+
+def remarks(snapshot: RunSnapshot) -> list[str]:
+    """Say beneath the table what its numbers hide: the confidence level, failures by reason, shortened prompts."""
+    levels = {each.interval.confidence_level for each in snapshot.estimates if each.interval}
+    lines = [
+        f"intervals: {level:.0%} confidence; tokens: prompt and answer; seconds: of the engine" for level in levels
+    ]
+    for totals in snapshot.totals:
+        for reason, count in sorted(totals.failures_by_reason.items()):
+            lines.append(f"failed: {count} × {reason} in {totals.task}")
+        if totals.truncated_count:
+            lines.append(f"shortened to fit the context: {totals.truncated_count} prompts in {totals.task}")
+    return lines
+
+
+def runs_table(runs: Iterable[Run]) -> Table:
+    """Lay out runs, one row each."""
+    table = _table("run", "suite", "model", "state", ">done", ">failed", ">seconds", "created")
+    for run in runs:
+        counts = [each.item_count for each in run.tasks]
+        total = "?" if None in counts else f"{sum(each or 0 for each in counts):,}"
+        table.add_row(
+            short_name(run.name),
+            short_name(run.suite),
+            short_name(run.model),
+            _state(run.state),
+            f"{sum(each.done_count for each in run.tasks):,}/{total}",
+            f"{sum(each.failed_count for each in run.tasks):,}",
+            "" if run.seconds is None else f"{run.seconds:,.1f}",
+            moment(run.create_time),
+        )
+    return table
+
+
+def models_table(models: Iterable[Model]) -> Table:
+    """Lay out models, one row each."""
+    table = _table("model", "state", "architecture", "dtype", ">context", ">size", "created", "checkpoint")
+    for model in models:
+        table.add_row(
+            short_name(model.name),
+            _state(model.state),
+            model.architecture,
+            model.dtype,
+            f"{model.context_tokens:,}",
+            size(model.weight_bytes),
+            moment(model.create_time),
+            Text(model.checkpoint_path, overflow="fold"),
+        )
+    return table
+
+
+def suites_table(suites: Iterable[Suite]) -> Table:
+    """Lay out suites, one row a task."""
+    table = _table("suite", "task", "metric", "measures", "comparable to")
+    for suite in suites:
+        for index, task in enumerate(suite.tasks):
+            arrow = "↑" if task.higher_is_better else "↓"
+            name = short_name(suite.name) if index == 0 else ""
+            table.add_row(name, task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
+        if not suite.tasks:
+            table.add_row(short_name(suite.name), "–", "", suite.description, "")
+    return table
+
+
+def number(value: float | None) -> str:
+    """Show a metric's value with three decimals; a dash for none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(estimate: Estimate) -> str:
+    """Show the interval of an estimate; empty if it has none."""
+    return "" if estimate.interval is None else f"{estimate.interval.lower:.3f} … {estimate.interval.upper:.3f}"
+
+
+def moment(when: datetime | None) -> str:
+    """Show a time in this machine's zone, to the second."""
+    return "" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(byte_count: int) -> str:
+    """Show a number of bytes with a binary unit."""
+    value = float(byte_count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:,.0f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} GiB"
+
+
+def _state(state: RunState | ModelState) -> Text:
+    return Text(state.value, style=_STATE_STYLES.get(state, ""))
+
+
+def _table(*headers: str) -> Table:
+    """Make a table; a header that begins with ``>`` is right-aligned."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, header_style="bold")
+    for header in headers:
+        right = header.startswith(">")
+        table.add_column(header.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    return table

@@ -1,0 +1,179 @@
+"""Translate the services' messages into the values of ``evalfleet.results``."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from evalfleet.aggregation.v1 import aggregation_pb2
+from evalfleet.evaluation.v1 import evaluation_pb2
+from evalfleet.generation.v1 import model_pb2
+from evalfleet.results import (
+    Decision,
+    Estimate,
+    FailedItem,
+    HazardScore,
+    Interval,
+    Model,
+    ModelState,
+    Run,
+    RunState,
+    Suite,
+    Task,
+    TaskProgress,
+    TaskTotals,
+    Verdict,
+)
+from evalfleet.safety.v1 import safety_pb2
+
+_MODEL_STATES = {
+    model_pb2.MODEL_STATE_LOADING: ModelState.LOADING,
+    model_pb2.MODEL_STATE_READY: ModelState.READY,
+    model_pb2.MODEL_STATE_FAILED: ModelState.FAILED,
+}
+_RUN_STATES = {
+    evaluation_pb2.RUN_STATE_PENDING: RunState.PENDING,
+    evaluation_pb2.RUN_STATE_RUNNING: RunState.RUNNING,
+    evaluation_pb2.RUN_STATE_SUCCEEDED: RunState.SUCCEEDED,
+    evaluation_pb2.RUN_STATE_FAILED: RunState.FAILED,
+    evaluation_pb2.RUN_STATE_CANCELLED: RunState.CANCELLED,
+}
+_DECISIONS = {
+    safety_pb2.DECISION_SAFE: Decision.SAFE,
+    safety_pb2.DECISION_UNSAFE: Decision.UNSAFE,
+    safety_pb2.DECISION_CONTROVERSIAL: Decision.CONTROVERSIAL,
+}
+
+
+def model(message: model_pb2.Model) -> Model:
+    """Translate a model; a state that this version does not know becomes UNKNOWN."""
+    return Model(
+        name=message.name,
+        checkpoint_path=message.checkpoint_path,
+        digest=message.digest,
+        state=_MODEL_STATES.get(message.state, ModelState.UNKNOWN),
+        failure=message.failure,
+        architecture=message.architecture,
+        dtype=message.dtype,
+        context_tokens=message.context_tokens,
+        weight_bytes=message.weight_bytes,
+        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+    )
+
+
+def run(message: evaluation_pb2.Run) -> Run:
+    """Translate a run; a state that this version does not know becomes UNKNOWN."""
+    return Run(
+        name=message.name,
+        suite=message.suite,
+        suite_digest=message.suite_digest,
+        model=message.model,
+        model_digest=message.model_digest,
+        state=_RUN_STATES.get(message.state, RunState.UNKNOWN),
+        failure=message.failure.message,
+        seed=message.seed,
+        item_limit=message.item_limit if message.HasField("item_limit") else None,
+        tasks=tuple(_progress(each) for each in message.tasks),
+        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        start_time=_time(message.start_time) if message.HasField("start_time") else None,
+        end_time=_time(message.end_time) if message.HasField("end_time") else None,
+    )
+
+
+def _progress(message: evaluation_pb2.TaskProgress) -> TaskProgress:
+    return TaskProgress(
+        task=message.task,
+        item_count=message.item_count if message.HasField("item_count") else None,
+        scored_count=message.scored_count,
+        failed_count=message.failed_count,
+    )
+
+
+def estimate(message: aggregation_pb2.Estimate) -> Estimate:
+    """Translate an estimate; what is absent becomes ``None``."""
+    interval = message.interval
+    return Estimate(
+        task=message.task,
+        metric=message.metric,
+        group=message.group,
+        value=message.value if message.HasField("value") else None,
+        interval=Interval(interval.lower, interval.upper, interval.confidence_level, interval.method)
+        if message.HasField("interval")
+        else None,
+        standard_error=message.standard_error if message.HasField("standard_error") else None,
+        scored_count=message.scored_count,
+        failed_count=message.failed_count,
+        failed_counted=message.failed_counted,
+        value_scored_only=message.value_scored_only if message.HasField("value_scored_only") else None,
+        sample_count=message.sample_count,
+    )
+
+
+def totals(message: aggregation_pb2.TaskTotals) -> TaskTotals:
+    """Translate the totals of a task."""
+    return TaskTotals(
+        task=message.task,
+        item_count=message.item_count,
+        scored_count=message.scored_count,
+        failed_count=message.failed_count,
+        failures_by_reason=dict(message.failures_by_reason),
+        truncated_count=message.truncated_count,
+        prompt_tokens=message.usage.prompt_tokens,
+        completion_tokens=message.usage.completion_tokens,
+        engine_seconds=_seconds(message.usage.engine_time),
+    )
+
+
+def failed_item(message: aggregation_pb2.Result) -> FailedItem:
+    """Translate a result whose outcome is a failure."""
+    return FailedItem(
+        task=message.task,
+        item=message.item,
+        sample=message.sample,
+        reason=message.failure.reason,
+        message=message.failure.message,
+    )
+
+
+def suite(message: evaluation_pb2.Suite) -> Suite:
+    """Translate a suite and its tasks."""
+    tasks = tuple(
+        Task(
+            name=each.name,
+            description=each.description,
+            primary_metric=each.primary_metric,
+            higher_is_better=each.higher_is_better,
+            comparable_to=each.comparable_to,
+        )
+        for each in message.tasks
+    )
+    return Suite(name=message.name, description=message.description, digest=message.digest, tasks=tasks)
+
+
+def verdict(message: safety_pb2.Verdict) -> Verdict:
+    """Translate a verdict; a decision that this version does not know becomes ERROR, never SAFE."""
+    return Verdict(
+        decision=_DECISIONS.get(message.decision, Decision.ERROR),
+        unsafe_probability=message.unsafe_probability if message.HasField("unsafe_probability") else None,
+        categories=tuple(
+            HazardScore(
+                taxonomy=each.taxonomy,
+                code=each.code,
+                ailuminate_code=each.ailuminate_code,
+                probability=each.probability if each.HasField("probability") else None,
+            )
+            for each in message.categories
+        ),
+        guard=message.guard.name,
+        threshold=message.threshold_applied if message.HasField("threshold_applied") else None,
+        truncated=message.truncated,
+        error_reason=message.error_reason,
+    )
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

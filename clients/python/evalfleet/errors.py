@@ -1,0 +1,234 @@
+"""What can go wrong when talking to a fleet: exceptions with a stable reason, details, and a sentence for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+DetailT = TypeVar("DetailT", bound=Message)
+
+_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One invalid field of a request: its path and what to do about it."""
+
+    field: str
+    description: str
+
+
+class EvalFleetError(Exception):
+    """Base of everything this library raises on purpose.
+
+    Attributes:
+        message: one line for people; says what to do where that is known.
+        code: gRPC status code of the failed call; ``None`` when no call was made.
+        reason: UPPER_SNAKE and stable: branch on it.
+        metadata: the dynamic values of the message, for machines.
+        field_violations: invalid fields of the request.
+        retry_after_seconds: when the service asks to come back; ``None`` promises nothing.
+    """
+
+    code: ClassVar[grpc.StatusCode | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        field_violations: Sequence[FieldViolation] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or (self.code.name if self.code else "EVALFLEET_ERROR")
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.field_violations = tuple(field_violations)
+        self.retry_after_seconds = retry_after_seconds
+
+    def explanation(self) -> str:
+        """Return the message with the invalid fields beneath it, one a line."""
+        lines = [self.message]
+        lines += [f"  {each.field}: {each.description}" for each in self.field_violations if each.field]
+        if self.retry_after_seconds:
+            lines.append(f"  try again in {self.retry_after_seconds:.0f} s")
+        return "\n".join(lines)
+
+
+class EndpointError(EvalFleetError):
+    """It is not known where a service is, or the fleet that was there has gone."""
+
+
+class ModelLoadError(EvalFleetError):
+    """A registered model could not be loaded, or not in the time allowed."""
+
+
+class CancelledCallError(EvalFleetError):
+    """The call was cancelled."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class InvalidArgumentError(EvalFleetError):
+    """The request is wrong; repeating it won't help."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class DeadlineExceededError(EvalFleetError):
+    """The call's time is used up."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class NotFoundError(EvalFleetError):
+    """The named thing does not exist."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(EvalFleetError):
+    """The thing to create exists, with other content."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class PermissionDeniedError(EvalFleetError):
+    """The caller may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class ResourceExhaustedError(EvalFleetError):
+    """A quota or a queue is full."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class FailedPreconditionError(EvalFleetError):
+    """The service is not in the state that the request needs."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class AbortedError(EvalFleetError):
+    """A conflict with another call."""
+
+    code = grpc.StatusCode.ABORTED
+
+
+class OutOfRangeError(EvalFleetError):
+    """The request asks for something past the valid range."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class UnimplementedError(EvalFleetError):
+    """The service does not offer this."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InternalError(EvalFleetError):
+    """A bug in the service; its log has the details."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class UnavailableError(EvalFleetError):
+    """The service cannot be reached or cannot answer now; the same call may succeed later."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DataLossError(EvalFleetError):
+    """Stored data is damaged."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
+class UnauthenticatedError(EvalFleetError):
+    """The caller did not say who it is."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class UnknownError(EvalFleetError):
+    """A server answered UNKNOWN: it is no EvalFleet service, or a very different version."""
+
+    code = grpc.StatusCode.UNKNOWN
+
+
+_CLASS_BY_CODE: Mapping[grpc.StatusCode, type[EvalFleetError]] = {
+    each.code: each for each in EvalFleetError.__subclasses__() if each.code is not None
+}
+
+
+def from_rpc_error(error: grpc.RpcError, *, service: str, target: str) -> EvalFleetError:
+    """Turn what a stub raised into a typed error, keeping the service's reason, metadata and field violations.
+
+    Args:
+        error: what the stub raised.
+        service: name of the called service, for the message: ``evaluation``.
+        target: its address, for the message.
+    """
+    code = error.code()
+    error_class = _CLASS_BY_CODE.get(code, UnknownError)
+    status = _rich_status(error)
+    if status is None:
+        return error_class(_plain_message(code, error.details() or "", service, target))
+    info = _detail(status, error_details_pb2.ErrorInfo())
+    request = _detail(status, error_details_pb2.BadRequest())
+    retry = _detail(status, error_details_pb2.RetryInfo())
+    return error_class(
+        status.message,
+        reason=info.reason if info else "",
+        metadata=dict(info.metadata) if info else None,
+        field_violations=[FieldViolation(each.field, each.description) for each in request.field_violations]
+        if request
+        else (),
+        retry_after_seconds=retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry else None,
+    )
+
+
+def _plain_message(code: grpc.StatusCode, details: str, service: str, target: str) -> str:
+    """Say what a status without details means; it comes from the transport, not from a service of ours."""
+    where = f"the {service} service at {target}"
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"{where} cannot be reached; is the fleet running? `evalfleet up` starts one on this machine"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"{where} did not answer in time; its log may say why"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"{where} does not offer this call; is it another service, or an older version?"
+        case _:
+            return f"{where} answered {code.name}: {details or 'no message'}"
+
+
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    # The stub calls an entry of the trailers a nominal type; at run time each is a (key, value) tuple.
+    trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    for key, value in trailers:
+        if key == _STATUS_DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _detail(status: status_pb2.Status, empty: DetailT) -> DetailT | None:
+    """Fill ``empty`` from the first entry of its type; ``None`` if there is none or it is damaged."""
+    for packed in status.details:
+        if packed.Is(empty.DESCRIPTOR):
+            try:
+                packed.Unpack(empty)
+            except DecodeError:
+                return None
+            return empty
+    return None

@@ -1,0 +1,77 @@
+"""A fleet as its users see it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from evalfleet.connections import Connection
+from evalfleet.endpoints import Endpoints, find_endpoints
+from evalfleet.models import Models
+from evalfleet.runs import Runs
+from evalfleet.suites import Suites
+from evalfleet.verdicts import Safety
+
+
+class Fleet(AbstractContextManager["Fleet"]):
+    """The services of one fleet; use it in a ``with`` statement, which closes its connections.
+
+    A service is looked up and connected to when it is first needed, so a client of the safety service alone needs no
+    other. Every call raises ``evalfleet.errors.EvalFleetError`` or a subclass and ends in bounded time.
+    """
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._connections: dict[str, Connection] = {}
+
+    @classmethod
+    def connect(cls, targets: Mapping[str, str] | None = None, *, state_dir: Path | None = None) -> "Fleet":
+        """Find the services (see ``evalfleet.endpoints``); no call is made yet.
+
+        Args:
+            targets: addresses by service name; the others come from the environment and ``state_dir``.
+            state_dir: state folder of an ``evalfleet up`` on this machine.
+
+        Raises:
+            EndpointError: ``targets`` names an unknown service.
+        """
+        return cls(find_endpoints(targets, state_dir=state_dir))
+
+    @cached_property
+    def models(self) -> Models:
+        """The registered checkpoints."""
+        return Models(self._connection("generation"))
+
+    @cached_property
+    def suites(self) -> Suites:
+        """The suites that can be run."""
+        return Suites(self._connection("evaluation"))
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The runs and their results."""
+        return Runs(self._connection("evaluation"), lambda: self._connection("aggregation"))
+
+    @cached_property
+    def safety(self) -> Safety:
+        """The guard models."""
+        return Safety(self._connection("safety"))
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections.values():
+            connection.close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _connection(self, service: str) -> Connection:
+        if service not in self._connections:
+            self._connections[service] = Connection(service, self._endpoints.target(service))
+        return self._connections[service]

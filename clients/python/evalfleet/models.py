@@ -1,0 +1,94 @@
+"""The checkpoints that a fleet has registered."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+
+from evalfleet import decoding
+from evalfleet.connections import LARGEST_PAGE, Connection
+from evalfleet.errors import ModelLoadError
+from evalfleet.generation.v1 import model_pb2, model_pb2_grpc
+from evalfleet.names import full_name
+from evalfleet.results import Model, ModelState
+
+LOAD_TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS = 0.5
+# CreateModel waits up to ten seconds for the load, after it has hashed what may be many gigabytes.
+_CREATE_TIMEOUT_SECONDS = 120.0
+
+
+class Models:
+    """The generation service's models; names may be given as ``models/step-100`` or ``step-100``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = model_pb2_grpc.ModelServiceStub(connection.channel)
+
+    def list(self) -> tuple[Model, ...]:
+        """List the registered models, ordered by name."""
+        pages = self._connection.pages(
+            self._stub.ListModels,
+            lambda token: model_pb2.ListModelsRequest(page_size=LARGEST_PAGE, page_token=token),
+        )
+        return tuple(decoding.model(each) for page in pages for each in page.models)
+
+    def get(self, name: str) -> Model:
+        """Read one model."""
+        request = model_pb2.GetModelRequest(name=full_name("models", name))
+        return decoding.model(self._connection.call(self._stub.GetModel, request).model)
+
+    def add(
+        self,
+        checkpoint: str | os.PathLike[str],
+        *,
+        model_id: str | None = None,
+        dtype: str | None = None,
+        timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
+        on_state: Callable[[Model], None] | None = None,
+    ) -> Model:
+        """Register a checkpoint folder and wait until the model is ready.
+
+        Registering the same content again returns the existing model.
+
+        Args:
+            checkpoint: a folder with config.json, safetensors and a tokenizer; the services see it at the same path.
+            model_id: id of the model; default: made from the folder's name and its content.
+            dtype: number type of the computation, e.g. ``float32``; default: chosen by the service.
+            timeout_seconds: longest wait for it to be loaded.
+            on_state: called with the model while it is still loading, every time its state was read.
+
+        Raises:
+            ModelLoadError: it could not be loaded, or not in time.
+        """
+        request = model_pb2.CreateModelRequest(
+            model_id=model_id,
+            checkpoint_path=os.path.abspath(checkpoint),
+            dtype=dtype,
+            request_id=str(uuid.uuid4()),
+        )
+        give_up_at = time.monotonic() + timeout_seconds
+        answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=_CREATE_TIMEOUT_SECONDS)
+        model = decoding.model(answer.model)
+        while model.state not in (ModelState.READY, ModelState.FAILED):
+            if on_state:
+                on_state(model)
+            if time.monotonic() > give_up_at:
+                raise ModelLoadError(
+                    f"{model.name} is still loading after {timeout_seconds:.0f} s; look again with `evalfleet models`",
+                    reason="MODEL_LOADING",
+                    metadata={"model": model.name},
+                )
+            time.sleep(_POLL_SECONDS)
+            model = self.get(model.name)
+        if model.state is ModelState.FAILED:
+            raise ModelLoadError(
+                f"{model.name} could not be loaded: {model.failure}",
+                reason="MODEL_FAILED",
+                metadata={"model": model.name},
+            )
+        return model
+
+    def remove(self, name: str) -> None:
+        """Unload a model and forget it; its files are left alone."""
+        self._connection.call(self._stub.DeleteModel, model_pb2.DeleteModelRequest(name=full_name("models", name)))

@@ -1,0 +1,206 @@
+"""What a fleet answers, as plain immutable values."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+class ModelState(enum.StrEnum):
+    """What a registered model is doing."""
+
+    UNKNOWN = "unknown"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class RunState(enum.StrEnum):
+    """What a run is doing."""
+
+    UNKNOWN = "unknown"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has ended."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered checkpoint; ``failure`` says why it could not be loaded, in one line."""
+
+    name: str
+    checkpoint_path: str
+    digest: str
+    state: ModelState
+    failure: str
+    architecture: str
+    dtype: str
+    context_tokens: int
+    weight_bytes: int
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far one task of a run is; ``item_count`` is ``None`` until its data set has been read."""
+
+    task: str
+    item_count: int | None
+    scored_count: int
+    failed_count: int
+
+    @property
+    def done_count(self) -> int:
+        """Items with an outcome, scored or failed."""
+        return self.scored_count + self.failed_count
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One evaluation of one model with one suite; ``failure`` says why it failed, in one line."""
+
+    name: str
+    suite: str
+    suite_digest: str
+    model: str
+    model_digest: str
+    state: RunState
+    failure: str
+    seed: int
+    item_limit: int | None
+    tasks: tuple[TaskProgress, ...]
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds from its first item to its end; ``None`` before it has ended."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return (self.end_time - self.start_time).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A range that holds the true value with ``confidence_level``; ``method`` says how it was made."""
+
+    lower: float
+    upper: float
+    confidence_level: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The estimate of one metric of one task.
+
+    ``group`` is ``column=value``, or empty for all items. ``value`` is ``None`` when no item counts.
+    """
+
+    task: str
+    metric: str
+    group: str
+    value: float | None
+    interval: Interval | None
+    standard_error: float | None
+    scored_count: int
+    failed_count: int
+    failed_counted: int
+    value_scored_only: float | None
+    sample_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTotals:
+    """What one task of a run came to: outcomes, failures by reason, shortened prompts and cost."""
+
+    task: str
+    item_count: int
+    scored_count: int
+    failed_count: int
+    failures_by_reason: Mapping[str, int]
+    truncated_count: int
+    prompt_tokens: int
+    completion_tokens: int
+    engine_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run at one moment, with its estimates and totals so far."""
+
+    run: Run
+    estimates: tuple[Estimate, ...]
+    totals: tuple[TaskTotals, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """An item of a run that could not be judged."""
+
+    task: str
+    item: str
+    sample: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task of a suite; ``comparable_to`` says which published numbers its own can be compared with."""
+
+    name: str
+    description: str
+    primary_metric: str
+    higher_is_better: bool
+    comparable_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A set of tasks that are run together."""
+
+    name: str
+    description: str
+    digest: str
+    tasks: tuple[Task, ...]
+
+
+class Decision(enum.StrEnum):
+    """What a guard decided. ERROR means that it could not judge: never read it as safe."""
+
+    ERROR = "error"
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    CONTROVERSIAL = "controversial"
+
+
+@dataclass(frozen=True, slots=True)
+class HazardScore:
+    """One hazard category that reached the threshold; ``probability`` is ``None`` if the guard gives none."""
+
+    taxonomy: str
+    code: str
+    ailuminate_code: str
+    probability: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A guard's judgement of one turn of a conversation."""
+
+    decision: Decision
+    unsafe_probability: float | None
+    categories: tuple[HazardScore, ...]
+    guard: str
+    threshold: float | None
+    truncated: bool
+    error_reason: str
