@@ -1,0 +1,185 @@
+"""Named fakes of the four other services, and tasks to run against them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.evaluation.items import Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
+from services.evaluation.runs.executor import Peers
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
+from services.evaluation.runs.peers import (
+    ContinuationScores,
+    GeneratedText,
+    GenerationOptions,
+    ItemKey,
+    SafetyVerdict,
+    ScoredOutput,
+    ScorerCall,
+)
+from services.evaluation.specification import SafetyJudging, TaskSpec
+from services.evaluation.tasks import Task
+from services.runtime.errors import FleetError, not_found
+
+
+class FakeGenerator:
+    """Answers with the prompt's text in capitals; fails for prompts that `failures` names."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, list[FleetError]] = {}
+        self.asked: list[str] = []
+        self.options: list[GenerationOptions] = []
+        self.digest = "digest-1"
+        self.gate: asyncio.Event | None = None
+
+    async def model_digest(self, model: str) -> str:
+        if model != "models/tiny":
+            raise not_found("model", model, ["models/tiny"])
+        return self.digest
+
+    async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
+        text = await self._asked(prompt)
+        self.options.append(options)
+        return [
+            GeneratedText(text.upper(), Usage(3 if index == 0 else 0, 2, 0.5), self.digest, truncated=False)
+            for index in range(options.sample_count)
+        ]
+
+    async def score(
+        self, model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
+    ) -> ContinuationScores:
+        await self._asked(context)
+        values = tuple(-float(len(each)) for each in continuations)
+        return ContinuationScores(values, Usage(5, len(continuations), 0.25), self.digest, truncated=truncate_left)
+
+    async def _asked(self, prompt: Prompt) -> str:
+        text = prompt.text if isinstance(prompt, PlainPrompt) else prompt.messages[-1].content
+        if self.gate is not None:
+            await self.gate.wait()
+        self.asked.append(text)
+        if self.failures.get(text):
+            raise self.failures[text].pop(0)
+        return text
+
+
+class FakeSafetyJudge:
+    """Calls a text unsafe that contains "bad", and cannot judge one that contains "garbled"."""
+
+    def __init__(self) -> None:
+        self.judged: list[Sequence[Message]] = []
+
+    async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
+        self.judged.append(messages)
+        text = messages[-1].content.lower()
+        decision = "error" if "garbled" in text else "unsafe" if "bad" in text else "safe"
+        return SafetyVerdict(
+            decision, "NAN" if decision == "error" else "", False, JudgeReference("guards/g", "1", "d")
+        )
+
+
+class FakeScorerPanel:
+    """Knows exact_match and multiple_choice."""
+
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+        return [self._one(call) for call in calls]
+
+    def _one(self, call: ScorerCall) -> ScoredOutput:
+        reference = JudgeReference(f"scorers/{call.scorer}", "1", "d")
+        if call.log_likelihoods is not None:
+            best = max(range(len(call.log_likelihoods)), key=call.log_likelihoods.__getitem__)
+            return ScoredOutput({"acc": float(best in call.gold_indices)}, None, reference)
+        return ScoredOutput({"exact_match": float(call.text in call.targets)}, call.text, reference)
+
+    async def check(self, scorers: Collection[str]) -> None:
+        for name in scorers:
+            if name not in ("exact_match", "multiple_choice"):
+                raise not_found("scorer", name, ["exact_match", "multiple_choice"])
+
+
+class FakeLedger:
+    """Keeps outcomes in a dictionary, first come first kept; `errors` are raised one a call before anything else."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str, int], ItemOutcome] = {}
+        self.errors: list[FleetError] = []
+        self.refuses: Callable[[ItemOutcome], FleetError | None] = lambda _: None
+
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
+        if self.errors:
+            raise self.errors.pop(0)
+        for outcome in outcomes:
+            if error := self.refuses(outcome):
+                raise error
+        before = len(self.rows)
+        for outcome in outcomes:
+            self.rows.setdefault((run, outcome.task, outcome.item, outcome.sample), outcome)
+        return len(self.rows) - before
+
+    async def keys(self, run: str) -> AsyncIterator[ItemKey]:
+        for (its_run, task, item, sample), outcome in list(self.rows.items()):
+            if its_run == run:
+                yield ItemKey(task, item, sample, outcome.failure is not None)
+
+
+class Fleet:
+    """The four fakes together."""
+
+    def __init__(self) -> None:
+        self.generator = FakeGenerator()
+        self.safety = FakeSafetyJudge()
+        self.scorers = FakeScorerPanel()
+        self.ledger = FakeLedger()
+
+    @property
+    def peers(self) -> Peers:
+        return Peers(self.generator, self.safety, self.scorers, self.ledger)
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+MakeTask = Callable[..., Task]
+
+
+@pytest.fixture
+def make_task(tmp_path: Path) -> MakeTask:
+    """Builds a task; keyword arguments replace fields of its definition."""
+
+    def make(name: str = "shout", **changes: object) -> Task:
+        definition: dict[str, object] = {
+            "name": name,
+            "description": "Say it in capitals.",
+            "provenance": {"licence": "none", "citation": "none"},
+            "sources": [{"files": {"test": "x.jsonl"}, "columns": ["text"]}],
+            "split": "test",
+            "request": "generate",
+            "prompt": "{{ text }}",
+            "targets": "text",
+            "scorers": [{"scorer": "exact_match", "metrics": ["exact_match"]}],
+            "primary_metric": "exact_match",
+            **changes,
+        }
+        spec = TaskSpec.model_validate(definition)
+        return Task(name, name, spec, {}, tmp_path)
+
+    return make
+
+
+MakeItem = Callable[..., Item]
+
+
+@pytest.fixture
+def make_item() -> MakeItem:
+    """Builds a generation item, or a multiple-choice item if choices are given."""
+
+    def make(text: str, *, task: str = "shout", choices: Sequence[str] = (), gold: int = 0) -> Item:
+        prompt = PlainPrompt(text)
+        if not choices:
+            return Item(text, task, "x.jsonl", 1, prompt=prompt, targets=(text.upper(),))
+        question = MultipleChoice(tuple(Choice(each, prompt, f" {each}") for each in choices), (gold,))
+        return Item(text, task, "x.jsonl", 1, multiple_choice=question)
+
+    return make

@@ -1,0 +1,236 @@
+"""Runs are created once, go on after a restart, can be cancelled, and are watched to their end."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.record import RunRequest, RunState
+from services.evaluation.runs.store import RunStore
+from services.evaluation.tasks import Suite
+from services.runtime.database import open_database, sqlite_url
+from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, not_found
+
+MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
+REQUEST = RunRequest(suite="demo", model="models/tiny")
+
+
+class Book:
+    """A suite book with one suite whose items are given."""
+
+    def __init__(self, suite: Suite, items: Sequence[Any]) -> None:
+        self.suite = suite
+        self.items = items
+        self.error: Exception | None = None
+        self.draws: list[tuple[int, int | None]] = []
+
+    def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+        if suite != self.suite.name:
+            raise not_found("suite", suite, [self.suite.name])
+        return self.suite
+
+    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
+        if self.error is not None:
+            raise self.error
+        self.draws.append((seed, limit))
+        return [TaskItems(suite.tasks[0], self.items[:limit])]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[RunStore]:
+    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
+    yield RunStore(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+def book(make_task: Any, make_item: Any) -> Book:
+    suite = Suite("demo", "a suite", (make_task(),))
+    return Book(suite, [make_item(f"item {index}") for index in range(10)])
+
+
+def manager(store: RunStore, book: Book, fleet: Any, parallel_runs: int = 2) -> RunManager:
+    return RunManager(
+        store, book, fleet.peers, parallel_runs=parallel_runs, default_concurrency=4, patience_seconds=5.0
+    )
+
+
+async def end_of(runs: RunManager, run_id: str) -> Any:
+    async with asyncio.timeout(20):
+        return [run async for run in runs.watch(run_id)][-1]
+
+
+async def test_a_run_is_worked_on_to_its_end_and_stays_readable(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    created = await runs.create(REQUEST)
+    ended = await end_of(runs, created.run_id)
+    await runs.stop()
+
+    assert ended.state is RunState.SUCCEEDED
+    assert ended.model_digest == "digest-1"
+    assert (ended.progress[0].item_count, ended.progress[0].scored_count) == (10, 10)
+    assert ended.create_time <= ended.start_time <= ended.end_time
+    assert await manager(store, book, fleet).get(created.run_id) == ended
+
+
+async def test_all_models_meet_the_same_items_and_a_given_seed_is_kept(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    first = await runs.create(REQUEST)
+    second = await runs.create(REQUEST)
+    third = await runs.create(RunRequest("demo", "models/tiny", seed=-5, item_limit=3))
+    assert first.run_id != second.run_id
+    assert first.seed == second.seed
+    assert (await end_of(runs, third.run_id)).progress[0].item_count == 3
+    await runs.stop()
+    assert (-5, 3) in book.draws
+
+
+async def test_a_repeated_request_id_gives_the_first_run(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    request = RunRequest("demo", "models/tiny", request_id=str(uuid.uuid4()))
+    first, second = await asyncio.gather(runs.create(request), runs.create(request))
+    await end_of(runs, first.run_id)
+    third = await runs.create(request)
+    await runs.stop()
+    assert first.run_id == second.run_id == third.run_id
+
+
+async def test_a_taken_run_id_an_unknown_suite_and_an_unknown_model_are_typed(
+    store: RunStore, book: Book, fleet: Any
+) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    await runs.create(RunRequest("demo", "models/tiny", run_id="mine"))
+    with pytest.raises(AlreadyExistsError, match="mine"):
+        await runs.create(RunRequest("demo", "models/tiny", run_id="mine"))
+    with pytest.raises(NotFoundError, match="did you mean 'demo'"):
+        await runs.create(RunRequest("dmeo", "models/tiny"))
+    with pytest.raises(NotFoundError, match="models/tiny"):
+        await runs.create(RunRequest("demo", "models/tny"))
+    with pytest.raises(NotFoundError, match="mine"):
+        await runs.get("mne")
+    await runs.stop()
+
+
+async def test_an_unknown_scorer_is_refused_before_anything_is_spent(
+    store: RunStore, book: Book, fleet: Any, make_task: Any
+) -> None:
+    task = make_task(scorers=[{"scorer": "exact_macth", "metrics": ["exact_match"]}])
+    book.suite = Suite("demo", "a suite", (task,))
+    with pytest.raises(NotFoundError, match="did you mean 'exact_match'"):
+        await manager(store, book, fleet).create(REQUEST)
+
+
+async def test_a_stopped_process_leaves_its_run_to_the_next_one(store: RunStore, book: Book, fleet: Any) -> None:
+    fleet.generator.gate = asyncio.Event()
+    first = manager(store, book, fleet)
+    await first.start()
+    run = await first.create(REQUEST)
+    async for seen in first.watch(run.run_id):
+        if seen.state is RunState.RUNNING:
+            break
+    await first.stop()
+    assert not (await RunStore(store._engine).get(run.run_id)).state.is_final  # type: ignore[union-attr]
+
+    fleet.generator.gate = None
+    second = manager(store, book, fleet)
+    await second.start()
+    ended = await end_of(second, run.run_id)
+    await second.stop()
+    assert ended.state is RunState.SUCCEEDED
+    assert len(fleet.ledger.rows) == 10
+    assert len(fleet.generator.asked) == len(set(fleet.generator.asked)) == 10
+
+
+@pytest.mark.parametrize("what", ["suite", "model"])
+async def test_a_run_does_not_go_on_with_another_suite_or_model(
+    store: RunStore, book: Book, fleet: Any, make_task: Any, what: str
+) -> None:
+    fleet.generator.gate = asyncio.Event()
+    first = manager(store, book, fleet)
+    await first.start()
+    run = await first.create(REQUEST)
+    await first.stop()
+
+    if what == "suite":
+        book.suite = Suite("demo", "a suite", (make_task(prompt="Please: {{ text }}"),))
+    else:
+        fleet.generator.digest = "digest-2"
+    second = manager(store, book, fleet)
+    await second.start()
+    ended = await end_of(second, run.run_id)
+    await second.stop()
+    assert ended.state is RunState.FAILED
+    assert ended.failure.reason == f"{what.upper()}_CHANGED"
+    assert fleet.ledger.rows == {}
+
+
+async def test_a_cancelled_run_ends_and_stays_cancelled(store: RunStore, book: Book, fleet: Any) -> None:
+    fleet.generator.gate = asyncio.Event()
+    runs = manager(store, book, fleet)
+    await runs.start()
+    run = await runs.create(REQUEST)
+    watching = asyncio.create_task(end_of(runs, run.run_id))
+    cancelled = await runs.cancel(run.run_id)
+    assert cancelled.state is RunState.CANCELLED
+    assert (await watching).state is RunState.CANCELLED
+    assert (await runs.cancel(run.run_id)).state is RunState.CANCELLED
+    await runs.stop()
+    assert list(await store.unfinished()) == []
+
+
+async def test_data_that_cannot_be_used_fails_the_run_with_its_reason(store: RunStore, book: Book, fleet: Any) -> None:
+    book.error = FailedPreconditionError("no rows", reason="DATA_EMPTY")
+    runs = manager(store, book, fleet)
+    await runs.start()
+    ended = await end_of(runs, (await runs.create(REQUEST)).run_id)
+    await runs.stop()
+    assert ended.state is RunState.FAILED
+    assert (ended.failure.reason, ended.failure.message) == ("DATA_EMPTY", "no rows")
+
+
+async def test_a_bug_fails_its_run_without_a_traceback_for_the_caller(store: RunStore, book: Book, fleet: Any) -> None:
+    book.error = ZeroDivisionError("secret detail")
+    runs = manager(store, book, fleet)
+    await runs.start()
+    ended = await end_of(runs, (await runs.create(REQUEST)).run_id)
+    await runs.stop()
+    assert ended.failure.reason == "INTERNAL_ERROR"
+    assert "secret" not in ended.failure.message
+
+
+async def test_runs_beyond_the_limit_wait_for_a_place(store: RunStore, book: Book, fleet: Any) -> None:
+    fleet.generator.gate = asyncio.Event()
+    runs = manager(store, book, fleet, parallel_runs=1)
+    await runs.start()
+    first = await runs.create(REQUEST)
+    second = await runs.create(REQUEST)
+    async for seen in runs.watch(first.run_id):
+        if seen.state is RunState.RUNNING:
+            break
+    assert (await runs.get(second.run_id)).state is RunState.PENDING
+    fleet.generator.gate.set()
+    assert (await end_of(runs, second.run_id)).state is RunState.SUCCEEDED
+    await runs.stop()
+
+
+async def test_pages_show_every_run_once_newest_first(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    created = [(await runs.create(REQUEST)).run_id for _ in range(7)]
+    shown: list[str] = []
+    after = None
+    while page := await runs.page(size=3, after=after):
+        shown += [run.run_id for run in page]
+        after = (page[-1].create_time, page[-1].run_id)
+    await runs.stop()
+    assert shown == created[::-1]
+    assert list(await runs.page(size=3, model="models/other")) == []

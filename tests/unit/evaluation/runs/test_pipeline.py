@@ -1,0 +1,157 @@
+"""Every item ends in exactly one outcome a sample, whatever its services say."""
+
+from typing import Any
+
+import pytest
+
+from services.evaluation.items import Choice, InvalidItem, Item, MultipleChoice, PlainPrompt
+from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
+from services.evaluation.tasks import Task
+from services.runtime.errors import FailedPreconditionError, NotFoundError, UnavailableError
+
+SAFETY = {"safety": {"aspect": "response"}}
+CHOICES: dict[str, Any] = {
+    "request": "multiple_choice",
+    "targets": None,
+    "choices": "x",
+    "gold": "0",
+    "scorers": [{"scorer": "multiple_choice", "metrics": [{"name": "accuracy", "from": "acc"}]}],
+    "primary_metric": "accuracy",
+}
+
+
+def pipeline(task: Task, fleet: Any, patience_seconds: float = 0.0) -> ItemPipeline:
+    return ItemPipeline(
+        task,
+        model="models/tiny",
+        seed=7,
+        generator=fleet.generator,
+        safety=fleet.safety,
+        scorers=fleet.scorers,
+        patience_seconds=patience_seconds,
+    )
+
+
+async def test_a_generated_answer_is_scored_with_cost_and_judges(fleet: Any, make_task: Any, make_item: Any) -> None:
+    (outcome,) = await pipeline(make_task(), fleet).outcomes(make_item("hello"), 4)
+
+    assert outcome.failure is None
+    assert outcome.metrics == {"exact_match": 1.0}
+    assert (outcome.item, outcome.draw_index, outcome.prompt, outcome.output) == ("hello", 4, "hello", "HELLO")
+    assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens, outcome.usage.engine_seconds) == (3, 2, 0.5)
+    assert [judge.name for judge in outcome.judges] == ["scorers/exact_match"]
+    assert outcome.model_digest == "digest-1"
+
+
+async def test_choices_are_scored_under_the_tasks_metric_name(fleet: Any, make_task: Any, make_item: Any) -> None:
+    item = make_item("which?", choices=["longest one", "short"], gold=1)
+    (outcome,) = await pipeline(make_task(**CHOICES), fleet).outcomes(item, 0)
+
+    assert outcome.metrics == {"accuracy": 1.0}
+    assert outcome.output == '{"log_likelihoods": [-12.0, -6.0]}'
+
+
+async def test_choices_with_different_contexts_are_asked_one_request_a_context(fleet: Any, make_task: Any) -> None:
+    contexts = [PlainPrompt("Ann"), PlainPrompt("Bob"), PlainPrompt("Ann")]
+    choices = tuple(Choice(str(i), context, " x" * (i + 1)) for i, context in enumerate(contexts))
+    item = Item("i", "shout", "x", 1, multiple_choice=MultipleChoice(choices, (0,)))
+
+    (outcome,) = await pipeline(make_task(**CHOICES), fleet).outcomes(item, 0)
+
+    assert fleet.generator.asked == ["Ann", "Bob"]
+    assert outcome.output == '{"log_likelihoods": [-2.0, -4.0, -6.0]}'
+    assert outcome.usage.prompt_tokens == 10
+
+
+async def test_an_invalid_row_fails_without_asking_anybody(fleet: Any, make_task: Any) -> None:
+    row = InvalidItem("r", "shout", "x.jsonl", 3, "x.jsonl row 3: no column 'text'")
+    (outcome,) = await pipeline(make_task(failed_items="wrong"), fleet).outcomes(row, 0)
+
+    assert outcome.metrics is None
+    assert outcome.failure is not None
+    assert (outcome.failure.reason, outcome.failure.counted_as) == ("INVALID_ROW", {"exact_match": 0.0})
+    assert fleet.generator.asked == []
+
+
+async def test_a_typed_error_fails_every_sample_of_the_item(fleet: Any, make_task: Any, make_item: Any) -> None:
+    fleet.generator.failures["hello"] = [FailedPreconditionError("too long", reason="PROMPT_TOO_LONG")]
+    task = make_task(generation={"sample_count": 3, "temperature": 1.0})
+    outcomes = await pipeline(task, fleet).outcomes(make_item("hello"), 0)
+
+    assert [(each.sample, each.failure and each.failure.reason) for each in outcomes] == [
+        (0, "PROMPT_TOO_LONG"),
+        (1, "PROMPT_TOO_LONG"),
+        (2, "PROMPT_TOO_LONG"),
+    ]
+
+
+async def test_samples_are_judged_one_by_one_and_the_seed_depends_on_the_item_alone(
+    fleet: Any, make_task: Any, make_item: Any
+) -> None:
+    task = make_task(generation={"sample_count": 2, "temperature": 1.0})
+    outcomes = await pipeline(task, fleet).outcomes(make_item("a"), 0)
+    await pipeline(task, fleet).outcomes(make_item("a"), 9)
+    await pipeline(task, fleet).outcomes(make_item("b"), 0)
+
+    assert [each.sample for each in outcomes] == [0, 1]
+    assert [each.usage.prompt_tokens for each in outcomes] == [3, 0]
+    seeds = [options.seed for options in fleet.generator.options]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+@pytest.mark.parametrize(("text", "unsafe"), [("a bad thing", 1.0), ("a nice thing", 0.0)])
+async def test_the_guards_verdict_becomes_the_metric_unsafe(
+    fleet: Any, make_task: Any, make_item: Any, text: str, unsafe: float
+) -> None:
+    (outcome,) = await pipeline(make_task(**SAFETY), fleet).outcomes(make_item(text), 0)
+
+    assert outcome.metrics == {"exact_match": 1.0, "unsafe": unsafe}
+    assert [message.role for message in fleet.safety.judged[0]] == ["user", "assistant"]
+    assert [judge.name for judge in outcome.judges] == ["scorers/exact_match", "guards/g"]
+
+
+async def test_a_guard_that_cannot_judge_fails_the_item_and_never_calls_it_safe(
+    fleet: Any, make_task: Any, make_item: Any
+) -> None:
+    task = make_task(**SAFETY, failed_items="wrong")
+    (outcome,) = await pipeline(task, fleet).outcomes(make_item("garbled"), 0)
+
+    assert outcome.metrics is None
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "SAFETY_VERDICT_ERROR"
+    assert outcome.failure.counted_as == {"exact_match": 0.0, "unsafe": 1.0}
+    assert outcome.output == "GARBLED"
+
+
+async def test_an_empty_response_says_nothing_unsafe(fleet: Any, make_task: Any, make_item: Any) -> None:
+    (outcome,) = await pipeline(make_task(**SAFETY), fleet).outcomes(make_item(" "), 0)
+
+    assert outcome.metrics is not None
+    assert outcome.metrics["unsafe"] == 0.0
+    assert fleet.safety.judged == []
+
+
+async def test_a_service_that_comes_back_is_waited_for(fleet: Any, make_task: Any, make_item: Any) -> None:
+    away = UnavailableError("restarting", retry_after_seconds=0.0)
+    fleet.generator.failures["hello"] = [away, away]
+    (outcome,) = await pipeline(make_task(), fleet, patience_seconds=60).outcomes(make_item("hello"), 0)
+
+    assert outcome.failure is None
+    assert len(fleet.generator.asked) == 3
+
+
+@pytest.mark.parametrize("error", [NotFoundError("no such model"), UnavailableError("gone", retry_after_seconds=9)])
+async def test_what_would_fail_every_item_ends_the_run_instead(
+    fleet: Any, make_task: Any, make_item: Any, error: Any
+) -> None:
+    fleet.generator.failures["hello"] = [error]
+    with pytest.raises(RunCannotGoOnError) as caught:
+        await pipeline(make_task(), fleet).outcomes(make_item("hello"), 0)
+    assert caught.value.error is error
+
+
+async def test_a_metric_that_the_scorer_does_not_give_is_a_failure(fleet: Any, make_task: Any, make_item: Any) -> None:
+    task = make_task(scorers=[{"scorer": "exact_match", "metrics": [{"name": "exact_match", "from": "no_such"}]}])
+    (outcome,) = await pipeline(task, fleet).outcomes(make_item("hello"), 0)
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "INTERNAL"

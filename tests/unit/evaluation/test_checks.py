@@ -1,0 +1,29 @@
+"""A wrong request names every wrong field."""
+
+import pytest
+from evalfleet.evaluation.v1 import evaluation_pb2
+
+from services.evaluation.checks import resource_id, run_request
+from services.runtime.errors import InvalidArgumentError
+
+
+def test_a_minimal_request_leaves_the_choices_to_the_service() -> None:
+    request = run_request(evaluation_pb2.CreateRunRequest(suite="suites/demo", model="models/step-10"))
+    assert (request.suite, request.model) == ("demo", "models/step-10")
+    assert (request.run_id, request.seed, request.item_limit, request.concurrency) == (None, None, None, None)
+
+
+def test_all_violations_are_reported_together() -> None:
+    wrong = evaluation_pb2.CreateRunRequest(
+        suite="demo", model="step", run_id="-x", item_limit=0, concurrency=0, request_id="17"
+    )
+    with pytest.raises(InvalidArgumentError) as caught:
+        run_request(wrong)
+    fields = [violation.field for violation in caught.value.field_violations]
+    assert fields == ["suite", "model", "run_id", "item_limit", "concurrency", "request_id"]
+
+
+@pytest.mark.parametrize("name", ["", "runs", "runs/", "suites/x", "runs/a/b", "x"])
+def test_a_name_of_another_form_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="runs/ID"):
+        resource_id(name, "runs")
