@@ -1,0 +1,1 @@
+"""The scoring service: named, versioned judges of model outputs."""

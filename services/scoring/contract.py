@@ -1,0 +1,100 @@
+"""What a scorer is given and what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class TextOutput:
+    """Generated text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoicesOutput:
+    """Natural-log likelihood of each choice given its context, beside the choice's text without the delimiter."""
+
+    log_likelihoods: tuple[float, ...]
+    choices: tuple[str, ...]
+
+
+Output = TextOutput | ChoicesOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringItem:
+    """What is known to be right: accepted answers, and indices of the right choices (from 0)."""
+
+    targets: tuple[str, ...] = ()
+    gold_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Value of each metric, and what was taken for the answer (``None`` if nothing was)."""
+
+    metrics: Mapping[str, float]
+    extracted_answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDescription:
+    """A metric of a scorer; its values lie in [0, 1]."""
+
+    name: str
+    description: str
+    higher_is_better: bool = True
+
+
+class ScorerParameters(BaseModel):
+    """Parameters of a scorer. Every field has a description; a default makes it optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+ParametersT = TypeVar("ParametersT", bound=ScorerParameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerDescription:
+    """What callers are told of a scorer.
+
+    Attributes:
+        name: unique among the scorers.
+        version: raised whenever the same parameters may give another score.
+        description: what it measures and where the definition comes from.
+        metrics: what it returns, in that order.
+        rules_digest: names the data that decides scores beside the code, such as a list of phrases; empty if none.
+    """
+
+    name: str
+    version: str
+    description: str
+    metrics: tuple[MetricDescription, ...]
+    rules_digest: str = ""
+
+
+class Scorer(Protocol[ParametersT]):
+    """A judge: a pure function of parameters, item and output, under a name and a version."""
+
+    @property
+    def about(self) -> ScorerDescription:
+        """What callers are told of it."""
+        ...
+
+    @property
+    def parameters_type(self) -> type[ParametersT]:
+        """Validates and completes the parameters that a caller sends."""
+        ...
+
+    def score(self, parameters: ParametersT, item: ScoringItem, output: Output) -> Score:
+        """Judge one output.
+
+        Raises:
+            FleetError: the output, the item or the log-likelihoods cannot be judged by this scorer.
+        """
+        ...

@@ -1,0 +1,90 @@
+"""Regular expressions from callers, bounded in size and time.
+
+The standard library's ``re`` cannot be interrupted; ``regex`` reads the same syntax (its V0 mode), takes a time limit,
+and lets other threads run while it matches.
+"""
+
+import time
+from typing import Annotated
+
+import regex
+from pydantic import AfterValidator
+
+from services.runtime.errors import FieldViolation
+from services.scoring.errors import PatternTimeoutError
+
+MAX_PATTERN_CHARACTERS = 1000
+MATCH_LIMIT_SECONDS = 1.0
+"""Processor seconds that all patterns of one scored output may take together."""
+
+
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """Compile a caller's pattern.
+
+    Raises:
+        ValueError: it is no regular expression, or too long.
+    """
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        raise ValueError(f"is {len(pattern)} characters long; the limit is {MAX_PATTERN_CHARACTERS}")
+    try:
+        return regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+
+
+def _checked(pattern: str) -> str:
+    compile_pattern(pattern)
+    return pattern
+
+
+PatternText = Annotated[str, AfterValidator(_checked)]
+"""A parameter that holds a regular expression."""
+
+
+class PatternMatcher:
+    """Matches patterns for one output and gives up when they have taken ``limit_seconds`` together."""
+
+    def __init__(self, limit_seconds: float = MATCH_LIMIT_SECONDS) -> None:
+        self._deadline = time.monotonic() + limit_seconds
+        self._limit_seconds = limit_seconds
+
+    def find_all(self, pattern: str, text: str) -> list[tuple[str, ...]]:
+        """Return each match as the texts of its groups, or as its whole text where the pattern has no groups.
+
+        Raises:
+            PatternTimeoutError: the limit is used up.
+        """
+        compiled = compile_pattern(pattern)
+        try:
+            found = compiled.findall(text, timeout=self._left(pattern))
+        except TimeoutError:
+            raise self._timed_out(pattern) from None
+        return [match if isinstance(match, tuple) else (match,) for match in found]
+
+    def remove_all(self, pattern: str, text: str) -> str:
+        """Return ``text`` without what matches.
+
+        Raises:
+            PatternTimeoutError: the limit is used up.
+        """
+        compiled = compile_pattern(pattern)
+        try:
+            kept: str = compiled.sub("", text, timeout=self._left(pattern))
+        except TimeoutError:
+            raise self._timed_out(pattern) from None
+        return kept
+
+    def _left(self, pattern: str) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._timed_out(pattern)
+        return left
+
+    def _timed_out(self, pattern: str) -> PatternTimeoutError:
+        shown = pattern if len(pattern) <= 80 else pattern[:79] + "…"
+        return PatternTimeoutError(
+            f"the pattern {shown!r} took more than {self._limit_seconds:g} s on this output; "
+            "avoid nested and overlapping repeats such as (a|aa)+",
+            metadata={"pattern": shown, "limit_seconds": f"{self._limit_seconds:g}"},
+            field_violations=(FieldViolation("parameters", f"pattern {shown!r} takes too long"),),
+        )

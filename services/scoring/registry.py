@@ -1,0 +1,96 @@
+"""The scorers by name, and scorers bound to parameters."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.runtime.errors import not_found
+from services.scoring.contract import Output, Score, Scorer, ScorerParameters, ScoringItem
+from services.scoring.parameters import parse_parameters
+from services.scoring.scorers.exact_match import ExactMatch
+from services.scoring.scorers.multiple_choice import MultipleChoice
+from services.scoring.scorers.numeric_answer import NumericAnswer
+from services.scoring.scorers.refusal import Refusal
+
+COLLECTION = "scorers/"
+SHARED_CODE_VERSION = "1"
+"""Raised when code that scorers share (extraction, numbers, patterns) may change a score."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerReference:
+    """Which exact scorer judged: resource name, version, and SHA-256 (hex) over all that decides its scores."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoundScorer:
+    """A scorer with checked parameters."""
+
+    scorer: Scorer[Any]
+    parameters: ScorerParameters
+    reference: ScorerReference
+
+    def score(self, item: ScoringItem, output: Output) -> Score:
+        """Judge one output; raises what ``Scorer.score`` says."""
+        return self.scorer.score(self.parameters, item, output)
+
+
+class ScorerRegistry:
+    """Finds scorers by resource name."""
+
+    def __init__(self, scorers: Iterable[Scorer[Any]]) -> None:
+        self._scorers = {COLLECTION + scorer.about.name: scorer for scorer in scorers}
+
+    @property
+    def scorers(self) -> tuple[Scorer[Any], ...]:
+        """All of them, ordered by name."""
+        return tuple(self._scorers[name] for name in sorted(self._scorers))
+
+    def find(self, name: str) -> Scorer[Any]:
+        """Return the scorer with resource name ``scorers/{scorer}``.
+
+        Raises:
+            NotFoundError: suggests the nearest names.
+        """
+        if name not in self._scorers:
+            raise not_found("scorer", name, self._scorers)
+        return self._scorers[name]
+
+    def bind(self, name: str, parameters: Mapping[str, object]) -> BoundScorer:
+        """Find a scorer and check its parameters.
+
+        Raises:
+            NotFoundError: no such scorer.
+            InvalidScoreRequestError: wrong parameters.
+        """
+        scorer = self.find(name)
+        checked = parse_parameters(scorer.about.name, scorer.parameters_type, parameters)
+        return BoundScorer(scorer, checked, reference_of(scorer, checked))
+
+
+def builtin_scorers() -> tuple[Scorer[Any], ...]:
+    """Return the scorers that this service has."""
+    return (ExactMatch(), MultipleChoice(), NumericAnswer(), Refusal())
+
+
+def reference_of(scorer: Scorer[Any], parameters: ScorerParameters) -> ScorerReference:
+    """Name the exact scorer.
+
+    The digest covers parameters with their defaults filled in, so leaving one out and giving its default are the same.
+    """
+    about = scorer.about
+    decisive = {
+        "name": about.name,
+        "version": about.version,
+        "rules": about.rules_digest,
+        "shared_code": SHARED_CODE_VERSION,
+        "parameters": parameters.model_dump(mode="json"),
+    }
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return ScorerReference(COLLECTION + about.name, about.version, hashlib.sha256(canonical.encode()).hexdigest())

@@ -1,0 +1,59 @@
+"""What scorers demand of item and output before they judge."""
+
+from services.runtime.errors import FieldViolation
+from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOutput
+from services.scoring.errors import InvalidScoreRequestError
+
+
+def require_text(scorer: str, output: Output) -> str:
+    """Return the generated text.
+
+    Raises:
+        InvalidScoreRequestError: the output holds log-likelihoods.
+    """
+    if isinstance(output, TextOutput):
+        return output.text
+    raise InvalidScoreRequestError(scorer, FieldViolation("text", "this scorer judges generated text: set text"))
+
+
+def require_targets(scorer: str, item: ScoringItem) -> tuple[str, ...]:
+    """Return the accepted answers.
+
+    Raises:
+        InvalidScoreRequestError: there are none.
+    """
+    if item.targets:
+        return item.targets
+    raise InvalidScoreRequestError(
+        scorer, FieldViolation("targets", "this scorer compares with accepted answers: give at least one")
+    )
+
+
+def require_choices(scorer: str, item: ScoringItem, output: Output) -> ChoicesOutput:
+    """Return the choices' log-likelihoods once they fit each other and the right choices' indices.
+
+    Raises:
+        InvalidScoreRequestError: text instead of choices, lengths that differ, or indices that name no choice.
+    """
+    if isinstance(output, TextOutput):
+        raise InvalidScoreRequestError(
+            scorer, FieldViolation("choices", "this scorer judges log-likelihoods of choices: set choices")
+        )
+    violations = []
+    count = len(output.choices)
+    if len(output.log_likelihoods) != count:
+        violations.append(
+            FieldViolation("choices", f"has {len(output.log_likelihoods)} log_likelihoods for {count} choices")
+        )
+    elif count < 2:
+        violations.append(FieldViolation("choices.choices", f"has {count}; a choice needs at least 2"))
+    if not item.gold_indices:
+        violations.append(FieldViolation("gold_indices", "give the index of at least one right choice"))
+    violations.extend(
+        FieldViolation(f"gold_indices[{position}]", f"is {index}; the choices have indices 0 to {count - 1}")
+        for position, index in enumerate(item.gold_indices)
+        if not 0 <= index < count
+    )
+    if violations:
+        raise InvalidScoreRequestError(scorer, *violations)
+    return output
