@@ -1,8 +1,9 @@
 """Opens a service's own database and brings its tables up to date."""
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import alembic.command
 from alembic.config import Config
@@ -14,6 +15,22 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.runtime.errors import StartupError
+
+ResultT = TypeVar("ResultT")
+
+
+async def unbroken(operation: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Finish a transaction even when its caller is cancelled in the middle, then let the cancellation go on.
+
+    A cancelled aiosqlite call goes on in its thread while SQLAlchemy takes its connection away; the write lock can
+    then stay taken for good.
+    """
+    task = asyncio.ensure_future(operation)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def sqlite_url(path: Path) -> str:

@@ -16,7 +16,7 @@ from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
 from services.evaluation.runs.record import Run, RunState, TaskProgress
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.tasks import Task
-from services.runtime.errors import FleetError
+from services.runtime.errors import FailedPreconditionError, FleetError
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -35,10 +35,14 @@ class Peers:
 
 @dataclass(frozen=True, slots=True)
 class TaskItems:
-    """A task and its items in the order in which this run draws them, already cut to the run's limit."""
+    """A task and its items in the order in which this run draws them, already cut to the run's limit.
+
+    ``data_digest`` covers definition and rows; a run does not go on with other data than it began with.
+    """
 
     task: Task
     items: Sequence[Item | InvalidItem]
+    data_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +61,58 @@ class RunExecutor:
         self._on_change = on_change
         self._patience_seconds = patience_seconds
         self._known: set[OutcomeKey] = set()
+        self._tasks: tuple[TaskItems, ...] = ()
+        self._pipelines: dict[str, ItemPipeline] = {}
 
     @property
     def run(self) -> Run:
         """The run as it stands."""
         return self._run
 
-    async def execute(self, tasks: Sequence[TaskItems]) -> None:
+    def begin(self, tasks: Sequence[TaskItems]) -> None:
+        """Take on the tasks; save ``run`` before ``execute``, so that a restart can tell whether data were changed.
+
+        Raises:
+            FailedPreconditionError: the run was begun with other data.
+        """
+        earlier = {each.task: each.data_digest for each in self._run.progress if each.data_digest}
+        for each in tasks:
+            if earlier.get(each.task.name, each.data_digest) != each.data_digest:
+                raise FailedPreconditionError(
+                    f"the data of task {each.task.name!r} was changed while the run was in progress; start a new run",
+                    reason="DATA_CHANGED",
+                    metadata={"task": each.task.name},
+                )
+        self._tasks = tuple(tasks)
+        self._pipelines = {each.task.name: self._pipeline(each.task) for each in tasks}
+        progress = tuple(
+            TaskProgress(
+                each.task.name,
+                item_count=len(each.items) * self._pipelines[each.task.name].sample_count,
+                data_digest=each.data_digest,
+            )
+            for each in tasks
+        )
+        self._change(
+            dataclasses.replace(
+                self._run, state=RunState.RUNNING, start_time=self._run.start_time or time.time(), progress=progress
+            )
+        )
+
+    async def execute(self) -> None:
         """Give every item its outcome. Cancelling this leaves the run to be resumed later.
 
         Raises:
             FleetError: the run cannot go on.
         """
-        pipelines = {each.task.name: self._pipeline(each.task) for each in tasks}
-        self._begin(tasks, pipelines)
         await self._read_ledger()
         writer = LedgerWriter(
             self._peers.ledger, self._run.name, on_saved=self._count, patience_seconds=self._patience_seconds
         )
-        work = self._open_work(tasks, pipelines)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(writer.drain())
-                group.create_task(self._all_items(work, writer))
+                group.create_task(self._all_items(writer))
         except* (FleetError, RunCannotGoOnError) as errors:
             first = errors.exceptions[0]
             while isinstance(first, BaseExceptionGroup):
@@ -97,20 +130,6 @@ class RunExecutor:
             patience_seconds=self._patience_seconds,
         )
 
-    def _begin(self, tasks: Sequence[TaskItems], pipelines: dict[str, ItemPipeline]) -> None:
-        progress = tuple(
-            TaskProgress(each.task.name, item_count=len(each.items) * pipelines[each.task.name].sample_count)
-            for each in tasks
-        )
-        self._change(
-            dataclasses.replace(
-                self._run,
-                state=RunState.RUNNING,
-                start_time=self._run.start_time or time.time(),
-                progress=progress,
-            )
-        )
-
     async def _read_ledger(self) -> None:
         """Learn which outcomes exist already, so that nothing is asked twice after a restart."""
 
@@ -124,15 +143,17 @@ class RunExecutor:
         if self._known:
             _LOG.info("run_resumed", run=self._run.name, outcomes=len(self._known))
 
-    def _open_work(self, tasks: Sequence[TaskItems], pipelines: dict[str, ItemPipeline]) -> Iterator[_Work]:
-        for each in tasks:
-            pipeline = pipelines[each.task.name]
+    def _open_work(self) -> Iterator[_Work]:
+        for each in self._tasks:
+            pipeline = self._pipelines[each.task.name]
             for draw_index, item in enumerate(each.items):
                 keys = ((each.task.name, item.item_id, sample) for sample in range(pipeline.sample_count))
                 if not all(key in self._known for key in keys):
                     yield _Work(pipeline, item, draw_index)
 
-    async def _all_items(self, work: Iterator[_Work], writer: LedgerWriter) -> None:
+    async def _all_items(self, writer: LedgerWriter) -> None:
+        work = self._open_work()
+
         async def worker() -> None:
             for each in work:
                 for outcome in await each.pipeline.outcomes(each.item, each.draw_index):

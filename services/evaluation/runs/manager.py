@@ -24,7 +24,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 class SuiteBook(Protocol):
     """Where runs get their suites and items from."""
 
-    def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
         """The suite, or only some of its tasks; raises NotFoundError with the nearest names."""
         ...
 
@@ -84,7 +84,7 @@ class RunManager:
                 earlier = await self._store.find_request(request.request_id)
                 if earlier is not None:
                     return self._live.get(earlier.run_id, earlier)
-            suite = self._suites.resolve(request.suite, request.tasks)
+            suite = await self._suites.resolve(request.suite, request.tasks)
             await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
             run = Run(
                 run_id=request.run_id or new_run_id(suite.name),
@@ -167,7 +167,7 @@ class RunManager:
                 await self._end(self._live[run.run_id], RunState.FAILED, failure)
 
     async def _work_on(self, run: Run) -> None:
-        suite = self._suites.resolve(run.suite, run.tasks)
+        suite = await self._suites.resolve(run.suite, run.tasks)
         if suite.digest != run.suite_digest:
             raise FailedPreconditionError(
                 f"suite {run.suite!r} was changed while the run was in progress; start a new run",
@@ -185,10 +185,12 @@ class RunManager:
             )
         tasks = await self._suites.draw(suite, seed=run.seed, limit=run.item_limit)
         executor = RunExecutor(run, self._peers, on_change=self._note, patience_seconds=self._patience_seconds)
+        executor.begin(tasks)
+        await self._store.save(executor.run)
         _LOG.info("run_started", suite=run.suite, model=run.model, items=sum(len(each.items) for each in tasks))
         saved = asyncio.create_task(self._save_now_and_then(run.run_id))
         try:
-            await executor.execute(tasks)
+            await executor.execute()
         finally:
             saved.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -197,8 +199,8 @@ class RunManager:
     async def _save_now_and_then(self, run_id: str) -> None:
         """Keep the stored progress roughly fresh for readers after a crash; the ledger stays the truth."""
         while True:
-            await self._store.save(self._live[run_id])
             await asyncio.sleep(5.0)
+            await self._store.save(self._live[run_id])
 
     def _note(self, run: Run) -> None:
         self._live[run.run_id] = run

@@ -42,12 +42,13 @@ class RunFailure:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """How far one task is; ``item_count`` is None until its data set has been read."""
+    """How far one task is; ``item_count`` is None and ``data_digest`` empty until its data set has been read."""
 
     task: str
     item_count: int | None = None
     scored_count: int = 0
     failed_count: int = 0
+    data_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -10,11 +11,14 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Float,
+    Insert,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    Update,
     and_,
     insert,
     or_,
@@ -26,6 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.evaluation.runs.record import Run, RunFailure, RunState, TaskProgress
+from services.runtime.database import unbroken
 from services.runtime.errors import AlreadyExistsError
 
 METADATA = MetaData()
@@ -65,8 +70,7 @@ class RunStore:
             AlreadyExistsError: its id or request id is taken.
         """
         try:
-            async with self._engine.begin() as connection:
-                await connection.execute(insert(RUNS).values(**_to_row(run)))
+            await unbroken(self._write(insert(RUNS).values(**_to_row(run))))
         except IntegrityError as error:
             raise AlreadyExistsError(
                 f"run {run.run_id!r} exists already; choose another run_id or leave it out",
@@ -78,8 +82,7 @@ class RunStore:
         """Overwrite what may change in a stored run: state, failure, times, progress."""
         row = _to_row(run)
         changes = {key: row[key] for key in ("state", "failure", "start_time", "end_time", "progress")}
-        async with self._engine.begin() as connection:
-            await connection.execute(update(RUNS).where(RUNS.c.run_id == run.run_id).values(**changes))
+        await unbroken(self._write(update(RUNS).where(RUNS.c.run_id == run.run_id).values(**changes)))
 
     async def get(self, run_id: str) -> Run | None:
         """Read one run, or None."""
@@ -93,14 +96,17 @@ class RunStore:
         """All runs that have to go on, oldest first."""
         states = [state.value for state in RunState if not state.is_final]
         query = select(RUNS).where(RUNS.c.state.in_(states)).order_by(RUNS.c.create_time, RUNS.c.run_id)
-        async with self._engine.connect() as connection:
-            return [_from_row(row) for row in (await connection.execute(query)).mappings()]
+        return await unbroken(self._read(query))
 
     async def ids(self) -> Sequence[str]:
         """The newest thousand run ids, for suggestions."""
         query = select(RUNS.c.run_id).order_by(RUNS.c.create_time.desc()).limit(1000)
-        async with self._engine.connect() as connection:
-            return list((await connection.execute(query)).scalars())
+
+        async def read() -> list[str]:
+            async with self._engine.connect() as connection:
+                return list((await connection.execute(query)).scalars())
+
+        return await unbroken(read())
 
     async def page(self, *, size: int, model: str = "", after: tuple[float, str] | None = None) -> Sequence[Run]:
         """Up to ``size`` runs, newest first, that come after the (create_time, run_id) of the page before."""
@@ -112,13 +118,19 @@ class RunStore:
             query = query.where(
                 or_(RUNS.c.create_time < time, and_(RUNS.c.create_time == time, RUNS.c.run_id > run_id))
             )
+        return await unbroken(self._read(query))
+
+    async def _first(self, condition: ColumnElement[bool]) -> Run | None:
+        found = await unbroken(self._read(select(RUNS).where(condition).limit(1)))
+        return found[0] if found else None
+
+    async def _read(self, query: Select[Any]) -> list[Run]:
         async with self._engine.connect() as connection:
             return [_from_row(row) for row in (await connection.execute(query)).mappings()]
 
-    async def _first(self, condition: ColumnElement[bool]) -> Run | None:
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(select(RUNS).where(condition))).mappings().first()
-        return None if row is None else _from_row(row)
+    async def _write(self, statement: Insert | Update) -> None:
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
 
 
 def _to_row(run: Run) -> dict[str, object]:

@@ -26,10 +26,11 @@ class Book:
     def __init__(self, suite: Suite, items: Sequence[Any]) -> None:
         self.suite = suite
         self.items = items
+        self.data_digest = "rows-1"
         self.error: Exception | None = None
         self.draws: list[tuple[int, int | None]] = []
 
-    def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
         if suite != self.suite.name:
             raise not_found("suite", suite, [self.suite.name])
         return self.suite
@@ -38,7 +39,7 @@ class Book:
         if self.error is not None:
             raise self.error
         self.draws.append((seed, limit))
-        return [TaskItems(suite.tasks[0], self.items[:limit])]
+        return [TaskItems(suite.tasks[0], self.items[:limit], self.data_digest)]
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ async def test_a_stopped_process_leaves_its_run_to_the_next_one(store: RunStore,
     assert len(fleet.generator.asked) == len(set(fleet.generator.asked)) == 10
 
 
-@pytest.mark.parametrize("what", ["suite", "model"])
+@pytest.mark.parametrize("what", ["suite", "model", "data"])
 async def test_a_run_does_not_go_on_with_another_suite_or_model(
     store: RunStore, book: Book, fleet: Any, make_task: Any, what: str
 ) -> None:
@@ -158,10 +159,15 @@ async def test_a_run_does_not_go_on_with_another_suite_or_model(
     first = manager(store, book, fleet)
     await first.start()
     run = await first.create(REQUEST)
+    async for seen in first.watch(run.run_id):
+        if seen.state is RunState.RUNNING:
+            break
     await first.stop()
 
     if what == "suite":
         book.suite = Suite("demo", "a suite", (make_task(prompt="Please: {{ text }}"),))
+    elif what == "data":
+        book.data_digest = "rows-2"
     else:
         fleet.generator.digest = "digest-2"
     second = manager(store, book, fleet)
