@@ -105,7 +105,15 @@ class ScorerUse(Specification):
 
     scorer: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
     parameters: dict[Identifier, JsonValue] = Field(default={})
+    parameters_from: dict[Identifier, Identifier] = Field(
+        default={}, description="Parameter -> constant that holds its value, so that variants can differ."
+    )
     metrics: tuple[MetricUse, ...] = Field(min_length=1)
+
+    def resolved(self, constants: Mapping[str, JsonValue]) -> Self:
+        """The same use with the parameters that come from constants filled in; an unknown constant is left out."""
+        found = {name: constants[each] for name, each in self.parameters_from.items() if each in constants}
+        return self.model_copy(update={"parameters": {**self.parameters, **found}})
 
 
 class SafetyJudging(Specification):
@@ -170,7 +178,7 @@ class TaskSpec(Specification):
     primary_metric: MetricName
     groups: dict[Identifier, Expression] = Field(default={}, description="Reported as estimates of their own.")
     cluster: Expression | None = Field(default=None, description="Items with an equal value are not independent.")
-    failed_items: FailedItems = FailedItems.EXCLUDED
+    failed_items: FailedItems = FailedItems.WRONG
     truncation: Truncation = Truncation.FAIL
 
     @model_validator(mode="after")

@@ -67,17 +67,21 @@ class Suite:
 def expand(spec: TaskSpec, bundled_data: Path) -> tuple[Task, ...]:
     """The task of a definition, or all of its variants in the order of the file."""
     if spec.variants is None:
-        return (Task(spec.name, spec.name, spec, spec.constants, bundled_data),)
+        return (_task(spec.name, spec, spec.constants, bundled_data),)
     return tuple(
-        Task(
-            name=variant_name(spec.name, value),
-            family=spec.name,
-            spec=spec,
-            constants={**spec.constants, spec.variants.field: value, **constants},
-            bundled_data=bundled_data,
+        _task(
+            variant_name(spec.name, value),
+            spec,
+            {**spec.constants, spec.variants.field: value, **constants},
+            bundled_data,
         )
         for value, constants in spec.variants.values.items()
     )
+
+
+def _task(name: str, spec: TaskSpec, constants: Mapping[str, Any], bundled_data: Path) -> Task:
+    scorers = tuple(use.resolved(constants) for use in spec.scorers)
+    return Task(name, spec.name, spec.model_copy(update={"scorers": scorers}), constants, bundled_data)
 
 
 def variant_name(family: str, value: str) -> str:

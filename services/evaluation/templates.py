@@ -97,6 +97,13 @@ class _Checker:
             yield from self._check(("groups", name), text, known, self._renderer.expression)
         yield from self._few_shot(known)
         yield from self._variants()
+        for index, use in enumerate(spec.scorers):
+            for name, constant in use.parameters_from.items():
+                if constant not in constants:
+                    yield self._unknown(("scorers", index, "parameters_from", name), constant, constants, "constant")
+        columns = frozenset(spec.fields).union(*(source.names for source in spec.sources))
+        for name in sorted((columns & constants) | ({CHOICE} & (columns | constants))):
+            yield self._document.problem(("constants", name), f"{name!r} is also a column, or reserved; rename it")
 
     def _source(self, index: int, source: Source) -> Iterator[SpecificationProblem]:
         here: FieldPath = ("sources", index)
@@ -154,7 +161,7 @@ class _Checker:
         for name in sorted(unknown):
             yield self._unknown(path, name, known)
 
-    def _unknown(self, path: FieldPath, name: str, known: frozenset[str]) -> SpecificationProblem:
+    def _unknown(self, path: FieldPath, name: str, known: frozenset[str], kind: str = "column") -> SpecificationProblem:
         near = nearest_names(name, known)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-        return self._document.problem(path, f"unknown column {name!r}; {hint}")
+        return self._document.problem(path, f"unknown {kind} {name!r}; {hint}")

@@ -3,7 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -40,8 +40,11 @@ def open_bytes(file: DataFile) -> Iterator[IO[bytes]]:
         UnreadableDataError: it cannot be opened, or the archive turns out broken while it is read.
     """
     try:
-        with file.path.open("rb") as stream:
-            yield cast(IO[bytes], gzip.open(stream)) if file.name.endswith(".gz") else stream
+        with ExitStack() as stack:
+            stream: IO[bytes] = stack.enter_context(file.path.open("rb"))
+            if file.name.endswith(".gz"):
+                stream = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=stream)))
+            yield stream
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableDataError(f"{file.name} cannot be read: {error}") from error
 
