@@ -1,0 +1,1 @@
+"""The generation service: checkpoints registered in Triton, sampling and log-likelihoods."""

@@ -1,0 +1,75 @@
+"""The seam to the inference server: what the generation service needs from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A checkpoint as the inference server loads it.
+
+    Attributes:
+        name: the server's name for it; unique per model id and content.
+        checkpoint_path: folder of the checkpoint, as the server sees it.
+        dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
+    """
+
+    name: str
+    checkpoint_path: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAnswer:
+    """One generated answer and what it cost."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool
+    engine_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineScores:
+    """The scores of all continuations of one context and what they cost."""
+
+    scores: Sequence[ContinuationScore]
+    prompt_tokens: int
+    truncated: bool
+    engine_seconds: float
+
+
+class InferenceBackend(Protocol):
+    """An inference server with explicit model control.
+
+    All calls but ``is_ready`` raise ``FleetError``: ``ModelLostError`` when the server is gone or does not (any longer)
+    have the model, ``DeadlineExceededError`` after ``timeout_seconds``, and typed errors of the engine otherwise.
+    Cancelling a call stops the engine's work on it.
+    """
+
+    async def is_ready(self) -> bool:
+        """Return whether the server takes requests; never raises."""
+
+    async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
+        """Return the names of the deployments that take requests."""
+
+    async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
+        """Load a deployment and return when it takes requests; one that is loaded already stays as it is."""
+
+    async def unload(self, name: str, *, timeout_seconds: float) -> None:
+        """Unload a deployment; an unknown name is no error."""
+
+    async def generate(
+        self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
+    ) -> EngineAnswer:
+        """Generate one answer with exactly the seed that ``sampling`` holds."""
+
+    async def score(
+        self, name: str, context: Prompt, continuations: Sequence[str], *, truncate: bool, timeout_seconds: float
+    ) -> EngineScores:
+        """Score all continuations of one context."""

@@ -1,0 +1,66 @@
+"""What can go wrong in the generation domain."""
+
+from services.runtime.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    UnavailableError,
+)
+
+CHECKPOINT_FIELD = "checkpoint_path"
+
+
+class CheckpointPathError(InvalidArgumentError):
+    """The path of a checkpoint lies outside the configured roots, or names no folder."""
+
+    default_reason = "CHECKPOINT_PATH_INVALID"
+
+    def __init__(self, message: str, *, reason: str | None = None, metadata: dict[str, str] | None = None) -> None:
+        violation = FieldViolation(CHECKPOINT_FIELD, message)
+        super().__init__(message, reason=reason, metadata=metadata, field_violations=(violation,))
+
+
+class CheckpointError(FailedPreconditionError):
+    """A checkpoint folder does not hold what the fleet can load; the message says how to mend it."""
+
+    default_reason = "CHECKPOINT_INVALID"
+
+
+class ModelExistsError(AlreadyExistsError):
+    """The model id is taken by other content."""
+
+    default_reason = "MODEL_EXISTS"
+
+
+class ModelFailedError(FailedPreconditionError):
+    """The model could not be loaded, so it answers nothing."""
+
+    default_reason = "MODEL_LOAD_FAILED"
+
+
+class ModelNotReadyError(UnavailableError):
+    """The model is (again) being loaded; the same request will succeed later."""
+
+    default_reason = "MODEL_LOADING"
+
+
+class ModelDeletedError(AbortedError):
+    """The model was deleted while something waited for it."""
+
+    default_reason = "MODEL_DELETED"
+
+
+class ModelLostError(UnavailableError):
+    """The inference server is gone, or lost the model: it has to be loaded again before the request is repeated.
+
+    Attributes:
+        engine_crashed: the server still lists the model, but its engine is dead and must be unloaded first.
+    """
+
+    default_reason = "INFERENCE_UNAVAILABLE"
+
+    def __init__(self, message: str, *, reason: str | None = None, engine_crashed: bool = False) -> None:
+        super().__init__(message, reason=reason, retry_after_seconds=1.0)
+        self.engine_crashed = engine_crashed

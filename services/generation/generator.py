@@ -1,0 +1,158 @@
+"""Generates and scores with registered models."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from services.generation.backend import EngineAnswer, InferenceBackend
+from services.generation.errors import ModelLostError
+from services.generation.flow import CallFlow, EngineFlow
+from services.generation.lifecycle import ModelLifecycle
+from services.generation.models import ModelRecord
+from services.generation.requests import (
+    Completion,
+    GenerationRequest,
+    GenerationResult,
+    Sampling,
+    ScoringRequest,
+    ScoringResult,
+    Usage,
+)
+from services.generation.sample_seeds import sample_seed
+from services.runtime.deadlines import bind_deadline, child_timeout, remaining_seconds
+
+ResultT = TypeVar("ResultT")
+BatchOutcome = GenerationResult | BaseException
+
+_ATTEMPTS = 3
+# Kept back from the items of a batch, so that those that were too slow still come back as statuses.
+_BATCH_MARGIN_SHARE = 0.05
+_LARGEST_BATCH_MARGIN_SECONDS = 1.0
+
+
+class Generator:
+    """Answers requests with whatever model they name, loading it again when the inference server lost it.
+
+    Args:
+        models: knows which models take requests.
+        backend: does the work.
+        flow: bounds what is asked of the backend at once.
+        request_timeout_seconds: bound of one engine request whose caller set none or a longer one.
+    """
+
+    def __init__(
+        self, models: ModelLifecycle, backend: InferenceBackend, flow: EngineFlow, *, request_timeout_seconds: float
+    ) -> None:
+        self._models = models
+        self._backend = backend
+        self._flow = flow
+        self._request_timeout_seconds = request_timeout_seconds
+
+    async def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Generate all samples of one request.
+
+        Raises:
+            FleetError: unknown or failed model, prompt too long, out of time, or inference unavailable.
+        """
+        return await self._generate(request, self._flow.open_call())
+
+    async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
+        """Generate for many requests; one outcome each, in their order.
+
+        Args:
+            requests: an exception in place of a request is its outcome.
+        """
+        flow = self._flow.open_call()
+        remaining = remaining_seconds()
+        if remaining is not None:
+            remaining -= min(_LARGEST_BATCH_MARGIN_SECONDS, _BATCH_MARGIN_SHARE * remaining)
+
+        async def outcome(request: GenerationRequest | BaseException) -> GenerationResult:
+            if isinstance(request, BaseException):
+                raise request
+            async with asyncio.timeout(remaining):
+                return await self._generate(request, flow)
+
+        with bind_deadline(remaining):
+            return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)
+
+    async def score(self, request: ScoringRequest) -> ScoringResult:
+        """Score all continuations of one context, in one engine request.
+
+        Raises:
+            FleetError: as for ``generate``.
+        """
+        flow = self._flow.open_call()
+
+        async def work(record: ModelRecord) -> ScoringResult:
+            async with flow.place():
+                answer = await self._backend.score(
+                    record.deployment.name,
+                    request.context,
+                    request.continuations,
+                    truncate=request.truncate,
+                    timeout_seconds=child_timeout(self._request_timeout_seconds),
+                )
+            tokens = sum(score.token_count for score in answer.scores)
+            usage = Usage(answer.prompt_tokens, tokens, answer.engine_seconds)
+            return ScoringResult(answer.scores, usage, record.digest, answer.truncated)
+
+        return await self._with_model(request.model_id, work)
+
+    async def _generate(self, request: GenerationRequest, flow: CallFlow) -> GenerationResult:
+        async def work(record: ModelRecord) -> GenerationResult:
+            samples = (self._sample(record, request, index, flow) for index in range(request.sample_count))
+            return _result(await _all(samples), record)
+
+        return await self._with_model(request.model_id, work)
+
+    async def _sample(
+        self, record: ModelRecord, request: GenerationRequest, index: int, flow: CallFlow
+    ) -> EngineAnswer:
+        async with flow.place():
+            return await self._backend.generate(
+                record.deployment.name,
+                request.prompt,
+                _sampling_of(request.sampling, index),
+                truncate=request.truncate,
+                timeout_seconds=child_timeout(self._request_timeout_seconds),
+            )
+
+    async def _with_model(self, model_id: str, work: Callable[[ModelRecord], Awaitable[ResultT]]) -> ResultT:
+        """Do ``work`` with a model that takes requests; when it gets lost, wait for it and do the work anew."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            model = await self._models.ready(model_id)
+            try:
+                return await work(model.record)
+            except ModelLostError as error:
+                self._models.report_lost(model, error)
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _sampling_of(sampling: Sampling, index: int) -> Sampling:
+    if sampling.temperature == 0 or sampling.seed is None:
+        return replace(sampling, seed=None)
+    return replace(sampling, seed=sample_seed(sampling.seed, index))
+
+
+def _result(answers: Sequence[EngineAnswer], record: ModelRecord) -> GenerationResult:
+    usage = Usage(
+        prompt_tokens=answers[0].prompt_tokens,
+        completion_tokens=sum(answer.completion_tokens for answer in answers),
+        engine_seconds=sum(answer.engine_seconds for answer in answers),
+    )
+    completions = [Completion(answer.text, answer.finish_reason, answer.completion_tokens) for answer in answers]
+    return GenerationResult(completions, usage, record.digest, any(answer.truncated for answer in answers))
+
+
+async def _all(samples: Iterable[Coroutine[Any, Any, EngineAnswer]]) -> list[EngineAnswer]:
+    """Await all samples at once; the first failure cancels the rest and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(sample) for sample in samples]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,70 @@
+"""Registered models: their record, their ids and the names that the inference server knows them by."""
+
+import enum
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.generation.backend import Deployment
+from services.generation.checkpoints import Fingerprint
+
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+MODEL_ID_RULE = "1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_SHOWN_DIGEST_CHARACTERS = 12
+_DEFAULT_ID_DIGEST_CHARACTERS = 8
+_LONGEST_ID = 63
+
+
+class ModelState(enum.Enum):
+    """What a model is doing."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What the registry keeps about one model.
+
+    Attributes:
+        model_id: the ``{model}`` of ``models/{model}``.
+        checkpoint_path: resolved folder of the checkpoint.
+        digest: SHA-256 (hex) of the content; empty until it is computed.
+        state: what the model is doing.
+        failure: one line why it failed; empty unless FAILED.
+        architecture: from the checkpoint's configuration.
+        dtype: number type of the computation, never ``auto``.
+        context_tokens: longest prompt plus answer; 0 if the configuration does not say.
+        weight_bytes: size of the weights.
+        create_time: when it was registered, in UTC.
+        fingerprint: the files that the digest was computed from; empty as long as the digest is.
+    """
+
+    model_id: str
+    checkpoint_path: str
+    digest: str
+    state: ModelState
+    failure: str
+    architecture: str
+    dtype: str
+    context_tokens: int
+    weight_bytes: int
+    create_time: datetime
+    fingerprint: Fingerprint = ()
+
+    @property
+    def deployment(self) -> Deployment:
+        """The model as the inference server loads it; needs the digest."""
+        name = f"checkpoint-{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
+        return Deployment(name, self.checkpoint_path, self.dtype)
+
+
+def default_model_id(folder_name: str, digest: str) -> str:
+    """Make an id for a model whose caller gave none: folder ``Step 1200`` may give ``step-1200-ab12cd34``."""
+    suffix = "-" + digest[:_DEFAULT_ID_DIGEST_CHARACTERS]
+    stem = re.sub(r"[^a-z0-9._-]+", "-", folder_name.casefold())
+    stem = stem.lstrip("._-")[: _LONGEST_ID - len(suffix)].rstrip("._-")
+    return (stem or "model") + suffix

@@ -1,0 +1,177 @@
+"""Registers checkpoints: which id they get, and whether it is free for their content."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from services.generation.checkpoints import Checkpoint, ContentDigests, Fingerprint, read_checkpoint
+from services.generation.errors import ModelExistsError
+from services.generation.lifecycle import ModelLifecycle
+from services.generation.models import DTYPES, ModelRecord, ModelState, default_model_id
+from services.generation.registry import CreateRequest, ModelRegistry
+from services.runtime.deadlines import child_timeout
+from services.runtime.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
+
+_DEFAULT_DTYPE = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A request to register a checkpoint.
+
+    Attributes:
+        checkpoint_path: its folder, as the caller wrote it.
+        model_id: ``None`` asks for one made from the folder's name and the digest.
+        dtype: one of ``DTYPES``.
+        request_id: makes a repetition of the request return the first one's model.
+    """
+
+    checkpoint_path: str
+    model_id: str | None = None
+    dtype: str = "auto"
+    request_id: str | None = None
+
+    @property
+    def parameters_digest(self) -> str:
+        """What a repetition must have in common with the first request."""
+        parameters = json.dumps([self.checkpoint_path, self.model_id, self.dtype])
+        return hashlib.sha256(parameters.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRules:
+    """What may be registered, and how long a caller waits.
+
+    Attributes:
+        roots: folders below which checkpoints may lie.
+        auto_dtype: what dtype ``auto`` stands for: float32, or the number type of the checkpoint's weights.
+        create_wait_seconds: a model that is not READY by then is returned LOADING.
+    """
+
+    roots: Sequence[Path]
+    auto_dtype: Literal["float32", "checkpoint"] = "float32"
+    create_wait_seconds: float = 10.0
+
+
+class ModelRegistrar:
+    """Makes models out of checkpoint folders."""
+
+    def __init__(
+        self, registry: ModelRegistry, lifecycle: ModelLifecycle, digests: ContentDigests, rules: RegistrationRules
+    ) -> None:
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._digests = digests
+        self._rules = rules
+
+    async def create(self, registration: Registration) -> ModelRecord:
+        """Register and load a checkpoint; return it READY, or LOADING when that takes long.
+
+        The same content under the same id is the model that exists already; if that had failed, it is loaded again.
+
+        Raises:
+            CheckpointPathError: the path is outside the roots, or names no folder.
+            FleetError: the checkpoint cannot be used; the message says how to mend it.
+            ModelExistsError: the id is taken by other content.
+            ModelFailedError: the inference server could not load it.
+        """
+        started = asyncio.get_running_loop().time()
+        model_id = self._repeated(registration)
+        if model_id is None:
+            checkpoint = await asyncio.to_thread(read_checkpoint, registration.checkpoint_path, self._rules.roots)
+            model_id = await self._register(registration, checkpoint)
+        elapsed_seconds = asyncio.get_running_loop().time() - started
+        return await self._lifecycle.settle(
+            model_id, wait_seconds=max(0.0, self._rules.create_wait_seconds - elapsed_seconds)
+        )
+
+    def _repeated(self, registration: Registration) -> str | None:
+        """Return the id of the model that an earlier request with the same request id made."""
+        earlier = self._registry.find_request(registration.request_id) if registration.request_id else None
+        if earlier is None:
+            return None
+        if earlier.parameters_digest != registration.parameters_digest:
+            message = "was used for another request; choose a new UUID, or repeat the first request unchanged"
+            raise InvalidArgumentError(
+                f"request_id {registration.request_id} {message}",
+                reason="REQUEST_ID_REUSED",
+                field_violations=(FieldViolation("request_id", message),),
+            )
+        return earlier.model_id
+
+    async def _register(self, registration: Registration, checkpoint: Checkpoint) -> str:
+        dtype = self._dtype(registration.dtype, checkpoint)
+        digest, fingerprint = "", Fingerprint()
+        model_id = registration.model_id
+        if model_id is None:
+            digest, fingerprint = await self._digest_in_time(checkpoint, dtype)
+            model_id = default_model_id(checkpoint.path.name, digest)
+        candidate = ModelRecord(
+            model_id=model_id,
+            checkpoint_path=str(checkpoint.path),
+            digest=digest,
+            state=ModelState.LOADING,
+            failure="",
+            architecture=checkpoint.facts.architecture,
+            dtype=dtype,
+            context_tokens=checkpoint.facts.context_tokens or 0,
+            weight_bytes=checkpoint.facts.weight_bytes,
+            create_time=datetime.now(UTC),
+            fingerprint=fingerprint,
+        )
+        async with self._lifecycle.lock(model_id):
+            existing = self._registry.find(model_id)
+            record = candidate if existing is None else await self._same_content(existing, candidate, checkpoint)
+            request_id = registration.request_id
+            request = CreateRequest(request_id, registration.parameters_digest, model_id) if request_id else None
+            if record is not existing or request is not None:
+                await self._registry.put(record, request)
+        return model_id
+
+    async def _same_content(self, existing: ModelRecord, candidate: ModelRecord, checkpoint: Checkpoint) -> ModelRecord:
+        """Return the record to keep for the existing model.
+
+        Raises:
+            ModelExistsError: the candidate has other content.
+        """
+        same_files = (existing.checkpoint_path, existing.dtype) == (candidate.checkpoint_path, candidate.dtype)
+        if not (same_files and existing.fingerprint == checkpoint.fingerprint):
+            digest, fingerprint = await self._digest_in_time(checkpoint, candidate.dtype)
+            # An empty digest is being computed right now; waiting for the same files' digest joins that computation.
+            known = existing.digest or (await self._digests.digest(Path(existing.checkpoint_path), existing.dtype))[0]
+            if digest != known:
+                raise ModelExistsError(
+                    f"models/{existing.model_id} holds other content: digest {known} from {existing.checkpoint_path} "
+                    f"in {existing.dtype}; this checkpoint in {candidate.dtype} has {digest}. Delete that model first, "
+                    "or choose another model_id",
+                    metadata={"model": existing.model_id, "digest": known, "requested_digest": digest},
+                )
+            if existing.state is ModelState.FAILED:
+                # Its own folder may be the reason: go on with the one that was just checked.
+                path = candidate.checkpoint_path
+                existing = replace(existing, checkpoint_path=path, digest=digest, fingerprint=fingerprint)
+        if existing.state is ModelState.FAILED:
+            return replace(existing, state=ModelState.LOADING, failure="")
+        return existing
+
+    async def _digest_in_time(self, checkpoint: Checkpoint, dtype: str) -> tuple[str, Fingerprint]:
+        try:
+            async with asyncio.timeout(child_timeout(3600.0)):
+                return await self._digests.digest(checkpoint.path, dtype)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"{checkpoint.path} is still being hashed; repeat the call (hashing goes on), or give a model_id that "
+                "is free: then CreateModel needs not wait for the digest",
+                reason="CHECKPOINT_BEING_HASHED",
+            ) from error
+
+    def _dtype(self, requested: str, checkpoint: Checkpoint) -> str:
+        if requested != "auto":
+            return requested
+        stated = checkpoint.facts.dtype
+        return stated if self._rules.auto_dtype == "checkpoint" and stated in DTYPES else _DEFAULT_DTYPE

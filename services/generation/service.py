@@ -1,0 +1,116 @@
+"""The servicers of GenerationService and ModelService: check, translate, ask the domain, translate back."""
+
+import grpc
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+
+from services.generation import translation
+from services.generation.generator import BatchOutcome, Generator
+from services.generation.lifecycle import ModelLifecycle
+from services.generation.registration import ModelRegistrar
+from services.generation.requests import GenerationRequest
+from services.runtime.errors import InvalidArgumentError, to_status
+from services.runtime.pagination import paginate
+
+GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
+MODEL_SERVICE = "evalfleet.generation.v1.ModelService"
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Generates and scores."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    async def Generate(
+        self,
+        request: generation_pb2.GenerateRequest,
+        context: grpc.aio.ServicerContext[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse],
+    ) -> generation_pb2.GenerateResponse:
+        """Generate all samples of one request."""
+        result = await self._generator.generate(translation.generation_request(request))
+        return translation.generation_response(result)
+
+    async def BatchGenerate(
+        self,
+        request: generation_pb2.BatchGenerateRequest,
+        context: grpc.aio.ServicerContext[generation_pb2.BatchGenerateRequest, generation_pb2.BatchGenerateResponse],
+    ) -> generation_pb2.BatchGenerateResponse:
+        """Generate for many requests, each with an outcome of its own."""
+        translation.check_batch_size(len(request.requests))
+        outcomes = await self._generator.generate_batch([_checked(each) for each in request.requests])
+        return generation_pb2.BatchGenerateResponse(results=[_result(outcome) for outcome in outcomes])
+
+    async def ScoreContinuations(
+        self,
+        request: generation_pb2.ScoreContinuationsRequest,
+        context: grpc.aio.ServicerContext[
+            generation_pb2.ScoreContinuationsRequest, generation_pb2.ScoreContinuationsResponse
+        ],
+    ) -> generation_pb2.ScoreContinuationsResponse:
+        """Score all continuations of one context."""
+        result = await self._generator.score(translation.scoring_request(request))
+        return translation.scoring_response(result)
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Registers checkpoints."""
+
+    def __init__(self, registrar: ModelRegistrar, lifecycle: ModelLifecycle) -> None:
+        self._registrar = registrar
+        self._lifecycle = lifecycle
+
+    async def CreateModel(
+        self,
+        request: model_pb2.CreateModelRequest,
+        context: grpc.aio.ServicerContext[model_pb2.CreateModelRequest, model_pb2.CreateModelResponse],
+    ) -> model_pb2.CreateModelResponse:
+        """Register a checkpoint and load it."""
+        record = await self._registrar.create(translation.registration(request))
+        return model_pb2.CreateModelResponse(model=translation.model_message(record))
+
+    async def GetModel(
+        self,
+        request: model_pb2.GetModelRequest,
+        context: grpc.aio.ServicerContext[model_pb2.GetModelRequest, model_pb2.GetModelResponse],
+    ) -> model_pb2.GetModelResponse:
+        """Read one model."""
+        record = self._lifecycle.get(translation.model_id_of(request.name))
+        return model_pb2.GetModelResponse(model=translation.model_message(record))
+
+    async def ListModels(
+        self,
+        request: model_pb2.ListModelsRequest,
+        context: grpc.aio.ServicerContext[model_pb2.ListModelsRequest, model_pb2.ListModelsResponse],
+    ) -> model_pb2.ListModelsResponse:
+        """List models by name."""
+        page = paginate(
+            self._lifecycle.records(),
+            key=lambda record: record.model_id,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            scope="ListModels",
+        )
+        models = [translation.model_message(record) for record in page.items]
+        return model_pb2.ListModelsResponse(models=models, next_page_token=page.next_page_token)
+
+    async def DeleteModel(
+        self,
+        request: model_pb2.DeleteModelRequest,
+        context: grpc.aio.ServicerContext[model_pb2.DeleteModelRequest, model_pb2.DeleteModelResponse],
+    ) -> model_pb2.DeleteModelResponse:
+        """Unload and forget a model."""
+        await self._lifecycle.delete(translation.model_id_of(request.name))
+        return model_pb2.DeleteModelResponse()
+
+
+def _checked(request: generation_pb2.GenerateRequest) -> GenerationRequest | InvalidArgumentError:
+    try:
+        return translation.generation_request(request)
+    except InvalidArgumentError as error:
+        return error
+
+
+def _result(outcome: BatchOutcome) -> generation_pb2.GenerateResult:
+    if isinstance(outcome, BaseException):
+        return generation_pb2.GenerateResult(status=to_status(outcome))
+    return generation_pb2.GenerateResult(response=translation.generation_response(outcome))

@@ -1,0 +1,49 @@
+"""Settings of the generation service."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.runtime.settings import ServiceSettings
+
+
+class GenerationSettings(ServiceSettings):
+    """Where Triton, the checkpoints and the state are, and how long and how much at once."""
+
+    port: int = Field(8101, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    triton_target: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service.")
+    triton_key_file: Path | None = Field(
+        None, description="File with Triton's model-control key; without one, loading is refused by a guarded Triton."
+    )
+    state_dir: Path = Field(Path(".evalfleet"), description="Folder of the model registry (models.sqlite3).")
+    checkpoint_roots: str = Field(
+        "", description="Folders below which checkpoints may lie, separated by colons; none: nothing can be registered."
+    )
+    auto_dtype: Literal["float32", "checkpoint"] = Field(
+        "float32", description="What dtype auto means: float32 (for CPUs), or the number type of the checkpoint (GPUs)."
+    )
+
+    max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
+    max_engine_requests_per_call: int = Field(
+        32, ge=1, description="Of those, how many samples or batch items of one call."
+    )
+    engine_request_timeout_seconds: float = Field(
+        600.0, gt=0, description="Longest single request to Triton, in seconds, whatever the caller's deadline."
+    )
+    concurrent_loads: int = Field(2, ge=1, description="Checkpoints loaded at once.")
+    load_timeout_seconds: float = Field(600.0, gt=0, description="Longest load of one checkpoint, in seconds.")
+    create_wait_seconds: float = Field(
+        10.0, ge=0, description="CreateModel returns a model that is still LOADING after this many seconds."
+    )
+    ready_wait_seconds: float = Field(
+        30.0, ge=0, description="Longest that a request waits for its model to be loaded again, in seconds."
+    )
+    reconcile_interval_seconds: float = Field(
+        2.0, gt=0, description="Seconds between two comparisons of the registry with what Triton has loaded."
+    )
+
+    @property
+    def checkpoint_folders(self) -> tuple[Path, ...]:
+        """``checkpoint_roots`` as paths."""
+        return tuple(Path(each) for each in self.checkpoint_roots.split(":") if each)

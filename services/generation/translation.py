@@ -1,0 +1,276 @@
+"""Between the contract's messages and the domain: everything that comes in is checked here."""
+
+import uuid
+
+from evalfleet.common.v1 import common_pb2
+from evalfleet.generation.v1 import generation_pb2, model_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from services.generation.models import DTYPES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
+from services.generation.registration import Registration
+from services.generation.requests import (
+    FinishReason,
+    GenerationRequest,
+    GenerationResult,
+    Prompt,
+    Role,
+    Sampling,
+    ScoringRequest,
+    ScoringResult,
+    Turn,
+    Usage,
+)
+from services.generation.violations import Violations
+from services.inference.sampling import MAX_OUTPUT_TOKENS, MAX_STOP_STRING_CHARACTERS
+from services.runtime.errors import nearest_names
+
+MAX_SAMPLES = 128
+MAX_BATCH = 256
+MAX_CONTINUATIONS = 256
+_MAX_STOPS = 16
+_HIGHEST_TEMPERATURE = 2.0
+_MODEL_PREFIX = "models/"
+
+_ROLES: dict[int, Role] = {
+    common_pb2.ROLE_SYSTEM: "system",
+    common_pb2.ROLE_USER: "user",
+    common_pb2.ROLE_ASSISTANT: "assistant",
+}
+_TRUNCATIONS = {
+    generation_pb2.TRUNCATION_POLICY_UNSPECIFIED: False,
+    generation_pb2.TRUNCATION_POLICY_FAIL: False,
+    generation_pb2.TRUNCATION_POLICY_LEFT: True,
+}
+_FINISH_REASONS = {
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+}
+_STATES = {
+    ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
+    ModelState.READY: model_pb2.MODEL_STATE_READY,
+    ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
+}
+
+
+def generation_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
+    """Check and read a request to generate.
+
+    Raises:
+        InvalidArgumentError: lists every invalid field.
+    """
+    bad = Violations()
+    request = GenerationRequest(
+        model_id=_model_id(message.model, "model", bad),
+        prompt=_prompt(message, message.WhichOneof("input"), bad, may_be_empty=False),
+        sampling=_sampling(message.sampling, bad),
+        sample_count=message.sample_count if message.HasField("sample_count") else 1,
+        truncate=_truncate(message.truncation, bad),
+    )
+    bad.require(1 <= request.sample_count <= MAX_SAMPLES, "sample_count", f"must be from 1 to {MAX_SAMPLES}")
+    bad.require(
+        request.sample_count <= 1 or request.sampling.temperature != 0,
+        "sample_count",
+        "above 1 needs sampling.temperature above 0, because greedy answers are all the same",
+    )
+    bad.raise_any()
+    return request
+
+
+def scoring_request(message: generation_pb2.ScoreContinuationsRequest) -> ScoringRequest:
+    """Check and read a request to score continuations.
+
+    Raises:
+        InvalidArgumentError: lists every invalid field.
+    """
+    bad = Violations()
+    count = len(message.continuations)
+    bad.require(
+        1 <= count <= MAX_CONTINUATIONS, "continuations", f"must hold 1 to {MAX_CONTINUATIONS} texts, not {count}"
+    )
+    for index, text in enumerate(message.continuations):
+        bad.require(bool(text), f"continuations[{index}]", "must not be empty")
+    request = ScoringRequest(
+        model_id=_model_id(message.model, "model", bad),
+        context=_prompt(message, message.WhichOneof("context"), bad, may_be_empty=True),
+        continuations=tuple(message.continuations),
+        truncate=_truncate(message.truncation, bad),
+    )
+    bad.raise_any()
+    return request
+
+
+def check_batch_size(count: int) -> None:
+    """Check the number of requests of a batch.
+
+    Raises:
+        InvalidArgumentError: none, or too many.
+    """
+    bad = Violations()
+    bad.require(1 <= count <= MAX_BATCH, "requests", f"must hold 1 to {MAX_BATCH} requests, not {count}")
+    bad.raise_any()
+
+
+def registration(message: model_pb2.CreateModelRequest) -> Registration:
+    """Check and read a request to register a checkpoint.
+
+    Raises:
+        InvalidArgumentError: lists every invalid field.
+    """
+    bad = Violations()
+    model_id = message.model_id if message.HasField("model_id") else None
+    bad.require(model_id is None or bool(MODEL_ID.fullmatch(model_id)), "model_id", f"must be {MODEL_ID_RULE}")
+    bad.require(bool(message.checkpoint_path), "checkpoint_path", "must name the checkpoint's folder")
+    dtype = message.dtype if message.HasField("dtype") else "auto"
+    if dtype not in DTYPES:
+        near = nearest_names(dtype, DTYPES)
+        bad.add("dtype", f"must be one of {', '.join(DTYPES)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    request_id = message.request_id if message.HasField("request_id") else None
+    if request_id is not None:
+        try:
+            request_id = str(uuid.UUID(request_id))
+        except ValueError:
+            bad.add("request_id", "must be a UUID such as 3f2c8a52-7c1f-4d09-9a35-2f5f0f2f6c11")
+    bad.raise_any()
+    return Registration(message.checkpoint_path, model_id, dtype, request_id)
+
+
+def model_id_of(name: str) -> str:
+    """Read the resource name of a model.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    bad = Violations()
+    model_id = _model_id(name, "name", bad)
+    bad.raise_any()
+    return model_id
+
+
+def _model_id(name: str, field: str, bad: Violations) -> str:
+    model_id = name.removeprefix(_MODEL_PREFIX)
+    is_name = name.startswith(_MODEL_PREFIX) and model_id and "/" not in model_id
+    bad.require(bool(is_name), field, f"must look like models/{{model}}, not {name[:80]!r}")
+    return model_id
+
+
+def _prompt(
+    message: generation_pb2.GenerateRequest | generation_pb2.ScoreContinuationsRequest,
+    chosen: str | None,
+    bad: Violations,
+    *,
+    may_be_empty: bool,
+) -> Prompt:
+    if chosen == "conversation":
+        return _turns(message.conversation, bad)
+    if chosen is None:
+        bad.add("prompt", "or conversation must be set")
+    elif not may_be_empty:
+        bad.require(bool(message.prompt), "prompt", "must not be empty")
+    return message.prompt
+
+
+def _turns(conversation: common_pb2.Conversation, bad: Violations) -> tuple[Turn, ...]:
+    bad.require(bool(conversation.messages), "conversation.messages", "must hold at least one turn")
+    turns = []
+    for index, message in enumerate(conversation.messages):
+        path = f"conversation.messages[{index}]"
+        role = _ROLES.get(message.role)
+        bad.require(role is not None, f"{path}.role", "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT")
+        bad.require(role != "system" or index == 0, f"{path}.role", "must come first if it is ROLE_SYSTEM")
+        bad.require(bool(message.content), f"{path}.content", "must not be empty")
+        turns.append(Turn(role or "user", message.content))
+    if turns and turns[-1].role == "assistant":
+        bad.add(
+            f"conversation.messages[{len(turns) - 1}].role",
+            "must not be ROLE_ASSISTANT in the last turn: the model's answer follows it; render the text yourself and "
+            "send it as prompt to continue an answer",
+        )
+    return tuple(turns)
+
+
+def _sampling(message: generation_pb2.SamplingParameters, bad: Violations) -> Sampling:
+    default = Sampling()
+    sampling = Sampling(
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        temperature=message.temperature if message.HasField("temperature") else default.temperature,
+        top_p=message.top_p if message.HasField("top_p") else default.top_p,
+        top_k=message.top_k if message.HasField("top_k") else default.top_k,
+        stop=tuple(message.stop),
+        seed=message.seed if message.HasField("seed") else None,
+    )
+    # Comparisons are written so that NaN fails them.
+    bad.require(
+        1 <= sampling.max_tokens <= MAX_OUTPUT_TOKENS, "sampling.max_tokens", f"must be from 1 to {MAX_OUTPUT_TOKENS}"
+    )
+    bad.require(
+        0 <= sampling.temperature <= _HIGHEST_TEMPERATURE,
+        "sampling.temperature",
+        f"must be from 0 (greedy) to {_HIGHEST_TEMPERATURE:g}",
+    )
+    bad.require(0 < sampling.top_p <= 1, "sampling.top_p", "must be above 0 and at most 1")
+    bad.require(sampling.top_k >= 0, "sampling.top_k", "must be 0 (all tokens) or positive")
+    bad.require(len(sampling.stop) <= _MAX_STOPS, "sampling.stop", f"must hold at most {_MAX_STOPS} strings")
+    for index, text in enumerate(sampling.stop):
+        is_valid = 1 <= len(text) <= MAX_STOP_STRING_CHARACTERS
+        bad.require(is_valid, f"sampling.stop[{index}]", f"must have 1 to {MAX_STOP_STRING_CHARACTERS} characters")
+    return sampling
+
+
+def _truncate(policy: generation_pb2.TruncationPolicy.ValueType, bad: Violations) -> bool:
+    bad.require(policy in _TRUNCATIONS, "truncation", f"has no policy {policy}; use FAIL or LEFT")
+    return _TRUNCATIONS.get(policy, False)
+
+
+def generation_response(result: GenerationResult) -> generation_pb2.GenerateResponse:
+    """Write the answers to one request."""
+    completions = [
+        generation_pb2.Completion(
+            text=each.text, finish_reason=_FINISH_REASONS[each.finish_reason], token_count=each.token_count
+        )
+        for each in result.completions
+    ]
+    return generation_pb2.GenerateResponse(
+        completions=completions,
+        usage=_usage(result.usage),
+        model_digest=result.model_digest,
+        truncated=result.truncated,
+    )
+
+
+def scoring_response(result: ScoringResult) -> generation_pb2.ScoreContinuationsResponse:
+    """Write the scores of all continuations."""
+    scores = [
+        generation_pb2.ContinuationScore(
+            log_likelihood=each.log_likelihood, is_greedy=each.is_greedy, token_count=each.token_count
+        )
+        for each in result.scores
+    ]
+    return generation_pb2.ScoreContinuationsResponse(
+        scores=scores, usage=_usage(result.usage), model_digest=result.model_digest, truncated=result.truncated
+    )
+
+
+def model_message(record: ModelRecord) -> model_pb2.Model:
+    """Write a model."""
+    created = timestamp_pb2.Timestamp()
+    created.FromDatetime(record.create_time)
+    return model_pb2.Model(
+        name=_MODEL_PREFIX + record.model_id,
+        checkpoint_path=record.checkpoint_path,
+        digest=record.digest,
+        state=_STATES[record.state],
+        failure=record.failure,
+        architecture=record.architecture,
+        dtype=record.dtype,
+        context_tokens=record.context_tokens,
+        weight_bytes=record.weight_bytes,
+        create_time=created,
+    )
+
+
+def _usage(usage: Usage) -> common_pb2.Usage:
+    engine_time = duration_pb2.Duration()
+    engine_time.FromNanoseconds(round(usage.engine_seconds * 1e9))
+    return common_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_time=engine_time
+    )

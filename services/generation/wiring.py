@@ -1,0 +1,95 @@
+"""Puts the generation service together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from services.generation.backend import InferenceBackend
+from services.generation.checkpoints import ContentDigests
+from services.generation.flow import EngineFlow
+from services.generation.generator import Generator
+from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
+from services.generation.loading import CheckpointLoader, LoadingLimits
+from services.generation.registration import ModelRegistrar, RegistrationRules
+from services.generation.registry import ModelRegistry
+from services.generation.service import GENERATION_SERVICE, MODEL_SERVICE, GenerationServicer, ModelServicer
+from services.generation.settings import GenerationSettings
+from services.generation.triton_backend import TritonBackend
+from services.inference.client import InferenceClient
+from services.runtime.errors import StartupError
+from services.runtime.server import HostedService
+
+
+@asynccontextmanager
+async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
+    """Yield the services, backed by the Triton server that the settings name.
+
+    Raises:
+        StartupError: the state folder or the key file cannot be used.
+    """
+    key = _read_key(settings.triton_key_file)
+    async with (
+        InferenceClient(settings.triton_target, model_control_key=key) as client,
+        wire_backend(settings, metrics, TritonBackend(client)) as services,
+    ):
+        yield services
+
+
+@asynccontextmanager
+async def wire_backend(
+    settings: GenerationSettings, metrics: CollectorRegistry, backend: InferenceBackend
+) -> AsyncIterator[Sequence[HostedService]]:
+    """Yield the services on top of any backend; registered models begin to load at once."""
+    roots = settings.checkpoint_folders
+    digests = ContentDigests()
+    loader = CheckpointLoader(
+        backend,
+        digests,
+        roots,
+        LoadingLimits(load_timeout_seconds=settings.load_timeout_seconds, concurrent_loads=settings.concurrent_loads),
+    )
+    with closing(ModelRegistry(settings.state_dir)) as registry:
+        lifecycle = ModelLifecycle(
+            registry,
+            backend,
+            loader,
+            LifecycleLimits(
+                ready_wait_seconds=settings.ready_wait_seconds,
+                reconcile_interval_seconds=settings.reconcile_interval_seconds,
+            ),
+        )
+        rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds)
+        flow = EngineFlow(
+            total=settings.max_engine_requests, per_call=settings.max_engine_requests_per_call, metrics=metrics
+        )
+        generator = Generator(lifecycle, backend, flow, request_timeout_seconds=settings.engine_request_timeout_seconds)
+        generation = GenerationServicer(generator)
+        models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules), lifecycle)
+        await lifecycle.start()
+        try:
+            yield (
+                HostedService(
+                    GENERATION_SERVICE,
+                    lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server),
+                    readiness=backend.is_ready,
+                ),
+                HostedService(
+                    MODEL_SERVICE,
+                    lambda server: model_pb2_grpc.add_ModelServiceServicer_to_server(models, server),
+                    readiness=backend.is_ready,
+                ),
+            )
+        finally:
+            await lifecycle.close()
+
+
+def _read_key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read Triton's model-control key: {error}; set EVALFLEET_TRITON_KEY_FILE") from error
