@@ -1,0 +1,85 @@
+"""Puts the evaluation service together from its settings."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from services.evaluation.catalog import Catalog
+from services.evaluation.data_roots import DataRoots
+from services.evaluation.hub import HuggingFaceHub
+from services.evaluation.runs.executor import Peers
+from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteSafetyJudge, RemoteScorerPanel
+from services.evaluation.runs.store import RunStore
+from services.evaluation.service import EvaluationServicer
+from services.evaluation.settings import EvaluationSettings
+from services.evaluation.suite_book import CatalogBook
+from services.runtime.channels import open_channel
+from services.runtime.database import open_database, sqlite_url
+from services.runtime.server import HostedService
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_SERVICE = evaluation_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name
+
+
+@asynccontextmanager
+async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
+    """Open the database, connect to the other services and take unfinished runs up again.
+
+    Raises:
+        StartupError: the database cannot be used.
+        FailedPreconditionError: a suite folder does not exist.
+    """
+    catalog = Catalog.load(settings.suite_folders)
+    for problem in catalog.problems:
+        structlog.get_logger(__name__).warning("definition_broken", problem=problem.message)
+    async with AsyncExitStack() as stack:
+        engine = await open_database(sqlite_url(settings.state_dir / "evaluation.sqlite"), migrations=_MIGRATIONS)
+        stack.push_async_callback(engine.dispose)
+        peers, ledger = await _connect(settings, stack)
+        manager = RunManager(
+            RunStore(engine),
+            CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub())),
+            peers,
+            parallel_runs=settings.parallel_runs,
+            default_concurrency=settings.default_concurrency,
+            patience_seconds=settings.patience_seconds,
+        )
+        stack.push_async_callback(manager.stop)
+        await manager.start()
+        servicer = EvaluationServicer(manager, catalog, ledger)
+        yield [
+            HostedService(
+                full_name=_SERVICE,
+                add_to_server=lambda server: evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
+                    servicer, server
+                ),
+                unbounded_methods=frozenset({"WatchRun"}),
+            )
+        ]
+
+
+async def _connect(settings: EvaluationSettings, stack: AsyncExitStack) -> tuple[Peers, RemoteLedger]:
+    """Channels to the four other services, closed with ``stack``."""
+    timeout = settings.call_timeout_seconds
+    channels = []
+    for target in (
+        settings.generation_target,
+        settings.safety_target,
+        settings.scoring_target,
+        settings.aggregation_target,
+    ):
+        channels.append(await stack.enter_async_context(open_channel(target)))
+    generation, safety, scoring, aggregation = channels
+    ledger = RemoteLedger(aggregation, timeout_seconds=timeout)
+    peers = Peers(
+        generator=RemoteGenerator(generation, timeout_seconds=timeout),
+        safety=RemoteSafetyJudge(safety, timeout_seconds=timeout),
+        scorers=RemoteScorerPanel(scoring, timeout_seconds=timeout),
+        ledger=ledger,
+    )
+    return peers, ledger
