@@ -3,6 +3,8 @@
 from __future__ import annotations  # grpc's callables are generic in its type stubs alone
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Protocol, TypeVar
 
 import grpc
@@ -28,7 +30,7 @@ ResponseT = TypeVar("ResponseT")
 PagedT = TypeVar("PagedT", bound=PagedAnswer)
 
 
-class Connection:
+class Connection(AbstractContextManager["Connection"]):
     """A channel to one service, which knows the service's name and address for its error messages.
 
     Attributes:
@@ -45,6 +47,14 @@ class Connection:
     def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         self.channel.close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def call(
         self,

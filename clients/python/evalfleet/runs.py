@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 
 from evalfleet import decoding
@@ -81,32 +81,33 @@ class Runs:
         request = evaluation_pb2.CancelRunRequest(name=full_name("runs", name))
         return decoding.run(self._evaluation.call(self._stub.CancelRun, request).run)
 
-    def watch(self, name: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[RunSnapshot]:
+    def watch(self, name: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Generator[RunSnapshot]:
         """Yield the run as it stands, at once and whenever it changes, until it has ended.
 
         A service that is restarted meanwhile is waited for.
 
         Args:
             name: the run.
-            patience_seconds: longest time without any answer.
+            patience_seconds: longest time that the service may be unreachable.
 
         Raises:
-            UnavailableError: there was no answer for that long; the run itself may go on.
+            UnavailableError: it was unreachable for that long; the run itself may go on.
         """
         request = evaluation_pb2.WatchRunRequest(name=full_name("runs", name))
-        give_up_at = time.monotonic() + patience_seconds
+        silent_since: float | None = None
         while True:
             try:
                 for answer in self._evaluation.stream(self._stub.WatchRun, request):
+                    silent_since = None
                     snapshot = _snapshot(answer)
                     yield snapshot
                     if snapshot.run.state.is_final:
                         return
-                    give_up_at = time.monotonic() + patience_seconds
             except (UnavailableError, CancelledCallError):
-                if time.monotonic() > give_up_at:
+                if silent_since is not None and time.monotonic() - silent_since > patience_seconds:
                     raise
             # A stream that ends before the run does belongs to a service that is draining.
+            silent_since = silent_since or time.monotonic()
             time.sleep(_RECONNECT_SECONDS)
 
     def snapshot(self, name: str) -> RunSnapshot:
