@@ -66,7 +66,8 @@ Example:
   evalfleet watch r-1a2b3c
 
 \b
-Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did not, 130 interrupted."""
+Ctrl-C stops the watching, not the run.
+Exit code: 0 the run succeeded, 1 it did not, 130 interrupted."""
 )
 @click.argument("run")
 @groups_option
