@@ -93,7 +93,8 @@ def inspect_checkpoint(path: str | Path) -> CheckpointFacts:
             "tokenizer.save_pretrained",
             folder,
         )
-    text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    text_config: dict[str, Any] = nested if isinstance(nested, dict) else config
     return CheckpointFacts(
         path=folder,
         architecture=next(iter(config.get("architectures") or ()), ""),
@@ -182,7 +183,7 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
     names = config.get("id2label")
     if not isinstance(names, dict):
         return ()
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+    return tuple(str(names[key]) for key in sorted(names, key=lambda key: (len(str(key)), str(key))))
 
 
 def content_digest(*folders: str | Path, dtype: str = "") -> str:

@@ -1,0 +1,175 @@
+"""Cached keys and values of the sequences that are generated together.
+
+Rows share one time axis and end at the same position; shorter ones start later. A new token is written in place, a
+finished row is overwritten by the last one, and the axis is shortened once its front belongs to nobody. transformers'
+own dynamic cache copies everything for every token instead.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_GROWTH: Final = 1.5
+_SPARE_TOKENS: Final = 64
+
+
+class RowLayer(DynamicLayer):
+    """One layer's buffers, [capacity rows, heads, capacity tokens, head size], of which a corner is in use."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._key_buffer: torch.Tensor | None = None
+        self._value_buffer: torch.Tensor | None = None
+        self._rows = 0
+        self._tokens = 0
+
+    def get_seq_length(self) -> int:
+        """Return the length of the time axis in tokens."""
+        return self._tokens
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new tokens of all rows behind the old ones; return views of everything in use."""
+        added = key_states.shape[-2]
+        keys, values = self._buffers(key_states, value_states, self._rows, self._tokens + added)
+        keys[: self._rows, :, self._tokens : self._tokens + added] = key_states
+        values[: self._rows, :, self._tokens : self._tokens + added] = value_states
+        self._tokens += added
+        return keys[: self._rows, :, : self._tokens], values[: self._rows, :, : self._tokens]
+
+    def append_rows(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> None:
+        """Add rows that were computed apart, aligned at the end of the time axis."""
+        added, length = new_keys.shape[0], new_keys.shape[-2]
+        old_rows, old_tokens = self._rows, self._tokens
+        tokens = max(length, old_tokens)
+        shift = tokens - old_tokens
+        buffers = self._buffers(new_keys, new_values, old_rows + added, tokens)
+        for buffer, new in zip(buffers, (new_keys, new_values), strict=True):
+            if shift and old_rows:
+                buffer[:old_rows, :, shift:tokens] = buffer[:old_rows, :, :old_tokens].clone()
+            buffer[old_rows : old_rows + added, :, tokens - length : tokens] = new
+        self._rows, self._tokens = old_rows + added, tokens
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        for buffer in (self._key_buffer, self._value_buffer):
+            if buffer is not None:
+                buffer[target, :, : self._tokens] = buffer[source, :, : self._tokens]
+
+    def shrink_rows(self, rows: int) -> None:
+        """Forget all rows from ``rows`` on; without rows the memory is given back."""
+        self._rows = rows
+        if not rows:
+            self._key_buffer = self._value_buffer = None
+            self._tokens = 0
+
+    def drop_front(self, tokens: int) -> None:
+        """Forget the oldest positions of the time axis."""
+        for buffer in (self._key_buffer, self._value_buffer):
+            if buffer is not None:
+                kept = buffer[: self._rows, :, tokens : self._tokens].clone()
+                buffer[: self._rows, :, : self._tokens - tokens] = kept
+        self._tokens -= tokens
+
+    def _buffers(
+        self, key_like: torch.Tensor, value_like: torch.Tensor, rows: int, tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return buffers that hold ``rows`` × ``tokens``; what was in use is kept."""
+        self._key_buffer = self._grown(self._key_buffer, key_like, rows, tokens)
+        self._value_buffer = self._grown(self._value_buffer, value_like, rows, tokens)
+        return self._key_buffer, self._value_buffer
+
+    def _grown(self, buffer: torch.Tensor | None, like: torch.Tensor, rows: int, tokens: int) -> torch.Tensor:
+        if buffer is not None and buffer.shape[0] >= rows and buffer.shape[2] >= tokens:
+            return buffer
+        capacity_rows = rows if buffer is None else max(rows, buffer.shape[0])
+        capacity_tokens = tokens + _SPARE_TOKENS
+        if buffer is not None:
+            capacity_tokens = (
+                max(capacity_tokens, int(buffer.shape[2] * _GROWTH)) if buffer.shape[2] < tokens else buffer.shape[2]
+            )
+        # Zeros, because a masked position still takes part in a product and must not be NaN.
+        grown = like.new_zeros((capacity_rows, like.shape[1], capacity_tokens, like.shape[3]))
+        if buffer is not None and self._rows:
+            grown[: self._rows, :, : self._tokens] = buffer[: self._rows, :, : self._tokens]
+        return grown
+
+
+class RowCache(Cache):
+    """The cache of a running batch; rows are numbered from 0 without gaps."""
+
+    def __init__(self) -> None:
+        self._row_layers: list[RowLayer] = []
+        super().__init__(layers=self._row_layers)  # type: ignore[arg-type]
+        self._lengths: list[int] = []
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of every row."""
+        return self._lengths
+
+    @property
+    def time_tokens(self) -> int:
+        """Length of the shared time axis in tokens."""
+        return self.get_seq_length()
+
+    def append_rows(self, computed: DynamicCache, lengths: Sequence[int]) -> None:
+        """Add rows from a left-padded prefill; ``lengths`` are their tokens without padding."""
+        while len(self._row_layers) < len(computed.layers):
+            self._row_layers.append(RowLayer())
+        for own, (keys, values) in zip(self._row_layers, layer_tensors(computed), strict=True):
+            own.append_rows(keys, values)
+        self._lengths.extend(lengths)
+
+    def note_step(self) -> None:
+        """Record that every row grew by one token."""
+        self._lengths = [length + 1 for length in self._lengths]
+
+    def remove_rows(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Forget rows; return the moves (from, to) by which the others stay without gaps, in order."""
+        moves: list[tuple[int, int]] = []
+        count = len(self._lengths)
+        for row in sorted(rows, reverse=True):
+            count -= 1
+            if row != count:
+                moves.append((count, row))
+                self._lengths[row] = self._lengths[count]
+        self._lengths = self._lengths[:count]
+        for layer in self._row_layers:
+            for source, target in moves:
+                layer.move_row(source, target)
+            layer.shrink_rows(count)
+        self._shorten()
+        return moves
+
+    def _shorten(self) -> None:
+        unused = self.time_tokens - max(self._lengths, default=0)
+        # Copying pays only once a good part of the axis is unused.
+        if self._lengths and unused >= _SPARE_TOKENS and unused * 4 >= self.time_tokens:
+            for layer in self._row_layers:
+                layer.drop_front(unused)
+
+
+def select_rows(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Copy rows of a prefill's cache, repeats allowed, into a cache that can grow on its own."""
+    selected = DynamicCache()
+    for layer_index, (keys, values) in enumerate(layer_tensors(cache)):
+        selected.update(keys.index_select(0, rows), values.index_select(0, rows), layer_index)
+    return selected
+
+
+def layer_tensors(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return keys and values of every layer, each [rows, heads, tokens, head size].
+
+    Raises:
+        TypeError: a layer keeps something else, or has not been computed.
+    """
+    tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+            raise TypeError(f"{type(layer).__name__} does not hold plain keys and values")
+        tensors.append((layer.keys, layer.values))
+    return tensors

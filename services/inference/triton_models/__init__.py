@@ -1,0 +1,1 @@
+"""Triton Python models: each adapts one engine to Triton's Python backend."""

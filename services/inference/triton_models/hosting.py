@@ -1,0 +1,65 @@
+"""What every Triton Python model needs from its stub process: text encoding, arguments, metrics."""
+
+import json
+import locale
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import triton_python_backend_utils as pb_utils
+
+from services.inference import contract
+from services.inference.contract import CausalLMArguments, ClassifierArguments
+from services.inference.engines.seams import METRICS
+from services.inference.failures import InferenceFailure, encode_failure
+
+Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments)
+
+
+def prepare_stub() -> None:
+    """Set what the stub's embedded Python lacks: UTF-8 as its text encoding, and a log that says where."""
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def model_arguments(args: Mapping[str, str], arguments_class: type[Arguments]) -> Arguments:
+    """Read the model.json of the model that ``initialize`` was called for."""
+    file = Path(args["model_repository"]) / args["model_version"] / contract.ARGUMENTS_FILE
+    return arguments_class(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def load_error(failure: InferenceFailure) -> Any:
+    """Build the exception by which ``initialize`` reports a model that cannot be loaded."""
+    return pb_utils.TritonModelException(encode_failure(failure))
+
+
+class StubMetrics:
+    """Publishes an engine's metrics on Triton's metrics endpoint.
+
+    Args:
+        model_name: label of every metric.
+    """
+
+    def __init__(self, model_name: str) -> None:
+        self._families: list[Any] = []
+        self._metrics: dict[str, Any] = {}
+        self._published: dict[str, float] = {}
+        for name, (kind, description) in METRICS.items():
+            family_kind = pb_utils.MetricFamily.GAUGE if kind == "gauge" else pb_utils.MetricFamily.COUNTER
+            family = pb_utils.MetricFamily(name=name, description=description, kind=family_kind)
+            # A family that is garbage collected takes its metrics off the endpoint.
+            self._families.append(family)
+            self._metrics[name] = family.Metric(labels={"model": model_name})
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Replace the published value of each name."""
+        for name, value in values.items():
+            before = self._published.get(name, 0.0)
+            if value == before:
+                continue
+            if METRICS[name][0] == "gauge":
+                self._metrics[name].set(value)
+            else:
+                self._metrics[name].increment(value - before)
+            self._published[name] = value
