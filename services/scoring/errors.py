@@ -17,6 +17,12 @@ class InvalidScoreRequestError(InvalidArgumentError):
         )
 
 
+class InvalidScorerNameError(InvalidArgumentError):
+    """The name is not of the form ``scorers/{scorer}``."""
+
+    default_reason = "INVALID_SCORER_NAME"
+
+
 class InvalidBatchError(InvalidArgumentError):
     """The batch itself is wrong, not one of its requests."""
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.runtime.errors import not_found
+from services.runtime.errors import FieldViolation, not_found
 from services.scoring.contract import Output, Score, Scorer, ScorerParameters, ScoringItem
+from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
 from services.scoring.scorers.exact_match import ExactMatch
 from services.scoring.scorers.multiple_choice import MultipleChoice
@@ -45,7 +46,7 @@ class ScorerRegistry:
     """Finds scorers by resource name."""
 
     def __init__(self, scorers: Iterable[Scorer[Any]]) -> None:
-        self._scorers = {COLLECTION + scorer.about.name: scorer for scorer in scorers}
+        self._scorers = {scorer.about.name: scorer for scorer in scorers}
 
     @property
     def scorers(self) -> tuple[Scorer[Any], ...]:
@@ -56,16 +57,25 @@ class ScorerRegistry:
         """Return the scorer with resource name ``scorers/{scorer}``.
 
         Raises:
+            InvalidScorerNameError: it is no resource name.
             NotFoundError: suggests the nearest names.
         """
-        if name not in self._scorers:
-            raise not_found("scorer", name, self._scorers)
-        return self._scorers[name]
+        scorer = name.removeprefix(COLLECTION)
+        if scorer == name:
+            raise InvalidScorerNameError(
+                f"{name!r} is not the name of a scorer; it looks like {COLLECTION}exact_match",
+                metadata={"name": name},
+                field_violations=(FieldViolation("scorer", f"write {COLLECTION}{{scorer}}"),),
+            )
+        if scorer not in self._scorers:
+            raise not_found("scorer", scorer, self._scorers)
+        return self._scorers[scorer]
 
     def bind(self, name: str, parameters: Mapping[str, object]) -> BoundScorer:
         """Find a scorer and check its parameters.
 
         Raises:
+            InvalidScorerNameError: not ``scorers/{scorer}``.
             NotFoundError: no such scorer.
             InvalidScoreRequestError: wrong parameters.
         """

@@ -1,0 +1,94 @@
+"""Translate between the scoring contract's messages and the domain."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from evalfleet.common.v1 import common_pb2
+from evalfleet.scoring.v1 import scoring_pb2
+from google.protobuf import json_format, struct_pb2
+
+from services.runtime.errors import FieldViolation
+from services.scoring.contract import ChoicesOutput, Output, Score, Scorer, ScoringItem, TextOutput
+from services.scoring.errors import InvalidScoreRequestError
+from services.scoring.parameters import describe_parameters
+from services.scoring.registry import COLLECTION, ScorerReference, reference_of
+
+
+def item_from_proto(request: scoring_pb2.ScoreRequest) -> ScoringItem:
+    """Return what is known to be right."""
+    return ScoringItem(targets=tuple(request.targets), gold_indices=tuple(request.gold_indices))
+
+
+def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
+    """Return what the model gave.
+
+    Raises:
+        InvalidScoreRequestError: the request holds no output.
+    """
+    match request.WhichOneof("output"):
+        case "text":
+            return TextOutput(request.text)
+        case "choices":
+            return ChoicesOutput(tuple(request.choices.log_likelihoods), tuple(request.choices.choices))
+        case _:
+            raise InvalidScoreRequestError(
+                request.scorer, FieldViolation("output", "set text or choices; an empty text is set as text: ''")
+            )
+
+
+def parameters_from_proto(parameters: struct_pb2.Struct) -> Mapping[str, object]:
+    """Return a Struct as Python values, NaN and infinities included (protobuf's own JSON refuses those)."""
+    return {name: _plain(value) for name, value in parameters.fields.items()}
+
+
+def _plain(value: struct_pb2.Value) -> object:
+    match value.WhichOneof("kind"):
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
+        case "struct_value":
+            return parameters_from_proto(value.struct_value)
+        case None | "null_value":
+            return None
+        case kind:
+            plain: object = getattr(value, kind)
+            return plain
+
+
+def response_to_proto(score: Score, reference: ScorerReference) -> scoring_pb2.ScoreResponse:
+    """Return a score as the contract's message."""
+    return scoring_pb2.ScoreResponse(
+        metrics=score.metrics, extracted_answer=score.extracted_answer, scorer=reference_to_proto(reference)
+    )
+
+
+def scorer_to_proto(scorer: Scorer[Any]) -> scoring_pb2.Scorer:
+    """Describe a scorer; its reference is the one at default parameters."""
+    about = scorer.about
+    return scoring_pb2.Scorer(
+        name=COLLECTION + about.name,
+        description=about.description,
+        reference=reference_to_proto(reference_of(scorer, scorer.parameters_type())),
+        parameters=[
+            scoring_pb2.ScorerParameter(
+                name=parameter.name,
+                type=parameter.type,
+                description=parameter.description,
+                default_value=None
+                if parameter.is_required
+                else json_format.Parse(json.dumps(parameter.default), struct_pb2.Value()),
+            )
+            for parameter in describe_parameters(scorer.parameters_type)
+        ],
+        metrics=[
+            scoring_pb2.Metric(
+                name=metric.name, description=metric.description, higher_is_better=metric.higher_is_better
+            )
+            for metric in about.metrics
+        ],
+    )
+
+
+def reference_to_proto(reference: ScorerReference) -> common_pb2.JudgeReference:
+    """Name the exact scorer."""
+    return common_pb2.JudgeReference(name=reference.name, version=reference.version, digest=reference.digest)

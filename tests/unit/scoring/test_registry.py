@@ -1,0 +1,109 @@
+"""Scorers by name, their parameters, and the digests that name them."""
+
+import pytest
+
+from services.runtime.errors import NotFoundError
+from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
+from services.scoring.errors import InvalidScoreRequestError, InvalidScorerNameError
+from services.scoring.parameters import describe_parameters
+from services.scoring.registry import ScorerRegistry, builtin_scorers, reference_of
+
+REGISTRY = ScorerRegistry(builtin_scorers())
+
+
+class Constant:
+    """A scorer whose description a test chooses."""
+
+    parameters_type = ScorerParameters
+
+    def __init__(self, version: str = "1", rules_digest: str = "") -> None:
+        metrics = (MetricDescription("one", "Always 1."),)
+        self.about = ScorerDescription("constant", version, "Gives 1.", metrics, rules_digest)
+
+    def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        return Score({"one": 1.0}, None)
+
+
+def test_an_unknown_scorer_suggests_the_nearest() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        REGISTRY.find("scorers/exactmatch")
+    assert caught.value.reason == "SCORER_NOT_FOUND"
+    assert "exact_match" in caught.value.metadata["nearest"]
+
+
+def test_a_name_outside_the_collection_is_refused() -> None:
+    with pytest.raises(InvalidScorerNameError, match="scorers/"):
+        REGISTRY.find("exact_match")
+
+
+def test_every_wrong_parameter_is_named() -> None:
+    wrong = {"patern": "a", "take": "frist", "ignore_case": 1.0, "group": 1.5, "regexes_to_ignore": ["("]}
+    with pytest.raises(InvalidScoreRequestError) as caught:
+        REGISTRY.bind("scorers/exact_match", wrong)
+    violations = {violation.field: violation.description for violation in caught.value.field_violations}
+    assert set(violations) == {
+        "parameters.patern",
+        "parameters.take",
+        "parameters.ignore_case",
+        "parameters.group",
+        "parameters.regexes_to_ignore.0",
+    }
+    assert "did you mean pattern?" in violations["parameters.patern"]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "parameters"),
+    [
+        ("exact_match", {"group": 1.0}),
+        ("exact_match", {"pattern": "a", "group": 1.0}),
+        ("exact_match", {"pattern": "(a)", "group": 0.0}),
+        ("exact_match", {"pattern": "x" * 1001}),
+        ("exact_match", {"regexes_to_ignore": ["a"] * 33}),
+        ("multiple_choice", {"normalise": True}),
+        ("numeric_answer", {"mode": "loose"}),
+        ("numeric_answer", {"tolerance": -1.0}),
+        ("numeric_answer", {"tolerance": float("nan")}),
+        ("numeric_answer", {"tolerance": float("inf")}),
+        ("refusal", {"window_characters": 0.0}),
+        ("refusal", {"window_characters": "300"}),
+    ],
+)
+def test_parameters_out_of_range_are_refused(scorer: str, parameters: dict[str, object]) -> None:
+    with pytest.raises(InvalidScoreRequestError):
+        REGISTRY.bind(f"scorers/{scorer}", parameters)
+
+
+def test_the_digest_covers_the_parameters_that_are_used() -> None:
+    plain = REGISTRY.bind("scorers/exact_match", {}).reference
+    assert REGISTRY.bind("scorers/exact_match", {"ignore_case": False, "pattern": None}).reference == plain
+    assert REGISTRY.bind("scorers/exact_match", {"ignore_case": True}).reference.digest != plain.digest
+    assert REGISTRY.bind("scorers/numeric_answer", {"tolerance": 1.0}) == REGISTRY.bind(
+        "scorers/numeric_answer", {"tolerance": 1}
+    )
+
+
+def test_the_digest_covers_version_and_rules() -> None:
+    scorers = (Constant(), Constant(version="2"), Constant(rules_digest="ab"))
+    digests = {reference_of(scorer, ScorerParameters()).digest for scorer in scorers}
+    assert len(digests) == 3
+
+
+def test_digests_stay_what_they_were() -> None:
+    """Runs are comparable while these hold. Change one only with the scorer's version, when its scores change."""
+    digests = {
+        scorer.about.name: reference_of(scorer, scorer.parameters_type()).digest[:16] for scorer in REGISTRY.scorers
+    }
+    assert digests == {
+        "exact_match": "e3c29467024f5de8",
+        "multiple_choice": "1e4ff63ff2936898",
+        "numeric_answer": "b9f3f81a5fb1c6c0",
+        "refusal": "19115988964f25f6",
+    }
+
+
+def test_every_parameter_is_described() -> None:
+    for scorer in REGISTRY.scorers:
+        for parameter in describe_parameters(scorer.parameters_type):
+            assert parameter.type in {"string", "number", "boolean", "list of string"}
+            assert parameter.description.endswith(".")
+            assert not parameter.is_required

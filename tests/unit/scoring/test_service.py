@@ -1,0 +1,214 @@
+"""The scoring service over gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+import pytest
+from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from google.protobuf import json_format, struct_pb2
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.runtime.errors import FleetError, from_rpc_error, from_status
+from services.runtime.testing import serve_in_process
+from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
+from services.scoring.registry import ScorerRegistry, builtin_scorers
+from services.scoring.service import ScoringServicer, hosted
+
+Stub: TypeAlias = "scoring_pb2_grpc.ScoringServiceAsyncStub"
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Stub]:
+    async with serve_in_process(hosted(ScorerRegistry(builtin_scorers()))) as channel:
+        yield scoring_pb2_grpc.ScoringServiceStub(channel)
+
+
+def request(scorer: str, text: str, *targets: str, **parameters: Any) -> scoring_pb2.ScoreRequest:
+    message = scoring_pb2.ScoreRequest(scorer=f"scorers/{scorer}", text=text, targets=targets)
+    json_format.ParseDict(parameters, message.parameters)
+    return message
+
+
+async def failure(call: Any) -> FleetError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+async def test_scores_text(stub: Stub) -> None:
+    response = await stub.Score(request("exact_match", "the paris", "Paris", pattern=r"the (\w+)", ignore_case=True))
+    assert dict(response.metrics) == {"exact_match": 1.0}
+    assert response.extracted_answer == "paris"
+    assert response.scorer.name == "scorers/exact_match"
+    assert len(response.scorer.digest) == 64
+
+
+async def test_an_answer_that_was_not_found_is_absent(stub: Stub) -> None:
+    assert not (await stub.Score(request("numeric_answer", "none", "1"))).HasField("extracted_answer")
+    assert (await stub.Score(request("exact_match", "", ""))).HasField("extracted_answer")
+
+
+async def test_scores_choices(stub: Stub) -> None:
+    message = scoring_pb2.ScoreRequest(
+        scorer="scorers/multiple_choice",
+        choices=scoring_pb2.ChoiceScores(log_likelihoods=[-2.0, -3.0], choices=["a", "abc"]),
+        gold_indices=[1],
+    )
+    assert dict((await stub.Score(message)).metrics) == {"acc": 0.0, "acc_norm": 1.0}
+
+
+async def test_errors_are_typed(stub: Stub) -> None:
+    missing = await failure(stub.Score(request("exactmatch", "a", "a")))
+    assert (missing.code, missing.reason) == (grpc.StatusCode.NOT_FOUND, "SCORER_NOT_FOUND")
+    empty = await failure(stub.Score(scoring_pb2.ScoreRequest(scorer="scorers/refusal")))
+    assert [violation.field for violation in empty.field_violations] == ["output"]
+    wrong = await failure(stub.Score(request("exact_match", "a", "a", patern="b")))
+    assert wrong.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert wrong.field_violations[0].field == "parameters.patern"
+
+
+async def test_a_number_that_is_none_is_refused(stub: Stub) -> None:
+    message = request("numeric_answer", "1", "1")
+    message.parameters.fields["tolerance"].CopyFrom(struct_pb2.Value(number_value=float("nan")))
+    assert (await failure(stub.Score(message))).field_violations[0].field == "parameters.tolerance"
+
+
+async def test_a_batch_gives_one_result_each_in_order(stub: Stub) -> None:
+    texts = [str(number) for number in range(50)]
+    requests = [request("exact_match", text, "7") for text in texts]
+    requests[3] = request("nothing", "a")
+    requests[20] = request("exact_match", "a" * 80 + "b", "x", pattern="(a|aa)+$")
+    results = (await stub.BatchScore(scoring_pb2.BatchScoreRequest(requests=requests))).results
+    assert len(results) == 50
+    assert from_status(results[3].status).reason == "SCORER_NOT_FOUND"
+    assert from_status(results[20].status).reason == "PATTERN_TIMEOUT"
+    values = {
+        index: result.response.metrics["exact_match"] for index, result in enumerate(results) if index not in (3, 20)
+    }
+    assert [index for index, value in values.items() if value == 1.0] == [7]
+    assert [result.response.extracted_answer for result in results[4:20]] == texts[4:20]
+
+
+@pytest.mark.parametrize("count", [0, 257])
+async def test_a_batch_has_1_to_256_requests(stub: Stub, count: int) -> None:
+    requests = [request("refusal", "no")] * count
+    error = await failure(stub.BatchScore(scoring_pb2.BatchScoreRequest(requests=requests)))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_BATCH")
+
+
+class Broken:
+    """A scorer with a bug."""
+
+    about = ScorerDescription("broken", "1", "Fails.", (MetricDescription("none", "Never given."),))
+    parameters_type = ScorerParameters
+
+    def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        raise ZeroDivisionError("secret detail")
+
+
+async def test_a_bug_costs_one_result_and_leaks_nothing() -> None:
+    async with serve_in_process(hosted(ScorerRegistry((*builtin_scorers(), Broken())))) as channel:
+        client = scoring_pb2_grpc.ScoringServiceStub(channel)
+        batch = scoring_pb2.BatchScoreRequest(requests=[request("broken", "a"), request("refusal", "I must decline.")])
+        broken, fine = (await client.BatchScore(batch)).results
+    error = from_status(broken.status)
+    assert error.code == grpc.StatusCode.INTERNAL
+    assert "secret" not in str(broken)
+    assert fine.response.metrics["refused"] == 1.0
+
+
+async def test_the_event_loop_goes_on_while_a_pattern_runs() -> None:
+    """A pattern of a second, and the loop turns meanwhile: it counts turns, not time."""
+    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()))
+    context: Any = None
+    slow = asyncio.create_task(servicer.Score(request("exact_match", "a" * 80 + "b", "x", pattern="(a|aa)+$"), context))
+    turns = 0
+    while not slow.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    with pytest.raises(FleetError):
+        await slow
+    assert turns > 10
+
+
+async def test_lists_and_reads_scorers(stub: Stub) -> None:
+    first = await stub.ListScorers(scoring_pb2.ListScorersRequest(page_size=3))
+    rest = await stub.ListScorers(scoring_pb2.ListScorersRequest(page_size=3, page_token=first.next_page_token))
+    scorers = [*first.scorers, *rest.scorers]
+    assert [scorer.name for scorer in scorers] == [
+        "scorers/exact_match",
+        "scorers/multiple_choice",
+        "scorers/numeric_answer",
+        "scorers/refusal",
+    ]
+    assert rest.next_page_token == ""
+    for scorer in scorers:
+        assert (await stub.GetScorer(scoring_pb2.GetScorerRequest(name=scorer.name))).scorer == scorer
+    parameters = {parameter.name: parameter for parameter in scorers[0].parameters}
+    assert parameters["fallback"].default_value.string_value == "[invalid]"
+    assert parameters["regexes_to_ignore"].type == "list of string"
+    assert parameters["regexes_to_ignore"].default_value.HasField("list_value")
+    assert parameters["pattern"].default_value.HasField("null_value")
+    assert [metric.name for metric in scorers[1].metrics] == ["acc", "acc_norm"]
+    error = await failure(stub.GetScorer(scoring_pb2.GetScorerRequest(name="scorers/refusl")))
+    assert "refusal" in error.metadata["nearest"]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+NAMES = st.sampled_from(
+    ["pattern", "group", "take", "mode", "tolerance", "window_characters", "regexes_to_ignore", "x"]
+)
+
+
+def as_value(value: Any) -> struct_pb2.Value:
+    match value:
+        case None:
+            return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+        case bool():
+            return struct_pb2.Value(bool_value=value)
+        case float():
+            return struct_pb2.Value(number_value=value)
+        case str():
+            return struct_pb2.Value(string_value=value)
+        case _:
+            return struct_pb2.Value(list_value=struct_pb2.ListValue(values=[as_value(each) for each in value]))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(
+    scorer=st.sampled_from(["exact_match", "multiple_choice", "numeric_answer", "refusal", "none", ""]),
+    parameters=st.dictionaries(NAMES, VALUES, max_size=3),
+    output=st.one_of(
+        st.none(),
+        st.text(max_size=30),
+        st.tuples(st.lists(st.floats(), max_size=4), st.lists(st.text(max_size=4), max_size=4)),
+    ),
+    targets=st.lists(st.text(max_size=8), max_size=3),
+    gold=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2),
+)
+def test_wild_requests_score_within_zero_and_one_or_fail_typed(
+    scorer: str, parameters: dict[str, Any], output: Any, targets: list[str], gold: list[int]
+) -> None:
+    message = scoring_pb2.ScoreRequest(scorer=f"scorers/{scorer}", targets=targets, gold_indices=gold)
+    for name, value in parameters.items():
+        message.parameters.fields[name].CopyFrom(as_value(value))
+    if isinstance(output, str):
+        message.text = output
+    elif output is not None:
+        message.choices.log_likelihoods.extend(output[0])
+        message.choices.choices.extend(output[1])
+    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()))
+    context: Any = None
+    try:
+        response = asyncio.run(servicer.Score(message, context))
+    except FleetError:
+        return
+    assert response.metrics
+    assert all(0.0 <= value <= 1.0 for value in response.metrics.values())
