@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 REQUEST_ID_KEY = "x-request-id"
@@ -12,9 +12,8 @@ RUN_ID_KEY = "x-run-id"
 ITEM_ID_KEY = "x-item-id"
 
 
-@dataclass(frozen=True, slots=True)
-class CallScope:
-    """The ids and the deadline that calls made from here inherit.
+class CallScope(NamedTuple):
+    """The ids and the deadline that calls made from here inherit. A tuple, because every call makes one.
 
     Attributes:
         deadline_seconds: on the clock of ``time.monotonic``; ``None`` means no deadline.
@@ -27,6 +26,11 @@ class CallScope:
     request_id: str | None = None
     run_id: str | None = None
     item_id: str | None = None
+
+    def ids(self) -> dict[str, str]:
+        """Return the ids that are set, under their names in the log."""
+        named = {"request_id": self.request_id, "run_id": self.run_id, "item_id": self.item_id}
+        return {name: value for name, value in named.items() if value}
 
 
 _NO_CALL = CallScope()
@@ -50,8 +54,7 @@ def bind_ids(
 ) -> Iterator[CallScope]:
     """Add ids to every log line and downstream call made inside the ``with`` block; ``None`` keeps what is there."""
     outer = _scope.get()
-    inner = replace(
-        outer,
+    inner = outer._replace(
         request_id=request_id or outer.request_id,
         run_id=run_id or outer.run_id,
         item_id=item_id or outer.item_id,
@@ -67,7 +70,7 @@ def bind_deadline(seconds: float | None) -> Iterator[CallScope]:
     Background work that outlives its call (a run started by CreateRun) needs this: tasks inherit the caller's deadline.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    with _entered(replace(_scope.get(), deadline_seconds=deadline)) as scope:
+    with _entered(_scope.get()._replace(deadline_seconds=deadline)) as scope:
         yield scope
 
 

@@ -1,14 +1,18 @@
 """Configure the process's log: one event per line, JSON for machines or coloured text for people."""
 
+import json
 import logging
 import sys
+import time
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 import structlog
 
 from services.runtime.calls import current_scope
 
+EventDict: TypeAlias = MutableMapping[str, Any]
+_JSON = json.JSONEncoder(default=repr)
 LogFormat = Literal["auto", "json", "console"]
 
 
@@ -24,13 +28,8 @@ def configure_logging(*, level: str, log_format: LogFormat, service: str, stream
     stream = stream or sys.stdout
     as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        _add_call_ids,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
     render: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, _add_service(service), structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, _render_json]
         if as_json
         # Not the rich traceback: it prints local variables, prompts among them.
         else [
@@ -39,16 +38,18 @@ def configure_logging(*, level: str, log_format: LogFormat, service: str, stream
             )
         ]
     )
+    add_fields = _StandardFields(service if as_json else None)
+    writer = LineWriter(stream)
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[add_fields, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_name_foreign_event, *shared],
+            foreign_pre_chain=[_name_foreign_event, add_fields],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
@@ -58,29 +59,54 @@ def configure_logging(*, level: str, log_format: LogFormat, service: str, stream
     logging.captureWarnings(True)
 
 
-def _add_call_ids(logger: object, method_name: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the ids of the call being handled."""
-    scope = current_scope()
-    if scope.request_id:
-        event_dict["request_id"] = scope.request_id
-    if scope.run_id:
-        event_dict["run_id"] = scope.run_id
-    if scope.item_id:
-        event_dict["item_id"] = scope.item_id
-    return event_dict
+def timestamp(seconds: float) -> str:
+    """Return a time of ``time.time`` as ISO 8601 in UTC, with microseconds."""
+    whole = int(seconds)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1e6):06d}Z"
 
 
-def _add_service(service: str) -> structlog.typing.Processor:
-    def add(logger: object, method_name: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event_dict["service"] = service
+class LineWriter:
+    """Writes finished lines to a stream; one that cannot be written is dropped, because serving goes on without it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        try:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except UnicodeEncodeError:
+            self._stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = error = critical = msg
+
+
+class _StandardFields:
+    """Adds level, time and the ids of the call being handled; one processor, because it runs for every line."""
+
+    def __init__(self, service: str | None) -> None:
+        self._service = service
+
+    def __call__(self, logger: object, method_name: str, event_dict: EventDict) -> EventDict:
+        event_dict["level"] = method_name
+        if "time" not in event_dict:
+            event_dict["time"] = timestamp(time.time())
+        # A line that brings its own request id was logged on behalf of another call.
+        if "request_id" not in event_dict:
+            event_dict.update(current_scope().ids())
+        if self._service is not None:
+            event_dict["service"] = self._service
         return event_dict
 
-    return add
+
+def _render_json(logger: object, method_name: str, event_dict: EventDict) -> str:
+    return _JSON.encode(event_dict)
 
 
-def _name_foreign_event(
-    logger: object, method_name: str, event_dict: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _name_foreign_event(logger: object, method_name: str, event_dict: EventDict) -> EventDict:
     """Give a library's free text a name of our kind; the text becomes its message."""
     record: logging.LogRecord = event_dict["_record"]
     event_dict["message"] = event_dict["event"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,7 @@ class FleetServer:
         if self._metrics_endpoint is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)
             self._metrics_endpoint = None
+        self._behaviours.log.flush()
         self._log.info("stopped", address=self.address)
 
 
@@ -174,6 +176,9 @@ async def serve(
             if startup is not None:
                 await startup()
             await server.start()
+        # What was made until now lives as long as the process: the garbage collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         await stop.drain.wait()
         await server.drain(stop.at_once)
     except StoppedEarlyError:

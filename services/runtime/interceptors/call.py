@@ -1,12 +1,12 @@
 """The record of one call while it is handled; the behaviours share it."""
 
 import asyncio
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 
+from services.runtime.calls import CallScope
 from services.runtime.error_types import FleetError
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -29,33 +29,51 @@ class MethodRules:
     quiet: bool = False
 
 
-@dataclass(slots=True, eq=False)
 class HandledCall:
-    """State of one call, from the start of its handler until its status is known.
+    """State of one call, from the start of its handler until its status is known. Times are of ``time.monotonic``.
 
     Attributes:
         rules: how calls of this method are treated.
         context: gRPC's context of the call.
+        scope: ids and deadline, which the handler's own calls inherit.
         task: the task that runs the handler.
-        started_seconds: when it began, on the clock of ``time.perf_counter``.
+        started_seconds: when the handler's turn came up.
+        admitted_seconds: when admission let it in; ``None`` while it waits, or where nothing limits it.
         received_bytes: sum over the request messages so far, uncompressed.
         sent_bytes: sum over the response messages so far, uncompressed.
         code: how it ended.
         error: what the caller was told, when it did not end well.
         interruption: why we cancelled the handler ourselves; ``None`` when a cancellation comes from the caller.
-        timer: ends the call when its time is used up.
     """
 
-    rules: MethodRules
-    context: Context
-    task: "asyncio.Task[Any]"
-    started_seconds: float = field(default_factory=time.perf_counter)
-    received_bytes: int = 0
-    sent_bytes: int = 0
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    error: FleetError | None = None
-    interruption: FleetError | None = None
-    timer: asyncio.TimerHandle | None = None
+    __slots__ = (
+        "admitted_seconds",
+        "code",
+        "context",
+        "error",
+        "interruption",
+        "received_bytes",
+        "rules",
+        "scope",
+        "sent_bytes",
+        "started_seconds",
+        "task",
+    )
+
+    def __init__(
+        self, rules: MethodRules, context: Context, scope: CallScope, task: "asyncio.Task[Any]", started_seconds: float
+    ) -> None:
+        self.rules = rules
+        self.context = context
+        self.scope = scope
+        self.task = task
+        self.started_seconds = started_seconds
+        self.admitted_seconds: float | None = None
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.code = grpc.StatusCode.OK
+        self.error: FleetError | None = None
+        self.interruption: FleetError | None = None
 
     def interrupt(self, reason: FleetError) -> None:
         """Cancel the handler; its caller is told ``reason``."""

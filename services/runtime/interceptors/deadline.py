@@ -1,9 +1,10 @@
 """Bound every handler by its caller's deadline, or by the default where the caller gave none."""
 
 import asyncio
+import math
 
 from services.runtime.error_types import DeadlineExceededError
-from services.runtime.interceptors.call import HandledCall
+from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 
 # A handler is ended this much before its caller stops listening, so that the typed error still arrives.
 _REPLY_MARGIN_SECONDS = 0.02
@@ -11,7 +12,10 @@ _REPLY_MARGIN_SHARE = 0.1
 
 
 class Deadlines:
-    """Gives each call its budget and interrupts the handler that overruns it.
+    """Gives each call its budget and interrupts the handlers that overrun theirs.
+
+    One timer for all calls, set to the earliest deadline: nearly all calls end long before theirs, and a timer for each
+    would cost more than everything else here.
 
     Args:
         default_seconds: budget of a call whose caller gave no deadline.
@@ -19,30 +23,53 @@ class Deadlines:
 
     def __init__(self, default_seconds: float) -> None:
         self._default_seconds = default_seconds
+        self._open: set[HandledCall] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_seconds = math.inf
 
-    def budget_seconds(self, call: HandledCall) -> float | None:
+    def budget_seconds(self, rules: MethodRules, context: Context) -> float | None:
         """Return the seconds the call may take; ``None`` for a long-lived stream without a deadline."""
-        remaining: float | None = call.context.time_remaining()
+        remaining: float | None = context.time_remaining()
         if remaining is None:
-            return self._default_seconds if call.rules.bounded else None
+            return self._default_seconds if rules.bounded else None
         return max(0.0, remaining - min(_REPLY_MARGIN_SECONDS, remaining * _REPLY_MARGIN_SHARE))
 
-    def arm(self, call: HandledCall, budget_seconds: float) -> None:
-        """Interrupt the call's handler after ``budget_seconds``."""
-        loop = asyncio.get_running_loop()
-        call.timer = loop.call_later(budget_seconds, self._expire, call, budget_seconds)
+    def opened(self, call: HandledCall) -> None:
+        """Watch the call's deadline, if it has one."""
+        deadline = call.scope.deadline_seconds
+        if deadline is not None:
+            self._open.add(call)
+            if deadline < self._timer_seconds:
+                self._set_timer(deadline)
 
-    def disarm(self, call: HandledCall) -> None:
-        """Let the call end by itself: its handler is done."""
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
+    def closed(self, call: HandledCall) -> None:
+        """Let the call be: its handler is done."""
+        self._open.discard(call)
 
-    @staticmethod
-    def _expire(call: HandledCall, budget_seconds: float) -> None:
-        call.interrupt(
-            DeadlineExceededError(
-                f"{call.rules.method} did not finish within {budget_seconds:.3g} s; allow more time or ask for less",
-                metadata={"method": call.rules.method, "budget_seconds": f"{budget_seconds:.3f}"},
+    def _set_timer(self, deadline_seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_seconds = deadline_seconds
+        # The loop's clock is time.monotonic, too.
+        self._timer = asyncio.get_running_loop().call_at(deadline_seconds, self._check)
+
+    def _check(self) -> None:
+        """Interrupt the calls whose time is up, and set the timer for the next one."""
+        now, self._timer, self._timer_seconds = self._timer_seconds, None, math.inf
+        earliest = math.inf
+        for call in tuple(self._open):
+            deadline = call.scope.deadline_seconds
+            assert deadline is not None
+            if deadline > now:
+                earliest = min(earliest, deadline)
+                continue
+            self._open.discard(call)
+            budget = deadline - call.started_seconds
+            call.interrupt(
+                DeadlineExceededError(
+                    f"{call.rules.method} did not finish within {budget:.3g} s; allow more time or ask for less",
+                    metadata={"method": call.rules.method, "budget_seconds": f"{budget:.3f}"},
+                )
             )
-        )
+        if earliest < math.inf:
+            self._set_timer(earliest)

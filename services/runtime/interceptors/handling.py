@@ -1,13 +1,14 @@
-"""The scope around one handler, in which all behaviours act.
+"""All behaviours around one handler: what happens when a call begins, when it fails, and when it is over.
 
-One scope instead of five nested interceptors: each further asynchronous context manager would cost as much as it does.
+Plain functions that the wrapped handlers call, not nested interceptors or context managers: each further coroutine per
+call costs about as much as a behaviour itself.
 """
 
 import asyncio
+import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
 import grpc
 
@@ -34,66 +35,40 @@ class Behaviours:
 
 
 class Handling:
-    """Runs one handler inside deadline, admission, error mapping, metrics and log.
+    """Applies the behaviours to the calls of one server."""
 
-    Args:
-        behaviours: of the server.
-        rules: of the method.
-        gate: the method's places; ``None`` lets every call in.
-        context: gRPC's context of the call.
-    """
+    def __init__(self, behaviours: Behaviours) -> None:
+        self._deadlines = behaviours.deadlines
+        self._metrics = behaviours.metrics
+        self._log = behaviours.log
+        self._long_calls = behaviours.long_calls
+        # Unique without asking the system for randomness on every call.
+        self._id_prefix = secrets.token_hex(6)
+        self._id_numbers = itertools.count(1)
 
-    __slots__ = ("_behaviours", "_call", "_context", "_entered_seconds", "_gate", "_rules")
-
-    def __init__(self, behaviours: Behaviours, rules: MethodRules, gate: Gate | None, context: Context) -> None:
-        self._behaviours = behaviours
-        self._rules = rules
-        self._gate = gate
-        self._context = context
-        self._entered_seconds: float | None = None
-
-    async def __aenter__(self) -> HandledCall:
-        behaviours, context, gate = self._behaviours, self._context, self._gate
+    def begin(self, rules: MethodRules, context: Context) -> HandledCall:
+        """Open a call in its own task: ids, deadline, count."""
         task = asyncio.current_task()
         assert task is not None
-        self._call = call = HandledCall(self._rules, context, task)
-        budget_seconds = behaviours.deadlines.budget_seconds(call)
-        enter_scope(_scope_of(context, budget_seconds))
-        behaviours.metrics.started(call)
-        behaviours.long_calls.opened(call)
-        if budget_seconds is not None:
-            behaviours.deadlines.arm(call, budget_seconds)
-        if gate is not None and not gate.try_enter():
-            try:
-                await gate.enter()
-            except BaseException as error:
-                # Python does not call __aexit__ when __aenter__ fails.
-                await self.__aexit__(type(error), error, error.__traceback__)
-                raise
-        self._entered_seconds = time.perf_counter()
+        budget_seconds = self._deadlines.budget_seconds(rules, context)
+        now = time.monotonic()
+        scope = self._scope_of(context, None if budget_seconds is None else now + budget_seconds)
+        enter_scope(scope)
+        call = HandledCall(rules, context, scope, task, now)
+        self._metrics.started(call)
+        self._deadlines.opened(call)
+        if not rules.bounded:
+            self._long_calls.opened(call)
         return call
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        call, behaviours = self._call, self._behaviours
-        behaviours.deadlines.disarm(call)
-        behaviours.long_calls.closed(call)
-        now = time.perf_counter()
-        if self._gate is not None and self._entered_seconds is not None:
-            self._gate.leave(now - self._entered_seconds)
-        try:
-            if error is not None:
-                await self._fail(error)
-            elif (code := self._context.code()) is not None:
-                call.code = code_of(code)
-        finally:
-            behaviours.metrics.finished(call, now - call.started_seconds)
-            behaviours.log.finished(call, now - call.started_seconds)
+    async def fail(self, call: HandledCall, error: BaseException) -> None:
+        """Send the status for what the handler raised.
 
-    async def _fail(self, error: BaseException) -> None:
-        """Send the status for what the handler raised; returns where gRPC itself must see the exception."""
-        call = self._call
+        Returns where gRPC itself must see ``error``; the wrapped handler then raises it again.
+
+        Raises:
+            grpc.aio.AbortError: the status is sent.
+        """
         if isinstance(error, asyncio.CancelledError):
             if call.interruption is not None:
                 call.task.uncancel()
@@ -101,23 +76,37 @@ class Handling:
             # The caller is gone: nobody hears an answer, but gRPC frees the call only if it sees the cancellation.
             call.code = grpc.StatusCode.CANCELLED
         elif isinstance(error, grpc.aio.AbortError):
-            call.code = code_of(self._context.code())
+            call.code = code_of(call.context.code())
         elif isinstance(error, grpc.aio.BaseError):
             # The transport failed under a read or a write.
             call.code = grpc.StatusCode.CANCELLED
         elif isinstance(error, Exception):
             await abort_call(call, as_fleet_error(error))
 
+    def finish(self, call: HandledCall, gate: Gate | None) -> None:
+        """Close a call, however it ended: free its place, stop its clock, measure and log it."""
+        now = time.monotonic()
+        self._deadlines.closed(call)
+        if not call.rules.bounded:
+            self._long_calls.closed(call)
+        if gate is not None and call.admitted_seconds is not None:
+            gate.leave(now - call.admitted_seconds)
+        seconds = now - call.started_seconds
+        self._metrics.finished(call, seconds)
+        self._log.finished(call, seconds)
+        # The error's traceback holds the frame that holds the call: a cycle, were the call to keep the error.
+        call.error = call.interruption = None
 
-def _scope_of(context: Context, budget_seconds: float | None) -> CallScope:
-    """Read the ids that came with the call; a call without a request id gets one."""
-    request_id = run_id = item_id = None
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY:
-            request_id = decode_id(value)
-        elif key == RUN_ID_KEY:
-            run_id = decode_id(value)
-        elif key == ITEM_ID_KEY:
-            item_id = decode_id(value)
-    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    return CallScope(deadline, request_id or secrets.token_hex(8), run_id, item_id)
+    def _scope_of(self, context: Context, deadline_seconds: float | None) -> CallScope:
+        """Read the ids that came with the call; a call without a request id gets one."""
+        request_id = run_id = item_id = None
+        for key, value in context.invocation_metadata() or ():
+            if key == REQUEST_ID_KEY:
+                request_id = decode_id(value)
+            elif key == RUN_ID_KEY:
+                run_id = decode_id(value)
+            elif key == ITEM_ID_KEY:
+                item_id = decode_id(value)
+        if not request_id:
+            request_id = f"{self._id_prefix}{next(self._id_numbers):x}"
+        return CallScope(deadline_seconds, request_id, run_id, item_id)

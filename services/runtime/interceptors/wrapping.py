@@ -1,6 +1,7 @@
 """Wrap handlers of all four kinds, coroutines and asynchronous generators alike, in the scope of ``Handling``."""
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from services.runtime.error_types import InvalidArgumentError, UnimplementedErro
 from services.runtime.interceptors.admission import Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.handling import Behaviours, Handling
+from services.runtime.status import code_of
 
 # Quoted: generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -36,7 +38,8 @@ class RuntimeInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, behaviours: Behaviours, rules: Mapping[str, MethodRules]) -> None:
-        self._behaviours = behaviours
+        self._handling = Handling(behaviours)
+        self._admission = behaviours.admission
         self._rules = rules
         # Servers return the same handler object for every call of a method, so each is wrapped once.
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
@@ -79,44 +82,72 @@ class RuntimeInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def _unary_response(self, serve: Serve, decode: Decode | None, encode: Encode, rules: MethodRules) -> Serve:
-        behaviours, gate = self._behaviours, self._gate(rules)
+        handling, gate = self._handling, self._gate(rules)
 
         async def handle(request: Any, context: Context) -> bytes:
-            async with Handling(behaviours, rules, gate, context) as call:
+            call = handling.begin(rules, context)
+            try:
+                if gate is not None and not gate.try_enter():
+                    await gate.enter()
+                call.admitted_seconds = time.monotonic()
                 if decode is None:
                     _counted_call.set(call)
                 else:
                     request = _decoded(call, decode, request)
                 response = await serve(request, context)
-                if context.code() not in _OK_CODES:
+                if (code := context.code()) not in _OK_CODES:
+                    call.code = code_of(code)
                     return b""
                 payload = encode(response)
                 call.sent_bytes = len(payload)
                 return payload
+            except BaseException as error:
+                await handling.fail(call, error)
+                raise
+            finally:
+                handling.finish(call, gate)
+                if decode is None:
+                    _counted_call.set(None)
 
         return handle
 
     def _stream_response(self, serve: Serve, decode: Decode | None, rules: MethodRules) -> Serve:
-        behaviours, gate = self._behaviours, self._gate(rules)
+        handling, gate = self._handling, self._gate(rules)
 
         async def handle(request: Any, context: Context) -> None:
-            async with Handling(behaviours, rules, gate, context) as call:
+            call = handling.begin(rules, context)
+            try:
+                if gate is not None and not gate.try_enter():
+                    await gate.enter()
+                call.admitted_seconds = time.monotonic()
                 _counted_call.set(call)
                 if decode is not None:
                     request = _decoded(call, decode, request)
-                responses = serve(request, context)
-                if not inspect.isasyncgen(responses):
-                    await responses
-                    return
-                # Closing at once runs the handler's clean-up before the status is sent, not when garbage is collected.
-                async with aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
+                await _send_all(serve(request, context), context)
+                if (code := context.code()) not in _OK_CODES:
+                    call.code = code_of(code)
+            except BaseException as error:
+                await handling.fail(call, error)
+                raise
+            finally:
+                handling.finish(call, gate)
+                _counted_call.set(None)
 
         return handle
 
     def _gate(self, rules: MethodRules) -> Gate | None:
-        return self._behaviours.admission.gate(rules.method) if rules.limited else None
+        return self._admission.gate(rules.method) if rules.limited else None
+
+
+async def _send_all(responses: Any, context: Context) -> None:
+    """Send what the handler yields, or await a handler that writes by itself."""
+    if not inspect.isasyncgen(responses):
+        await responses
+        return
+    # Closing at once runs the handler's clean-up before the status is sent, not when garbage is collected.
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response)
 
 
 async def _refuse_unknown_method(request_iterator: object, context: Context) -> None:
