@@ -119,12 +119,13 @@ class DataSet:
     def _restate(self, file: DataFile, raw: RawRow | BadRow) -> Row | InvalidRow:
         if isinstance(raw, BadRow):
             return InvalidRow(file.name, raw.number, raw.problem)
-        for column in self._source.columns:
-            if column not in raw.values:
-                problem = f"the row lacks the column {column!r}; it has: {', '.join(raw.values) or 'none'}"
-                return InvalidRow(file.name, raw.number, problem, missing_column=column)
         values: dict[str, Any] = {**self._task.constants}
-        values.update((name, raw.values[name]) for name in self._source.names if name in raw.values)
+        for name, heading in self._source.columns.items():
+            if heading not in raw.values:
+                problem = f"the row lacks the column {heading!r}; it has: {', '.join(raw.values) or 'none'}"
+                return InvalidRow(file.name, raw.number, problem, missing_column=heading)
+            values[name] = raw.values[heading]
+        values.update((each.column, raw.values[each.column]) for each in self._source.line_files)
         if self._source.file_column is not None:
             values[self._source.file_column] = PurePosixPath(file.name).name.partition(".")[0]
         try:

@@ -1,5 +1,6 @@
 """From a task to its items: reads all rows once, then renders an item when it is asked for."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -93,24 +94,37 @@ def load_items(task: Task, roots: DataRoots) -> Iterator[Item | InvalidItem]:
 def present_tasks(tasks: Iterable[Task], roots: DataRoots) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """Split ``tasks`` into those to run and those left out because a family was named and this variant has no data.
 
+    Where a family has any local file, its local variants are meant; the hub is asked only if there is none.
+
     Raises:
         DataNotFoundError: a task that was named itself has no data, or no variant of a family has.
     """
+    wanted = tuple(tasks)
+    local = dataclasses.replace(roots, hub=None)
+    local_families = {task.family for task in wanted if task.from_family and _find_error(task, local) is None}
     present: list[Task] = []
     missing: list[tuple[Task, DataNotFoundError]] = []
-    for task in tasks:
-        try:
-            DataSet.find(task, roots)
+    for task in wanted:
+        error = _find_error(task, local if task.family in local_families else roots)
+        if error is None:
             present.append(task)
-        except DataNotFoundError as error:
-            if not task.from_family:
-                raise
+        elif task.from_family:
             missing.append((task, error))
+        else:
+            raise error
     families = {task.family for task in present}
     for task, reason in missing:
         if task.family not in families:
             raise reason
     return tuple(present), tuple(task for task, _ in missing)
+
+
+def _find_error(task: Task, roots: DataRoots) -> DataNotFoundError | None:
+    try:
+        DataSet.find(task, roots)
+    except DataNotFoundError as error:
+        return error
+    return None
 
 
 def _selected(task: Task, data_set: DataSet, templates: TaskTemplates) -> Iterator[Row | InvalidRow]:

@@ -1,9 +1,9 @@
 """Renders templates over the columns of a row: sandboxed, strict, deterministic and of bounded size.
 
 Rows are only ever values of a template, never part of its text, so braces in them mean nothing. The sandbox keeps a
-task file from reaching Python objects. What keeps an honest mistake from eating the machine: no loops over more than
-``jinja2``'s own range limit, no macros, includes or inheritance, no padding to a width, no ``*`` or ``%`` on text, and
-a limit on the output. Nothing random is available: the same row always renders to the same text.
+task file from reaching Python objects. What keeps an honest mistake from eating the machine: at most two nested loops,
+``jinja2``'s own limit of ``range``, no macros, includes or inheritance, no padding to a width, no ``*`` or ``%`` on
+text, and a limit on the output. Nothing random is available: the same row always renders to the same text.
 """
 
 import itertools
@@ -22,6 +22,7 @@ from services.evaluation.errors import RenderingError, TemplateError
 
 MAX_RENDERED_CHARACTERS = 1_000_000
 MAX_LIST_LENGTH = 10_000
+_MAX_LOOP_DEPTH = 2
 
 _STATEMENTS = (nodes.Output, nodes.For, nodes.If, nodes.Assign, nodes.With)
 _FILTERS = [
@@ -122,6 +123,8 @@ class Renderer:
         for statement in tree.find_all(nodes.Stmt):
             if not isinstance(statement, _STATEMENTS) or (isinstance(statement, nodes.For) and statement.recursive):
                 raise TemplateError(f"line {statement.lineno}: {type(statement).__name__.lower()} is not allowed")
+        if _loop_depth(tree) > _MAX_LOOP_DEPTH:
+            raise TemplateError(f"loops may be nested {_MAX_LOOP_DEPTH} deep")
         for used in tree.find_all(nodes.Filter):
             if used.name not in self._environment.filters:
                 known = ", ".join(sorted(self._environment.filters))
@@ -143,7 +146,7 @@ class Template:
         Raises:
             RenderingError: a value is missing or of the wrong kind, or the output is too long or no Unicode text.
         """
-        return _checked_text("".join(_run(lambda: _bounded(self._compiled.generate(**values)))))
+        return _checked_text("".join(_run(lambda: _bounded(self._compiled.generate(dict(values))))))
 
 
 class Expression:
@@ -160,7 +163,7 @@ class Expression:
         Raises:
             RenderingError: a value is missing or of the wrong kind, or the result is no plain data.
         """
-        return _run(lambda: plain(self._compiled(**values)))
+        return _run(lambda: plain(self._compiled(dict(values))))
 
 
 def plain(value: Any) -> Any:
@@ -183,6 +186,11 @@ def plain(value: Any) -> Any:
             raise RenderingError(f"a list has more than {MAX_LIST_LENGTH} entries")
         return [plain(each) for each in items]
     raise RenderingError(f"the result is {type(value).__name__}, not text, number, list or mapping")
+
+
+def _loop_depth(node: nodes.Node) -> int:
+    deepest = max((_loop_depth(child) for child in node.iter_child_nodes()), default=0)
+    return deepest + isinstance(node, nodes.For)
 
 
 def _compile(source: str, compile_source: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

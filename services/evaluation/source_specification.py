@@ -51,7 +51,9 @@ class Source(Specification):
     files: dict[Identifier, tuple[Template, ...]] = Field(
         description="Split -> relative paths (globs allowed, templates over constants and variant)."
     )
-    columns: tuple[Identifier, ...] = Field(description="Columns every row must have; their order if header is false.")
+    columns: dict[Identifier, str] = Field(
+        description="Columns every row must have, in order if header is false; `name: heading` where the two differ."
+    )
     format: DataFormat | None = Field(default=None, description="Absent: from the file's suffix.")
     header: bool = Field(default=True, description="CSV and TSV: the first line names the columns.")
     quoting: bool = Field(default=True, description="CSV and TSV: fields may be quoted.")
@@ -76,11 +78,20 @@ class Source(Specification):
             raise ValueError("name at least one file a split")
         return value
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _a_heading_is_its_name(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if len(set(map(str, value))) != len(value):
+                raise ValueError("a column is named twice")
+            return {name: name for name in value}
+        return value
+
     @field_validator("columns")
     @classmethod
-    def _columns_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("name at least one column, each once")
+    def _columns_are_given(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            raise ValueError("name at least one column")
         return value
 
     def format_of(self, file_name: str) -> DataFormat | None:

@@ -30,7 +30,7 @@ def read_delimited(file: DataFile, source: Source) -> Iterator[RawRow | BadRow]:
 
 def _header(file: DataFile, source: Source, records: Iterator[list[str]]) -> list[str]:
     if not source.header:
-        return list(source.columns)
+        return list(source.columns.values())
     try:
         names = next((record for record in records if record), [])
     except csv.Error as error:

@@ -24,7 +24,7 @@ def read_parquet(file: DataFile, source: Source) -> Iterator[RawRow | BadRow]:
     try:
         with parquet.ParquetFile(file.path) as opened:
             require_columns(file, source, opened.schema_arrow.names)
-            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=list(source.columns)):
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=list(source.columns.values())):
                 for values in batch.to_pylist():
                     number += 1
                     yield _row(number, values)

@@ -68,7 +68,7 @@ def require_columns(file: DataFile, source: Source, found: list[str]) -> None:
     Raises:
         MissingColumnError: it lacks a column that ``source`` names.
     """
-    for column in source.columns:
+    for column in source.columns.values():
         if column not in found:
             near = nearest_names(column, found)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(found)}"
