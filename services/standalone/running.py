@@ -1,0 +1,60 @@
+"""The body of `evalfleet up`: from options to a stopped fleet."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import structlog
+from evalfleet.endpoints import default_state_dir
+from rich.console import Console
+
+from services.runtime.stopping import StopRequests
+from services.standalone.options import FleetOptions
+from services.standalone.plan import FleetPlan, key_file, plan_fleet
+from services.standalone.ports import take_ports
+from services.standalone.reporting import TerminalReporter
+from services.standalone.state import StateFile, locked, prepare
+from services.standalone.supervisor import Supervisor
+
+
+def run_fleet(
+    options: FleetOptions, console: Console, *, ready_file: Path | None = None, parent_pid: int | None = None
+) -> None:
+    """Run a fleet until it is asked to stop.
+
+    Args:
+        options: what the fleet is told.
+        console: for people.
+        ready_file: receives a copy of the state file while the fleet is up.
+        parent_pid: the process at whose end the fleet stops.
+
+    Raises:
+        StartupError: the fleet cannot start or go on; the message says what to do.
+    """
+    # The terminal gets the reporter's sentences alone.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    with locked(options.state_dir):
+        plan = plan_fleet(options, take_ports(options.port_base))
+        prepare(plan, key_file(options))
+        asyncio.run(_run(plan, TerminalReporter(console), ready_file, parent_pid))
+
+
+async def _run(plan: FleetPlan, report: TerminalReporter, ready_file: Path | None, parent_pid: int | None) -> None:
+    stop = StopRequests()
+    loop = asyncio.get_running_loop()
+    # A closed terminal ends the fleet like Ctrl-C does.
+    loop.add_signal_handler(signal.SIGHUP, stop.request, "SIGHUP")
+    supervisor = Supervisor(plan, StateFile(plan, ready_file), report)
+    with stop.listening(parent_pid):
+        announcing = loop.create_task(_announce_stop(stop, report))
+        report.starting(plan)
+        try:
+            await supervisor.run(stop, lambda: report.healthy(plan, default_state_dir()))
+        finally:
+            announcing.cancel()
+            report.stopped()
+
+
+async def _announce_stop(stop: StopRequests, report: TerminalReporter) -> None:
+    await stop.drain.wait()
+    report.stopping()
