@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from services.standalone.errors import PartFailedError
+from services.standalone.keeper import RestartPolicy
+from services.standalone.processes import describe_exit, log_tail
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (0, "ended with exit code 0"),
+        (3, "ended with exit code 3"),
+        (-9, "was killed by SIGKILL"),
+        (-11, "was killed by SIGSEGV"),
+        (-99, "was killed by signal 99"),
+    ],
+)
+def test_exits_are_described_for_people(code: int, text: str) -> None:
+    assert describe_exit(code) == text
+
+
+def test_the_end_of_a_log_is_shown_without_tracebacks(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    lines = [f"line {number}" for number in range(40)]
+    lines += ["Traceback (most recent call last):", '  File "x.py", line 1', "    boom()", "ValueError: boom", "after"]
+    log.write_text("\n".join(lines))
+    shown = log_tail(log, lines=4).splitlines()
+    assert shown == ["line 38", "line 39", "ValueError: boom", "after"]
+
+
+def test_a_log_that_is_large_missing_or_binary_does_no_harm(tmp_path: Path) -> None:
+    assert log_tail(tmp_path / "missing") == ""
+    log = tmp_path / "x.log"
+    log.write_bytes(b"\xff" * 100_000 + b"\nlast")
+    assert log_tail(log, lines=1) == "last"
+
+
+def test_pauses_between_restarts_grow_to_a_bound() -> None:
+    policy = RestartPolicy(first_delay_seconds=0.5, longest_delay_seconds=3)
+    assert [policy.delay_seconds(deaths) for deaths in range(5)] == [0.5, 0.5, 1.0, 2.0, 3.0]
+
+
+def test_a_failure_shows_where_its_log_is(tmp_path: Path) -> None:
+    error = PartFailedError("safety", "safety ended with exit code 1", tmp_path / "safety.log", "no guard")
+    assert str(error) == f"safety ended with exit code 1; the end of {tmp_path}/safety.log:\nno guard"
+    assert "is empty" in str(PartFailedError("safety", "x", tmp_path / "safety.log", ""))
