@@ -69,7 +69,7 @@ class ModelRegistry:
         self._write_lock = asyncio.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=2.0, check_same_thread=False)
+            self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=0.5, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise StartupError(f"cannot keep state in {folder}: {error}; set EVALFLEET_STATE_DIR") from error
         try:

@@ -179,12 +179,6 @@ def _turns(conversation: common_pb2.Conversation, bad: Violations) -> tuple[Turn
         bad.require(role != "system" or index == 0, f"{path}.role", "must come first if it is ROLE_SYSTEM")
         bad.require(bool(message.content), f"{path}.content", "must not be empty")
         turns.append(Turn(role or "user", message.content))
-    if turns and turns[-1].role == "assistant":
-        bad.add(
-            f"conversation.messages[{len(turns) - 1}].role",
-            "must not be ROLE_ASSISTANT in the last turn: the model's answer follows it; render the text yourself and "
-            "send it as prompt to continue an answer",
-        )
     return tuple(turns)
 
 

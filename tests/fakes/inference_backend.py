@@ -121,6 +121,7 @@ class FakeInferenceBackend:
             raise
         finally:
             self.in_flight -= 1
+            self._happened.set()
 
     def _check_up(self) -> None:
         if not self.is_up:
