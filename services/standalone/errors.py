@@ -43,6 +43,6 @@ class PartFailedError(StartupError):
     default_reason = "PART_FAILED"
 
     def __init__(self, part: str, problem: str, log_path: Path, log_tail: str) -> None:
-        shown = f"; the end of {log_path}:\n{log_tail}" if log_tail else f"; its log {log_path} is empty"
+        shown = f"; the end of {log_path}:\n{log_tail}" if log_tail else f"; its log is {log_path}"
         super().__init__(f"{problem}{shown}", metadata={"part": part, "log": str(log_path)})
         self.part = part

@@ -141,6 +141,12 @@ class PartKeeper:
         return f"was not healthy within {self.plan.start_timeout_seconds:.0f} s"
 
     def _failure(self, problem: str) -> PartFailedError:
+        tail = log_tail(self.plan.log_path)
+        said = [line for line in tail.splitlines() if line.startswith(f"{self.plan.name} cannot start: ")]
+        # A service that knows what it lacks says so in one line, which is better than the end of its log.
         return PartFailedError(
-            self.plan.name, f"{self.plan.name} {problem}", self.plan.log_path, log_tail(self.plan.log_path)
+            self.plan.name,
+            said[-1] if said else f"{self.plan.name} {problem}",
+            self.plan.log_path,
+            "" if said else tail,
         )

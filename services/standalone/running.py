@@ -8,6 +8,7 @@ import structlog
 from evalfleet.endpoints import default_state_dir
 from rich.console import Console
 
+from services.inference.platform_checks import check_platform, gather_platform_facts
 from services.runtime.stopping import StopRequests
 from services.standalone.options import FleetOptions
 from services.standalone.plan import FleetPlan, key_file, plan_fleet
@@ -33,6 +34,9 @@ def run_fleet(
     """
     # The terminal gets the reporter's sentences alone.
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    if options.inference == "triton":
+        # Known at once, and said without the detour over a process that ends.
+        check_platform(gather_platform_facts())
     with locked(options.state_dir):
         plan = plan_fleet(options, take_ports(options.port_base))
         prepare(plan, key_file(options))

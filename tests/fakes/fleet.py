@@ -131,8 +131,8 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         self.scripts: list[list[evaluation_pb2.WatchRunResponse | grpc.StatusCode]] = []
         self.watch_count = 0
         self.watching = threading.Event()
+        self.watch_ended = threading.Event()
         self.hold = False
-        self.metadata: list[dict[str, str | bytes]] = []
         self.unavailable_count = 0
 
     def put(self, run: evaluation_pb2.Run) -> evaluation_pb2.Run:
@@ -190,9 +190,8 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
             yield step
         self.watching.set()
         if self.hold:
-            ended = threading.Event()
-            context.add_callback(ended.set)
-            ended.wait(30)
+            context.add_callback(self.watch_ended.set)
+            self.watch_ended.wait(30)
 
     def ListSuites(
         self, request: evaluation_pb2.ListSuitesRequest, context: grpc.ServicerContext

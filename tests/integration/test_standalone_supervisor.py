@@ -193,7 +193,8 @@ async def test_a_process_that_cannot_start_says_why_and_nothing_else_is_left(mak
     with nothing_left(plan), pytest.raises(PartFailedError) as caught:
         async with asyncio.timeout(30):
             await Running(plan).task
-    assert str(caught.value).endswith(":\nsafety cannot start: the guard's weights are missing")
+    log = plan.part("safety").log_path
+    assert str(caught.value) == f"safety cannot start: the guard's weights are missing; its log is {log}"
     assert caught.value.part == "safety"
 
 

@@ -91,6 +91,7 @@ def test_a_watch_that_is_left_ends_its_call(fake: FakeFleet, fleet: Fleet) -> No
     next(watching)
     assert fake.evaluation.watching.wait(10)
     watching.close()
+    assert fake.evaluation.watch_ended.wait(10)
     assert fake.evaluation.watch_count == 1
 
 

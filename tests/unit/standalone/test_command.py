@@ -1,10 +1,12 @@
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from evalfleet.cli.app import cli
 
+from services.inference.platform_checks import gather_platform_facts
 from services.standalone.command import up
 from services.standalone.ports import take_ports
 from services.standalone.state import locked
@@ -48,3 +50,13 @@ def test_the_command_line_offers_up_and_hands_its_state_folder_on(
     with locked(tmp_path):
         result = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "up", "--port-base", "0"])
     assert f"already runs with the state folder {tmp_path};" in result.stderr
+
+
+def test_a_platform_without_triton_gets_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = replace(gather_platform_facts(), system="Darwin", machine="arm64")
+    monkeypatch.setattr("services.standalone.running.gather_platform_facts", lambda: facts)
+    result = invoke(tmp_path, "--port-base", "0")
+    assert result.exit_code == 1
+    assert "Triton runs on x86-64 Linux, this is arm64 Darwin" in result.stderr
+    assert "--inference local" in result.stderr
+    assert not (tmp_path / "state").exists()
