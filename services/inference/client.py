@@ -107,15 +107,16 @@ class InferenceClient:
         await self._unary(self._stub.RepositoryModelUnload, request, name, timeout_seconds, control=True)
 
     async def list_models(self, *, timeout_seconds: float) -> tuple[RepositoryModel, ...]:
-        """List the models that the host knows, loaded or not, by name."""
-        request = kserve.RepositoryIndexRequest()
-        reply = await self._unary(self._stub.RepositoryIndex, request, "", timeout_seconds, control=True)
-        return tuple(
-            sorted(
-                (RepositoryModel(each.name, each.state, each.reason) for each in reply.models),
-                key=lambda model: model.name,
-            )
+        """List the models that the host knows, by name; READY ones take requests."""
+        index = await self._unary(
+            self._stub.RepositoryIndex, kserve.RepositoryIndexRequest(), "", timeout_seconds, control=True
         )
+        models = {each.name: RepositoryModel(each.name, each.state, each.reason) for each in index.models}
+        # Triton's index leaves out models that were loaded without a folder; its statistics know all that are ready.
+        statistics = await self._unary(self._stub.ModelStatistics, kserve.ModelStatisticsRequest(), "", timeout_seconds)
+        for each in statistics.model_stats:
+            models.setdefault(each.name, RepositoryModel(each.name, "READY", ""))
+        return tuple(models[name] for name in sorted(models))
 
     async def classifier_labels(self, model: str, *, timeout_seconds: float) -> tuple[str, ...]:
         """Return the labels of a loaded classifier, in the order of its probabilities."""

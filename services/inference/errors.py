@@ -33,9 +33,14 @@ _TRITON_TEXTS: Final[tuple[tuple[str, type[errors.FleetError], str], ...]] = (
     ("has no available versions", errors.UnavailableError, "MODEL_NOT_READY"),
     ("unexpected inference input", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
     ("is not healthy", errors.UnavailableError, "ENGINE_CRASHED"),
+    ("decoupled transaction policy", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
+    ("batch-size must be <=", errors.InvalidArgumentError, "BATCH_TOO_LARGE"),
     ("Server is stopping", errors.UnavailableError, "INFERENCE_STOPPING"),
     ("load failed for model", errors.FailedPreconditionError, "MODEL_LOAD_FAILED"),
 )
+
+
+_RICH_STATUS_KEY: Final = "grpc-status-details-bin"
 
 
 def to_fleet_error(failure: InferenceFailure) -> errors.FleetError:
@@ -71,6 +76,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, model: str, target: str) -> e
             reason="INFERENCE_DEADLINE_EXCEEDED",
             metadata={"model": model},
         )
+    if any(key == _RICH_STATUS_KEY for key, _ in error.trailing_metadata() or ()):
+        # The local host is a service of ours and sends typed errors.
+        return errors.from_rpc_error(error)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return errors.UnavailableError(
             f"the inference server at {target} cannot be reached ({details}); is it running?",

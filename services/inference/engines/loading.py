@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
+from transformers.utils import logging as transformers_logging
 
 from services.inference.checkpoints import CheckpointFacts, inspect_checkpoint
 from services.inference.contract import CausalLMArguments, DeviceName, DtypeName
@@ -117,6 +118,8 @@ def load_model(
         device: where to put them.
         may_lack: beginnings of parameter names that are not needed.
     """
+    # Progress bars would end up in the server's log.
+    transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     with _typed_load_failures(facts.path):
         config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)

@@ -299,4 +299,4 @@ def _failing(requests: Iterable[GenerationRequest | ScoringRequest]) -> Callable
 
 
 def _stopping() -> InferenceFailure:
-    return InferenceFailure("the model is being unloaded", reason="ENGINE_STOPPING", code="UNAVAILABLE")
+    return InferenceFailure("the model is being unloaded", reason="INFERENCE_STOPPING", code="UNAVAILABLE")
