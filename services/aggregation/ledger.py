@@ -1,0 +1,166 @@
+"""The ledger of results: one outcome for each (run, task, item, sample), the first that came."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import ColumnElement, Row, Select, select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.aggregation.errors import LedgerUnavailableError
+from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey
+from services.aggregation.schema import (
+    KEY_COLUMNS,
+    OBSERVATION_COLUMNS,
+    RESULT_COLUMNS,
+    RESULTS,
+    RUNS,
+    listed_key_of,
+    observation_of,
+    result_of,
+)
+from services.aggregation.writer import LedgerWriter, open_writer
+from services.runtime.database import open_database
+from services.runtime.errors import not_found
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_PIECE_ROWS = 1000
+
+RecordT = TypeVar("RecordT")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFilter:
+    """Which results of a run: of one task (``None``: of all), after a key, failed ones only."""
+
+    task: str | None = None
+    after: ResultKey | None = None
+    failed_only: bool = False
+
+
+class ResultLedger(Protocol):
+    """Keeps results, and reads them back in the order of their keys, in pieces."""
+
+    async def append(self, results: Sequence[Result]) -> AppendCounts:
+        """Store the results whose keys are new; on return they are durable, all or none."""
+        ...
+
+    def keys(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[ListedKey]]:
+        """Yield pieces of up to ``limit`` keys; raises ``NotFoundError`` for a run without results."""
+        ...
+
+    def results(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[Result]]:
+        """Yield pieces of up to ``limit`` results; raises ``NotFoundError`` for a run without results."""
+        ...
+
+    def observations(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Observation]]:
+        """Yield pieces of all observations; raises ``NotFoundError`` for a run without results."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Whether the ledger can be used now."""
+        ...
+
+
+class SqlLedger:
+    """A ``ResultLedger`` in an SQL database; use ``open_ledger``.
+
+    Every read is one statement, so it sees one moment of the ledger however long it takes.
+    """
+
+    def __init__(self, engine: AsyncEngine, writer: LedgerWriter) -> None:
+        self._engine = engine
+        self._writer = writer
+
+    async def append(self, results: Sequence[Result]) -> AppendCounts:
+        """Store the results whose keys are new; on return they are committed, all or none.
+
+        Raises:
+            LedgerUnavailableError: the database refused; nothing of these was stored.
+        """
+        return await self._writer.append(results)
+
+    def keys(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[ListedKey]]:
+        """See ``ResultLedger.keys``."""
+        return self._pieces(run, _ordered(select(*KEY_COLUMNS), wanted).limit(limit), listed_key_of)
+
+    def results(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[Result]]:
+        """See ``ResultLedger.results``."""
+        return self._pieces(run, _ordered(select(*RESULT_COLUMNS), wanted).limit(limit), partial(result_of, run))
+
+    def observations(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Observation]]:
+        """See ``ResultLedger.observations``."""
+        return self._pieces(run, _ordered(select(*OBSERVATION_COLUMNS), ResultFilter(task)), observation_of)
+
+    async def is_ready(self) -> bool:
+        """Whether the database answers."""
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execute(select(1))
+        except SQLAlchemyError:
+            return False
+        return True
+
+    async def _run_id(self, run: str) -> int:
+        with _reading():
+            async with self._engine.connect() as connection:
+                run_id = (await connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == run))).scalar()
+                if run_id is not None:
+                    return int(run_id)
+                names = (await connection.execute(select(RUNS.c.name))).scalars().all()
+        raise not_found("run with results", run, names)
+
+    async def _pieces(
+        self, run: str, statement: Select[Any], decode: Callable[[Row[Any]], RecordT]
+    ) -> AsyncGenerator[Sequence[RecordT]]:
+        def decode_all(rows: Sequence[Row[Any]]) -> list[RecordT]:
+            return [decode(row) for row in rows]
+
+        of_this_run = statement.where(RESULTS.c.run_id == await self._run_id(run))
+        with _reading():
+            async with self._engine.connect() as connection:
+                rows = await connection.stream(of_this_run)
+                async for piece in rows.partitions(_PIECE_ROWS):
+                    yield await asyncio.to_thread(decode_all, piece)
+
+
+@asynccontextmanager
+async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
+    """Open the ledger at ``url``, bring its tables up to date, and close it at the end of the ``with`` block.
+
+    Raises:
+        StartupError: it cannot be opened, or a newer EvalFleet wrote it.
+    """
+    engine = await open_database(url, migrations=MIGRATIONS, durable=True)
+    try:
+        async with open_writer(engine) as writer:
+            yield SqlLedger(engine, writer)
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise LedgerUnavailableError(f"the ledger cannot be read: {cause}; try again") from error
+
+
+def _ordered(statement: Select[Any], wanted: ResultFilter) -> Select[Any]:
+    columns = RESULTS.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.task is not None:
+        conditions.append(columns.task == wanted.task)
+    if wanted.failed_only:
+        conditions.append(columns.failure_reason.is_not(None))
+    if wanted.after is not None:
+        after = wanted.after
+        conditions.append(tuple_(columns.task, columns.item, columns.sample) > (after.task, after.item, after.sample))
+    return statement.where(*conditions).order_by(columns.task, columns.item, columns.sample)

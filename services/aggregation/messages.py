@@ -1,0 +1,176 @@
+"""Translate between the aggregation contract's messages and the domain."""
+
+from collections.abc import Iterable, Sequence
+
+from evalfleet.aggregation.v1 import aggregation_pb2
+from evalfleet.common.v1 import common_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from services.aggregation.checks import MAX_RESULTS_A_MESSAGE, violations_of
+from services.aggregation.errors import InvalidResultError
+from services.aggregation.estimation import Estimate, TaskTotals
+from services.aggregation.intervals import Interval
+from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, Scored
+from services.runtime.errors import FieldViolation
+
+_NANOSECONDS = 1_000_000_000
+
+
+def results_from_proto(request: aggregation_pb2.AppendResultsRequest) -> list[Result]:
+    """Check and translate a message of results.
+
+    Raises:
+        InvalidResultError: too many, or names the first bad one and all that is wrong with it.
+    """
+    count = len(request.results)
+    if count > MAX_RESULTS_A_MESSAGE:
+        raise InvalidResultError(
+            f"a message holds up to {MAX_RESULTS_A_MESSAGE} results, this one {count}; split it",
+            metadata={"limit": str(MAX_RESULTS_A_MESSAGE), "results": str(count)},
+            field_violations=(FieldViolation("results", f"has {count} entries"),),
+        )
+    return [_checked(index, result) for index, result in enumerate(request.results)]
+
+
+def _checked(index: int, result: aggregation_pb2.Result) -> Result:
+    violations = [
+        FieldViolation(f"results[{index}].{each.field}".rstrip("."), each.description) for each in violations_of(result)
+    ]
+    if not violations:
+        return result_from_proto(result)
+    listed = "; ".join(f"{each.field} {each.description}" for each in violations[:5])
+    key = {"run": result.run, "task": result.task, "item": result.item, "sample": str(result.sample)}
+    raise InvalidResultError(
+        f"nothing of this message was stored: {listed}",
+        metadata={"result_index": str(index), **key},
+        field_violations=violations,
+    )
+
+
+def result_from_proto(message: aggregation_pb2.Result) -> Result:
+    """Translate a checked result."""
+    usage = message.usage
+    has_time = message.HasField("complete_time")
+    return Result(
+        run=message.run,
+        key=ResultKey(message.task, message.item, message.sample),
+        outcome=_outcome_from_proto(message),
+        groups=dict(message.groups),
+        draw_index=message.draw_index,
+        cost=Cost(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.engine_time.seconds * _NANOSECONDS + usage.engine_time.nanos,
+        ),
+        judges=tuple(Judge(judge.name, judge.version, judge.digest) for judge in message.judges),
+        model_digest=message.model_digest,
+        prompt=message.prompt,
+        output=message.output,
+        complete_microseconds=message.complete_time.ToMicroseconds() if has_time else None,
+        is_truncated=message.truncated,
+    )
+
+
+def result_to_proto(result: Result) -> aggregation_pb2.Result:
+    """Give back everything that was stored."""
+    message = aggregation_pb2.Result(
+        run=result.run,
+        task=result.key.task,
+        item=result.key.item,
+        sample=result.key.sample,
+        groups=result.groups,
+        draw_index=result.draw_index,
+        usage=cost_to_proto(result.cost),
+        judges=[
+            common_pb2.JudgeReference(name=judge.name, version=judge.version, digest=judge.digest)
+            for judge in result.judges
+        ],
+        model_digest=result.model_digest,
+        prompt=result.prompt,
+        output=result.output,
+        truncated=result.is_truncated,
+    )
+    if result.complete_microseconds is not None:
+        message.complete_time.FromMicroseconds(result.complete_microseconds)
+    match result.outcome:
+        case Scored(metrics, answer):
+            message.scored.CopyFrom(aggregation_pb2.Scored(metrics=metrics, extracted_answer=answer))
+        case Failed(reason, text, counted_as):
+            message.failure.CopyFrom(aggregation_pb2.Failure(reason=reason, message=text, counted_as=counted_as))
+    return message
+
+
+def listed_key_to_proto(run: str, listed: ListedKey) -> aggregation_pb2.Result:
+    """Give back a key and whether it is scored or failed."""
+    message = aggregation_pb2.Result(run=run, task=listed.key.task, item=listed.key.item, sample=listed.key.sample)
+    if listed.failure_reason is None:
+        message.scored.SetInParent()
+    else:
+        message.failure.reason = listed.failure_reason
+    return message
+
+
+def estimates_to_proto(
+    estimates: Iterable[Estimate], totals: Sequence[TaskTotals]
+) -> aggregation_pb2.GetEstimatesResponse:
+    """Translate a run's estimates and totals."""
+    return aggregation_pb2.GetEstimatesResponse(
+        estimates=[_estimate_to_proto(estimate) for estimate in estimates],
+        totals=[_totals_to_proto(each) for each in totals],
+    )
+
+
+def cost_to_proto(cost: Cost) -> common_pb2.Usage:
+    """Translate a cost."""
+    seconds, nanos = divmod(cost.engine_nanoseconds, _NANOSECONDS)
+    return common_pb2.Usage(
+        prompt_tokens=cost.prompt_tokens,
+        completion_tokens=cost.completion_tokens,
+        engine_time=Duration(seconds=seconds, nanos=nanos),
+    )
+
+
+def _outcome_from_proto(message: aggregation_pb2.Result) -> Scored | Failed:
+    if message.HasField("scored"):
+        scored = message.scored
+        answer = scored.extracted_answer if scored.HasField("extracted_answer") else None
+        return Scored(dict(scored.metrics), answer)
+    failure = message.failure
+    return Failed(failure.reason, failure.message, dict(failure.counted_as))
+
+
+def _estimate_to_proto(estimate: Estimate) -> aggregation_pb2.Estimate:
+    return aggregation_pb2.Estimate(
+        task=estimate.task,
+        metric=estimate.metric,
+        group=estimate.group,
+        value=estimate.value,
+        interval=_interval_to_proto(estimate.interval) if estimate.interval else None,
+        standard_error=estimate.standard_error,
+        scored_count=estimate.scored_count,
+        failed_count=estimate.failed_count,
+        failed_counted=estimate.failed_counted,
+        value_scored_only=estimate.value_scored_only,
+        sample_count=estimate.sample_count,
+    )
+
+
+def _interval_to_proto(interval: Interval) -> aggregation_pb2.Interval:
+    return aggregation_pb2.Interval(
+        lower=interval.lower,
+        upper=interval.upper,
+        confidence_level=interval.confidence_level,
+        method=interval.method,
+    )
+
+
+def _totals_to_proto(totals: TaskTotals) -> aggregation_pb2.TaskTotals:
+    return aggregation_pb2.TaskTotals(
+        task=totals.task,
+        item_count=totals.item_count,
+        scored_count=totals.scored_count,
+        failed_count=totals.failed_count,
+        failures_by_reason=totals.failures_by_reason,
+        truncated_count=totals.truncated_count,
+        usage=cost_to_proto(totals.cost),
+    )

@@ -1,0 +1,112 @@
+"""What the ledger holds, as the domain sees it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ResultKey:
+    """What a result is about: one sample of one item of one task of a run. Orders as the ledger lists."""
+
+    task: str
+    item: str
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Tokens and engine time; adds up."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    engine_nanoseconds: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.engine_nanoseconds + other.engine_nanoseconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A judge that took part."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of a judged item."""
+
+    metrics: Mapping[str, float]
+    extracted_answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why an item has no scores, and the values it counts as all the same, by metric."""
+
+    reason: str
+    message: str = ""
+    counted_as: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one sample of one item.
+
+    Attributes:
+        run: resource name, ``runs/{run}``.
+        key: task, item and sample.
+        outcome: scores, or why there are none.
+        groups: value by column.
+        draw_index: position in the run's seeded order.
+        complete_microseconds: when the outcome was known, since 1970 (UTC); ``None`` if the sender did not say.
+    """
+
+    run: str
+    key: ResultKey
+    outcome: Scored | Failed
+    groups: Mapping[str, str]
+    draw_index: int
+    cost: Cost
+    judges: tuple[Judge, ...]
+    model_digest: str
+    prompt: str
+    output: str
+    complete_microseconds: int | None
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A result's key and why it failed, if it did."""
+
+    key: ResultKey
+    failure_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The part of a result that estimates need."""
+
+    key: ResultKey
+    outcome: Scored | Failed
+    groups: Mapping[str, str]
+    cost: Cost
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendCounts:
+    """How many results were new, and how many were there already and stayed as they were; adds up."""
+
+    appended: int = 0
+    duplicates: int = 0
+
+    def __add__(self, other: "AppendCounts") -> "AppendCounts":
+        return AppendCounts(self.appended + other.appended, self.duplicates + other.duplicates)

@@ -1,0 +1,168 @@
+"""The aggregation service's gRPC face: validate, translate, ask the ledger, translate back."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+
+import grpc
+from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+
+from services.aggregation.errors import InvalidLedgerRequestError
+from services.aggregation.estimation import RunTally
+from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
+from services.aggregation.ledger import ResultFilter, ResultLedger
+from services.aggregation.messages import (
+    estimates_to_proto,
+    listed_key_to_proto,
+    result_to_proto,
+    results_from_proto,
+)
+from services.aggregation.records import AppendCounts, ListedKey, Result, ResultKey
+from services.runtime.errors import FleetError
+from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token
+from services.runtime.server import HostedService
+
+FULL_NAME = aggregation_pb2.DESCRIPTOR.services_by_name["AggregationService"].full_name
+DEFAULT_PAGE_RESULTS = 1000
+MAX_PAGE_RESULTS = 10_000
+
+_Listed = AsyncGenerator[Sequence[ListedKey]] | AsyncGenerator[Sequence[Result]]
+
+
+class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
+    """Serves a ledger.
+
+    Translating and counting run in threads, a piece at a time, so that the event loop stays free.
+
+    Args:
+        ledger: where results are.
+        page_bytes: a page of ``ListResults`` ends before it grows larger than this, but holds one result at least.
+    """
+
+    def __init__(self, ledger: ResultLedger, *, page_bytes: int) -> None:
+        self._ledger = ledger
+        self._page_bytes = page_bytes
+
+    async def AppendResults(
+        self,
+        request_iterator: AsyncIterator[aggregation_pb2.AppendResultsRequest],
+        context: grpc.aio.ServicerContext[aggregation_pb2.AppendResultsRequest, aggregation_pb2.AppendResultsResponse],
+    ) -> aggregation_pb2.AppendResultsResponse:
+        """Store each message before the next is read, and answer when all are durable."""
+        counts = AppendCounts()
+        message_index = 0
+        try:
+            async for request in request_iterator:
+                results = await asyncio.to_thread(results_from_proto, request)
+                counts += await self._ledger.append(results)
+                message_index += 1
+        except FleetError as error:
+            # First, since an error's details are cut at their end when they grow too large.
+            error.metadata = {
+                "appended_count": str(counts.appended),
+                "duplicate_count": str(counts.duplicates),
+                "message_index": str(message_index),
+                **error.metadata,
+            }
+            raise
+        return aggregation_pb2.AppendResultsResponse(appended_count=counts.appended, duplicate_count=counts.duplicates)
+
+    async def GetEstimates(
+        self,
+        request: aggregation_pb2.GetEstimatesRequest,
+        context: grpc.aio.ServicerContext[aggregation_pb2.GetEstimatesRequest, aggregation_pb2.GetEstimatesResponse],
+    ) -> aggregation_pb2.GetEstimatesResponse:
+        """Estimate every metric from the results that are there now."""
+        level = request.confidence_level if request.HasField("confidence_level") else DEFAULT_CONFIDENCE_LEVEL
+        if not 0.5 < level < 1:
+            raise InvalidLedgerRequestError("confidence_level", f"is {level}; it lies above 0.5 and below 1")
+        tally = RunTally()
+        async with aclosing(self._ledger.observations(_checked_run(request.run), request.task or None)) as pieces:
+            async for piece in pieces:
+                await asyncio.to_thread(tally.add, piece)
+        return await asyncio.to_thread(_estimates, tally, level)
+
+    async def ListResults(
+        self,
+        request: aggregation_pb2.ListResultsRequest,
+        context: grpc.aio.ServicerContext[aggregation_pb2.ListResultsRequest, aggregation_pb2.ListResultsResponse],
+    ) -> aggregation_pb2.ListResultsResponse:
+        """List results in the order of their keys; results that come meanwhile neither repeat nor hide others."""
+        run = _checked_run(request.run)
+        size = checked_page_size(request.page_size, default=DEFAULT_PAGE_RESULTS, maximum=MAX_PAGE_RESULTS)
+        scope = json.dumps(["ListResults", run, request.task, request.failed_only])
+        after = _key_of(decode_page_token(request.page_token, scope=scope))
+        wanted = ResultFilter(request.task or None, after, request.failed_only)
+        # One more than the page holds tells whether another page follows.
+        listed: _Listed
+        if request.view == aggregation_pb2.RESULT_VIEW_KEYS:
+            listed = self._ledger.keys(run, wanted, size + 1)
+        else:
+            listed = self._ledger.results(run, wanted, size + 1)
+        page = _Page(run, size, self._page_bytes)
+        async with aclosing(listed) as pieces:
+            async for piece in pieces:
+                await asyncio.to_thread(page.fill, piece)
+                if page.is_full:
+                    break
+        return aggregation_pb2.ListResultsResponse(
+            results=page.results,
+            next_page_token=encode_page_token(_cursor_of(page.results[-1]), scope=scope) if page.is_full else "",
+        )
+
+
+def hosted(ledger: ResultLedger, *, max_message_bytes: int) -> HostedService:
+    """Return what a server needs to serve this ledger."""
+    # Half of what a message may hold: room for what the estimate of a page's size leaves out.
+    servicer = AggregationServicer(ledger, page_bytes=max_message_bytes // 2)
+    return HostedService(
+        FULL_NAME,
+        lambda server: aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(servicer, server),
+        readiness=ledger.is_ready,
+    )
+
+
+class _Page:
+    """A page in the making: up to ``size`` results and about ``most_bytes`` bytes.
+
+    Attributes:
+        is_full: a result came that had no place any more.
+    """
+
+    def __init__(self, run: str, size: int, most_bytes: int) -> None:
+        self.results: list[aggregation_pb2.Result] = []
+        self.is_full = False
+        self._run = run
+        self._size = size
+        self._bytes_left = most_bytes
+
+    def fill(self, piece: Sequence[ListedKey] | Sequence[Result]) -> None:
+        """Take what there is place for."""
+        for each in piece:
+            message = result_to_proto(each) if isinstance(each, Result) else listed_key_to_proto(self._run, each)
+            self._bytes_left -= message.ByteSize()
+            if self.results and (len(self.results) == self._size or self._bytes_left < 0):
+                self.is_full = True
+                return
+            self.results.append(message)
+
+
+def _estimates(tally: RunTally, confidence_level: float) -> aggregation_pb2.GetEstimatesResponse:
+    tally.finish()
+    estimates = (estimate for task in tally.tasks for estimate in task.estimates(confidence_level))
+    return estimates_to_proto(estimates, [task.totals for task in tally.tasks])
+
+
+def _checked_run(run: str) -> str:
+    if not run.startswith("runs/") or run == "runs/":
+        raise InvalidLedgerRequestError("run", f"is {run!r}; write runs/{{run}}")
+    return run
+
+
+def _cursor_of(result: aggregation_pb2.Result) -> str:
+    return json.dumps([result.task, result.item, result.sample])
+
+
+def _key_of(cursor: str | None) -> ResultKey | None:
+    return None if cursor is None else ResultKey(*json.loads(cursor))
