@@ -63,6 +63,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
         self.loading_polls = 0
         self.final_state: model_pb2.ModelState.ValueType = model_pb2.MODEL_STATE_READY
         self.failure = ""
+        self.refusal = ""
         self.page_size = 1000
 
     def put(self, model_id: str, path: str = "/checkpoints/x") -> model_pb2.Model:
@@ -84,6 +85,8 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.CreateModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.CreateModelResponse:
         self.requests.append(request)
+        if self.refusal:
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "the checkpoint is refused", reason=self.refusal)
         model = self.put(request.model_id or "made-from-folder", request.checkpoint_path)
         model.state = model_pb2.MODEL_STATE_LOADING if self.loading_polls else self.final_state
         model.failure = "" if self.loading_polls else self.failure

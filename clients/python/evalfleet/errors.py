@@ -54,7 +54,9 @@ class EvalFleetError(Exception):
     def explanation(self) -> str:
         """Return the message with the invalid fields beneath it, one a line."""
         lines = [self.message]
-        lines += [f"  {each.field}: {each.description}" for each in self.field_violations if each.field]
+        # A message about a single field often is that field's description too.
+        told = [each for each in self.field_violations if each.field and each.description not in self.message]
+        lines += [f"  {each.field}: {each.description}" for each in told]
         if self.retry_after_seconds:
             lines.append(f"  try again in {self.retry_after_seconds:.0f} s")
         return "\n".join(lines)

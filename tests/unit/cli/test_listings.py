@@ -51,6 +51,19 @@ def test_removing_goes_on_after_an_unknown_model(fake: FakeFleet, invoke: Invoke
     assert result.stdout == "models/b removed\n"
 
 
+def test_a_folder_outside_the_roots_gets_the_option_that_adds_it(
+    fake: FakeFleet, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "far").mkdir()
+    fake.models.refusal = "CHECKPOINT_OUTSIDE_ROOTS"
+    result = invoke("models", "add", "far")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "Error: the checkpoint is refused",
+        "A fleet on this machine is told so with `evalfleet up --checkpoint-root DIR`.",
+    ]
+
+
 def test_a_folder_that_is_not_there_is_wrong_usage(invoke: Invoke) -> None:
     assert invoke("models", "add", "nowhere").exit_code == 2
 
@@ -93,11 +106,13 @@ def test_a_run_is_cancelled(fake: FakeFleet, invoke: Invoke) -> None:
     assert fake.evaluation.cancelled == ["runs/r1"]
 
 
-def test_suites_are_listed_with_their_tasks(invoke: Invoke) -> None:
-    table = rows(invoke("suites").stdout)
-    assert table[2] == ["demo", "arithmetic", "exact_match ↑", "Sums."]
+def test_suites_are_listed_and_one_of_them_with_its_tasks(invoke: Invoke) -> None:
+    assert rows(invoke("suites").stdout)[2] == ["demo", "2", "A little of everything."]
+    lines = invoke("suites", "demo").stdout.splitlines()
+    assert lines[0] == "suites/demo: A little of everything."
+    table = rows("\n".join(lines[1:]))
+    assert table[2] == ["arithmetic", "exact_match ↑", "Sums."]
     assert table[3] == ["harm", "unsafe_rate ↓", "Unsafe answers.", "nothing"]
-    assert invoke("suites", "demo").stdout == invoke("suites").stdout
     assert invoke("suites", "dmeo").exit_code == 1
 
 

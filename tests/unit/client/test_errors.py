@@ -46,6 +46,12 @@ def test_invalid_fields_are_listed_beneath_the_message(
     ]
 
 
+def test_a_field_that_the_message_explains_is_not_repeated() -> None:
+    violation = errors.FieldViolation("checkpoint_path", "'x' is no folder")
+    error = errors.InvalidArgumentError("'x' is no folder", field_violations=[violation], retry_after_seconds=2.2)
+    assert error.explanation() == "'x' is no folder\n  try again in 2 s"
+
+
 def test_an_unreachable_service_is_named_with_what_to_do(fake: FakeFleet, fleet: Fleet) -> None:
     fake.stop()
     with pytest.raises(UnavailableError) as caught:

@@ -12,6 +12,11 @@ from evalfleet.endpoints import SERVICES, default_state_dir
 from evalfleet.errors import EvalFleetError
 
 PLUGIN_GROUP = "evalfleet.commands"
+# What a person at this command line can do about an error, where the service's own words cannot know it.
+_HINTS = {
+    "CHECKPOINT_OUTSIDE_ROOTS": "A fleet on this machine is told so with `evalfleet up --checkpoint-root DIR`.",
+    "MODEL_NOT_FOUND": "A checkpoint folder can be given as well: `--model DIR`, or `evalfleet models add DIR`.",
+}
 # Commands that other distributions bring, and what to install for them.
 _PLUGIN_HINTS = {"up": "pip install 'evalfleet-services[standalone]'"}
 
@@ -45,7 +50,8 @@ class FleetGroup(click.Group):
         try:
             return super().invoke(ctx)
         except EvalFleetError as error:
-            raise click.ClickException(error.explanation()) from None
+            hint = _HINTS.get(error.reason)
+            raise click.ClickException(error.explanation() + (f"\n{hint}" if hint else "")) from None
 
 
 def _plugins() -> tuple[EntryPoint, ...]:

@@ -3,18 +3,22 @@
 import click
 
 from evalfleet.cli.session import Session
-from evalfleet.cli.tables import suites_table
+from evalfleet.cli.tables import suites_table, tasks_table
 
 
 @click.command(
     epilog="""\b
 Examples:
-  evalfleet suites
-  evalfleet suites demo"""
+  evalfleet suites                              list them
+  evalfleet suites demo                         the tasks of one, with their metrics"""
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.pass_obj
 def suites(session: Session, names: tuple[str, ...]) -> None:
-    """List suites and their tasks."""
-    found = [session.fleet.suites.get(each) for each in names] if names else session.fleet.suites.list()
-    session.out.print(suites_table(found))
+    """List suites, or the tasks of those named."""
+    if not names:
+        session.out.print(suites_table(session.fleet.suites.list()))
+        return
+    for suite in [session.fleet.suites.get(each) for each in names]:
+        session.out.print(f"{suite.name}: {suite.description}", markup=False, soft_wrap=True)
+        session.out.print(tasks_table(suite))

@@ -129,15 +129,19 @@ def models_table(models: Iterable[Model]) -> Table:
 
 
 def suites_table(suites: Iterable[Suite]) -> Table:
-    """Lay out suites, one row a task."""
-    table = _table("suite", "task", "metric", "measures", "comparable to")
+    """Lay out suites, one row each."""
+    table = _table("suite", ">tasks", "what it is for")
     for suite in suites:
-        for index, task in enumerate(suite.tasks):
-            arrow = "↑" if task.higher_is_better else "↓"
-            name = short_name(suite.name) if index == 0 else ""
-            table.add_row(name, task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
-        if not suite.tasks:
-            table.add_row(short_name(suite.name), "–", "", suite.description, "")
+        table.add_row(short_name(suite.name), str(len(suite.tasks)), suite.description)
+    return table
+
+
+def tasks_table(suite: Suite) -> Table:
+    """Lay out the tasks of a suite, one row each."""
+    table = _table("task", "metric", "measures", "comparable to")
+    for task in suite.tasks:
+        arrow = "↑" if task.higher_is_better else "↓"
+        table.add_row(task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
     return table
 
 
