@@ -12,6 +12,7 @@ from grpc import aio
 
 from services.runtime.calls import outgoing_ids
 from services.runtime.deadlines import child_timeout_or_none
+from services.runtime.error_types import DeadlineExceededError
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -41,7 +42,11 @@ class _CarryingCallable:
     def __call__(
         self, request: Any = None, timeout: float | None = None, metadata: Metadata | None = None, **options: Any
     ) -> Any:
-        return self._inner(request, timeout=child_timeout_or_none(timeout), metadata=_carried(metadata), **options)
+        bounded = child_timeout_or_none(timeout)
+        if bounded is not None and bounded <= 0:
+            # gRPC would send it: a deadline in the past is only noticed when its timer runs.
+            raise DeadlineExceededError("no time is left for a call to another service", reason="NO_TIME_LEFT")
+        return self._inner(request, timeout=bounded, metadata=_carried(metadata), **options)
 
 
 class CarryingChannel(aio.Channel):

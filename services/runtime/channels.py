@@ -39,6 +39,8 @@ def open_channel(
         retryable_methods: idempotent unary methods, as ``package.Service/Method`` or ``package.Service`` for all of it.
         health_service: when given, replicas not SERVING for this service are left out (``""``: overall health).
         max_message_bytes: largest message in bytes, either way.
+
+    Calls raise what gRPC raises, and DeadlineExceededError when no time is left to make one.
     """
     options = [
         ("grpc.service_config", service_config(retryable_methods, health_service=health_service)),

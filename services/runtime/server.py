@@ -76,11 +76,11 @@ class FleetServer:
         self._server = grpc.aio.server(
             interceptors=[RuntimeInterceptor(self._behaviours, _rules(services))], options=_options(settings)
         )
-        self._health = HealthBoard(
+        self.health = HealthBoard(
             {service.full_name: service.readiness for service in services},
             interval_seconds=settings.readiness_interval_seconds,
         )
-        self._health.add_to_server(self._server)
+        self.health.add_to_server(self._server)
         for service in services:
             service.add_to_server(self._server)
         names = [service.full_name for service in services]
@@ -102,7 +102,7 @@ class FleetServer:
 
     async def start(self) -> None:
         """Take calls, and say so in health, log and ready file."""
-        await self._health.start()
+        await self.health.start()
         await self._server.start()
         if self._settings.ready_file is not None:
             write_ready_file(self._settings.ready_file, self.address)
@@ -118,7 +118,7 @@ class FleetServer:
         self._log.info(
             "draining", delay_seconds=settings.drain_delay_seconds, grace_seconds=settings.drain_grace_seconds
         )
-        await self._health.drain()
+        await self.health.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_delay_seconds):
                 await stop_at_once.wait()
@@ -133,7 +133,7 @@ class FleetServer:
 
     async def close(self) -> None:
         """Stop at once whatever still runs, and free the ports."""
-        await self._health.stop()
+        await self.health.stop()
         await self._server.stop(None)
         if self._metrics_endpoint is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)

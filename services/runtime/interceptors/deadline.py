@@ -9,6 +9,8 @@ from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 # A handler is ended this much before its caller stops listening, so that the typed error still arrives.
 _REPLY_MARGIN_SECONDS = 0.02
 _REPLY_MARGIN_SHARE = 0.1
+# gRPC rounds a timeout up on its way, by up to this share: 11 s arrive as 11.1 s.
+_WIRE_ROUNDING_SHARE = 0.01
 
 
 class Deadlines:
@@ -32,7 +34,8 @@ class Deadlines:
         remaining: float | None = context.time_remaining()
         if remaining is None:
             return self._default_seconds if rules.bounded else None
-        return max(0.0, remaining - min(_REPLY_MARGIN_SECONDS, remaining * _REPLY_MARGIN_SHARE))
+        margin = min(_REPLY_MARGIN_SECONDS, remaining * _REPLY_MARGIN_SHARE) + remaining * _WIRE_ROUNDING_SHARE
+        return max(0.0, remaining - margin)
 
     def opened(self, call: HandledCall) -> None:
         """Watch the call's deadline, if it has one."""

@@ -25,6 +25,19 @@ async def abort_call(call: HandledCall, error: FleetError) -> NoReturn:
     await call.context.abort(status.code, status.details, trailers)
 
 
+def forget_when_done(call: HandledCall, aborted: grpc.aio.AbortError) -> None:
+    """Let go of the frames that ``aborted`` holds once gRPC has seen it.
+
+    gRPC keeps the exception in the call's state, and its traceback leads back there: request and state of every failed
+    call would stay in memory until the next full garbage collection.
+    """
+
+    def forget(task: object) -> None:
+        aborted.__traceback__ = aborted.__context__ = None
+
+    call.task.add_done_callback(forget)
+
+
 def _pushback(error: FleetError) -> tuple[tuple[str, str], ...]:
     """Tell gRPC's retry policy when to come back; a full quota without such a time is not retried at all."""
     if error.retry_after_seconds is not None:

@@ -17,7 +17,7 @@ from services.runtime.interceptors.admission import Admission, Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.deadline import Deadlines
 from services.runtime.interceptors.drain import LongCalls
-from services.runtime.interceptors.errors import abort_call
+from services.runtime.interceptors.errors import abort_call, forget_when_done
 from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.status import as_fleet_error, code_of
@@ -69,6 +69,13 @@ class Handling:
         Raises:
             grpc.aio.AbortError: the status is sent.
         """
+        try:
+            await self._answer(call, error)
+        except grpc.aio.AbortError as aborted:
+            forget_when_done(call, aborted)
+            raise
+
+    async def _answer(self, call: HandledCall, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
             if call.interruption is not None:
                 call.task.uncancel()
@@ -77,6 +84,7 @@ class Handling:
             call.code = grpc.StatusCode.CANCELLED
         elif isinstance(error, grpc.aio.AbortError):
             call.code = code_of(call.context.code())
+            forget_when_done(call, error)
         elif isinstance(error, grpc.aio.BaseError):
             # The transport failed under a read or a write.
             call.code = grpc.StatusCode.CANCELLED
