@@ -208,6 +208,8 @@ def _command(files: TritonFiles, options: TritonOptions) -> list[str]:
         f"--backend-directory={options.work_dir / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name={options.shared_memory_prefix}",
         "--model-control-mode=explicit",
+        # By default the whole server counts as not ready while any one model is being loaded.
+        "--strict-readiness=false",
         "--disable-auto-complete-config",
         f"--grpc-restricted-protocol={_RESTRICTED_PROTOCOLS}:{key}",
         "--allow-http=false",
