@@ -26,12 +26,14 @@ class LifecycleLimits:
 
     Attributes:
         ready_wait_seconds: longest that a request waits for its model, if its deadline allows as much.
-        control_timeout_seconds: time for unloading a model, or for listing what is loaded.
+        unload_timeout_seconds: time for unloading a model; one that is being loaded is loaded to the end first.
+        list_timeout_seconds: time for asking what is loaded.
         reconcile_interval_seconds: pause between two comparisons of the registry with the inference server.
     """
 
     ready_wait_seconds: float = 30.0
-    control_timeout_seconds: float = 10.0
+    unload_timeout_seconds: float = 120.0
+    list_timeout_seconds: float = 10.0
     reconcile_interval_seconds: float = 2.0
 
 
@@ -173,7 +175,7 @@ class ModelLifecycle:
                 if record.digest:
                     name = record.deployment.name
                     self._dropped.add(name)
-                    await self._loader.unload(name, timeout_seconds=child_timeout(self._limits.control_timeout_seconds))
+                    await self._loader.unload(name, timeout_seconds=child_timeout(self._limits.unload_timeout_seconds))
                 await self._registry.remove(model_id)
                 self._log.info("model_deleted", model=model_id)
             finally:
@@ -235,15 +237,18 @@ class ModelLifecycle:
     async def _reconcile(self) -> None:
         if not await self._backend.is_ready():
             return
-        loaded = await self._backend.loaded_names(timeout_seconds=self._limits.control_timeout_seconds)
+        # What is loaded is only known for the moment of asking: models that moved on since are left to the next round.
+        before = {record.model_id: (record, self._epochs.get(record.model_id)) for record in self.records()}
+        loaded = await self._backend.loaded_names(timeout_seconds=self._limits.list_timeout_seconds)
         for name in self._dropped & loaded:
             await self._loader.unload(name)
-        for record in self.records():
-            in_place = record.state is ModelState.READY and record.deployment.name in loaded
-            if record.state is ModelState.FAILED or in_place or self._is_activating(record.model_id):
+        for model_id, (record, epoch) in before.items():
+            if record.state is ModelState.FAILED or self._is_activating(model_id):
                 continue
-            if self._registry.find(record.model_id) is not None:
-                await asyncio.wait([self._activate(record.model_id)])
+            if (self._registry.find(model_id), self._epochs.get(model_id)) != (record, epoch):
+                continue
+            if record.state is ModelState.LOADING or record.deployment.name not in loaded:
+                await asyncio.wait([self._activate(model_id)])
 
 
 def _not_failed(record: ModelRecord) -> ModelRecord:

@@ -24,12 +24,12 @@ class LoadingLimits:
 
     Attributes:
         load_timeout_seconds: time for one checkpoint.
-        control_timeout_seconds: time for unloading one, or for listing what is loaded.
+        unload_timeout_seconds: time for unloading one.
         concurrent_loads: checkpoints that are loaded at once.
     """
 
     load_timeout_seconds: float = 600.0
-    control_timeout_seconds: float = 10.0
+    unload_timeout_seconds: float = 30.0
     concurrent_loads: int = 2
 
 
@@ -103,7 +103,7 @@ class CheckpointLoader:
 
     async def unload(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Unload a deployment; an unknown name is no error."""
-        limit = self._limits.control_timeout_seconds
+        limit = self._limits.unload_timeout_seconds
         await self._backend.unload(name, timeout_seconds=limit if timeout_seconds is None else timeout_seconds)
 
     async def _load(self, deployment: Deployment) -> None:

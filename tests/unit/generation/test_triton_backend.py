@@ -69,6 +69,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             models=[kserve.RepositoryIndexResponse.ModelIndex(name=k, state=v) for k, v in states.items()]
         )
 
+    async def ModelStatistics(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return kserve.ModelStatisticsResponse()
+
 
 @asynccontextmanager
 async def serving(servicer: FakeTriton) -> AsyncIterator[TritonBackend]:
