@@ -36,7 +36,13 @@ RecordT = TypeVar("RecordT")
 
 @dataclass(frozen=True, slots=True)
 class ResultFilter:
-    """Which results of a run: of one task (``None``: of all), after a key, failed ones only."""
+    """Which results of a run are read.
+
+    Attributes:
+        task: of this task alone; ``None``: of all.
+        after: those that come after this key, which is of ``task`` if that is given.
+        failed_only: the failed ones alone.
+    """
 
     task: str | None = None
     after: ResultKey | None = None
@@ -161,6 +167,10 @@ def _ordered(statement: Select[Any], wanted: ResultFilter) -> Select[Any]:
     if wanted.failed_only:
         conditions.append(columns.failure_reason.is_not(None))
     if wanted.after is not None:
-        after = wanted.after
-        conditions.append(tuple_(columns.task, columns.item, columns.sample) > (after.task, after.item, after.sample))
+        # SQLite walks its index only where the compared columns follow those that are fixed.
+        key = {"task": columns.task, "item": columns.item, "sample": columns.sample}
+        if wanted.task is not None:
+            del key["task"]
+        after = tuple(getattr(wanted.after, name) for name in key)
+        conditions.append(tuple_(*key.values()) > after)
     return statement.where(*conditions).order_by(columns.task, columns.item, columns.sample)

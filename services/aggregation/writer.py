@@ -39,6 +39,7 @@ class LedgerWriter:
         self._waiting: deque[_Batch] = deque()
         self._wake = asyncio.Event()
         self._run_ids: dict[str, int] = {}
+        self._is_closed = False
 
     async def append(self, results: Sequence[Result]) -> AppendCounts:
         """Store the results whose keys are new; on return they are committed, all or none.
@@ -47,6 +48,8 @@ class LedgerWriter:
             LedgerUnavailableError: the database refused; nothing of these was stored.
         """
         rows = await asyncio.to_thread(lambda: [(result.run, values_of(result)) for result in results])
+        if self._is_closed:
+            raise _closing()
         batch = _Batch(rows, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._wake.set()
@@ -59,6 +62,14 @@ class LedgerWriter:
             self._wake.clear()
             while self._waiting:
                 await self._commit(self._next_batches())
+
+    def close(self) -> None:
+        """Refuse what waits and what comes."""
+        self._is_closed = True
+        while self._waiting:
+            batch = self._waiting.popleft()
+            if not batch.counts.done():
+                batch.counts.set_exception(_closing())
 
     def _next_batches(self) -> list[_Batch]:
         batches = [self._waiting.popleft()]
@@ -121,6 +132,7 @@ async def open_writer(engine: AsyncEngine) -> AsyncIterator[LedgerWriter]:
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+        writer.close()
 
 
 def _as_failure(error: BaseException) -> BaseException:
@@ -131,4 +143,8 @@ def _as_failure(error: BaseException) -> BaseException:
         return failure
     if isinstance(error, Exception):
         return error
+    return _closing()
+
+
+def _closing() -> LedgerUnavailableError:
     return LedgerUnavailableError("the ledger is closing; send the same results again")

@@ -1,7 +1,6 @@
 """Numeric answers and the numbers in texts."""
 
 import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -127,12 +126,8 @@ def test_a_number_equals_itself_however_it_is_written(number: Decimal) -> None:
     assert judge(f"so it is ${number:f}.", str(number), mode="flexible")[0] == 1
 
 
-def test_gold_solutions_of_gsm8k_score_one() -> None:
-    folder = Path(os.environ.get("EVALFLEET_DATA_DIR") or Path(__file__).parents[4] / "shared" / "data")
-    path = folder / "gsm8k" / "test.jsonl"
-    if not path.exists():
-        pytest.skip("no gsm8k rows: set EVALFLEET_DATA_DIR to a folder with gsm8k/test.jsonl")
-    answers = [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()]
-    for answer in answers:
+def test_gold_solutions_of_gsm8k_score_one(data_dir: Path) -> None:
+    lines = (data_dir / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    for answer in (json.loads(line)["answer"] for line in lines):
         assert judge(answer, answer)[0] == 1, answer
         assert judge(answer, answer, mode="flexible")[0] == 1, answer
