@@ -34,10 +34,14 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
     try:
         settings = read_settings(settings_class)
         configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)
-        _warn_of_misspelled_settings(settings_class, os.environ)
+        warn_of_misspelled_settings(settings_class, os.environ)
         asyncio.run(_run(settings, wiring))
     except FleetError as error:
         print(f"{name} cannot start: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the end of the process: whoever started it gets a line, the log the rest
+        structlog.get_logger(__name__).critical("service_crashed", exc_info=error)
+        print(f"{name} stopped on an unexpected error; its log has the traceback", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
@@ -71,7 +75,7 @@ async def _run(settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
             await serve(settings, services, registry=registry, stop=stop)
 
 
-def _warn_of_misspelled_settings(settings_class: type[ServiceSettings], environment: Mapping[str, str]) -> None:
+def warn_of_misspelled_settings(settings_class: type[ServiceSettings], environment: Mapping[str, str]) -> None:
     """Log variables that no setting reads although their name is close to one."""
     known = {f"{ENV_PREFIX}{field}".upper() for field in settings_class.model_fields}
     for variable in environment:

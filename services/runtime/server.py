@@ -74,7 +74,7 @@ class FleetServer:
         registry.register(self._behaviours.metrics)
         registry.register(self._behaviours.admission)
         self._server = grpc.aio.server(
-            interceptors=[RuntimeInterceptor(self._behaviours, _rules(services))], options=_options(settings)
+            interceptors=[RuntimeInterceptor(self._behaviours, _rules(services))], options=server_options(settings)
         )
         self.health = HealthBoard(
             {service.full_name: service.readiness for service in services},
@@ -86,6 +86,7 @@ class FleetServer:
         names = [service.full_name for service in services]
         reflection.enable_server_reflection([*names, HEALTH_SERVICE, reflection.SERVICE_NAME], self._server)
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self._started = False
         self.address = ""
 
     def bind(self) -> None:
@@ -103,6 +104,7 @@ class FleetServer:
     async def start(self) -> None:
         """Take calls, and say so in health, log and ready file."""
         await self.health.start()
+        self._started = True
         await self._server.start()
         if self._settings.ready_file is not None:
             write_ready_file(self._settings.ready_file, self.address)
@@ -122,8 +124,10 @@ class FleetServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_delay_seconds):
                 await stop_at_once.wait()
-        self._behaviours.long_calls.end_all()
         stopping = asyncio.create_task(self._server.stop(settings.drain_grace_seconds))
+        # Once the task has begun, new calls are refused: no stream can open after the others were ended.
+        await asyncio.sleep(0)
+        self._behaviours.long_calls.end_all()
         cut_short = asyncio.create_task(stop_at_once.wait())
         await asyncio.wait((stopping, cut_short), return_when=asyncio.FIRST_COMPLETED)
         cut_short.cancel()
@@ -134,6 +138,9 @@ class FleetServer:
     async def close(self) -> None:
         """Stop at once whatever still runs, and free the ports."""
         await self.health.stop()
+        if not self._started:
+            # gRPC frees the port of a server only by stopping it, and stops it only if it was started.
+            await self._server.start()
         await self._server.stop(None)
         if self._metrics_endpoint is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)
@@ -204,7 +211,8 @@ def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:
     return rules
 
 
-def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments for a server."""
     return [
         # A second server on a taken port must fail; by default it would silently share the port.
         ("grpc.so_reuseport", 0),
