@@ -14,7 +14,7 @@ from services.standalone.options import FleetOptions
 from services.standalone.plan import FleetPlan, key_file, plan_fleet
 from services.standalone.ports import take_ports
 from services.standalone.reporting import TerminalReporter
-from services.standalone.state import StateFile, locked, prepare
+from services.standalone.state import StateFile, locked, prepare, wait_for_predecessor
 from services.standalone.supervisor import Supervisor
 
 
@@ -38,6 +38,7 @@ def run_fleet(
         # Known at once, and said without the detour over a process that ends.
         check_platform(gather_platform_facts())
     with locked(options.state_dir):
+        wait_for_predecessor(options.state_dir)
         plan = plan_fleet(options, take_ports(options.port_base))
         prepare(plan, key_file(options))
         asyncio.run(_run(plan, TerminalReporter(console), ready_file, parent_pid))

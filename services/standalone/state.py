@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,11 @@ from evalfleet.endpoints import STATE_FILE_NAME
 
 from services.standalone.errors import BadOptionError, FleetAlreadyRunningError
 from services.standalone.plan import INFERENCE, FleetPlan
+from services.standalone.processes import is_group_alive
 
+PREDECESSOR_SECONDS = 30.0
 _LOCK_NAME = "fleet.lock"
+_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -39,6 +43,22 @@ def locked(state_dir: Path) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def wait_for_predecessor(state_dir: Path, *, timeout_seconds: float = PREDECESSOR_SECONDS) -> None:
+    """Wait until the processes of a fleet that was killed have ended; they still hold its ports and databases.
+
+    Call it while holding the state folder, so that what ``fleet.json`` says is of a fleet that is gone.
+    """
+    path = state_dir / STATE_FILE_NAME
+    try:
+        left = [int(each) for each in json.loads(path.read_text(encoding="utf-8"))["processes"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        left = []
+    give_up_at = time.monotonic() + timeout_seconds
+    while any(is_group_alive(each) for each in left) and time.monotonic() < give_up_at:
+        time.sleep(_POLL_SECONDS)
+    path.unlink(missing_ok=True)
 
 
 def prepare(plan: FleetPlan, key_path: Path) -> None:

@@ -1,6 +1,9 @@
 import json
 import os
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from services.standalone.errors import BadOptionError, FleetAlreadyRunningError
 from services.standalone.options import FleetOptions
 from services.standalone.plan import FleetPlan, key_file, plan_fleet
 from services.standalone.ports import PortBlock
-from services.standalone.state import StateFile, locked, prepare
+from services.standalone.state import StateFile, locked, prepare, wait_for_predecessor
 
 
 @pytest.fixture
@@ -76,3 +79,33 @@ def test_logs_of_the_fleet_before_are_kept_and_the_key_is_new_and_private(
     assert key_file(options).read_text() != first
     assert stat.S_IMODE(key_file(options).stat().st_mode) == 0o600
     assert all(each.folder.is_dir() for each in plan.parts)
+
+
+def test_what_a_killed_fleet_left_running_is_waited_for(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as left:
+        (tmp_path / "fleet.json").write_text(json.dumps({"processes": {"evaluation": left.pid}}))
+        waiting = threading.Thread(target=wait_for_predecessor, args=(tmp_path,))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        assert (tmp_path / "fleet.json").exists()
+        left.kill()
+        left.wait()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    assert not (tmp_path / "fleet.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"processes": {"evaluation": "x"}}', '{"processes": 3}'])
+def test_a_damaged_state_file_is_swept_away(tmp_path: Path, text: str) -> None:
+    (tmp_path / "fleet.json").write_text(text)
+    wait_for_predecessor(tmp_path)
+    assert not (tmp_path / "fleet.json").exists()
+
+
+def test_the_wait_for_a_killed_fleet_is_bounded(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as left:
+        (tmp_path / "fleet.json").write_text(json.dumps({"processes": {"evaluation": left.pid}}))
+        wait_for_predecessor(tmp_path, timeout_seconds=0.2)
+        assert left.poll() is None
+        left.kill()
