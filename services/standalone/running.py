@@ -38,7 +38,9 @@ def run_fleet(
         # Known at once, and said without the detour over a process that ends.
         check_platform(gather_platform_facts())
     with locked(options.state_dir):
-        wait_for_predecessor(options.state_dir)
+        wait_for_predecessor(
+            options.state_dir, on_wait=lambda: console.print("waiting for the end of a fleet that was killed")
+        )
         plan = plan_fleet(options, take_ports(options.port_base))
         prepare(plan, key_file(options))
         asyncio.run(_run(plan, TerminalReporter(console), ready_file, parent_pid))

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,10 +45,17 @@ def locked(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def wait_for_predecessor(state_dir: Path, *, timeout_seconds: float = PREDECESSOR_SECONDS) -> None:
+def wait_for_predecessor(
+    state_dir: Path, *, on_wait: Callable[[], None], timeout_seconds: float = PREDECESSOR_SECONDS
+) -> None:
     """Wait until the processes of a fleet that was killed have ended; they still hold its ports and databases.
 
     Call it while holding the state folder, so that what ``fleet.json`` says is of a fleet that is gone.
+
+    Args:
+        state_dir: the state folder.
+        on_wait: called if there is something to wait for.
+        timeout_seconds: longest wait.
     """
     path = state_dir / STATE_FILE_NAME
     try:
@@ -56,6 +63,8 @@ def wait_for_predecessor(state_dir: Path, *, timeout_seconds: float = PREDECESSO
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         left = []
     give_up_at = time.monotonic() + timeout_seconds
+    if any(is_group_alive(each) for each in left):
+        on_wait()
     while any(is_group_alive(each) for each in left) and time.monotonic() < give_up_at:
         time.sleep(_POLL_SECONDS)
     path.unlink(missing_ok=True)

@@ -84,9 +84,10 @@ def test_logs_of_the_fleet_before_are_kept_and_the_key_is_new_and_private(
 def test_what_a_killed_fleet_left_running_is_waited_for(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as left:
         (tmp_path / "fleet.json").write_text(json.dumps({"processes": {"evaluation": left.pid}}))
-        waiting = threading.Thread(target=wait_for_predecessor, args=(tmp_path,))
+        noticed = threading.Event()
+        waiting = threading.Thread(target=wait_for_predecessor, args=(tmp_path,), kwargs={"on_wait": noticed.set})
         waiting.start()
-        waiting.join(0.3)
+        assert noticed.wait(10)
         assert waiting.is_alive()
         assert (tmp_path / "fleet.json").exists()
         left.kill()
@@ -99,13 +100,13 @@ def test_what_a_killed_fleet_left_running_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"processes": {"evaluation": "x"}}', '{"processes": 3}'])
 def test_a_damaged_state_file_is_swept_away(tmp_path: Path, text: str) -> None:
     (tmp_path / "fleet.json").write_text(text)
-    wait_for_predecessor(tmp_path)
+    wait_for_predecessor(tmp_path, on_wait=pytest.fail)
     assert not (tmp_path / "fleet.json").exists()
 
 
 def test_the_wait_for_a_killed_fleet_is_bounded(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as left:
         (tmp_path / "fleet.json").write_text(json.dumps({"processes": {"evaluation": left.pid}}))
-        wait_for_predecessor(tmp_path, timeout_seconds=0.2)
+        wait_for_predecessor(tmp_path, on_wait=lambda: None, timeout_seconds=0.2)
         assert left.poll() is None
         left.kill()
