@@ -165,6 +165,9 @@ class ModelLifecycle:
         """
         async with self.lock(model_id):
             record = self.get(model_id)
+            if not await self._backend.is_ready():
+                # Asked before anything is touched, so that whoever waits for the model goes on waiting.
+                raise ModelLostError(f"the inference server is not ready, so models/{model_id} cannot be unloaded")
             self._deleting.add(model_id)
             try:
                 activation = self._activations.get(model_id)
@@ -184,7 +187,7 @@ class ModelLifecycle:
     def _found(self, model_id: str) -> ModelRecord:
         record = self._registry.find(model_id)
         if record is None or model_id in self._deleting:
-            raise ModelDeletedError(f"models/{model_id} was deleted while this request waited for it")
+            raise ModelDeletedError(f"models/{model_id} is being deleted")
         return record
 
     def _is_activating(self, model_id: str) -> bool:

@@ -200,6 +200,18 @@ async def test_deleting_needs_the_server(domain: Domain, checkpoint: Path) -> No
     await domain.lifecycle.delete("m")
 
 
+async def test_a_delete_that_cannot_be_done_leaves_those_who_wait_alone(domain: Domain, checkpoint: Path) -> None:
+    await domain.registrar.create(Registration(str(checkpoint), "m"))
+    domain.backend.kill()
+    domain.lifecycle.report_lost(await domain.lifecycle.ready("m"), LOST)
+    waiting = asyncio.create_task(domain.lifecycle.ready("m"))
+    await asyncio.sleep(0)
+    with pytest.raises(ModelLostError):
+        await domain.lifecycle.delete("m")
+    domain.backend.is_up = True
+    assert (await waiting).record.state is ModelState.READY
+
+
 async def test_deleting_while_loading_ends_the_wait_and_leaves_no_orphan(domain: Domain, checkpoint: Path) -> None:
     domain.backend.load_gate = asyncio.Event()
     creating = asyncio.create_task(domain.registrar.create(Registration(str(checkpoint), "m")))

@@ -1,0 +1,398 @@
+"""The generation service over real gRPC, in front of a real Triton that is also killed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from evalfleet.common.v1 import common_pb2
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from services.generation.settings import GenerationSettings
+from services.generation.wiring import wire
+from services.inference.client import InferenceClient
+from services.inference.triton_server import free_port
+from services.runtime.errors import FleetError, from_rpc_error, from_status
+from services.runtime.testing import serve_in_process
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+HOST = "127.0.0.1"
+PROMPT = "What is 2 + 3?"
+
+
+class Triton:
+    """A real Triton on a port of its own, which a test may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port(HOST)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def target(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def key_file(self) -> Path:
+        return self.folder / "model-control.key"
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        ready_file = self.folder / "ready"
+        ready_file.unlink(missing_ok=True)
+        environment = {
+            "EVALFLEET_HOST": HOST,
+            "EVALFLEET_PORT": str(self.port),
+            "EVALFLEET_STATE_DIR": str(self.folder),
+            "EVALFLEET_READY_FILE": str(ready_file),
+            "EVALFLEET_PARENT_PID": str(os.getpid()),
+            "EVALFLEET_TORCH_THREADS": "1",
+        }
+        with (self.folder / "launcher.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.inference"], env=os.environ | environment, stdout=log, stderr=log
+            )
+        ends_at = time.monotonic() + 120
+        while not ready_file.exists():
+            assert self.process.poll() is None, (self.folder / "launcher.log").read_text()
+            assert time.monotonic() < ends_at, "Triton did not become ready"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill the tritonserver process itself, with all that it has loaded."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in map(int, children):
+            if "tritonserver" in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(child, signal.SIGKILL)
+        assert self.process.wait(30) == 1
+
+    def kill_engine(self, deployment: str) -> None:
+        """Kill the process that runs one model."""
+        found = [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit() and self._is_stub(folder, deployment)
+        ]
+        assert found, f"no process runs {deployment}"
+        for process_id in found:
+            os.kill(process_id, signal.SIGKILL)
+
+    def _is_stub(self, folder: Path, deployment: str) -> bool:
+        try:
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            return False
+        return "triton_python_backend_stub" in command and deployment in command
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    triton = Triton(tmp_path_factory.mktemp("triton"))
+    triton.start()
+    yield triton
+    triton.stop()
+
+
+@dataclass(frozen=True)
+class Service:
+    """Stubs of a running generation service."""
+
+    models: "model_pb2_grpc.ModelServiceAsyncStub"
+    generation: "generation_pb2_grpc.GenerationServiceAsyncStub"
+
+    async def create(self, model_id: str, checkpoint: Path) -> model_pb2.Model:
+        """Register a checkpoint and wait until it is READY."""
+        request = model_pb2.CreateModelRequest(model_id=model_id, checkpoint_path=str(checkpoint))
+        model = (await self.models.CreateModel(request, timeout=120)).model
+        while model.state == model_pb2.MODEL_STATE_LOADING:
+            await asyncio.sleep(0.2)
+            model = (await self.models.GetModel(model_pb2.GetModelRequest(name=model.name))).model
+        assert model.state == model_pb2.MODEL_STATE_READY, model.failure
+        return model
+
+    async def answer(self, model: str, *, timeout_seconds: float = 120.0) -> str:
+        """Answer the prompt greedily."""
+        response = await self.generation.Generate(request_for(model), timeout=timeout_seconds)
+        return response.completions[0].text
+
+    async def delete(self, model: str) -> None:
+        await self.models.DeleteModel(model_pb2.DeleteModelRequest(name=model), timeout=60)
+
+
+def request_for(model: str, prompt: str = PROMPT) -> generation_pb2.GenerateRequest:
+    return generation_pb2.GenerateRequest(
+        model=model, prompt=prompt, sampling=generation_pb2.SamplingParameters(max_tokens=8)
+    )
+
+
+@pytest.fixture
+def settings(triton: Triton, tiny_checkpoint: Path, tmp_path: Path) -> GenerationSettings:
+    return GenerationSettings(
+        port=0,
+        triton_target=triton.target,
+        triton_key_file=triton.key_file,
+        state_dir=tmp_path / "state",
+        checkpoint_roots=f"{tiny_checkpoint.parent}:{tmp_path}",
+        ready_wait_seconds=120.0,
+        reconcile_interval_seconds=0.5,
+    )
+
+
+@asynccontextmanager
+async def running(settings: GenerationSettings) -> AsyncIterator[Service]:
+    async with (
+        wire(settings, CollectorRegistry()) as services,
+        serve_in_process(*services, settings=settings) as channel,
+    ):
+        yield Service(model_pb2_grpc.ModelServiceStub(channel), generation_pb2_grpc.GenerationServiceStub(channel))
+
+
+async def failure(call: Awaitable[object]) -> FleetError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+async def loaded_models(triton: Triton) -> set[str]:
+    async with InferenceClient(triton.target, model_control_key=triton.key_file.read_text().strip()) as client:
+        return {model.name for model in await client.list_models(timeout_seconds=10) if model.state == "READY"}
+
+
+async def test_a_checkpoint_is_registered_used_and_deleted(
+    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton
+) -> None:
+    async with running(settings) as service:
+        model = await service.create("tiny", tiny_checkpoint)
+        assert (model.architecture, model.dtype, model.context_tokens) == ("LlamaForCausalLM", "float32", 256)
+        await _check_samples(service, model)
+        await _check_batch(service, model)
+        await _check_scores(service, model, tiny_checkpoint)
+        assert len(await loaded_models(triton)) == 1
+        await service.delete(model.name)
+        error = await failure(service.answer(model.name))
+        assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+        assert await loaded_models(triton) == set()
+
+
+async def _check_samples(service: Service, model: model_pb2.Model) -> None:
+    """Samples of a conversation differ from each other and are the same again with the same seed."""
+    turns = [
+        common_pb2.Message(role=common_pb2.ROLE_SYSTEM, content="Be brief."),
+        common_pb2.Message(role=common_pb2.ROLE_USER, content=PROMPT),
+    ]
+    request = generation_pb2.GenerateRequest(
+        model=model.name,
+        conversation=common_pb2.Conversation(messages=turns),
+        sampling=generation_pb2.SamplingParameters(max_tokens=8, temperature=1.0, seed=3),
+        sample_count=4,
+    )
+    first = await service.generation.Generate(request, timeout=60)
+    assert len({completion.text for completion in first.completions}) > 1
+    assert first.model_digest == model.digest
+    assert first.usage.prompt_tokens > 10
+    assert first.usage.completion_tokens == sum(completion.token_count for completion in first.completions)
+    assert first.usage.engine_time.ToTimedelta().total_seconds() > 0
+    again = await service.generation.Generate(request, timeout=60)
+    assert list(again.completions) == list(first.completions)
+
+
+async def _check_batch(service: Service, model: model_pb2.Model) -> None:
+    """Bad items fail by themselves, and order is kept."""
+    long = "fox " * 400
+    requests = [
+        request_for(model.name),
+        request_for(model.name, ""),
+        request_for(model.name, long),
+        request_for("models/tin"),
+        request_for(model.name, "The quick brown"),
+    ]
+    response = await service.generation.BatchGenerate(
+        generation_pb2.BatchGenerateRequest(requests=requests), timeout=60
+    )
+    kinds = [result.WhichOneof("outcome") for result in response.results]
+    assert kinds == ["response", "status", "status", "status", "response"]
+    too_long = from_status(response.results[2].status)
+    assert (too_long.code, too_long.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PROMPT_TOO_LONG")
+    assert int(too_long.metadata["prompt_tokens"]) > int(too_long.metadata["context_tokens"]) == 256
+    assert from_status(response.results[3].status).metadata["nearest"] == "tiny"
+    for result, request in zip(response.results, requests, strict=True):
+        if result.HasField("response"):
+            assert result.response == await _without_time(service, request, result.response)
+    cut = request_for(model.name, long)
+    cut.truncation = generation_pb2.TRUNCATION_POLICY_LEFT
+    answer = await service.generation.Generate(cut, timeout=60)
+    assert answer.truncated
+    assert answer.usage.prompt_tokens <= 256
+
+
+async def _without_time(
+    service: Service, request: generation_pb2.GenerateRequest, seen: generation_pb2.GenerateResponse
+) -> generation_pb2.GenerateResponse:
+    alone = await service.generation.Generate(request, timeout=60)
+    alone.usage.engine_time.CopyFrom(seen.usage.engine_time)
+    return alone
+
+
+async def _check_scores(service: Service, model: model_pb2.Model, checkpoint: Path) -> None:
+    """Log-likelihoods are those that transformers gives on the same folder."""
+    continuations = [" 5.", " Jupiter", " the lazy dog"]
+    response = await service.generation.ScoreContinuations(
+        generation_pb2.ScoreContinuationsRequest(model=model.name, prompt=PROMPT, continuations=continuations),
+        timeout=60,
+    )
+    expected = [await asyncio.to_thread(_log_likelihood, checkpoint, PROMPT, each) for each in continuations]
+    assert [score.log_likelihood for score in response.scores] == pytest.approx(expected, abs=1e-3)
+    assert response.usage.completion_tokens == sum(score.token_count for score in response.scores)
+    assert (response.model_digest, response.truncated) == (model.digest, False)
+
+
+def _log_likelihood(checkpoint: Path, context: str, continuation: str) -> float:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    whole, start = tokenizer(context + continuation).input_ids, len(tokenizer(context).input_ids)
+    with torch.inference_mode():
+        log_probabilities = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return sum(float(log_probabilities[index - 1, whole[index]]) for index in range(start, len(whole)))
+
+
+async def test_a_restarted_service_finds_its_models(settings: GenerationSettings, tiny_checkpoint: Path) -> None:
+    async with running(settings) as service:
+        model = await service.create("kept", tiny_checkpoint)
+        before = await service.answer(model.name)
+    async with running(settings) as service:
+        listed = await service.models.ListModels(model_pb2.ListModelsRequest())
+        assert list(listed.models) == [model]
+        assert await service.answer(model.name) == before
+        await service.delete(model.name)
+
+
+async def test_a_killed_triton_gets_its_models_back(
+    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton
+) -> None:
+    async with running(settings) as service:
+        model = await service.create("survivor", tiny_checkpoint)
+        before = await service.answer(model.name)
+        await asyncio.to_thread(triton.kill)
+        waiting = asyncio.create_task(service.answer(model.name))
+        error = await failure(service.answer(model.name, timeout_seconds=1.0))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "INFERENCE_UNAVAILABLE")
+        assert error.retry_after_seconds
+        error = await failure(service.delete(model.name))
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        await asyncio.to_thread(triton.start)
+        assert await waiting == before
+        found = (await service.models.GetModel(model_pb2.GetModelRequest(name=model.name))).model
+        assert found == model
+        await service.delete(model.name)
+
+
+async def test_a_killed_engine_is_started_again(
+    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton
+) -> None:
+    async with running(settings) as service:
+        model = await service.create("crashing", tiny_checkpoint)
+        before = await service.answer(model.name)
+        await asyncio.to_thread(triton.kill_engine, f"checkpoint-crashing-{model.digest[:12]}")
+        assert await service.answer(model.name) == before
+        await service.delete(model.name)
+
+
+def start_service(folder: Path, settings: GenerationSettings) -> "subprocess.Popen[str]":
+    """Start the service as a process of its own."""
+    environment = {
+        "EVALFLEET_PORT": "0",
+        "EVALFLEET_READY_FILE": str(folder / "ready"),
+        "EVALFLEET_PARENT_PID": str(os.getpid()),
+        "EVALFLEET_STATE_DIR": str(settings.state_dir),
+        "EVALFLEET_TRITON_TARGET": settings.triton_target,
+        "EVALFLEET_TRITON_KEY_FILE": str(settings.triton_key_file),
+        "EVALFLEET_CHECKPOINT_ROOTS": settings.checkpoint_roots,
+        "EVALFLEET_DRAIN_DELAY_SECONDS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.generation"],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def connect(folder: Path, process: "subprocess.Popen[str]") -> grpc.aio.Channel:
+    """Wait until the process serves, and open a channel to it."""
+    ready_file = folder / "ready"
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(ready_file.exists):
+            assert process.poll() is None, process.communicate()[1]
+            await asyncio.sleep(0.1)
+    return grpc.aio.insecure_channel(await asyncio.to_thread(ready_file.read_text))
+
+
+async def test_a_killed_service_process_finds_its_models(
+    settings: GenerationSettings, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    first = start_service(tmp_path, settings)
+    async with await connect(tmp_path, first) as channel:
+        service = Service(model_pb2_grpc.ModelServiceStub(channel), generation_pb2_grpc.GenerationServiceStub(channel))
+        model = await service.create("kept", tiny_checkpoint)
+        rival = start_service(tmp_path, settings)
+        _, complaint = await asyncio.to_thread(rival.communicate, timeout=60)
+        assert rival.returncode == 1
+        assert "another generation service" in complaint.splitlines()[-1]
+        assert "Traceback" not in complaint
+    first.kill()
+    await asyncio.to_thread(first.communicate, timeout=30)
+    await asyncio.to_thread((tmp_path / "ready").unlink, missing_ok=True)
+    second = start_service(tmp_path, settings)
+    async with await connect(tmp_path, second) as channel:
+        service = Service(model_pb2_grpc.ModelServiceStub(channel), generation_pb2_grpc.GenerationServiceStub(channel))
+        assert list((await service.models.ListModels(model_pb2.ListModelsRequest())).models) == [model]
+        await service.answer(model.name)
+        await service.delete(model.name)
+    second.terminate()
+    _, log = await asyncio.to_thread(second.communicate, timeout=30)
+    assert second.returncode == 0, log
+
+
+async def test_a_checkpoint_that_no_engine_knows_fails_with_a_reason(
+    settings: GenerationSettings, tiny_checkpoint: Path, tmp_path: Path, triton: Triton
+) -> None:
+    unknown = shutil.copytree(tiny_checkpoint, tmp_path / "unknown")
+    config = unknown / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"lama9"').replace("LlamaFor", "Lama9For"))
+    cut = shutil.copytree(tiny_checkpoint, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    async with running(settings) as service:
+        error = await failure(service.create("cut", cut))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT")
+        request = model_pb2.CreateModelRequest(model_id="unknown", checkpoint_path=str(unknown))
+        error = await failure(service.models.CreateModel(request, timeout=60))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED")
+        assert "Traceback" not in error.message
+        found = (await service.models.GetModel(model_pb2.GetModelRequest(name="models/unknown"))).model
+        assert found.state == model_pb2.MODEL_STATE_FAILED
+        assert "lama9" in found.failure.casefold()
+        assert (await failure(service.answer("models/unknown"))).reason == "MODEL_LOAD_FAILED"
+        await service.delete("models/unknown")
+        assert await loaded_models(triton) == set()
