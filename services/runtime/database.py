@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -35,7 +35,7 @@ async def unbroken(operation: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 def sqlite_url(path: Path) -> str:
     """The URL of an SQLite file, to be opened by this process alone."""
-    return f"sqlite+aiosqlite:///{path.absolute()}"
+    return URL.create("sqlite+aiosqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
 async def open_database(url: str, *, migrations: Path, durable: bool = True) -> AsyncEngine:
