@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.aggregation.errors import LedgerUnavailableError
 from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey
@@ -25,7 +25,7 @@ from services.aggregation.schema import (
     result_of,
 )
 from services.aggregation.writer import LedgerWriter, open_writer
-from services.runtime.database import open_database
+from services.runtime.database import open_database, unbroken
 from services.runtime.errors import not_found
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -106,19 +106,20 @@ class SqlLedger:
     async def is_ready(self) -> bool:
         """Whether the database answers."""
         try:
-            async with self._engine.connect() as connection:
-                await connection.execute(select(1))
+            async with _connected(self._engine) as connection:
+                await unbroken(connection.execute(select(1)))
         except SQLAlchemyError:
             return False
         return True
 
     async def _run_id(self, run: str) -> int:
         with _reading():
-            async with self._engine.connect() as connection:
-                run_id = (await connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == run))).scalar()
+            async with _connected(self._engine) as connection:
+                found = await unbroken(connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == run)))
+                run_id = found.scalar()
                 if run_id is not None:
                     return int(run_id)
-                names = (await connection.execute(select(RUNS.c.name))).scalars().all()
+                names = (await unbroken(connection.execute(select(RUNS.c.name)))).scalars().all()
         raise not_found("run with results", run, names)
 
     async def _pieces(
@@ -129,10 +130,27 @@ class SqlLedger:
 
         of_this_run = statement.where(RESULTS.c.run_id == await self._run_id(run))
         with _reading():
-            async with self._engine.connect() as connection:
-                rows = await connection.stream(of_this_run)
-                async for piece in rows.partitions(_PIECE_ROWS):
+            async with _connected(self._engine) as connection:
+                rows = await unbroken(connection.stream(of_this_run).start())
+                while piece := await unbroken(rows.fetchmany(_PIECE_ROWS)):
                     yield await asyncio.to_thread(decode_all, piece)
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Borrow a connection; one that is still being opened when its borrower is cancelled is given back, not lost."""
+    opening = asyncio.ensure_future(engine.connect().start())
+    try:
+        connection = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await opening.result().close()
+        raise
+    try:
+        yield connection
+    finally:
+        await unbroken(connection.close())
 
 
 @asynccontextmanager

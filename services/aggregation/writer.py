@@ -16,6 +16,7 @@ from sqlalchemy.sql.schema import Table
 from services.aggregation.errors import LedgerUnavailableError
 from services.aggregation.records import AppendCounts, Result
 from services.aggregation.schema import RESULTS, RUNS, RowValues, values_of
+from services.runtime.database import unbroken
 
 # Bounds how long a transaction keeps other processes and its own callers waiting.
 _LARGEST_TRANSACTION_ROWS = 10_000
@@ -56,16 +57,17 @@ class LedgerWriter:
         return await batch.counts
 
     async def work(self) -> None:
-        """Commit what is waiting, again and again, until cancelled."""
-        while True:
+        """Commit what is waiting, again and again, until closed."""
+        while not self._is_closed:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
                 await self._commit(self._next_batches())
 
     def close(self) -> None:
-        """Refuse what waits and what comes."""
+        """Refuse what waits and what comes; a transaction that has begun is finished."""
         self._is_closed = True
+        self._wake.set()
         while self._waiting:
             batch = self._waiting.popleft()
             if not batch.counts.done():
@@ -130,9 +132,12 @@ async def open_writer(engine: AsyncEngine) -> AsyncIterator[LedgerWriter]:
     try:
         yield writer
     finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
         writer.close()
+        await unbroken(_ended(work))
+
+
+async def _ended(work: asyncio.Task[None]) -> None:
+    await asyncio.wait([work])
 
 
 def _as_failure(error: BaseException) -> BaseException:
