@@ -1,0 +1,35 @@
+"""A real fleet and trained checkpoints, shared by the integration tests of a session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.standalone.testing import RunningFleet
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
+    """A whole fleet on free ports, with the real Triton; a test that harms one starts its own.
+
+    It may load checkpoints from the session's temporary folders and from ``.cache``, and it knows the public data sets
+    where there are any.
+    """
+    told = os.environ.get("EVALFLEET_DATA_DIR")
+    data_dirs = [Path(told)] if told else [REPOSITORY.parent / "shared" / "data"]
+    cache = REPOSITORY / ".cache"
+    cache.mkdir(exist_ok=True)
+    with RunningFleet(
+        data_dirs=[each for each in data_dirs if each.is_dir()],
+        checkpoint_roots=[tmp_path_factory.getbasetemp(), cache],
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from which the fleet may load checkpoints, for tests that make their own."""
+    return tmp_path_factory.mktemp("checkpoints")
