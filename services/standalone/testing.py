@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Exit
 from pathlib import Path
 from types import TracebackType
 
+from evalfleet.endpoints import SERVICES
+
 from services.standalone.errors import PartFailedError
 from services.standalone.options import InferenceKind
 
@@ -25,7 +27,8 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
     It is a process of its own, so it needs no event loop here and is what people start. It ends with this process.
 
     Attributes:
-        endpoints: ``host:port`` by name: the five services and ``triton``.
+        endpoints: ``host:port`` of the five services, by name.
+        triton_target: ``host:port`` of the inference server.
         state_dir: its state folder.
         process: the supervisor.
     """
@@ -57,6 +60,7 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
             stop_timeout_seconds: longest time for its drain.
         """
         self.endpoints: Mapping[str, str] = {}
+        self.triton_target = ""
         self._given_state_dir = state_dir
         self._arguments = [f"--port-base={port_base}", f"--inference={inference}"]
         self._arguments += [f"--data-dir={each}" for each in data_dirs]
@@ -147,4 +151,6 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
                 problem = f"the fleet was not healthy within {self._start_timeout_seconds:.0f} s"
                 raise PartFailedError("fleet", problem, self._output_path, self.output)
             time.sleep(_POLL_SECONDS)
-        self.endpoints = json.loads(self._ready_file.read_text(encoding="utf-8"))["endpoints"]
+        targets = json.loads(self._ready_file.read_text(encoding="utf-8"))["endpoints"]
+        self.endpoints = {each: targets[each] for each in SERVICES}
+        self.triton_target = targets["triton"]

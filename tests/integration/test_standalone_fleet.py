@@ -70,7 +70,7 @@ def test_every_service_is_healthy_and_says_so_by_name(fleet: RunningFleet) -> No
             for name in ("", service):
                 answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING, (part, name)
-    with grpc.insecure_channel(fleet.endpoints["triton"]) as channel:
+    with grpc.insecure_channel(fleet.triton_target) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert set(fleet.processes) == PARTS
@@ -79,8 +79,8 @@ def test_every_service_is_healthy_and_says_so_by_name(fleet: RunningFleet) -> No
 
 def test_endpoints_are_printed_as_plain_text(fleet: RunningFleet) -> None:
     assert "\x1b" not in fleet.output
-    for part, target in fleet.endpoints.items():
-        assert re.search(rf"^{'inference .triton.' if part == 'triton' else part} +{target} ", fleet.output, re.M), part
+    for name, target in [*fleet.endpoints.items(), (r"inference \(triton\)", fleet.triton_target)]:
+        assert re.search(rf"^{name} +{target} ", fleet.output, re.MULTILINE), name
     assert re.search(r"The fleet is up after \d+\.\d s; Ctrl-C stops it\.", fleet.output)
     assert f"evalfleet --state-dir {fleet.state_dir} run --model DIR --suite demo" in fleet.output
 
