@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -52,6 +52,14 @@ for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|)$", ["~", "n", ""]),
 ):
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+_SCALARS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": {"true": True, "false": False}.__getitem__,
+    "null": lambda _: None,
+}
 
 
 def parse_document(text: str | bytes, file: str) -> Document:
@@ -111,7 +119,6 @@ class _Builder:
     def __init__(self, file: str) -> None:
         self._file = file
         self._count = 0
-        self._constructor = _CoreLoader("")
         self.lines: dict[FieldPath, int] = {}
 
     def build(self, node: yaml.Node, path: FieldPath) -> Any:
@@ -128,11 +135,11 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, path: FieldPath) -> Any:
         name = node.tag.removeprefix("tag:yaml.org,2002:")
-        if name not in {"str", "int", "float", "bool", "null"}:
+        if name not in _SCALARS:
             raise _error(self._file, node.start_mark.line + 1, f"the type {node.tag!r} is not allowed here", path)
         try:
-            return self._constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError, LookupError) as error:
+            return _SCALARS[name](node.value)
+        except (ValueError, LookupError) as error:
             raise _error(self._file, node.start_mark.line + 1, f"is no {name}: {node.value!r}", path) from error
 
     def _mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _examples(task: Task, data_set: DataSet, templates: TaskTemplates) -> list[R
 
 
 def _identified(rows: Iterable[Row | InvalidRow], task: Task, templates: TaskTemplates) -> Iterator[_Entry]:
-    """Give every row its id; rows of equal content are told apart by ``-2``, ``-3`` … in the order of the data."""
+    """Give every row its id; rows of equal id are told apart by ``#2``, ``#3`` … in the order of the data."""
     seen: Counter[str] = Counter()
     for each in rows:
         row = each
@@ -188,7 +188,7 @@ def _identified(rows: Iterable[Row | InvalidRow], task: Task, templates: TaskTem
             row = InvalidRow(row.file_name, row.number, f"`item_id` fails: {error.message}")
             item_id = _item_id(row, task, templates)
         seen[item_id] += 1
-        yield (item_id if seen[item_id] == 1 else f"{item_id}-{seen[item_id]}"), row
+        yield (item_id if seen[item_id] == 1 else f"{item_id}#{seen[item_id]}"), row
 
 
 def _item_id(row: Row | InvalidRow, task: Task, templates: TaskTemplates) -> str:

@@ -80,6 +80,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Not wrapped, so that ``is_safe_attribute`` sees ``str.format`` and refuses it."""
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in _DENIED_METHODS and super().is_safe_attribute(obj, attr, value)
 
@@ -129,7 +132,10 @@ class Renderer:
             if used.name not in self._environment.filters:
                 known = ", ".join(sorted(self._environment.filters))
                 raise TemplateError(f"line {used.lineno}: no filter named {used.name!r}; known: {known}")
-        return frozenset(find_undeclared_variables(tree)) - {"range"}
+        if tree.find(nodes.NSRef) is not None:
+            raise TemplateError("values cannot be assigned to attributes")
+        names: set[str] = _compile(source, find_undeclared_variables, tree)
+        return frozenset(names) - {"range"}
 
 
 class Template:
