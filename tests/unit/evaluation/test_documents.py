@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
@@ -118,6 +118,7 @@ plain_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(texts, plain_values, max_size=5))
 def test_whatever_json_can_say_is_read_as_it_was_written(value: dict[str, Any]) -> None:
     assert parse_document(json.dumps(value), "f").value == value
@@ -131,6 +132,7 @@ def problems_of(text: str) -> tuple[SpecificationProblem, ...]:
     return ()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_a_model_or_complaints_with_lines(text: str) -> None:
     problems = problems_of(text)
@@ -138,6 +140,7 @@ def test_any_text_is_a_model_or_complaints_with_lines(text: str) -> None:
     assert all(str(problem).startswith(f"f.yaml:{problem.line}: ") and problem.line >= 1 for problem in problems)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["name", "parts", "nam", "part"]), plain_values, max_size=4))
 def test_any_content_is_a_model_or_complaints_with_lines_of_the_file(value: dict[str, Any]) -> None:
     text = yaml.safe_dump(value)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.loading import LoadedTask
@@ -20,11 +20,13 @@ def test_the_order_is_stable_over_versions() -> None:
     assert draw_order(names, seed=0, task="boolq") == (3, 4, 5, 2, 1, 6, 0, 7)
 
 
+@settings(deadline=None)
 @given(ids, st.integers())
 def test_every_item_is_drawn_exactly_once(names: list[str], seed: int) -> None:
     assert sorted(draw_order(names, seed=seed, task="t")) == list(range(len(names)))
 
 
+@settings(deadline=None)
 @given(ids, st.integers(), st.randoms())
 def test_the_order_does_not_depend_on_how_the_data_is_sorted(names: list[str], seed: int, random: Any) -> None:
     shuffled = random.sample(names, len(names))
@@ -32,6 +34,7 @@ def test_the_order_does_not_depend_on_how_the_data_is_sorted(names: list[str], s
     assert [shuffled[index] for index in draw_order(shuffled, seed=seed, task="t")] == first
 
 
+@settings(deadline=None)
 @given(ids, st.integers(), st.integers(0, 40))
 def test_items_that_stay_keep_their_relative_order(names: list[str], seed: int, kept: int) -> None:
     drawn = [names[index] for index in draw_order(names, seed=seed, task="t")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.data_roots import DataFile
@@ -80,6 +80,7 @@ class TestJsonLines:
         with pytest.raises(UnreadableDataError, match=r"a\.jsonl\.gz cannot be read"):
             read("a.jsonl.gz", content)
 
+    @settings(deadline=None)
     @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.lists(st.text()))))
     def test_any_objects_come_back(self, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
         path = tmp_path_factory.mktemp("rows") / "a.jsonl"

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.errors import RenderingError, TemplateError
@@ -23,6 +23,7 @@ def value_of(source: str, **values: Any) -> Any:
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@settings(deadline=None)
 @given(texts)
 def test_a_row_appears_in_the_prompt_exactly_as_it_is(text: str) -> None:
     assert render("Q: {{ question }}\nA:", question=text) == f"Q: {text}\nA:"
@@ -47,6 +48,7 @@ def test_text_that_looks_like_markup_means_nothing(text: str) -> None:
     assert value_of("q", q=text) == text
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(min_size=1), st.none() | st.integers() | texts | st.lists(texts, max_size=3), max_size=4)
 )

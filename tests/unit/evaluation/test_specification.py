@@ -166,7 +166,9 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150, deadline=None
+)
 @given(field=st.sampled_from(sorted(TaskSpec.model_fields)), value=json_values)
 def test_whatever_a_field_holds_the_answer_is_a_task_or_a_complaint(
     write_task: WriteTask, definition: dict[str, Any], field: str, value: Any
