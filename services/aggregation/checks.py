@@ -27,7 +27,9 @@ def violations_of(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
     """Yield what is wrong with a result, as paths inside it."""
     if not result.run.startswith("runs/") or len(result.run) == len("runs/"):
         yield FieldViolation("run", f"is {result.run!r}; write runs/{{run}}")
-    for field, name in (("run", result.run), ("task", result.task), ("item", result.item)):
+    else:
+        yield from _name_violations("run", result.run)
+    for field, name in (("task", result.task), ("item", result.item)):
         yield from _name_violations(field, name)
     for field, number in (("sample", result.sample), ("draw_index", result.draw_index)):
         if number < 0:
