@@ -15,6 +15,8 @@ STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
 _SERVICE_DRAIN_SECONDS = 10
+# Safety is healthy once its guard is loaded, and that waits for the inference server.
+_START_SECONDS = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def _part(name: str, options: FleetOptions, ports: PortBlock, environment: Mappi
         metrics_target=f"{HOST}:{ports.metrics(name)}",
         log_path=options.state_dir / "logs" / f"{name}.log",
         ready_file=ready_file,
-        start_timeout_seconds=180.0 if is_inference else 120.0,
+        start_timeout_seconds=_START_SECONDS,
         stop_timeout_seconds=20.0 if is_inference else _SERVICE_DRAIN_SECONDS + 5.0,
     )
 

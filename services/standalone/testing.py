@@ -43,7 +43,7 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
         checkpoint_roots: Sequence[Path] = (),
         suite_dirs: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
-        start_timeout_seconds: float = 240.0,
+        start_timeout_seconds: float = 300.0,
         stop_timeout_seconds: float = 90.0,
     ) -> None:
         """Describe the fleet; nothing is started yet.
