@@ -10,6 +10,7 @@ from typing import NoReturn
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
+from services.runtime.deadlines import remaining_seconds
 
 
 class FakeInferenceBackend:
@@ -23,6 +24,9 @@ class FakeInferenceBackend:
         self.loaded: dict[str, Deployment] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
+        self.lists = 0
+        self.list_gate: asyncio.Event | None = None
+        self.load_deadlines: list[float | None] = []
         self.crashed: set[str] = set()
         self.load_gate: asyncio.Event | None = None
         self.load_errors: list[Exception] = []
@@ -59,11 +63,17 @@ class FakeInferenceBackend:
 
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         self._check_up()
-        return frozenset(self.loaded)
+        names = frozenset(self.loaded)
+        self.lists += 1
+        self._happened.set()
+        if self.list_gate is not None:
+            await self.list_gate.wait()
+        return names
 
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         self._check_up()
         self.loads.append(deployment.name)
+        self.load_deadlines.append(remaining_seconds())
         self.loading.set()
         self._happened.set()
         if self.load_gate is not None:

@@ -133,7 +133,7 @@ async def test_the_engine_gets_what_is_left_of_the_deadline(domain: Domain) -> N
         await domain.generator.generate_batch([GenerationRequest("m", "hi")])
     unbounded, bounded, batched = domain.backend.timeouts
     assert unbounded == 60.0
-    assert 4.0 < batched < bounded < 5.0
+    assert 4.0 < batched < 4.8 < bounded < 5.0  # a batch keeps 5 % back to report its slow items
 
 
 async def test_a_batch_returns_what_is_done_when_time_runs_out(domain: Domain) -> None:

@@ -11,7 +11,7 @@ from services.generation.registration import Registration
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FleetError, NotFoundError, PermissionDeniedError
 from tests.fakes.generation_domain import Domain, StartDomain
-from tests.fakes.inference_backend import write_checkpoint
+from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 
 LOST = ModelLostError("gone")
 
@@ -54,6 +54,21 @@ async def test_the_loop_notices_a_lost_model_without_any_request(domain: Domain,
     await domain.backend.loading.wait()
     assert (await domain.lifecycle.settle("m", wait_seconds=5)).state is ModelState.READY
     assert record.deployment.name in domain.backend.loaded
+
+
+async def test_a_model_that_appears_while_the_loop_looks_is_loaded_once(
+    start_domain: StartDomain, checkpoint: Path, backend: FakeInferenceBackend
+) -> None:
+    gate = backend.list_gate = asyncio.Event()
+    domain = await start_domain()
+    await backend.until(lambda: backend.lists == 1)
+    with bind_deadline(20.0):
+        await domain.registrar.create(Registration(str(checkpoint), "m"))
+    gate.set()
+    seen = backend.lists
+    await backend.until(lambda: backend.lists >= seen + 2)
+    assert len(backend.loads) == 1
+    assert backend.load_deadlines == [None]  # loading outlives the call that asked for it
 
 
 async def test_a_load_that_a_crash_interrupted_is_finished_by_the_next_service(
