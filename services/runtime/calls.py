@@ -1,10 +1,10 @@
 """What is known about the call being handled: its deadline and the ids that travel with it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 REQUEST_ID_KEY = "x-request-id"
@@ -12,39 +12,78 @@ RUN_ID_KEY = "x-run-id"
 ITEM_ID_KEY = "x-item-id"
 
 
-class CallScope(NamedTuple):
-    """The ids and the deadline that calls made from here inherit. A tuple, because every call makes one.
+class CallIds(NamedTuple):
+    """What a call belongs to.
 
     Attributes:
-        deadline_seconds: on the clock of ``time.monotonic``; ``None`` means no deadline.
         request_id: one per call of an outside caller, the same over all hops.
         run_id: the evaluation run that caused the call, if any.
         item_id: the item of that run, if any.
     """
 
-    deadline_seconds: float | None = None
     request_id: str | None = None
     run_id: str | None = None
     item_id: str | None = None
 
-    def ids(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str]:
         """Return the ids that are set, under their names in the log."""
-        named = {"request_id": self.request_id, "run_id": self.run_id, "item_id": self.item_id}
-        return {name: value for name, value in named.items() if value}
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value}
 
 
-_NO_CALL = CallScope()
+_NO_IDS = CallIds()
+
+
+class CallScope:
+    """The ids and the deadline that calls made from here inherit.
+
+    Attributes:
+        deadline_seconds: on the clock of ``time.monotonic``; ``None`` means no deadline.
+    """
+
+    __slots__ = ("_ids", "_received", "deadline_seconds")
+
+    def __init__(self, deadline_seconds: float | None = None, ids: CallIds = _NO_IDS) -> None:
+        self.deadline_seconds = deadline_seconds
+        self._ids: CallIds | None = ids
+        self._received: tuple[ReceivedMetadata, NewId] | None = None
+
+    @classmethod
+    def of_received(cls, metadata: "ReceivedMetadata", new_id: "NewId") -> "CallScope":
+        """Make the scope of a call that came with ``metadata``; it is read when the ids are first asked for.
+
+        Args:
+            metadata: as gRPC gives it.
+            new_id: makes the request id of a call that came without one.
+        """
+        scope = cls()
+        scope._ids = None
+        scope._received = (metadata, new_id)
+        return scope
+
+    @property
+    def ids(self) -> CallIds:
+        """The ids of the call being handled, or those bound here."""
+        if self._ids is None:
+            assert self._received is not None
+            self._ids = _read_ids(*self._received)
+            self._received = None
+        return self._ids
+
+
+ReceivedMetadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+NewId: TypeAlias = Callable[[], str]
+
 # A context variable follows a call into the tasks it starts, which an argument cannot do.
-_scope: ContextVar[CallScope] = ContextVar("evalfleet_call_scope", default=_NO_CALL)
+_scope: ContextVar[CallScope | None] = ContextVar("evalfleet_call_scope", default=None)
 
 
 def current_scope() -> CallScope:
     """Return the scope of the call being handled, or an empty one outside of calls."""
-    return _scope.get()
+    return _scope.get() or CallScope()
 
 
 def enter_scope(scope: CallScope) -> None:
-    """Make ``scope`` current until the running task ends (for the interceptor, which owns its task)."""
+    """Make ``scope`` current until the running task ends: for the server, which owns the task of a call."""
     _scope.set(scope)
 
 
@@ -53,13 +92,9 @@ def bind_ids(
     *, request_id: str | None = None, run_id: str | None = None, item_id: str | None = None
 ) -> Iterator[CallScope]:
     """Add ids to every log line and downstream call made inside the ``with`` block; ``None`` keeps what is there."""
-    outer = _scope.get()
-    inner = outer._replace(
-        request_id=request_id or outer.request_id,
-        run_id=run_id or outer.run_id,
-        item_id=item_id or outer.item_id,
-    )
-    with _entered(inner) as scope:
+    outer = current_scope()
+    ids = CallIds(request_id or outer.ids.request_id, run_id or outer.ids.run_id, item_id or outer.ids.item_id)
+    with _entered(CallScope(outer.deadline_seconds, ids)) as scope:
         yield scope
 
 
@@ -70,7 +105,7 @@ def bind_deadline(seconds: float | None) -> Iterator[CallScope]:
     Background work that outlives its call (a run started by CreateRun) needs this: tasks inherit the caller's deadline.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    with _entered(_scope.get()._replace(deadline_seconds=deadline)) as scope:
+    with _entered(CallScope(deadline, current_scope().ids)) as scope:
         yield scope
 
 
@@ -100,10 +135,22 @@ def decode_id(value: str | bytes) -> str:
     return (unquote(text, errors="replace") if "%" in text else text)[:_ID_LIMIT_CHARACTERS]
 
 
+def _read_ids(metadata: ReceivedMetadata, new_id: NewId) -> CallIds:
+    request_id = run_id = item_id = None
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY:
+            request_id = decode_id(value)
+        elif key == RUN_ID_KEY:
+            run_id = decode_id(value)
+        elif key == ITEM_ID_KEY:
+            item_id = decode_id(value)
+    return CallIds(request_id or new_id(), run_id, item_id)
+
+
 def outgoing_ids() -> tuple[tuple[str, str], ...]:
     """Return the metadata entries that forward the current ids to a downstream service."""
     scope = _scope.get()
-    if scope is _NO_CALL:
+    if scope is None:
         return ()
-    named = ((REQUEST_ID_KEY, scope.request_id), (RUN_ID_KEY, scope.run_id), (ITEM_ID_KEY, scope.item_id))
+    named = zip((REQUEST_ID_KEY, RUN_ID_KEY, ITEM_ID_KEY), scope.ids, strict=True)
     return tuple((key, encode_id(value)) for key, value in named if value)

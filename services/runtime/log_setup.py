@@ -5,7 +5,8 @@ import logging
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO, TypeAlias
+from json.encoder import encode_basestring_ascii
+from typing import Any, Literal, Self, TextIO, TypeAlias
 
 import structlog
 
@@ -39,11 +40,11 @@ def configure_logging(*, level: str, log_format: LogFormat, service: str, stream
         ]
     )
     add_fields = _StandardFields(service if as_json else None)
-    writer = LineWriter(stream)
+    writer = JsonLines(stream, service) if as_json else LineWriter(stream)
     structlog.configure(
         processors=[add_fields, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: writer,
+        logger_factory=writer,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -65,23 +66,57 @@ def timestamp(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1e6):06d}Z"
 
 
+def current_json_lines() -> "JsonLines | None":
+    """Return where JSON lines go, if the log is configured to be JSON."""
+    factory = structlog.get_config()["logger_factory"]
+    return factory if isinstance(factory, JsonLines) else None
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` as a JSON string."""
+    return encode_basestring_ascii(text)
+
+
 class LineWriter:
-    """Writes finished lines to a stream; one that cannot be written is dropped, because serving goes on without it."""
+    """Writes finished lines to a stream; what cannot be written is dropped, because serving goes on without it.
+
+    It is structlog's logger and the factory of it in one: all lines of a process go to one stream.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
+    def __call__(self, *args: object) -> Self:
+        """Return the logger that structlog asks its factory for."""
+        return self
+
     def msg(self, line: str) -> None:
         """Write one line."""
+        self.write(f"{line}\n")
+
+    debug = info = warning = error = critical = msg
+
+    def write(self, lines: str) -> None:
+        """Write lines that end with their line feeds."""
         try:
-            self._stream.write(f"{line}\n")
+            self._stream.write(lines)
             self._stream.flush()
         except UnicodeEncodeError:
-            self._stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+            self._stream.write(lines.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):
             pass
 
-    debug = info = warning = error = critical = msg
+
+class JsonLines(LineWriter):
+    """A writer of JSON lines.
+
+    Attributes:
+        service: name of the service, as JSON.
+    """
+
+    def __init__(self, stream: TextIO, service: str) -> None:
+        super().__init__(stream)
+        self.service = quoted(service)
 
 
 class _StandardFields:
@@ -96,7 +131,7 @@ class _StandardFields:
             event_dict["time"] = timestamp(time.time())
         # A line that brings its own request id was logged on behalf of another call.
         if "request_id" not in event_dict:
-            event_dict.update(current_scope().ids())
+            event_dict.update(current_scope().ids.fields())
         if self._service is not None:
             event_dict["service"] = self._service
         return event_dict

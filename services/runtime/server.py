@@ -20,7 +20,8 @@ from services.runtime.interceptors.drain import LongCalls
 from services.runtime.interceptors.handling import Behaviours
 from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
-from services.runtime.interceptors.wrapping import RuntimeInterceptor
+from services.runtime.interceptors.registrar import WrappingServer
+from services.runtime.interceptors.wrapping import WrappedMethods
 from services.runtime.listening import MetricsEndpoint, bind_port, write_ready_file
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
@@ -73,9 +74,7 @@ class FleetServer:
         )
         registry.register(self._behaviours.metrics)
         registry.register(self._behaviours.admission)
-        self._server = grpc.aio.server(
-            interceptors=[RuntimeInterceptor(self._behaviours, _rules(services))], options=server_options(settings)
-        )
+        self._server = WrappingServer(WrappedMethods(self._behaviours, _rules(services)), server_options(settings))
         self.health = HealthBoard(
             {service.full_name: service.readiness for service in services},
             interval_seconds=settings.readiness_interval_seconds,

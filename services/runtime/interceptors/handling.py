@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from services.runtime.calls import ITEM_ID_KEY, REQUEST_ID_KEY, RUN_ID_KEY, CallScope, decode_id, enter_scope
+from services.runtime.calls import CallScope, ReceivedMetadata, current_scope, enter_scope
 from services.runtime.interceptors.admission import Admission, Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.deadline import Deadlines
@@ -46,14 +46,19 @@ class Handling:
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
 
+    def announce(self, metadata: ReceivedMetadata) -> None:
+        """Give the call that arrives in this task its ids, before its message is there."""
+        enter_scope(CallScope.of_received(metadata, self._new_id))
+
     def begin(self, rules: MethodRules, context: Context) -> HandledCall:
-        """Open a call in its own task: ids, deadline, count."""
+        """Open an announced call: deadline and count."""
         task = asyncio.current_task()
         assert task is not None
-        budget_seconds = self._deadlines.budget_seconds(rules, context)
+        scope = current_scope()
         now = time.monotonic()
-        scope = self._scope_of(context, None if budget_seconds is None else now + budget_seconds)
-        enter_scope(scope)
+        budget_seconds = self._deadlines.budget_seconds(rules, context)
+        if budget_seconds is not None:
+            scope.deadline_seconds = now + budget_seconds
         call = HandledCall(rules, context, scope, task, now)
         self._metrics.started(call)
         self._deadlines.opened(call)
@@ -105,16 +110,5 @@ class Handling:
         # The error's traceback holds the frame that holds the call: a cycle, were the call to keep the error.
         call.error = call.interruption = None
 
-    def _scope_of(self, context: Context, deadline_seconds: float | None) -> CallScope:
-        """Read the ids that came with the call; a call without a request id gets one."""
-        request_id = run_id = item_id = None
-        for key, value in context.invocation_metadata() or ():
-            if key == REQUEST_ID_KEY:
-                request_id = decode_id(value)
-            elif key == RUN_ID_KEY:
-                run_id = decode_id(value)
-            elif key == ITEM_ID_KEY:
-                item_id = decode_id(value)
-        if not request_id:
-            request_id = f"{self._id_prefix}{next(self._id_numbers):x}"
-        return CallScope(deadline_seconds, request_id, run_id, item_id)
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}{next(self._id_numbers):x}"

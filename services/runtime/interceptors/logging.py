@@ -10,7 +10,7 @@ import structlog
 
 from services.runtime.calls import CallScope
 from services.runtime.interceptors.call import HandledCall, MethodRules
-from services.runtime.log_setup import timestamp
+from services.runtime.log_setup import current_json_lines, quoted, timestamp
 
 # The service's own trouble, as opposed to a caller's mistake.
 _OWN_FAULTS = frozenset(
@@ -48,6 +48,7 @@ class CallLog:
         self._log: Any = structlog.get_logger(__name__).bind()
         self._writes_info = self._log.is_enabled_for(logging.INFO)
         self._writes_debug = self._log.is_enabled_for(logging.DEBUG)
+        self._json_lines = current_json_lines()
         self._successes: list[_Success] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,13 +80,27 @@ class CallLog:
             self._timer.cancel()
             self._timer = None
         successes, self._successes = self._successes, []
-        for rules, scope, ended_seconds, duration_seconds in successes:
-            write = self._log.debug if rules.quiet else self._log.info
+        if self._json_lines is not None:
+            self._json_lines.write("".join(map(self._as_json, successes)))
+            return
+        for success in successes:
+            write = self._log.debug if success.rules.quiet else self._log.info
             write(
                 "call_finished",
-                method=rules.method,
+                method=success.rules.method,
                 code="OK",
-                duration_ms=round(duration_seconds * 1000, 3),
-                time=timestamp(ended_seconds),
-                **scope.ids(),
+                duration_ms=round(success.duration_seconds * 1000, 3),
+                time=timestamp(success.ended_seconds),
+                **success.scope.ids.fields(),
             )
+
+    def _as_json(self, success: _Success) -> str:
+        """Format the line that structlog would make of the call, at a fifth of the cost."""
+        assert self._json_lines is not None
+        rules, scope, ended_seconds, duration_seconds = success
+        ids = "".join([f', "{name}": {quoted(value)}' for name, value in scope.ids.fields().items()])
+        return (
+            f'{{"event": "call_finished", "method": {quoted(rules.method)}, "code": "OK", '
+            f'"duration_ms": {duration_seconds * 1000:.3f}, "time": "{timestamp(ended_seconds)}"{ids}, '
+            f'"level": "{"debug" if rules.quiet else "info"}", "service": {self._json_lines.service}}}\n'
+        )

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import grpc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -72,7 +73,7 @@ class CallMetrics(Collector):
 
     def __init__(self) -> None:
         self._started: dict[str, int] = {}
-        self._finished: dict[tuple[str, str], _Finished] = {}
+        self._finished: dict[tuple[str, grpc.StatusCode], _Finished] = {}
 
     def started(self, call: HandledCall) -> None:
         """Count a call whose handling begins."""
@@ -81,7 +82,7 @@ class CallMetrics(Collector):
 
     def finished(self, call: HandledCall, seconds: float) -> None:
         """Add a call that ended after ``seconds``."""
-        key = (call.rules.method, call.code.name)
+        key = (call.rules.method, call.code)
         known = self._finished.get(key)
         if known is None:
             known = self._finished[key] = _Finished()
@@ -101,7 +102,8 @@ class CallMetrics(Collector):
         received = HistogramMetricFamily(
             "grpc_server_call_rcvd_total_compressed_message_size_bytes", "Bytes of a call's requests.", labels=labels
         )
-        for key, known in tuple(self._finished.items()):
+        for (method, code), known in tuple(self._finished.items()):
+            key = (method, code.name)
             duration.add_metric(key, _buckets(_DURATION_BOUNDS_SECONDS, known.duration_counts), known.duration_seconds)
             sent.add_metric(key, _buckets(_SIZE_BOUNDS_BYTES, known.sent_counts), known.sent_bytes)
             received.add_metric(key, _buckets(_SIZE_BOUNDS_BYTES, known.received_counts), known.received_bytes)

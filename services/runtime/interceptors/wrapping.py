@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeAlias, cast
@@ -29,8 +29,10 @@ _OK_CODES = (None, grpc.StatusCode.OK, 0)
 _counted_call: ContextVar[HandledCall | None] = ContextVar("evalfleet_counted_call", default=None)
 
 
-class RuntimeInterceptor(grpc.aio.ServerInterceptor):
-    """Applies the behaviours to every method of a server.
+class WrappedMethods(grpc.GenericRpcHandler):
+    """All methods of a server, wrapped. Methods are looked up here and not in a ``grpc.aio.ServerInterceptor``.
+
+    The interceptor would cost two coroutines per call, about as much as all that the behaviours do.
 
     Args:
         behaviours: what is done around each call.
@@ -41,28 +43,33 @@ class RuntimeInterceptor(grpc.aio.ServerInterceptor):
         self._handling = Handling(behaviours)
         self._admission = behaviours.admission
         self._rules = rules
-        # Servers return the same handler object for every call of a method, so each is wrapped once.
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        self._handlers: list[grpc.GenericRpcHandler] = []
+        self._wrapped: dict[str, Handler] = {}
         self._unknown: Handler = grpc.stream_stream_rpc_method_handler(
             self._stream_response(_refuse_unknown_method, None, MethodRules("other", limited=False))
         )
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Return the method's handler, wrapped; unknown methods get one that answers with a typed UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return self._unknown
+    def add(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Add services; a method always has the same handler, so each is wrapped once, at its first call."""
+        self._handlers.extend(handlers)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Return the method's wrapped handler; unknown methods get one that answers with a typed UNIMPLEMENTED.
+
+        gRPC calls this in the task that then runs the handler.
+        """
+        self._handling.announce(handler_call_details.invocation_metadata)
         path = handler_call_details.method
-        known = self._wrapped.get(path)
-        if known is not None and known[0] is handler:
-            return known[1]
-        wrapped = self._wrap(handler, self._rules.get(path) or MethodRules(path.removeprefix("/")))
-        self._wrapped[path] = (handler, wrapped)
-        return wrapped
+        wrapped = self._wrapped.get(path)
+        if wrapped is not None:
+            return wrapped
+        for generic in self._handlers:
+            handler = generic.service(handler_call_details)
+            if handler is not None:
+                rules = self._rules.get(path) or MethodRules(path.removeprefix("/"))
+                wrapped = self._wrapped[path] = self._wrap(handler, rules)
+                return wrapped
+        return self._unknown
 
     def _wrap(self, handler: Handler, rules: MethodRules) -> Handler:
         decode, encode = handler.request_deserializer or _as_is, handler.response_serializer or _as_is

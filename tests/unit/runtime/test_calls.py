@@ -26,18 +26,18 @@ def test_no_received_id_is_too_much(value: str | bytes) -> None:
 def test_bound_ids_add_up_and_end_with_their_block() -> None:
     assert outgoing_ids() == ()
     with bind_ids(run_id="runs/7"), bind_ids(item_id="xstest/é", run_id=None):
-        assert current_scope().ids() == {"run_id": "runs/7", "item_id": "xstest/é"}
+        assert current_scope().ids.fields() == {"run_id": "runs/7", "item_id": "xstest/é"}
         assert outgoing_ids() == (("x-run-id", "runs/7"), ("x-item-id", "xstest/%C3%A9"))
-    assert current_scope().ids() == {}
+    assert current_scope().ids.fields() == {}
 
 
 async def test_tasks_inherit_the_scope_of_their_maker() -> None:
     with bind_ids(run_id="r"), bind_deadline(60):
-        task = asyncio.create_task(asyncio.to_thread(lambda: (current_scope().run_id, remaining_seconds())))
+        task = asyncio.create_task(asyncio.to_thread(lambda: (current_scope().ids.run_id, remaining_seconds())))
     run_id, remaining = await task
     assert run_id == "r"
     assert remaining is not None
-    assert current_scope().run_id is None
+    assert current_scope().ids.run_id is None
 
 
 def test_without_a_call_only_the_cap_bounds_a_child() -> None:

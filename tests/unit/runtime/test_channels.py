@@ -116,7 +116,7 @@ async def test_a_replica_that_drains_is_left_out(make_service: Any) -> None:
 
 async def test_ids_travel_two_hops_and_explicit_metadata_wins(make_service: Any) -> None:
     async def tell_ids(request: bytes, context: Any) -> bytes:
-        return json.dumps(current_scope().ids()).encode()
+        return json.dumps(current_scope().ids.fields()).encode()
 
     async with run_in_process(make_service(unary=tell_ids)) as inner, open_channel(inner.address) as onward:
 
