@@ -46,6 +46,18 @@ class ModelNotReadyError(UnavailableError):
     default_reason = "MODEL_LOADING"
 
 
+class ModelControlRefusedError(FailedPreconditionError):
+    """The inference server does not let this service load and unload: a mistake of its operator, not of a caller."""
+
+    default_reason = "MODEL_CONTROL_REFUSED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the inference server refuses the generation service's model-control key; EVALFLEET_TRITON_KEY_FILE must "
+            "name the file that the inference server was started with"
+        )
+
+
 class ModelDeletedError(AbortedError):
     """The model was deleted while something waited for it."""
 

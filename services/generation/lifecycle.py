@@ -10,12 +10,18 @@ from weakref import WeakValueDictionary
 import structlog
 
 from services.generation.backend import InferenceBackend
-from services.generation.errors import ModelDeletedError, ModelFailedError, ModelLostError, ModelNotReadyError
+from services.generation.errors import (
+    ModelControlRefusedError,
+    ModelDeletedError,
+    ModelFailedError,
+    ModelLostError,
+    ModelNotReadyError,
+)
 from services.generation.loading import CheckpointLoader
 from services.generation.models import ModelRecord, ModelState
 from services.generation.registry import ModelRegistry
 from services.runtime.deadlines import bind_deadline, child_timeout
-from services.runtime.errors import FleetError, PermissionDeniedError, UnavailableError, not_found
+from services.runtime.errors import FleetError, UnavailableError, not_found
 
 _LONGEST_FAILURE_CHARACTERS = 500
 
@@ -218,7 +224,7 @@ class ModelLifecycle:
             await self._registry.put(record)
             self._dropped.discard(record.deployment.name)
             record = await self._loader.load(record, restart=restart)
-        except (UnavailableError, PermissionDeniedError):
+        except (UnavailableError, ModelControlRefusedError):
             raise  # no fault of the model: it stays LOADING, and the loop tries again
         except FleetError as error:
             failure = " ".join(error.message.split())[:_LONGEST_FAILURE_CHARACTERS]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
-from services.generation.errors import ModelLostError
+from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
 from services.inference import contract, repository
 from services.inference.client import InferenceClient
@@ -15,6 +15,7 @@ from services.runtime.errors import FleetError
 
 _LOADED_STATE: Final = "READY"
 _ENGINE_CRASHED: Final = "ENGINE_CRASHED"
+_CONTROL_REFUSED: Final = "MODEL_CONTROL_REFUSED"
 # After these the model has to be (or may have to be) loaded again; other errors are the request's own.
 _LOST_REASONS: Final = frozenset(
     {"INFERENCE_UNAVAILABLE", "INFERENCE_STOPPING", "MODEL_NOT_LOADED", "MODEL_NOT_READY", _ENGINE_CRASHED}
@@ -102,10 +103,12 @@ def _prompt(prompt: Prompt) -> contract.Prompt:
 
 @contextmanager
 def _losses() -> Iterator[None]:
-    """Tell the loss of the server or of the model from errors of the request."""
+    """Tell the loss of the server or of the model, and a wrong key, from errors of the request."""
     try:
         yield
     except FleetError as error:
+        if error.reason == _CONTROL_REFUSED:
+            raise ModelControlRefusedError from error
         if error.reason not in _LOST_REASONS:
             raise
         raise ModelLostError(

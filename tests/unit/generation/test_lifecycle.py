@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from services.generation.checkpoints import read_checkpoint
-from services.generation.errors import ModelDeletedError, ModelFailedError, ModelLostError, ModelNotReadyError
+from services.generation.errors import (
+    ModelControlRefusedError,
+    ModelDeletedError,
+    ModelFailedError,
+    ModelLostError,
+    ModelNotReadyError,
+)
 from services.generation.models import ModelState
 from services.generation.registration import Registration
 from services.runtime.deadlines import bind_deadline
-from services.runtime.errors import FleetError, NotFoundError, PermissionDeniedError
+from services.runtime.errors import FleetError, NotFoundError
 from tests.fakes.generation_domain import Domain, StartDomain
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 
@@ -175,8 +181,8 @@ async def test_a_server_that_refuses_control_is_no_fault_of_the_model(
     start_domain: StartDomain, checkpoint: Path
 ) -> None:
     domain = await start_domain(reconcile=False)
-    domain.backend.load_errors = [PermissionDeniedError("wrong key", reason="MODEL_CONTROL_REFUSED")]
-    with pytest.raises(PermissionDeniedError):
+    domain.backend.load_errors = [ModelControlRefusedError()]
+    with pytest.raises(ModelControlRefusedError):
         await domain.registrar.create(Registration(str(checkpoint), "m"))
     assert domain.lifecycle.get("m").state is ModelState.LOADING
     assert (await domain.lifecycle.ready("m")).record.state is ModelState.READY
@@ -189,7 +195,7 @@ async def test_one_failing_model_does_not_keep_the_loop_from_the_next(
     await domain.registrar.create(Registration(str(checkpoint), "a"))
     await domain.registrar.create(Registration(str(checkpoint), "b"))
     domain.backend.loaded.clear()
-    domain.backend.load_errors = [PermissionDeniedError("not yet")]
+    domain.backend.load_errors = [ModelControlRefusedError()]
     domain = await start_domain()
     await domain.backend.until(lambda: len(domain.backend.loaded) == 2)
 

@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as kserve
 from tritonclient.grpc import service_pb2_grpc
 
 from services.generation.backend import Deployment
-from services.generation.errors import ModelLostError
+from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Sampling, Turn
 from services.generation.triton_backend import TritonBackend
 from services.inference import contract
@@ -159,6 +159,12 @@ async def test_a_lost_model_is_told_from_a_bad_request(
     with pytest.raises(ModelLostError) as caught:
         await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
     assert caught.value.engine_crashed is is_crash
+
+
+async def test_a_wrong_key_names_the_setting(backend: TritonBackend, triton: FakeTriton) -> None:
+    triton.error = "This protocol is restricted, expecting header 'triton-grpc-protocol-evalfleet-model-control'"
+    with pytest.raises(ModelControlRefusedError, match="EVALFLEET_TRITON_KEY_FILE"):
+        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=5)
 
 
 async def test_errors_of_the_request_keep_their_type(backend: TritonBackend, triton: FakeTriton) -> None:
