@@ -40,33 +40,39 @@ class CallScope:
         deadline_seconds: on the clock of ``time.monotonic``; ``None`` means no deadline.
     """
 
-    __slots__ = ("_ids", "_received", "deadline_seconds")
+    __slots__ = ("_ids", "deadline_seconds")
 
-    def __init__(self, deadline_seconds: float | None = None, ids: CallIds = _NO_IDS) -> None:
+    def __init__(self, deadline_seconds: float | None = None, ids: CallIds | None = _NO_IDS) -> None:
         self.deadline_seconds = deadline_seconds
-        self._ids: CallIds | None = ids
-        self._received: tuple[ReceivedMetadata, NewId] | None = None
-
-    @classmethod
-    def of_received(cls, metadata: "ReceivedMetadata", new_id: "NewId") -> "CallScope":
-        """Make the scope of a call that came with ``metadata``; it is read when the ids are first asked for.
-
-        Args:
-            metadata: as gRPC gives it.
-            new_id: makes the request id of a call that came without one.
-        """
-        scope = cls()
-        scope._ids = None
-        scope._received = (metadata, new_id)
-        return scope
+        self._ids = ids
 
     @property
     def ids(self) -> CallIds:
         """The ids of the call being handled, or those bound here."""
+        return self._ids or _NO_IDS
+
+
+class ReceivedScope(CallScope):
+    """The scope of a call that came over the wire; its metadata is read when the ids are first asked for.
+
+    Args:
+        metadata: as gRPC gives it.
+        new_id: makes the request id of a call that came without one.
+    """
+
+    __slots__ = ("_metadata", "_new_id")
+
+    def __init__(self, metadata: "ReceivedMetadata", new_id: "NewId") -> None:
+        self.deadline_seconds = None
+        self._ids = None
+        self._metadata = metadata
+        self._new_id = new_id
+
+    @property
+    def ids(self) -> CallIds:
+        """The ids that the caller sent."""
         if self._ids is None:
-            assert self._received is not None
-            self._ids = _read_ids(*self._received)
-            self._received = None
+            self._ids = _read_ids(self._metadata, self._new_id)
         return self._ids
 
 

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import MutableMapping
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, Self, TextIO, TypeAlias
 
@@ -63,7 +64,12 @@ def configure_logging(*, level: str, log_format: LogFormat, service: str, stream
 def timestamp(seconds: float) -> str:
     """Return a time of ``time.time`` as ISO 8601 in UTC, with microseconds."""
     whole = int(seconds)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1e6):06d}Z"
+    return f"{_up_to_seconds(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _up_to_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def current_json_lines() -> "JsonLines | None":

@@ -67,7 +67,10 @@ class Gate:
     def leave(self, held_seconds: float) -> None:
         """Give a place back after ``held_seconds``; the longest waiting call gets it."""
         self._mean_seconds += _SMOOTHING * (held_seconds - self._mean_seconds)
-        self._release()
+        if self._waiting:
+            self._release()
+        else:
+            self.running -= 1
 
     def _release(self) -> None:
         while self._waiting:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from services.runtime.calls import CallScope, ReceivedMetadata, current_scope, enter_scope
+from services.runtime.calls import ReceivedMetadata, ReceivedScope, current_scope, enter_scope
 from services.runtime.interceptors.admission import Admission, Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.deadline import Deadlines
@@ -48,7 +48,7 @@ class Handling:
 
     def announce(self, metadata: ReceivedMetadata) -> None:
         """Give the call that arrives in this task its ids, before its message is there."""
-        enter_scope(CallScope.of_received(metadata, self._new_id))
+        enter_scope(ReceivedScope(metadata, self._new_id))
 
     def begin(self, rules: MethodRules, context: Context) -> HandledCall:
         """Open an announced call: deadline and count."""

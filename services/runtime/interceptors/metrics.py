@@ -48,15 +48,6 @@ class _Finished:
         self.sent_bytes = 0
         self.received_bytes = 0
 
-    def add(self, seconds: float, sent_bytes: int, received_bytes: int) -> None:
-        """Count one call."""
-        self.duration_counts[bisect_left(_DURATION_BOUNDS_SECONDS, seconds)] += 1
-        self.sent_counts[bisect_left(_SIZE_BOUNDS_BYTES, sent_bytes)] += 1
-        self.received_counts[bisect_left(_SIZE_BOUNDS_BYTES, received_bytes)] += 1
-        self.duration_seconds += seconds
-        self.sent_bytes += sent_bytes
-        self.received_bytes += received_bytes
-
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
     """Return cumulative counts by upper bound, as Prometheus wants them."""
@@ -86,7 +77,13 @@ class CallMetrics(Collector):
         known = self._finished.get(key)
         if known is None:
             known = self._finished[key] = _Finished()
-        known.add(seconds, call.sent_bytes, call.received_bytes)
+        sent_bytes, received_bytes = call.sent_bytes, call.received_bytes
+        known.duration_counts[bisect_left(_DURATION_BOUNDS_SECONDS, seconds)] += 1
+        known.sent_counts[bisect_left(_SIZE_BOUNDS_BYTES, sent_bytes)] += 1
+        known.received_counts[bisect_left(_SIZE_BOUNDS_BYTES, received_bytes)] += 1
+        known.duration_seconds += seconds
+        known.sent_bytes += sent_bytes
+        known.received_bytes += received_bytes
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families for a scrape."""

@@ -94,9 +94,11 @@ class WrappedMethods(grpc.GenericRpcHandler):
         async def handle(request: Any, context: Context) -> bytes:
             call = handling.begin(rules, context)
             try:
-                if gate is not None and not gate.try_enter():
+                if gate is None or gate.try_enter():
+                    call.admitted_seconds = call.started_seconds
+                else:
                     await gate.enter()
-                call.admitted_seconds = time.monotonic()
+                    call.admitted_seconds = time.monotonic()
                 if decode is None:
                     _counted_call.set(call)
                 else:
@@ -124,9 +126,11 @@ class WrappedMethods(grpc.GenericRpcHandler):
         async def handle(request: Any, context: Context) -> None:
             call = handling.begin(rules, context)
             try:
-                if gate is not None and not gate.try_enter():
+                if gate is None or gate.try_enter():
+                    call.admitted_seconds = call.started_seconds
+                else:
                     await gate.enter()
-                call.admitted_seconds = time.monotonic()
+                    call.admitted_seconds = time.monotonic()
                 _counted_call.set(call)
                 if decode is not None:
                     request = _decoded(call, decode, request)

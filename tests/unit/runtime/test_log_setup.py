@@ -142,6 +142,8 @@ async def test_every_call_is_logged_with_its_outcome_and_ids(make_service: Any) 
     ]
     assert all(line["method"] == "test.v1.TestService/Unary" and line["duration_ms"] >= 0 for line in finished)
     assert (finished[0]["request_id"], finished[0]["run_id"]) == ("q1", "runs/1")
+    # Successes are formatted apart from the other lines, yet alike.
+    assert finished[0].keys() - {"run_id"} == finished[1].keys() - {"reason", "message"}
     # Other calls' lines are not given the ids of the call during which they are written.
     assert "run_id" not in finished[1]
     assert len({line["request_id"] for line in finished}) == 3
