@@ -1,0 +1,107 @@
+"""A guard that is a sequence classifier: it reads the judged turn's content and nothing else."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from services.runtime.deadlines import child_timeout
+from services.runtime.errors import (
+    CancelledCallError,
+    DeadlineExceededError,
+    FleetError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.safety.errors import GuardLoadError, UnusableAnswerError
+from services.safety.guard import Classifier, LabelledText
+from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
+from services.safety.reading import LabelReader, is_unmapped
+
+TEMPLATE: Final = "judged-turn-content/1"
+"""How a conversation becomes the classifier's input: the judged turn's content as it is."""
+
+# After these nobody judged anything and a later call may succeed, so the call fails instead of its items.
+_CALL_FAILURES: Final = (
+    UnavailableError,
+    ResourceExhaustedError,
+    CancelledCallError,
+    NotFoundError,
+    PermissionDeniedError,
+    GuardLoadError,
+)
+
+
+class ClassifierGuard:
+    """Implements ``Guard`` on a ``Classifier``.
+
+    Args:
+        about: what the guard is.
+        classifier: gives probabilities.
+        reader: says what they mean.
+        timeout_seconds: longest time of one request to the classifier.
+    """
+
+    def __init__(
+        self, about: GuardDescription, classifier: Classifier, reader: LabelReader, *, timeout_seconds: float
+    ) -> None:
+        self._about = about
+        self._classifier = classifier
+        self._reader = reader
+        self._timeout_seconds = timeout_seconds
+
+    @property
+    def about(self) -> GuardDescription:
+        """What it is and can do."""
+        return self._about
+
+    async def is_ready(self) -> bool:
+        """Return whether the classifier takes requests."""
+        return await self._classifier.is_ready()
+
+    async def judge(self, turns: Sequence[JudgedTurn]) -> list[Verdict]:
+        """Judge turns in one request; if its answer is unusable, in smaller ones, to find the texts at fault."""
+        answers = await self._ask([turn.content for turn in turns])
+        return [self._verdict(turn, answer) for turn, answer in zip(turns, answers, strict=True)]
+
+    async def _ask(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
+        budget = child_timeout(self._timeout_seconds)
+        try:
+            answers = await self._classifier.classify(texts, timeout_seconds=budget)
+            if len(answers) == len(texts):
+                return list(answers)
+            problem = UnusableAnswerError("WRONG_ANSWER_COUNT")
+        except _CALL_FAILURES:
+            raise
+        except (DeadlineExceededError, TimeoutError):
+            if budget < self._timeout_seconds:
+                raise  # it was the caller's time that ran out
+            return [UnusableAnswerError("GUARD_TIMEOUT")] * len(texts)
+        except UnusableAnswerError as error:
+            problem = error
+        except FleetError as error:
+            problem = UnusableAnswerError(error.reason)
+        if len(texts) == 1:
+            return [problem]
+        middle = len(texts) // 2
+        return [*await self._ask(texts[:middle]), *await self._ask(texts[middle:])]
+
+    def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
+        threshold = self._about.default_threshold if turn.threshold is None else turn.threshold
+        reference = self._about.reference
+        if isinstance(answer, UnusableAnswerError):
+            return Verdict(Decision.ERROR, reference, threshold, error_reason=answer.reason)
+        try:
+            reading = self._reader.read(answer)
+        except UnusableAnswerError as error:
+            return Verdict(Decision.ERROR, reference, threshold, truncated=answer.truncated, error_reason=error.reason)
+        categories = reading.reached(threshold)
+        return Verdict(
+            decision=Decision.UNSAFE if reading.unsafe_probability >= threshold else Decision.SAFE,
+            guard=reference,
+            threshold=threshold,
+            unsafe_probability=reading.unsafe_probability,
+            categories=categories,
+            unmapped=any(is_unmapped(each.category) for each in categories),
+            truncated=answer.truncated,
+        )

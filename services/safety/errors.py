@@ -1,0 +1,58 @@
+"""What can go wrong in the safety service, as callers see it."""
+
+from services.runtime.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    StartupError,
+    UnavailableError,
+)
+
+
+class GuardFileError(StartupError):
+    """A guard's description (guard.yaml, head.json, calibration.json) cannot be used."""
+
+    default_reason = "GUARD_FILE_INVALID"
+
+
+class EncoderError(StartupError):
+    """The guard's encoder is missing, or is not the one that its head was trained on."""
+
+    default_reason = "GUARD_ENCODER_UNUSABLE"
+
+
+class GuardLoadError(FailedPreconditionError):
+    """The inference server refused the guard's model."""
+
+    default_reason = "GUARD_NOT_LOADABLE"
+
+
+class GuardUnavailableError(UnavailableError):
+    """The guard's model does not take requests now."""
+
+    default_reason = "GUARD_UNAVAILABLE"
+
+
+class UnusableAnswerError(Exception):
+    """A classifier answered something that is no judgement of the texts; becomes an ERROR verdict.
+
+    Attributes:
+        reason: UPPER_SNAKE, the verdict's ``error_reason``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def invalid_field(field: str, description: str, *, reason: str = "INVALID_ARGUMENT") -> InvalidArgumentError:
+    """Build the error for one bad request field.
+
+    Args:
+        field: path in the request: ``conversation.messages[2].content``.
+        description: what to do about it.
+        reason: machine-readable cause.
+    """
+    return InvalidArgumentError(
+        f"{field}: {description}", reason=reason, field_violations=(FieldViolation(field, description),)
+    )

@@ -1,0 +1,56 @@
+"""The seams of the safety service: a guard judges turns, a classifier gives probabilities of labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.safety.judgement import GuardDescription, JudgedTurn, Verdict
+
+
+class Guard(Protocol):
+    """A model that judges turns."""
+
+    @property
+    def about(self) -> GuardDescription:
+        """What it is and can do."""
+
+    async def is_ready(self) -> bool:
+        """Return whether it can judge now; never raises for a model or a server that is away."""
+
+    async def judge(self, turns: Sequence[JudgedTurn]) -> list[Verdict]:
+        """Judge turns within the current call's deadline, one verdict each, in their order.
+
+        What the guard answered but cannot be used becomes an ERROR verdict of the turns concerned.
+
+        Raises:
+            FleetError: nothing was judged: the guard is away, overloaded, or the caller's time is used up.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """What a classifier says of one text.
+
+    Attributes:
+        probabilities: one a label, as the engine gave them; not checked.
+        num_tokens: tokens that it read, special ones included.
+        truncated: whether the text was longer than what it reads.
+    """
+
+    probabilities: Sequence[float]
+    num_tokens: int
+    truncated: bool
+
+
+class Classifier(Protocol):
+    """A sequence classifier behind an inference server."""
+
+    async def is_ready(self) -> bool:
+        """Return whether it takes requests; if it does not, see to it that it soon does."""
+
+    async def classify(self, texts: Sequence[str], *, timeout_seconds: float) -> Sequence[LabelledText]:
+        """Return one answer a text, in their order, from one request.
+
+        Raises:
+            FleetError: there is no answer.
+        """

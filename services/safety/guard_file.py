@@ -1,0 +1,155 @@
+"""Reads what describes a guard beside its weights: guard.yaml and, where a script measured it, calibration.json."""
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from services.runtime.errors import nearest_names
+from services.safety.errors import GuardFileError
+from services.safety.judgement import HazardCategory
+
+SAFE_LABEL: Final = "safe"
+UNSAFE_LABEL: Final = "unsafe"
+CALIBRATION_FILE: Final = "calibration.json"
+
+
+class CategoryEntry(BaseModel):
+    """What a category covers and where it belongs in MLCommons AILuminate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(min_length=1)
+    ailuminate: str = ""
+
+
+class GuardFile(BaseModel):
+    """The content of guard.yaml.
+
+    Attributes:
+        name: the guard's id; its resource name is ``guards/{name}``.
+        description: a sentence.
+        aspects: what it can judge.
+        max_tokens: longest text in tokens; a head's own limit counts where it is left out.
+        special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
+        threshold: on the unsafe probability; calibration.json beside the file goes first.
+        taxonomy: name of the taxonomy that the category codes belong to.
+        taxonomy_version: its version.
+        categories: by code.
+        labels: what the model's labels mean: a category code, ``safe`` or ``unsafe``. A label that is not named here
+            means the code of its own name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    description: str = Field(min_length=1)
+    aspects: tuple[Literal["prompt", "response"], ...] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    special_tokens: int = Field(0, ge=0)
+    threshold: float | None = Field(None, gt=0, le=1)
+    taxonomy: str = Field(min_length=1)
+    taxonomy_version: str = Field(min_length=1)
+    categories: dict[str, CategoryEntry] = Field(min_length=1)
+    labels: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "GuardFile":
+        reserved = sorted({SAFE_LABEL, UNSAFE_LABEL} & set(self.categories))
+        if reserved:
+            raise ValueError(f"a category cannot be called {reserved[0]!r}: that word says what a label means")
+        meanings = (SAFE_LABEL, UNSAFE_LABEL, *self.categories)
+        for label, meaning in self.labels.items():
+            if meaning not in meanings:
+                raise ValueError(f"label {label!r} means {meaning!r}, {_hint(meaning, meanings)}")
+        return self
+
+    def category(self, code: str) -> HazardCategory:
+        """Return a category of this file's taxonomy by its code."""
+        entry = self.categories[code]
+        return HazardCategory(self.taxonomy, self.taxonomy_version, code, entry.title, entry.ailuminate)
+
+    def meaning(self, label: str) -> str | None:
+        """Return what a label of the model means; None if the taxonomy has nothing for it."""
+        meaning = self.labels.get(label, label)
+        return meaning if meaning in (SAFE_LABEL, UNSAFE_LABEL) or meaning in self.categories else None
+
+
+def read_guard_file(file: Path) -> GuardFile:
+    """Read a guard.yaml, and the threshold from calibration.json beside it if that exists.
+
+    Raises:
+        GuardFileError: with file, line or field, and the nearest valid name.
+    """
+    content = _read_yaml(file)
+    calibration = file.with_name(CALIBRATION_FILE)
+    if calibration.is_file():
+        content["threshold"] = _read_threshold(calibration)
+    try:
+        guard = GuardFile.model_validate(content)
+    except ValidationError as error:
+        raise _bad_file(file, "; ".join(_explain(each) for each in error.errors())) from error
+    if guard.threshold is None:
+        raise _bad_file(file, f"threshold: is missing here and in {CALIBRATION_FILE}; give one above 0 and up to 1")
+    return guard
+
+
+def check_labels(file: Path, guard: GuardFile, labels: tuple[str, ...]) -> None:
+    """Make sure that a guard file and a model speak of the same labels.
+
+    Raises:
+        GuardFileError: the file names a label that the model lacks, or none of the model's labels means anything.
+    """
+    for label in guard.labels:
+        if label not in labels:
+            raise _bad_file(file, f"labels: the model has no label {label!r}, {_hint(label, labels)}")
+    if not any(guard.meaning(label) for label in labels):
+        raise _bad_file(file, f"labels: say what the model's labels mean ({', '.join(labels[:10])})")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GuardFileError(
+            f"there is no guard file {file}; it says what the model's labels mean (docs/api/safety.md)",
+            reason="GUARD_FILE_NOT_FOUND",
+            metadata={"path": str(file)},
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_file(file, f"cannot be read ({error})") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise _bad_file(file, f"{where}{error.problem or 'is not YAML'}") from error
+    except yaml.YAMLError as error:
+        raise _bad_file(file, f"is not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise _bad_file(file, "must hold a mapping of fields")
+    return content
+
+
+def _read_threshold(file: Path) -> object:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return content["threshold"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _bad_file(file, f"must be a JSON object with a threshold ({error})") from error
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        return f"{field}: is no field, {_hint(field, tuple(GuardFile.model_fields))}"
+    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
+
+
+def _hint(name: str, candidates: tuple[str, ...]) -> str:
+    near = nearest_names(name, candidates)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(candidates[:20])}"
+
+
+def _bad_file(file: Path, problem: str) -> GuardFileError:
+    return GuardFileError(f"{file}: {problem}", metadata={"path": str(file)})

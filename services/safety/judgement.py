@@ -1,0 +1,157 @@
+"""What a guard judges and what it says: conversations, verdicts, and which exact guard spoke."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(Enum):
+    """Who speaks in a conversation."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Aspect(Enum):
+    """As what a turn is judged."""
+
+    PROMPT = "prompt"
+    RESPONSE = "response"
+
+
+class Decision(Enum):
+    """What a guard decided."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTurn:
+    """One turn to judge, in its conversation.
+
+    Attributes:
+        conversation: the turns, oldest first.
+        index: which turn is judged.
+        aspect: as what.
+        threshold: on the unsafe probability, above 0 and up to 1; None takes the guard's own.
+    """
+
+    conversation: Sequence[Turn]
+    index: int
+    aspect: Aspect
+    threshold: float | None = None
+
+    @property
+    def content(self) -> str:
+        """What is said in the judged turn."""
+        return self.conversation[self.index].content
+
+
+@dataclass(frozen=True, slots=True)
+class HazardCategory:
+    """A category that a guard knows.
+
+    Attributes:
+        taxonomy: name of the taxonomy; empty for a label that no taxonomy has.
+        taxonomy_version: its version.
+        code: the category's code in it.
+        title: what it covers.
+        ailuminate_code: the matching MLCommons AILuminate code; empty if there is none.
+    """
+
+    taxonomy: str
+    taxonomy_version: str
+    code: str
+    title: str = ""
+    ailuminate_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryScore:
+    """How sure a guard is of one category."""
+
+    category: HazardCategory
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReference:
+    """Which exact guard judged; digests are SHA-256 in hex.
+
+    Attributes:
+        name: resource name, ``guards/{guard}``.
+        weights_digest: of everything that the engine loads.
+        template_digest: of how a conversation becomes the engine's input.
+        calibration_digest: of the threshold and of what each label means.
+        engine: what computed the probabilities.
+        dtype: number type of the computation.
+    """
+
+    name: str
+    weights_digest: str
+    template_digest: str
+    calibration_digest: str
+    engine: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A guard's judgement of one turn.
+
+    Attributes:
+        decision: at ``threshold``.
+        guard: who judged.
+        threshold: what was applied.
+        unsafe_probability: None where the guard gave no usable one.
+        categories: those that reached the threshold, most probable first; empty unless UNSAFE.
+        unmapped: the guard named something that its taxonomy does not have.
+        truncated: only a part of the text was judged.
+        error_reason: UPPER_SNAKE; empty unless ERROR.
+    """
+
+    decision: Decision
+    guard: GuardReference
+    threshold: float
+    unsafe_probability: float | None = None
+    categories: tuple[CategoryScore, ...] = ()
+    unmapped: bool = False
+    truncated: bool = False
+    error_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardDescription:
+    """What a guard is and can do.
+
+    Attributes:
+        reference: the exact guard.
+        description: a sentence.
+        aspects: what it can judge.
+        categories: what it knows.
+        default_threshold: on the unsafe probability.
+        max_tokens: longest text that it reads whole.
+    """
+
+    reference: GuardReference
+    description: str
+    aspects: tuple[Aspect, ...]
+    categories: tuple[HazardCategory, ...]
+    default_threshold: float
+    max_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Resource name, ``guards/{guard}``."""
+        return self.reference.name

@@ -1,0 +1,41 @@
+"""Settings of the safety service."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.runtime.settings import ServiceSettings
+
+
+class SafetySettings(ServiceSettings):
+    """Where Triton and the guard's weights are, and how long things may take."""
+
+    port: int = Field(8102, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    triton_target: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service.")
+    triton_key_file: Path | None = Field(
+        None, description="File with Triton's model-control key; without one, the guard must be loaded already."
+    )
+    encoder_path: Path | None = Field(
+        None,
+        description="Folder of the embedded guard's encoder; default: the offline package, then the hub. "
+        "Triton must see it under the same path.",
+    )
+    guard_checkpoint: Path | None = Field(
+        None,
+        description="Folder of a Hugging Face sequence classifier that replaces the embedded guard. "
+        "Triton must see it under the same path.",
+    )
+    guard_file: Path | None = Field(
+        None, description="guard.yaml of that checkpoint; default: guard.yaml inside its folder."
+    )
+    guard_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number type that the guard computes in."
+    )
+    guard_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest request to the guard, in seconds; then its verdict is ERROR."
+    )
+    guard_load_timeout_seconds: float = Field(300.0, gt=0, description="Longest load of the guard, in seconds.")
+    guard_ready_wait_seconds: float = Field(
+        20.0, ge=0, description="Longest that a call waits for a guard that is being loaded, in seconds."
+    )

@@ -1,0 +1,65 @@
+"""Puts the safety service together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from services.inference.client import InferenceClient
+from services.inference.repository import classifier_entry
+from services.runtime.errors import StartupError
+from services.runtime.server import HostedService
+from services.safety.catalogue import GuardCatalogue
+from services.safety.classifier_guard import ClassifierGuard
+from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
+from services.safety.reading import LabelReader
+from services.safety.service import hosted
+from services.safety.settings import SafetySettings
+from services.safety.triton_classifier import TritonClassifier
+
+
+@asynccontextmanager
+async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
+    """Yield the service; it is NOT_SERVING until Triton is there and has the guard.
+
+    Raises:
+        FleetError: the guard's files or the key file cannot be used.
+    """
+    key = _read_key(settings.triton_key_file)
+    model = await asyncio.to_thread(_guard_model, settings)
+    async with InferenceClient(settings.triton_target, model_control_key=key) as client:
+        classifier = TritonClassifier(
+            client,
+            model.model_name,
+            classifier_entry(model.arguments),
+            model.labels,
+            load_timeout_seconds=settings.guard_load_timeout_seconds,
+            ready_wait_seconds=settings.guard_ready_wait_seconds,
+        )
+        guard = ClassifierGuard(
+            model.about,
+            classifier,
+            LabelReader(model.labels, model.file),
+            timeout_seconds=settings.guard_timeout_seconds,
+        )
+        try:
+            yield [hosted(GuardCatalogue([guard]))]
+        finally:
+            await classifier.close()
+
+
+def _guard_model(settings: SafetySettings) -> GuardModel:
+    if settings.guard_checkpoint is not None:
+        return checkpoint_guard(settings.guard_checkpoint, settings.guard_file, settings.guard_dtype)
+    return embedded_guard(settings.encoder_path, settings.guard_dtype)
+
+
+def _read_key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read Triton's model-control key: {error}; set EVALFLEET_TRITON_KEY_FILE") from error

@@ -1,0 +1,185 @@
+"""The guard on a fake classifier: whatever goes wrong, nothing is called safe."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runtime.deadlines import bind_deadline
+from services.runtime.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    FleetError,
+    InternalError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.safety.classifier_guard import ClassifierGuard
+from services.safety.errors import UnusableAnswerError
+from services.safety.guard import LabelledText
+from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
+from services.safety.reading import LabelReader
+from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file
+
+
+def guard(classifier: FakeClassifier, timeout_seconds: float = 30) -> ClassifierGuard:
+    return ClassifierGuard(
+        description(), classifier, LabelReader(LABELS, guard_file()), timeout_seconds=timeout_seconds
+    )
+
+
+def turns(*texts: str, threshold: float | None = None) -> list[JudgedTurn]:
+    return [JudgedTurn([Turn(Role.USER, text)], 0, Aspect.PROMPT, threshold) for text in texts]
+
+
+async def judge(given_answer: Answer, *texts: str) -> list[Verdict]:
+    return await guard(FakeClassifier(given_answer)).judge(turns(*texts))
+
+
+def refuses(error: BaseException) -> Answer:
+    def given_answer(texts: Sequence[str]) -> Sequence[LabelledText]:
+        raise error
+
+    return given_answer
+
+
+async def test_below_the_threshold_is_safe_and_at_it_unsafe() -> None:
+    probabilities = {"low": 0.49, "at": 0.5, "high": 0.51}
+    verdicts = await judge(lambda texts: [answer(0.1, probabilities[text]) for text in texts], *probabilities)
+    assert [verdict.decision for verdict in verdicts] == [Decision.SAFE, Decision.UNSAFE, Decision.UNSAFE]
+    assert [len(verdict.categories) for verdict in verdicts] == [0, 1, 1]
+    assert all(verdict.threshold == 0.5 and not verdict.unmapped for verdict in verdicts)
+
+
+async def test_the_callers_threshold_goes_first() -> None:
+    classifier = FakeClassifier(lambda texts: [answer(0.4) for _ in texts])
+    [strict] = await guard(classifier).judge(turns("x", threshold=0.4))
+    [loose] = await guard(classifier).judge(turns("x", threshold=1.0))
+    assert (strict.decision, strict.threshold) == (Decision.UNSAFE, 0.4)
+    assert (loose.decision, loose.threshold) == (Decision.SAFE, 1.0)
+
+
+async def test_an_unmapped_label_is_unsafe_and_marked() -> None:
+    [verdict] = await judge(lambda texts: [answer(0.1, 0.0, 0.0, 0.9)], "x")
+    assert verdict.decision is Decision.UNSAFE
+    assert verdict.unmapped
+    assert verdict.categories[0].category.taxonomy == ""
+
+
+async def test_a_cut_text_is_marked() -> None:
+    [verdict] = await judge(lambda texts: [answer(0.1, truncated=True)], "x")
+    assert verdict.truncated
+
+
+async def test_only_the_judged_turn_is_read() -> None:
+    classifier = FakeClassifier()
+    conversation = [Turn(Role.USER, "first"), Turn(Role.ASSISTANT, "second"), Turn(Role.USER, "third")]
+    await guard(classifier).judge([JudgedTurn(conversation, 1, Aspect.RESPONSE)])
+    assert classifier.requests == [("second",)]
+
+
+async def test_a_batch_is_one_request_and_equals_single_requests() -> None:
+    texts = [f"{'a' * number}" for number in range(1, 257)]
+    classifier = FakeClassifier()
+    together = await guard(classifier).judge(turns(*texts))
+    assert len(classifier.requests) == 1
+    single = [(await guard(FakeClassifier()).judge(turns(text)))[0] for text in texts]
+    assert together == single
+
+
+BROKEN: dict[str, Callable[[Sequence[str]], Sequence[LabelledText]]] = {
+    "nan": lambda texts: [answer(math.nan) for _ in texts],
+    "infinity": lambda texts: [answer(math.inf) for _ in texts],
+    "minus infinity": lambda texts: [answer(0.1, -math.inf) for _ in texts],
+    "above one": lambda texts: [answer(0.1, 1.5) for _ in texts],
+    "below zero": lambda texts: [answer(-0.5) for _ in texts],
+    "too few labels": lambda texts: [LabelledText([0.1], 9, False) for _ in texts],
+    "too many labels": lambda texts: [LabelledText([0.1] * 9, 9, False) for _ in texts],
+    "no labels": lambda texts: [LabelledText([], 9, False) for _ in texts],
+    "no rows": lambda texts: [],
+    "too few rows": lambda texts: [answer(0.1)] * (len(texts) - 1),
+    "too many rows": lambda texts: [answer(0.1)] * (len(texts) + 1),
+    "nothing read": lambda texts: [answer(0.1, num_tokens=2) for _ in texts],
+    "unusable": refuses(UnusableAnswerError("WRONG_ANSWER_SHAPE")),  # type: ignore[dict-item]
+    "broken weights": refuses(FailedPreconditionError("nan", reason="NONFINITE_LOGITS")),  # type: ignore[dict-item]
+    "half an answer": refuses(InternalError("x", reason="INFERENCE_ANSWER_INCOMPLETE")),  # type: ignore[dict-item]
+    "engine failure": refuses(InternalError("x", reason="INFERENCE_FAILED")),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("name", BROKEN)
+async def test_nonsense_is_an_error_verdict_with_a_reason(name: str, count: int) -> None:
+    verdicts = await judge(BROKEN[name], *["x"] * count)
+    assert len(verdicts) == count
+    for verdict in verdicts:
+        assert verdict.decision is Decision.ERROR
+        assert verdict.error_reason.isupper()
+        assert verdict.unsafe_probability is None
+        assert verdict.categories == ()
+
+
+async def test_one_text_that_breaks_the_engine_does_not_take_others_with_it() -> None:
+    def breaks_on_poison(texts: Sequence[str]) -> Sequence[LabelledText]:
+        if "poison" in texts:
+            raise FailedPreconditionError("not a number", reason="NONFINITE_LOGITS")
+        return [answer(len(text) / 100) for text in texts]
+
+    verdicts = await judge(breaks_on_poison, "a", "bb", "poison", "dddd", "e" * 60)
+    assert [verdict.error_reason for verdict in verdicts] == ["", "", "NONFINITE_LOGITS", "", ""]
+    assert [verdict.unsafe_probability for verdict in verdicts] == [0.01, 0.02, None, 0.04, 0.6]
+
+
+async def test_a_guard_that_takes_too_long_is_an_error_verdict() -> None:
+    verdicts = await judge(refuses(DeadlineExceededError("late")), "a", "b")
+    assert [(verdict.decision, verdict.error_reason) for verdict in verdicts] == [(Decision.ERROR, "GUARD_TIMEOUT")] * 2
+
+
+async def test_the_callers_own_deadline_fails_the_call() -> None:
+    classifier = FakeClassifier(refuses(DeadlineExceededError("late")))
+    with bind_deadline(5), pytest.raises(DeadlineExceededError):
+        await guard(classifier, timeout_seconds=30).judge(turns("a"))
+    assert classifier.timeouts[0] < 5
+
+
+async def test_a_request_gets_no_more_time_than_the_guard_is_given() -> None:
+    classifier = FakeClassifier()
+    await guard(classifier, timeout_seconds=3).judge(turns("a"))
+    assert classifier.timeouts == [3]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnavailableError("away", reason="GUARD_UNAVAILABLE"),
+        ResourceExhaustedError("full"),
+        NotFoundError("gone", reason="MODEL_NOT_LOADED"),
+    ],
+)
+async def test_a_guard_that_is_away_fails_the_call(error: FleetError) -> None:
+    with pytest.raises(type(error)):
+        await judge(refuses(error), "a", "b")
+
+
+async def test_a_cancelled_call_stays_cancelled() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await judge(refuses(asyncio.CancelledError()), "a")
+
+
+@given(st.lists(st.lists(st.floats(width=32), min_size=3, max_size=5), min_size=1, max_size=4), st.data())
+async def test_safe_needs_a_whole_row_of_probabilities_below_the_threshold(
+    rows: list[list[float]], data: st.DataObject
+) -> None:
+    tokens = data.draw(st.lists(st.integers(0, 9), min_size=len(rows), max_size=len(rows)))
+    answers = [LabelledText(row, count, False) for row, count in zip(rows, tokens, strict=True)]
+    texts = [str(index) for index in range(len(rows))]
+    verdicts = await judge(lambda asked: [answers[int(text)] for text in asked], *texts)
+    for row, count, verdict in zip(rows, tokens, verdicts, strict=True):
+        if verdict.decision is Decision.SAFE:
+            assert count > 2
+            assert len(row) == len(LABELS)
+            assert all(-1e-6 <= value < 0.5 for value in row)
