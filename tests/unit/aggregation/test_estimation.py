@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.aggregation.estimation import Estimate, RunTally
@@ -146,6 +146,7 @@ OUTCOMES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from("tu"), st.sampled_from("abcd"), st.integers(0, 2)), OUTCOMES, min_size=1, max_size=20

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.aggregation.intervals import (
@@ -36,6 +36,7 @@ def test_wilson_at_the_ends() -> None:
     assert all_of_them.lower == pytest.approx(20 / (20 + Z95**2))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0.0, 1.0), st.floats(0.51, 0.999))
 def test_wilsons_ends_are_where_the_score_test_turns(count: int, share: float, level: float) -> None:
     successes = round(share * count)
@@ -137,6 +138,7 @@ def test_standard_error() -> None:
     assert standard_error_of([1.0] * 30 + [0.0] * 70) == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e100, 1e100), min_size=2, max_size=30))
 def test_wild_values_give_ordered_intervals(values: list[float]) -> None:
     interval = interval_of(values, 0.95)

@@ -9,7 +9,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.common.v1 import common_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.aggregation.checks import MAX_RESULT_BYTES
@@ -67,6 +67,7 @@ def results(draw: st.DrawFn) -> aggregation_pb2.Result:
     return message
 
 
+@settings(deadline=None)
 @given(results())
 def test_a_valid_result_comes_back_as_it_was(message: aggregation_pb2.Result) -> None:
     [taken] = results_from_proto(aggregation_pb2.AppendResultsRequest(results=[message]))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scoring.contract import ChoicesOutput, Score, ScoringItem, TextOutput
@@ -44,6 +44,7 @@ def test_the_answer_is_the_likeliest_choice() -> None:
     assert judge([-2.0, -1.0], ["red", "blue"], 0).extracted_answer == "blue"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(max_value=0.0, allow_nan=False), st.text(min_size=1, max_size=9)), min_size=2, max_size=9

@@ -1,7 +1,7 @@
 """Refusals by their phrases."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scoring.contract import ChoicesOutput, ScoringItem, TextOutput
@@ -83,6 +83,7 @@ def test_judges_text_alone() -> None:
         Refusal().score(RefusalParameters(), ScoringItem(), ChoicesOutput((-1.0,), ("a",)))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_wild_texts_score_zero_or_one(text: str) -> None:
     assert judge(text) in (0.0, 1.0)
