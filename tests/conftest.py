@@ -2,7 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +26,18 @@ CORPUS = [
     "Question: Which planet is the largest? A. Mars B. Jupiter C. Venus D. Earth Answer: B",
     "Ein schöner Tag – naïve café, 東京 and Ελλάδα 🙂 are here to make some bytes.",
 ]
+
+
+@dataclass(frozen=True)
+class InferenceHost:
+    """A running inference host: where it listens, the key for loading models, where its metrics and files are."""
+
+    target: str
+    key: str
+    key_file: Path
+    metrics_target: str
+    state_dir: Path
+    pid: int
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +104,82 @@ def _write_tiny_checkpoint(folder: Path, seed: int) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     assert "model_type" in json.loads((folder / "config.json").read_text())
     return folder
+
+
+@pytest.fixture(scope="session")
+def triton(inference_hosts: Callable[[str], InferenceHost]) -> InferenceHost:
+    """The real Triton, on free ports, shared by all integration tests: load models under names of your own."""
+    return inference_hosts("triton")
+
+
+@pytest.fixture(scope="session")
+def inference_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], InferenceHost]]:
+    """Start inference hosts by kind (``triton``, ``local``), each at most once; all are stopped at the end."""
+    processes: list[subprocess.Popen[bytes]] = []
+    hosts: dict[str, InferenceHost] = {}
+
+    def start(kind: str) -> InferenceHost:
+        if kind not in hosts:
+            if kind == "triton":
+                _skip_without_triton()
+            state_dir = tmp_path_factory.mktemp(f"inference-{kind}")
+            process, metrics_port = _start_inference_host(kind, state_dir)
+            processes.append(process)
+            hosts[kind] = _wait_for_inference_host(process, state_dir, metrics_port)
+        return hosts[kind]
+
+    yield start
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        assert process.wait(timeout=30) == 0
+
+
+def _skip_without_triton() -> None:
+    from services.inference.platform_checks import TritonUnavailableError, check_platform, gather_platform_facts
+
+    try:
+        check_platform(gather_platform_facts())
+    except TritonUnavailableError as error:
+        pytest.skip(error.message)
+
+
+def _start_inference_host(kind: str, state_dir: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics_port = int(probe.getsockname()[1])
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("EVALFLEET_")},
+        "EVALFLEET_INFERENCE": kind,
+        "EVALFLEET_PORT": "0",
+        "EVALFLEET_METRICS_PORT": str(metrics_port),
+        "EVALFLEET_STATE_DIR": str(state_dir),
+        "EVALFLEET_READY_FILE": str(state_dir / "ready"),
+        "EVALFLEET_PARENT_PID": str(os.getpid()),
+        "EVALFLEET_DRAIN_DELAY_SECONDS": "0",
+    }
+    with (state_dir / "host.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.inference"], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    return process, metrics_port
+
+
+def _wait_for_inference_host(
+    process: "subprocess.Popen[bytes]", state_dir: Path, metrics_port: int, *, timeout_seconds: float = 100
+) -> InferenceHost:
+    deadline = time.monotonic() + timeout_seconds
+    ready, key_file = state_dir / "ready", state_dir / "model-control.key"
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the inference host did not start:\n{(state_dir / 'host.log').read_text()}")
+        time.sleep(0.1)
+    return InferenceHost(
+        target=ready.read_text().strip(),
+        key=key_file.read_text(),
+        key_file=key_file,
+        metrics_target=f"127.0.0.1:{metrics_port}",
+        state_dir=state_dir,
+        pid=process.pid,
+    )

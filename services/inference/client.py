@@ -4,10 +4,11 @@ Torch-free. Every failure is a typed FleetError, every call is bounded by the ca
 its caller gives up is cancelled inside the engine.
 """
 
+import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,7 +18,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from services.inference import contract
 from services.inference.contract import ModelEntry, Prompt
-from services.inference.errors import as_fleet_errors, from_rpc_error, from_triton_text
+from services.inference.engine_watch import EngineWatch
+from services.inference.errors import ENGINE_CRASHED, as_fleet_errors, from_rpc_error, from_triton_text
 from services.inference.results import (
     Classified,
     Generated,
@@ -31,9 +33,17 @@ from services.inference.results import (
 )
 from services.inference.sampling import SamplingParameters, check_sampling_parameters
 from services.inference.tensors import Array, flag_array, read_response, text_array, write_request
-from services.runtime.errors import DeadlineExceededError, InternalError, InvalidArgumentError
+from services.runtime.errors import (
+    DeadlineExceededError,
+    FleetError,
+    InternalError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 
 PROBE_TIMEOUT_SECONDS: Final = 5.0
+ENGINE_WATCH_SECONDS: Final = 5.0
+"""How often a model with requests in flight is asked whether its process lives."""
 
 # The messages of this protocol have no natural bound (a batch of long texts, all continuations of a context).
 _CHANNEL_OPTIONS: Final = (
@@ -61,6 +71,7 @@ class InferenceClient:
         self._control_metadata = ((contract.MODEL_CONTROL_HEADER, model_control_key or ""),)
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._watch = EngineWatch(self._is_engine_alive, interval_seconds=ENGINE_WATCH_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,6 +83,7 @@ class InferenceClient:
 
     async def close(self) -> None:
         """Close the connection; running requests are cancelled."""
+        self._watch.close()
         await self._channel.close()
 
     async def is_ready(self, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
@@ -233,18 +245,50 @@ class InferenceClient:
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         call = self._stub.ModelStreamInfer(_once(request), timeout=timeout_seconds)
         try:
-            async for message in call:
-                if message.error_message:
-                    raise from_triton_text(message.error_message, model=model)
-                if message.infer_response.outputs:
-                    yield read_response(message.infer_response)
-                if message.infer_response.parameters["triton_final_response"].bool_param:
-                    return
-            raise InternalError(f"model {model!r} broke off its answer", reason="INFERENCE_ANSWER_INCOMPLETE")
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, model=model, target=self._target) from error
+            with self._watch.watching(model, call), self._typed_stream_errors(model, call):
+                is_complete = False
+                error: FleetError | None = None
+                async for message in call:
+                    if message.error_message:
+                        error = error or from_triton_text(message.error_message, model=model)
+                    elif message.infer_response.outputs:
+                        yield read_response(message.infer_response)
+                    is_complete |= message.infer_response.parameters["triton_final_response"].bool_param
+                # Read to the end of the stream: cancelling one that is just ending makes Triton keep the request,
+                # and with it a model that is unloaded later.
+                if error is not None:
+                    raise error
+                if not is_complete:
+                    raise InternalError(f"model {model!r} broke off its answer", reason="INFERENCE_ANSWER_INCOMPLETE")
         finally:
             call.cancel()
+
+    @contextmanager
+    def _typed_stream_errors(self, model: str, call: Any) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, model=model, target=self._target) from error
+        except asyncio.CancelledError:
+            if not self._watch.was_ended(call):
+                raise
+            raise UnavailableError(
+                f"the process of model {model!r} has died; load the model again",
+                reason=ENGINE_CRASHED,
+                metadata={"model": model},
+            ) from None
+
+    async def _is_engine_alive(self, model: str) -> bool:
+        """Ask for an answer to nothing, which a living engine refuses at once."""
+        request = write_request(model, uuid.uuid4().hex, {contract.TEXT_INPUT: text_array("")})
+        is_alive = True
+        try:
+            async for message in self._stub.ModelStreamInfer(_once(request), timeout=PROBE_TIMEOUT_SECONDS):
+                is_alive = from_triton_text(message.error_message, model=model).reason != ENGINE_CRASHED
+        except grpc.aio.AioRpcError:
+            # Whether the server is there is seen by the calls in flight themselves.
+            return True
+        return is_alive
 
 
 async def _once(request: kserve.ModelInferRequest) -> AsyncIterator[kserve.ModelInferRequest]:

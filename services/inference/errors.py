@@ -1,5 +1,6 @@
 """Failures of the inference room as the typed errors that the services raise."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -8,6 +9,8 @@ import grpc
 
 from services.inference.failures import InferenceFailure, decode_failure
 from services.runtime import errors
+
+ENGINE_CRASHED: Final = "ENGINE_CRASHED"
 
 _CLASSES: Final[dict[str, type[errors.FleetError]]] = {
     cls.code.name: cls
@@ -32,7 +35,8 @@ _TRITON_TEXTS: Final[tuple[tuple[str, type[errors.FleetError], str], ...]] = (
     ("is not ready", errors.UnavailableError, "MODEL_NOT_READY"),
     ("has no available versions", errors.UnavailableError, "MODEL_NOT_READY"),
     ("unexpected inference input", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
-    ("is not healthy", errors.UnavailableError, "ENGINE_CRASHED"),
+    ("is not healthy", errors.UnavailableError, ENGINE_CRASHED),
+    ("missing required input", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
     ("decoupled transaction policy", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
     ("batch-size must be <=", errors.InvalidArgumentError, "BATCH_TOO_LARGE"),
     ("Server is stopping", errors.UnavailableError, "INFERENCE_STOPPING"),
@@ -40,6 +44,7 @@ _TRITON_TEXTS: Final[tuple[tuple[str, type[errors.FleetError], str], ...]] = (
 )
 
 
+_REQUEST_ID: Final = re.compile(r"^\[request id: [^\]]*\] ")
 _RICH_STATUS_KEY: Final = "grpc-status-details-bin"
 
 
@@ -56,7 +61,7 @@ def from_triton_text(text: str, *, model: str) -> errors.FleetError:
     failure = decode_failure(text)
     if failure is not None:
         return to_fleet_error(failure)
-    summary = text.strip().splitlines()[0] if text.strip() else "no message"
+    summary = _REQUEST_ID.sub("", text.strip()).partition("\n")[0] or "no message"
     for marker, cls, reason in _TRITON_TEXTS:
         if marker in text:
             return cls(f"inference server: {summary}", reason=reason, metadata={"model": model})

@@ -172,4 +172,6 @@ def layer_tensors(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]
         if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
             raise TypeError(f"{type(layer).__name__} does not hold plain keys and values")
         tensors.append((layer.keys, layer.values))
+    if not tensors:
+        raise TypeError("the model left the cache empty")
     return tensors

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
@@ -18,7 +19,18 @@ from services.inference.contract import CausalLMArguments, DeviceName, DtypeName
 from services.inference.engines.kv_cache import layer_tensors
 from services.inference.failures import InferenceFailure
 
-_LOAD_ERRORS: Final = (OSError, ValueError, LookupError, RuntimeError, ImportError, AttributeError, TypeError)
+_LOAD_ERRORS: Final = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 """Context window of a checkpoint that names none, as in lm-evaluation-harness."""
@@ -119,7 +131,7 @@ def load_model(
         may_lack: beginnings of parameter names that are not needed.
     """
     # Progress bars would end up in the server's log.
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options: dict[str, Any] = {}
     with _typed_load_failures(facts.path):
         config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)
@@ -170,7 +182,7 @@ def _typed_load_failures(path: Path) -> Iterator[None]:
             code="RESOURCE_EXHAUSTED",
             metadata={"path": str(path)},
         ) from error
-    except (*_LOAD_ERRORS, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InferenceFailure(
             f"transformers cannot load {path}: {lines[0]}",
