@@ -7,7 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +35,12 @@ class Running:
 
     process: Process
     address: str
+
+
+def kill(process: Process) -> None:
+    """Kill a process without asking for its state, which would take its exit code away from asyncio."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
 
 
 async def start(folder: Path, **settings: str) -> Process:
@@ -73,7 +79,7 @@ async def service(folder: Path, **settings: str) -> AsyncIterator[Running]:
         yield Running(process, address)
     finally:
         if process.returncode is None:
-            process.kill()
+            kill(process)
         await process.wait()
         if reading is not None:
             await reading
@@ -131,7 +137,7 @@ async def append_until_killed(
             clients.create_task(client(index))
         async with asyncio.timeout(60):
             await enough.wait()
-        running.process.send_signal(signal.SIGKILL)
+        kill(running.process)
     return sent
 
 
