@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import NoReturn, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from pydantic import ValidationError
 
 from services.runtime.error_types import FleetError, StartupError
@@ -31,13 +31,15 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
         wiring: builds what the service needs, yields what to serve, and takes it down again afterwards. Raises a
             ``FleetError`` when something is missing: it is printed as one line.
     """
+    # gRPC's core prints lines of its own to stderr, such as every GOAWAY; it reads this when it is first used.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         settings = read_settings(settings_class)
         configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)
         warn_of_misspelled_settings(settings_class, os.environ)
         asyncio.run(_run(settings, wiring))
     except FleetError as error:
-        print(f"{name} cannot start: {error.message}", file=sys.stderr)
+        print(f"{name} cannot start: {' '.join(error.message.split())}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the end of the process: whoever started it gets a line, the log the rest
         structlog.get_logger(__name__).critical("service_crashed", exc_info=error)
@@ -67,6 +69,7 @@ def _explain(field: str, problem: str) -> str:
 
 async def _run(settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     stop = StopRequests()
     with stop.listening(settings.parent_pid), suppress(StoppedEarlyError):
         async with AsyncExitStack() as wired:

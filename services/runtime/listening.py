@@ -39,10 +39,19 @@ def write_ready_file(path: Path, address: str) -> None:
             file.write(f"{address}\n")
         os.replace(temporary, path)
     except OSError as error:
-        raise StartupError(
-            f"cannot write the address to EVALFLEET_READY_FILE={path}: {error.strerror}; name a writable place",
-            reason="READY_FILE_NOT_WRITABLE",
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def remove_ready_file(path: Path) -> None:
+    """Remove what an earlier process left, so that nobody reads its address.
+
+    Raises:
+        StartupError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 class MetricsEndpoint:
@@ -66,6 +75,14 @@ class MetricsEndpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _cannot_write(path: Path, error: OSError) -> StartupError:
+    return StartupError(
+        f"cannot write the address to EVALFLEET_READY_FILE={path}: {error.strerror}; name a file in a writable folder",
+        reason="READY_FILE_NOT_WRITABLE",
+        metadata={"path": str(path)},
+    )
 
 
 def _probe(host: str, port: int, *, setting: str) -> None:

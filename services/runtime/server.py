@@ -22,7 +22,7 @@ from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.interceptors.registrar import WrappingServer
 from services.runtime.interceptors.wrapping import WrappedMethods
-from services.runtime.listening import MetricsEndpoint, bind_port, write_ready_file
+from services.runtime.listening import MetricsEndpoint, bind_port, remove_ready_file, write_ready_file
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
 
@@ -95,7 +95,7 @@ class FleetServer:
             StartupError: a port or the ready file cannot be had; the message says what to do.
         """
         if self._settings.ready_file is not None:
-            self._settings.ready_file.unlink(missing_ok=True)
+            remove_ready_file(self._settings.ready_file)
         self.address = bind_port(self._server, self._settings.host, self._settings.port)
         if self._settings.metrics_port:
             self._metrics_endpoint = MetricsEndpoint(self._settings.host, self._settings.metrics_port, self._registry)

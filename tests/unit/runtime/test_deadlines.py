@@ -1,14 +1,17 @@
 """Handlers are bounded by their caller's deadline or the default, and pass on less than they have."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 
+from services.runtime.calls import CallScope
 from services.runtime.channels import open_channel
 from services.runtime.deadlines import bind_deadline, remaining_seconds
 from services.runtime.errors import DeadlineExceededError, from_rpc_error
+from services.runtime.interceptors.call import Context, HandledCall, MethodRules
+from services.runtime.interceptors.deadline import Deadlines
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
 
 UNARY = "/test.v1.TestService/Unary"
@@ -87,24 +90,27 @@ async def test_an_overrunning_handler_is_cancelled_and_its_caller_told(
     assert error.metadata["method"] == "test.v1.TestService/Unary"
 
 
-async def test_many_deadlines_are_each_kept(make_service: Any, make_settings: Any) -> None:
-    """Calls whose time ends in another order than they began, some of them in time."""
-
-    async def wait_or_answer(request: bytes, context: Any) -> bytes:
-        if request == b"wait":
-            await asyncio.Event().wait()
-        return b"done"
-
-    async with serve_in_process(make_service(unary=wait_or_answer)) as channel:
-        call = channel.unary_unary(UNARY, as_bytes, as_bytes)
-        timeouts = [0.4, 0.1, 0.3, 0.2, 0.1]
-        waiting = [call(b"wait", timeout=timeout) for timeout in timeouts]
-        quick = [call(b"answer", timeout=timeout) for timeout in timeouts]
-        assert await asyncio.gather(*quick) == [b"done"] * 5
-        failures = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [failure.code() for failure in failures if isinstance(failure, grpc.RpcError)] == [
-        grpc.StatusCode.DEADLINE_EXCEEDED
-    ] * 5
+async def test_one_timer_keeps_every_deadline() -> None:
+    """Calls whose time ends in another order than they began; one is over before its time."""
+    deadlines = Deadlines(default_seconds=60.0)
+    rules = MethodRules("test.v1.TestService/Unary")
+    now = asyncio.get_running_loop().time()
+    calls = []
+    for allowed_seconds in (0.04, 0.01, 0.03, 0.02, 0.01):
+        task = asyncio.create_task(asyncio.Event().wait())
+        call = HandledCall(rules, cast("Context", None), CallScope(now + allowed_seconds), task, now)
+        deadlines.opened(call)
+        calls.append(call)
+    in_time = calls.pop(0)
+    deadlines.closed(in_time)
+    await asyncio.wait([call.task for call in calls])
+    assert all(isinstance(call.interruption, DeadlineExceededError) for call in calls)
+    # The calls' own clocks are past the one that was closed only when its timer would have come.
+    last = HandledCall(rules, cast("Context", None), CallScope(now + 0.05), in_time.task, now)
+    deadlines.opened(last)
+    await asyncio.wait([last.task])
+    assert in_time.interruption is None
+    assert last.interruption is not None
 
 
 async def test_a_stream_ends_typed_even_when_its_reader_has_stopped_reading(

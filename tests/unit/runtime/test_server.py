@@ -102,8 +102,11 @@ async def test_the_ready_file_holds_the_address_while_serving(
     assert os.listdir(tmp_path) == ["ready"]
 
 
-async def test_a_ready_file_in_no_folder_is_explained(tmp_path: Path, make_service: Any, make_settings: Any) -> None:
-    settings = make_settings(ready_file=tmp_path / "missing" / "ready")
+@pytest.mark.parametrize("place", ["missing/ready", "."])
+async def test_a_ready_file_that_cannot_be_one_is_explained(
+    place: str, tmp_path: Path, make_service: Any, make_settings: Any
+) -> None:
+    settings = make_settings(ready_file=tmp_path / place)
     with pytest.raises(StartupError, match="EVALFLEET_READY_FILE"):
         async with run_in_process(make_service(unary=echo), settings=settings):
             pass
