@@ -120,7 +120,7 @@ class SqlLedger:
                 if run_id is not None:
                     return int(run_id)
                 names = (await unbroken(connection.execute(select(RUNS.c.name)))).scalars().all()
-        raise not_found("run with results", run, names)
+        raise not_found("run", run, names)
 
     async def _pieces(
         self, run: str, statement: Select[Any], decode: Callable[[Row[Any]], RecordT]

@@ -184,7 +184,7 @@ async def test_an_unknown_run_is_not_found(stub: Stub, message: MessageFactory) 
         page(stub, run="runs/step-1201"),
     ):
         error = await failure(call)
-        assert error.code == grpc.StatusCode.NOT_FOUND
+        assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
         assert error.metadata["nearest"] == "runs/step-1200"
 
 
