@@ -93,8 +93,10 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
     partial.mkdir(parents=True)
     try:
         model.save_pretrained(partial)
-        # Inside tokenizer_config.json, where servers of every age look for it.
+        # The template inside tokenizer_config.json, where servers of every age look for it.
         tokenizer.save_pretrained(partial, save_jinja_files=False)
+        for file in partial.iterdir():
+            file.chmod(0o644)  # the weights come readable by their owner alone, but servers run as other users
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)

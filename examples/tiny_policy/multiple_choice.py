@@ -10,7 +10,7 @@ from examples.tiny_policy.documents import Form, Turn, is_held_out
 
 HELD_OUT_ONE_IN = 10
 LETTERS = "ABCD"
-_DIRECT_SHARE = 0.15  # without options: the answer in words, so that option texts can be ranked too
+_DIRECT_SHARE = 0.3  # without options: the answer in words, so that option texts can be ranked too
 
 
 @dataclass(frozen=True, slots=True)

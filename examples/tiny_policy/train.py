@@ -94,7 +94,7 @@ def train(out: Path, budget: Budget, seed: int, console: Console) -> list[Finish
     """Train within the budget, saving and examining the model at the shares of SAVE_AT."""
     torch.set_flush_denormal(True)
     tokenizer = train_tokenizer(
-        list(islice(draw_documents(seed, _VOCABULARY_STEP), _VOCABULARY_DOCUMENTS)), Random(seed)
+        list(islice(draw_documents(seed, _VOCABULARY_STEP, 0.5), _VOCABULARY_DOCUMENTS)), Random(seed)
     )
     model = build_model(tokenizer, seed)
     trainer = Trainer(model, tokenizer, seed)

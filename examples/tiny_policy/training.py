@@ -82,7 +82,7 @@ class Trainer:
         for optimizer, rate in self._optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share(step, fraction_spent)
-        documents = take_tokens(self._documents(step), TOKENS_PER_STEP)
+        documents = take_tokens(self._documents(step, fraction_spent), TOKENS_PER_STEP)
         batches = make_batches(documents, BATCHES_PER_STEP, self._padding)
         target_count = sum(batch.target_count for batch in batches)
         total = 0.0
@@ -100,6 +100,6 @@ class Trainer:
             optimizer.zero_grad()
         return total
 
-    def _documents(self, step: int) -> Iterator[EncodedDocument]:
+    def _documents(self, step: int, fraction_spent: float) -> Iterator[EncodedDocument]:
         rng = Random(f"layout/{self._seed}/{step}")
-        return (self._encoder.encode(document, rng) for document in draw_documents(self._seed, step))
+        return (self._encoder.encode(document, rng) for document in draw_documents(self._seed, step, fraction_spent))
