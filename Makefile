@@ -67,10 +67,13 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-loglikelihoods ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
+
+bench-prompts: $(STAMP) ## Our prompts beside lm-evaluation-harness's, row by row
+	$(BIN)/python -m benchmarks.prompt_parity --json $(RESULTS)/prompt_parity.json
 
 bench-loglikelihoods: $(STAMP) ## Log-likelihoods and accuracy beside lm-evaluation-harness
 	$(BIN)/python -m benchmarks.loglikelihoods --json $(RESULTS)/loglikelihoods.json
@@ -83,4 +86,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup demo test lint fix protos verify-protos bench bench-runtime bench-loglikelihoods constraints clean
+.PHONY: help setup demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods constraints clean
