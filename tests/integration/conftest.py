@@ -1,6 +1,9 @@
 """A real fleet and trained checkpoints, shared by the integration tests of a session."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from services.standalone.testing import RunningFleet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+POLICY_STEPS = 60
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
         checkpoint_roots=[tmp_path_factory.getbasetemp(), cache],
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tiny_policy() -> Path:
+    """A checkpoint of the tiny policy, little trained; kept in ``.cache`` until its recipe changes."""
+    folder = REPOSITORY / ".cache" / "tiny_policy_test"
+    command = [sys.executable, "-m", "examples.tiny_policy.train", f"--out={folder}", f"--steps={POLICY_STEPS}"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    newest: str = json.loads((folder / "training.json").read_text())["checkpoints"][-1]["name"]
+    return folder / newest
 
 
 @pytest.fixture(scope="session")
