@@ -3,10 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from services.inference.sampling import SamplingParameters
+
+_CANDIDATES: Final = 1024
+"""How many of the most probable tokens are sorted at first."""
 
 
 @dataclass(slots=True)
@@ -99,35 +103,76 @@ def _sample(logits: torch.Tensor, choosers: Sequence[TokenChooser], *, is_filter
     # Float64: a float32 cumulative sum over a large vocabulary is off by more than small probabilities.
     probabilities = (logits.double() / temperatures.double().unsqueeze(1)).softmax(dim=-1)
     uniforms = torch.tensor([[each.generator.random()] for each in choosers], dtype=torch.float64, device=logits.device)
-    if is_filtered:
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        probabilities = _filtered(probabilities, [each.sampling for each in choosers])
-        return order.gather(1, _inverted(probabilities, uniforms)).squeeze(1)
-    return _inverted(probabilities, uniforms).squeeze(1)
+    if not is_filtered:
+        return _inverted(probabilities, uniforms)
+    samplings = [each.sampling for each in choosers]
+    tokens, is_enough = _sample_filtered(probabilities, samplings, uniforms, _CANDIDATES)
+    wide = [row for row, enough in enumerate(is_enough) if not enough]
+    if wide:
+        rows = torch.tensor(wide, device=logits.device)
+        everything = probabilities.shape[1]
+        tokens[rows], _ = _sample_filtered(
+            probabilities[rows], [samplings[row] for row in wide], uniforms[rows], everything
+        )
+    return tokens
 
 
 def _needs_filter(sampling: SamplingParameters) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _filtered(probabilities: torch.Tensor, samplings: Sequence[SamplingParameters]) -> torch.Tensor:
-    """Set to zero what top-k, then min-p, then top-p remove; rows are sorted, most probable first."""
-    device, vocabulary = probabilities.device, probabilities.shape[1]
+def _sample_filtered(
+    probabilities: torch.Tensor, samplings: Sequence[SamplingParameters], uniforms: torch.Tensor, width: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """Draw from what the filters leave of the ``width`` most probable tokens.
+
+    Returns:
+        One token a row, and whether what the filters leave lies within ``width`` tokens: sorting a whole vocabulary
+        takes longer than the model itself, and is hardly ever needed.
+    """
+    top, ids = probabilities.topk(min(width, probabilities.shape[1]), dim=-1)
+    # Equal probabilities in the order of their ids, whatever topk makes of them.
+    ids, by_id = ids.sort(dim=-1)
+    top, by_probability = top.gather(1, by_id).sort(dim=-1, descending=True, stable=True)
+    kept, is_enough = _filtered(top, samplings, probabilities.shape[1])
+    return ids.gather(1, by_probability).gather(1, _inverted(kept, uniforms).unsqueeze(1)).squeeze(1), is_enough
+
+
+def _filtered(
+    top: torch.Tensor, samplings: Sequence[SamplingParameters], vocabulary: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """Set to zero what top-k, then min-p, then top-p remove from the most probable tokens, sorted.
+
+    Returns:
+        The rest, and for each row whether tokens beyond ``top`` would all be removed, too.
+    """
+    device, width = top.device, top.shape[1]
     top_k = torch.tensor([[s.top_k if s.top_k > 0 else vocabulary] for s in samplings], device=device)
     top_p = torch.tensor([[s.top_p] for s in samplings], dtype=torch.float64, device=device)
     min_p = torch.tensor([[s.min_p] for s in samplings], dtype=torch.float64, device=device)
-    kept = probabilities * (torch.arange(vocabulary, device=device) < top_k)
-    kept = kept * (probabilities >= min_p * probabilities[:, :1])
-    kept = kept / kept.sum(dim=-1, keepdim=True)
+    kept = top * (torch.arange(width, device=device) < top_k) * (top >= min_p * top[:, :1])
+    mass = kept.sum(dim=-1, keepdim=True)
+    # Where only top-p filters, the tokens beyond count, too, and everything sums to one.
+    is_open = (top_k >= vocabulary) & (min_p == 0)
+    before = (kept.cumsum(dim=-1) - kept) / torch.where(is_open, 1.0, mass)
     # A token stays if the tokens before it have not yet reached top_p; the first always stays.
-    before = kept.cumsum(dim=-1) - kept
-    return kept * ((before < top_p) | (top_p >= 1))
+    final = kept * ((before < top_p) | (top_p >= 1))
+    if width == vocabulary:
+        return final, [True] * len(samplings)
+    # What is as probable as the last candidate may have equals beyond it, and of these the lowest ids come first.
+    is_sure = top > top[:, -1:]
+    is_enough = torch.where(
+        is_open,
+        (top_p < 1) & ((kept * is_sure).sum(dim=-1, keepdim=True) >= top_p),
+        (top_k <= is_sure.sum(dim=-1, keepdim=True)) | (top[:, -1:] < min_p * top[:, :1]),
+    )
+    return final, is_enough.squeeze(1).tolist()
 
 
 def _inverted(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return the index at which each row's cumulative sum passes its uniform share of the total."""
     cumulative = probabilities.cumsum(dim=-1)
-    targets = uniforms * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, targets, right=True)
+    chosen = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
     # Rounding may put the target at the very end, behind the last token that can be chosen.
     last = probabilities.shape[1] - 1 - (probabilities > 0).flip(-1).int().argmax(dim=-1, keepdim=True)
-    return torch.minimum(chosen, last)
+    return torch.minimum(chosen, last).squeeze(1)

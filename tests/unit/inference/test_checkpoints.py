@@ -50,6 +50,14 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def with_weights(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "model.safetensors").write_bytes(content)
+
+
+def with_code(name: str) -> Callable[[Path], object]:
+    return lambda folder: edit(folder / name, auto_map={"AutoModel": "x.Y"})
+
+
 def lose_the_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
@@ -61,12 +69,11 @@ def lose_the_tokenizer(folder: Path) -> None:
         (pickled_instead, "SAFETENSORS_MISSING", "pytorch_model.bin would run code"),
         (lambda folder: (folder / "model.safetensors").unlink(), "SAFETENSORS_MISSING", "save_pretrained"),
         (cut_short, "CHECKPOINT_CORRUPT", "still being written"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "CHECKPOINT_CORRUPT", "cut short"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0[]"), "CHECKPOINT_CORRUPT", "header"),
+        (with_weights(b"junk"), "CHECKPOINT_CORRUPT", "cut short"),
+        (with_weights(b"\2\0\0\0\0\0\0\0[]"), "CHECKPOINT_CORRUPT", "header"),
         (lose_a_shard, "CHECKPOINT_INCOMPLETE", "model-00002.safetensors"),
-        (lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "x.Y"}), "REMOTE_CODE_REFUSED", "never run"),
-        (lambda folder: edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": "x"}), "REMOTE_CODE_REFUSED",
-         "tokenizer_config.json"),
+        (with_code("config.json"), "REMOTE_CODE_REFUSED", "never run"),
+        (with_code("tokenizer_config.json"), "REMOTE_CODE_REFUSED", "tokenizer_config.json"),
         (lambda folder: (folder / "config.json").unlink(), "CHECKPOINT_INVALID", "config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "CHECKPOINT_INVALID", "JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "CHECKPOINT_INVALID", "JSON object"),

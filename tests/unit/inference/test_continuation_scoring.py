@@ -37,7 +37,7 @@ def score_alone(tiny_checkpoint: Path) -> Callable[[str, str], tuple[float, bool
     """Score one continuation by itself, as the definition says: one forward pass over everything, no cache."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     encoder = PromptEncoder(tokenizer, len(tokenizer))
 

@@ -43,7 +43,7 @@ def ask(tiny_engine: Any, new_answers: Any, texts: Any) -> Ask:
 def reference(tiny_checkpoint: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval(), AutoTokenizer.from_pretrained(tiny_checkpoint)
+    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint)
 
 
 def text_of(answers: Any) -> str:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +26,9 @@ def prefill(rows: list[Row]) -> DynamicCache:
 def contents(cache: RowCache, row: int, layer: int) -> torch.Tensor:
     """Return what attention would see of a row, [HEADS, tokens, SIZE]."""
     length, time = cache.lengths[row], cache.time_tokens
-    own = cache.layers[layer]
-    return own._key_buffer[row, :, time - length : time]  # type: ignore[union-attr]
+    keys: Any = cache.layers[layer]
+    seen: torch.Tensor = keys._key_buffer[row, :, time - length : time]
+    return seen
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,7 +79,8 @@ def test_an_empty_cache_holds_no_memory() -> None:
     cache = RowCache()
     cache.append_rows(prefill([[[torch.zeros(HEADS, SIZE)] * 5] * LAYERS]), [5])
     cache.remove_rows([0])
-    assert [layer._key_buffer for layer in cache.layers] == [None] * LAYERS  # type: ignore[union-attr]
+    layers: list[Any] = list(cache.layers)
+    assert [layer._key_buffer for layer in layers] == [None] * LAYERS
 
 
 def test_selected_rows_are_copies() -> None:

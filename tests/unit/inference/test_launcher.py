@@ -125,7 +125,7 @@ async def test_a_server_that_never_gets_ready_is_given_up_and_killed(tmp_path: P
     files = TritonFiles(binary, tmp_path / "backend", tmp_path / "stub", ())
     told = options(tmp_path / "state", port=0, metrics_port=0, exit_timeout_seconds=-3)
     server = await TritonServer.start(files, told)
-    with pytest.raises(StartupError, match="not ready after 0.5 s"):
+    with pytest.raises(StartupError, match=r"not ready after 0\.5 s"):
         await server.wait_until_ready(timeout_seconds=0.5)
     await server.stop()
     with pytest.raises(ProcessLookupError):

@@ -55,13 +55,13 @@ def pooled_reference(folder: Path, head: Path, text: str, *, max_tokens: int) ->
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     ids = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         mean = model(ids).last_hidden_state[0].mean(dim=0)
     tensors = load_file(head / "head.safetensors")
     logits = tensors["weight"] @ (mean / mean.norm()) + tensors["bias"]
-    return logits.sigmoid().numpy()
+    return np.asarray(logits.sigmoid())
 
 
 def test_a_pooled_head_gives_the_probabilities_of_the_definition(
@@ -99,7 +99,8 @@ def test_a_checkpoint_with_its_own_head(
 
     config = BertConfig.from_pretrained(encoder_folder, num_labels=3, problem_type=problem_type)
     torch.manual_seed(9)
-    model = BertForSequenceClassification(config).eval()
+    model: Any = BertForSequenceClassification(config)
+    model.eval()
     model.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     tokenizer.save_pretrained(tmp_path)
@@ -150,7 +151,8 @@ def test_a_bad_request_fails_alone(load: Any, encoder_folder: Path, tmp_path: Pa
     engine = load(encoder_folder, write_head(tmp_path / "head"))
     bad = {"text": np.array([[b"\xff"]], dtype=object)}
     good = {"text": texts("a", "b").reshape(2, 1)}
-    missing, empty = {}, {"text": np.empty((0, 1), dtype=object)}
+    missing: dict[str, Any] = {}
+    empty = {"text": np.empty((0, 1), dtype=object)}
     answers = engine.answer([bad, good, missing, empty])
     reasons = [each.reason if isinstance(each, InferenceFailure) else None for each in answers]
     assert reasons == ["TEXT_NOT_UTF8", None, "TENSOR_MISSING", "TEXTS_EMPTY"]

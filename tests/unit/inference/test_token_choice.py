@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.inference.engines import token_choice
 from services.inference.engines.token_choice import ChosenTokens, TokenChooser, choose_tokens
 from services.inference.sampling import SamplingParameters
 
@@ -102,3 +103,26 @@ def test_the_last_token_with_a_probability_is_never_passed() -> None:
     chooser = TokenChooser(SamplingParameters(top_k=2), Largest(), ENDS)  # type: ignore[arg-type]
     logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]])
     assert choose_tokens(logits, [chooser], [9], want_probabilities=False).ids == [1]
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0, 1, 5, 40, 300]),
+    st.sampled_from([1.0, 0.99, 0.5, 0.01]),
+    st.sampled_from([0.0, 0.001, 0.3]),
+    st.sampled_from([0.01, 1.0, 30.0]),
+)
+def test_a_narrow_sort_draws_what_a_full_sort_would(seed: int, k: int, p: float, m: float, spread: float) -> None:
+    torch.manual_seed(seed)
+    logits = (torch.randn(3, 200) * spread).round(decimals=2)
+    sampling = SamplingParameters(seed=seed, top_k=k, top_p=p, min_p=m)
+    drawn: list[list[int]] = []
+    for candidates in (8, 200):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(token_choice, "_CANDIDATES", candidates)
+            choosers = [TokenChooser.of(sampling, ENDS) for _ in range(3)]
+            drawn.append(
+                [i for _ in range(4) for i in choose_tokens(logits, choosers, [9] * 3, want_probabilities=False).ids]
+            )
+    assert drawn[0] == drawn[1]
