@@ -117,6 +117,8 @@ async def test_overflow_is_refused_with_a_time_to_come_back(make_service: Any, m
             name: running.registry.get_sample_value(name, {"grpc_method": "test.v1.TestService/Unary"})
             for name in ("evalfleet_calls_running", "evalfleet_calls_queued", "evalfleet_calls_rejected_total")
         }
+        refused = {"grpc_method": "test.v1.TestService/Unary", "grpc_status": "RESOURCE_EXHAUSTED"}
+        assert running.registry.get_sample_value("grpc_server_call_duration_seconds_count", refused) == 1
         holding.go_on.set()
         assert await held == b"held"
     error = from_rpc_error(caught.value)

@@ -121,8 +121,7 @@ def test_any_error_becomes_a_small_well_formed_status(
             quota_violations=quotas,
         )
     )
-    # What travels: the message percent-encoded and, base64-encoded, the whole status. Peers refuse more than 8 KiB.
-    assert len(status.message.encode()) * 3 + len(status.SerializeToString()) * 4 / 3 < 8000
+    assert travelling_bytes(status) < 8000  # peers refuse more than 8 KiB
     types = [packed.TypeName() for packed in status.details]
     assert len(types) == len(set(types))
     info = error_details_pb2.ErrorInfo()
@@ -134,6 +133,33 @@ def test_any_error_becomes_a_small_well_formed_status(
     assert type(again) is cls
     assert (again.retry_after_seconds is None) == (retry is None)
     assert again.retry_after_seconds is None or 0 <= again.retry_after_seconds <= 86_400
+
+
+def travelling_bytes(status: status_pb2.Status) -> float:
+    """What a status weighs in trailers: the message percent-encoded, and all of it base64-encoded."""
+    return len(status.message.encode()) * 3 + len(status.SerializeToString()) * 4 / 3
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "€", "🙂"])
+def test_the_largest_error_still_fits_into_trailers(letter: str) -> None:
+    long = letter * 5000
+    status = to_status(
+        errors.ResourceExhaustedError(
+            long,
+            reason="X" * 100,
+            metadata={f"{number}{'k' * 100}": long for number in range(40)},
+            field_violations=[FieldViolation(long, long)] * 40,
+            retry_after_seconds=1e300,
+            quota_violations=[QuotaViolation(long, long)] * 40,
+        )
+    )
+    assert travelling_bytes(status) < 8000
+    error = from_status(status)
+    # What matters most is there, cut but readable.
+    assert error.message.startswith(letter * 100)
+    assert error.message.endswith("…")
+    assert error.metadata
+    assert error.retry_after_seconds == 86_400
 
 
 def test_an_unknown_exception_shows_only_an_incident_id() -> None:

@@ -57,6 +57,15 @@ def test_an_event_is_one_json_line_with_the_ids_of_the_call() -> None:
     }
 
 
+def test_a_line_about_another_call_does_not_get_the_ids_of_this_one() -> None:
+    stream = configured()
+    with bind_ids(request_id="q1", run_id="runs/1"):
+        structlog.get_logger().info("call_finished", request_id="q2")
+    [line] = lines_of(stream)
+    assert line["request_id"] == "q2"
+    assert "run_id" not in line
+
+
 def test_other_libraries_log_in_the_same_form() -> None:
     stream = configured()
     logging.getLogger("sqlalchemy.pool").warning("pool of %d is full", 5)
