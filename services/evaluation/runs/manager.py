@@ -16,6 +16,7 @@ from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunStat
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
+from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, as_fleet_error, not_found
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -151,20 +152,21 @@ class RunManager:
 
     def _launch(self, run: Run) -> None:
         self._live[run.run_id] = run
-        job = asyncio.create_task(self._execute(run), name=run.name)
+        # The run goes on after the call that created it, and must not end with that call's deadline.
+        with bind_deadline(None), bind_ids(run_id=run.run_id):
+            job = asyncio.create_task(self._execute(run), name=run.name)
         self._jobs[run.run_id] = job
         job.add_done_callback(lambda _: self._jobs.pop(run.run_id, None))
 
     async def _execute(self, run: Run) -> None:
-        with structlog.contextvars.bound_contextvars(run_id=run.run_id):
-            try:
-                async with self._places:
-                    await self._work_on(run)
-                await self._end(self._live[run.run_id], RunState.SUCCEEDED)
-            except Exception as error:  # noqa: BLE001 - a run's fault ends that run, never the service
-                failure = RunFailure.from_error(as_fleet_error(error))
-                _LOG.warning("run_failed", reason=failure.reason, message=failure.message)
-                await self._end(self._live[run.run_id], RunState.FAILED, failure)
+        try:
+            async with self._places:
+                await self._work_on(run)
+            await self._end(self._live[run.run_id], RunState.SUCCEEDED)
+        except Exception as error:  # noqa: BLE001 - a run's fault ends that run, never the service
+            failure = RunFailure.from_error(as_fleet_error(error))
+            _LOG.warning("run_failed", reason=failure.reason, message=failure.message)
+            await self._end(self._live[run.run_id], RunState.FAILED, failure)
 
     async def _work_on(self, run: Run) -> None:
         suite = await self._suites.resolve(run.suite, run.tasks)

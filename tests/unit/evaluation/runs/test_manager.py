@@ -13,7 +13,9 @@ from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.record import RunRequest, RunState
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
+from services.runtime.calls import bind_deadline, current_scope
 from services.runtime.database import open_database, sqlite_url
+from services.runtime.deadlines import remaining_seconds
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, not_found
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
@@ -78,6 +80,27 @@ async def test_a_run_is_worked_on_to_its_end_and_stays_readable(store: RunStore,
     assert (ended.progress[0].item_count, ended.progress[0].scored_count) == (10, 10)
     assert ended.create_time <= ended.start_time <= ended.end_time
     assert await manager(store, book, fleet).get(created.run_id) == ended
+
+
+async def test_a_run_outlives_the_deadline_of_the_call_that_created_it(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float | None, str | None]] = []
+    generate = fleet.generator.generate
+
+    async def note_scope(*arguments: Any) -> Any:
+        seen.append((remaining_seconds(), current_scope().ids.run_id))
+        return await generate(*arguments)
+
+    monkeypatch.setattr(fleet.generator, "generate", note_scope)
+    runs = manager(store, book, fleet)
+    await runs.start()
+    with bind_deadline(30.0):
+        created = await runs.create(REQUEST)
+    await end_of(runs, created.run_id)
+    await runs.stop()
+
+    assert seen == [(None, created.run_id)] * 10
 
 
 async def test_all_models_meet_the_same_items_and_a_given_seed_is_kept(store: RunStore, book: Book, fleet: Any) -> None:
