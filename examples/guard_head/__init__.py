@@ -1,0 +1,1 @@
+"""Trains and measures the head of the embedded guard: a linear hazard classifier on a frozen sentence encoder."""

@@ -1,0 +1,70 @@
+"""Measures of a binary classifier, in plain numpy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class AtThreshold:
+    """What a threshold does; a share whose denominator is empty is NaN."""
+
+    precision: float
+    recall: float
+    f1: float
+    false_positive_rate: float
+
+
+def average_precision(scores: Scores, labels: Labels) -> float:
+    """Area under the precision-recall curve as Σ (R_n − R_{n−1}) P_n over distinct scores; NaN without positives."""
+    positives = int(labels.sum())
+    if positives == 0:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores, hits = scores[order], labels[order].cumsum()
+    # Equal scores form one step: only the last of them is a point of the curve.
+    ends = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)
+    precision = hits[ends] / (ends + 1)
+    recall_steps = np.diff(np.append(0, hits[ends])) / positives
+    return float((precision * recall_steps).sum())
+
+
+def at_threshold(scores: Scores, labels: Labels, threshold: float) -> AtThreshold:
+    """Measure the decision ``score >= threshold``."""
+    flagged = scores >= threshold
+    true_positives = int((flagged & labels).sum())
+    precision = _share(true_positives, int(flagged.sum()))
+    recall = _share(true_positives, int(labels.sum()))
+    f1 = _share(2 * true_positives, int(flagged.sum()) + int(labels.sum()))
+    return AtThreshold(precision, recall, f1, _share(int((flagged & ~labels).sum()), int((~labels).sum())))
+
+
+def calibration_error(scores: Scores, labels: Labels, bins: int = 10) -> float:
+    """Expected calibration error over equal-width bins: Σ share · |mean score − share of positives|."""
+    bin_of = np.minimum((scores * bins).astype(int), bins - 1)
+    total = 0.0
+    for each in range(bins):
+        chosen = bin_of == each
+        if chosen.any():
+            total += chosen.mean() * abs(scores[chosen].mean() - labels[chosen].mean())
+    return total
+
+
+def log_loss(scores: Scores, labels: Labels) -> float:
+    """Mean negative log-likelihood of the labels; scores are kept 1e-6 away from 0 and 1."""
+    bounded = np.clip(scores, 1e-6, 1 - 1e-6)
+    return float(-np.where(labels, np.log(bounded), np.log(1 - bounded)).mean())
+
+
+def best_f1_threshold(scores: Scores, labels: Labels) -> float:
+    """Return the threshold, in steps of 0.01, with the highest F1; the lowest one of equals."""
+    grid = np.arange(1, 100) / 100
+    return float(grid[int(np.argmax([at_threshold(scores, labels, each).f1 for each in grid]))])
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
