@@ -14,8 +14,6 @@ from evalfleet.results import Model, ModelState
 
 LOAD_TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS = 0.5
-# CreateModel waits up to ten seconds for the load, after it has hashed what may be many gigabytes.
-_CREATE_TIMEOUT_SECONDS = 120.0
 
 
 class Models:
@@ -68,7 +66,8 @@ class Models:
             request_id=str(uuid.uuid4()),
         )
         give_up_at = time.monotonic() + timeout_seconds
-        answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=_CREATE_TIMEOUT_SECONDS)
+        # It answers within seconds once the checkpoint is hashed, but that may be many gigabytes.
+        answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=timeout_seconds)
         model = decoding.model(answer.model)
         while model.state not in (ModelState.READY, ModelState.FAILED):
             if on_state:
