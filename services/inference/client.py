@@ -19,7 +19,8 @@ from tritonclient.grpc import service_pb2_grpc
 from services.inference import contract
 from services.inference.contract import ModelEntry, Prompt
 from services.inference.engine_watch import EngineWatch
-from services.inference.errors import ENGINE_CRASHED, as_fleet_errors, from_rpc_error, from_triton_text
+from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
+from services.inference.request_inputs import generation_inputs, prompt_inputs
 from services.inference.results import (
     Classified,
     Generated,
@@ -31,7 +32,7 @@ from services.inference.results import (
     read_generated,
     read_scored,
 )
-from services.inference.sampling import SamplingParameters, check_sampling_parameters
+from services.inference.sampling import SamplingParameters
 from services.inference.tensors import Array, flag_array, read_response, text_array, write_request
 from services.runtime.errors import (
     DeadlineExceededError,
@@ -160,7 +161,7 @@ class InferenceClient:
                 without it a prompt that leaves no room fails with PROMPT_TOO_LONG.
             want_cumulative_logprob: also return the answer's log-probability.
         """
-        inputs = _generation_inputs(prompt, sampling, stream=False, truncate_input=truncate_input)
+        inputs = generation_inputs(prompt, sampling, stream=False, truncate_input=truncate_input)
         if want_cumulative_logprob:
             inputs[contract.RETURN_CUMULATIVE_LOGPROB] = flag_array(True)
         return read_generated(await self._single_response(model, inputs, timeout_seconds))
@@ -175,7 +176,7 @@ class InferenceClient:
         truncate_input: bool = False,
     ) -> AsyncGenerator[GeneratedChunk, None]:
         """Generate one answer in pieces; leaving the iteration cancels the request (use ``aclosing``)."""
-        inputs = _generation_inputs(prompt, sampling, stream=True, truncate_input=truncate_input)
+        inputs = generation_inputs(prompt, sampling, stream=True, truncate_input=truncate_input)
         async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
             async for outputs in responses:
                 yield read_chunk(outputs)
@@ -202,7 +203,7 @@ class InferenceClient:
         """
         if not continuations or not all(continuations):
             raise InvalidArgumentError("continuations must be non-empty texts", reason="CONTINUATION_EMPTY")
-        inputs = {**_prompt_inputs(context), contract.CONTINUATIONS: text_array(*continuations)}
+        inputs = {**prompt_inputs(context), contract.CONTINUATIONS: text_array(*continuations)}
         if truncate_input:
             inputs[contract.TRUNCATE_INPUT] = flag_array(True)
         return read_scored(await self._single_response(model, inputs, timeout_seconds), len(continuations))
@@ -300,28 +301,3 @@ def _check_time_left(model: str, timeout_seconds: float) -> None:
         raise DeadlineExceededError(
             f"no time left to ask model {model!r}", reason="INFERENCE_DEADLINE_EXCEEDED", metadata={"model": model}
         )
-
-
-def _prompt_inputs(prompt: Prompt) -> dict[str, Array]:
-    if isinstance(prompt, str):
-        return {contract.TEXT_INPUT: text_array(prompt)}
-    return {contract.MESSAGES: text_array(contract.messages_to_json(prompt))}
-
-
-def _generation_inputs(
-    prompt: Prompt, sampling: SamplingParameters, *, stream: bool, truncate_input: bool
-) -> dict[str, Array]:
-    with as_fleet_errors():
-        check_sampling_parameters(sampling)
-    inputs = {
-        **_prompt_inputs(prompt),
-        contract.STREAM: flag_array(stream),
-        contract.SAMPLING_PARAMETERS: text_array(sampling.to_json()),
-        contract.EXCLUDE_INPUT_IN_OUTPUT: flag_array(True),
-        contract.RETURN_FINISH_REASON: flag_array(True),
-        contract.RETURN_NUM_INPUT_TOKENS: flag_array(True),
-        contract.RETURN_NUM_OUTPUT_TOKENS: flag_array(True),
-    }
-    if truncate_input:
-        inputs[contract.TRUNCATE_INPUT] = flag_array(True)
-    return inputs

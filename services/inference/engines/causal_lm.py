@@ -11,7 +11,8 @@ from services.inference.engines.forward import ForwardPass
 from services.inference.engines.generation_request import GenerationRequest
 from services.inference.engines.loading import LoadedCausalLM, load_causal_lm
 from services.inference.engines.prompts import PromptEncoder, RenderedPrompt
-from services.inference.engines.scheduler import Limits, Scheduler, ScoringRequest
+from services.inference.engines.scheduler import Limits, Scheduler
+from services.inference.engines.scoring_request import ScoringRequest
 from services.inference.engines.seams import EngineMetrics, Responder, Tensors, decoded_texts
 from services.inference.engines.token_choice import TokenChooser
 from services.inference.failures import InferenceFailure
