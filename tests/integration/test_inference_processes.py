@@ -22,6 +22,7 @@ from services.inference.client import InferenceClient
 from services.inference.contract import CausalLMArguments
 from services.inference.platform_checks import TritonUnavailableError, check_platform, gather_platform_facts
 from services.inference.sampling import SamplingParameters
+from services.inference.triton_server import TritonOptions
 from services.runtime.errors import FleetError
 
 pytestmark = pytest.mark.integration
@@ -58,6 +59,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         for pid in [*descendants(process.pid), process.pid]:
             kill(pid)
         process.wait(timeout=30)
+    # What a killed Triton leaves is removed when it is next started with the same folder, which is not to be here.
+    for segment in Path("/dev/shm").glob(f"{shared_memory_prefix(tmp_path)}*"):
+        segment.unlink()
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -125,8 +129,6 @@ def test_a_stop_leaves_nothing_behind(start: Start, tmp_path: Path, tiny_checkpo
 
 
 def shared_memory_prefix(folder: Path) -> str:
-    from services.inference.triton_server import TritonOptions
-
     return TritonOptions("", 0, 0, folder, "", 1, 1, {}).shared_memory_prefix
 
 
