@@ -12,7 +12,7 @@ import pytest
 from services.standalone.testing import RunningFleet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-POLICY_STEPS = 60
+POLICY_STEPS = 12
 
 
 @pytest.fixture(scope="session")
