@@ -124,6 +124,8 @@ def describe(data: TrainingSet, predicted: NDArray[np.float64], penalty: float, 
         "texts": {"corpus": int(own.sum()), "tweets": int((~own).sum()), "hazardous": int(labels.sum())},
         "cross_validation": {
             "corpus_auprc": _rounded(average_precision(scores[own], labels[own])),
+            "corpus_auprc_unsafe_output": _rounded(average_precision(predicted[own, 0], labels[own])),
+            "corpus_auprc_largest_category": _rounded(average_precision(predicted[own, 1:].max(axis=1), labels[own])),
             "corpus_f1": _rounded(at.f1),
             "corpus_recall": _rounded(at.recall),
             "corpus_false_positive_rate": _rounded(at.false_positive_rate),

@@ -33,7 +33,7 @@ class SafetySettings(ServiceSettings):
         "float32", description="Number type that the guard computes in."
     )
     guard_timeout_seconds: float = Field(
-        30.0, gt=0, description="Longest request to the guard, in seconds; then its verdict is ERROR."
+        120.0, gt=0, description="Longest request to the guard, in seconds; then its verdict is ERROR."
     )
     guard_load_timeout_seconds: float = Field(300.0, gt=0, description="Longest load of the guard, in seconds.")
     guard_ready_wait_seconds: float = Field(

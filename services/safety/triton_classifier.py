@@ -179,8 +179,10 @@ class TritonClassifier:
             self._pause_seconds, self._not_before = _FIRST_PAUSE_SECONDS, 0.0
             self._log.info("guard_ready", model=self._model)
             return
-        self._not_before = time.monotonic() + self._pause_seconds
-        self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
+        if self._refused is not None:
+            # A host that is away is asked again at once: that is cheap, and it should be found when it is back.
+            self._not_before = time.monotonic() + self._pause_seconds
+            self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
         self._log.warning("guard_load_failed", model=self._model, error=str(error) or type(error).__name__)
 
     def _read(self, answer: Classified) -> list[LabelledText]:

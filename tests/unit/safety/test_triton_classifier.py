@@ -124,8 +124,10 @@ async def test_an_unreachable_host_is_unavailable_and_comes_back(host: FakeHost,
         await classifier.classify(["x"], timeout_seconds=5)
     assert caught.value.retry_after_seconds
     assert caught.value.metadata["cause"] == "INFERENCE_UNAVAILABLE"
-    assert not await classifier.is_ready()
+    for _ in range(5):
+        assert not await settled(classifier)
     host.is_up = True
+    assert await settled(classifier)
     await classifier.classify(["x"], timeout_seconds=5)
 
 
