@@ -29,11 +29,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, help="most items a task; default: all")
     parser.add_argument("--inference", choices=("triton", "local"), default="triton")
+    parser.add_argument("--trained", type=Path, metavar="DIR", help="use this finished training instead of training")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _leave)
     began = time.monotonic()
     try:
-        weak, strong = trained_checkpoints()
+        weak, strong = trained_checkpoints(options.trained)
         scores = evaluate([weak, strong], inference=options.inference, item_limit=options.limit)
     except (PartFailedError, subprocess.CalledProcessError) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
@@ -56,16 +57,21 @@ def say(step: str) -> None:
     print(f"\n=== {step}", flush=True)
 
 
-def trained_checkpoints() -> tuple[Path, Path]:
-    """Train the tiny policy, unless it is there already, and return its least and its best trained checkpoint.
+def trained_checkpoints(finished: Path | None) -> tuple[Path, Path]:
+    """Return the least and the best trained checkpoint of a training, which is done first if it is not finished.
+
+    Args:
+        finished: folder of a finished training; ``None``: train in ``CHECKPOINTS``, unless that was done before.
 
     Raises:
         CalledProcessError: the training failed.
     """
-    say(f"1. Train a tiny chat model from scratch; it is kept in {CHECKPOINTS} for the next time")
-    subprocess.run([sys.executable, "-m", "examples.tiny_policy.train", f"--out={CHECKPOINTS}"], check=True)
-    names = [each["name"] for each in json.loads((CHECKPOINTS / "training.json").read_text())["checkpoints"]]
-    return CHECKPOINTS / names[0], CHECKPOINTS / names[-1]
+    folder = finished or CHECKPOINTS
+    if finished is None:
+        say(f"1. Train a tiny chat model from scratch; it is kept in {CHECKPOINTS} for the next time")
+        subprocess.run([sys.executable, "-m", "examples.tiny_policy.train", f"--out={CHECKPOINTS}"], check=True)
+    names = [each["name"] for each in json.loads((folder / "training.json").read_text())["checkpoints"]]
+    return folder / names[0], folder / names[-1]
 
 
 def evaluate(checkpoints: Sequence[Path], *, inference: InferenceKind, item_limit: int | None) -> list[float]:
@@ -79,7 +85,7 @@ def evaluate(checkpoints: Sequence[Path], *, inference: InferenceKind, item_limi
     scores = []
     with (
         tempfile.TemporaryDirectory(prefix="evalfleet-demo-") as folder,
-        RunningFleet(inference=inference, checkpoint_roots=[CHECKPOINTS]) as running,
+        RunningFleet(inference=inference, checkpoint_roots=[each.parent for each in checkpoints]) as running,
         Fleet.connect(state_dir=running.state_dir) as fleet,
     ):
         print(running.output)

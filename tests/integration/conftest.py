@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,25 @@ def tiny_policy() -> Path:
     subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
     newest: str = json.loads((folder / "training.json").read_text())["checkpoints"][-1]["name"]
     return folder / newest
+
+
+@pytest.fixture(scope="session")
+def processes_of() -> Callable[[Path], dict[int, str]]:
+    """Find every process whose fleet keeps its state below a folder: process id → command."""
+
+    def find(folder: Path) -> dict[int, str]:
+        marker = f"EVALFLEET_STATE_DIR={folder}/".encode()
+        found = {}
+        for each in Path("/proc").iterdir():
+            if each.name.isdigit():
+                try:
+                    if marker in (each / "environ").read_bytes():
+                        found[int(each.name)] = (each / "cmdline").read_text().replace("\0", " ")
+                except OSError:
+                    continue
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

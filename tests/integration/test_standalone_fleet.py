@@ -21,6 +21,8 @@ from services.standalone.testing import RunningFleet
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
+ProcessesOf = Callable[[Path], dict[int, str]]
+
 PARTS = {"inference", "evaluation", "generation", "safety", "scoring", "aggregation"}
 GRPC_SERVICES = {
     "evaluation": "evalfleet.evaluation.v1.EvaluationService",
@@ -29,20 +31,6 @@ GRPC_SERVICES = {
     "scoring": "evalfleet.scoring.v1.ScoringService",
     "aggregation": "evalfleet.aggregation.v1.AggregationService",
 }
-
-
-def processes_of(state_dir: Path) -> dict[int, str]:
-    """Find every process that was started for a fleet, by the state folder in its environment: id → command."""
-    marker = f"EVALFLEET_STATE_DIR={state_dir}/".encode()
-    found = {}
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                if marker in (each / "environ").read_bytes():
-                    found[int(each.name)] = (each / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-    return found
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
@@ -63,7 +51,7 @@ def own_fleet(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[RunningFleet]:
         yield running
 
 
-def test_every_service_is_healthy_and_says_so_by_name(fleet: RunningFleet) -> None:
+def test_every_service_is_healthy_and_says_so_by_name(processes_of: ProcessesOf, fleet: RunningFleet) -> None:
     for part, service in GRPC_SERVICES.items():
         with grpc.insecure_channel(fleet.endpoints[part]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
@@ -95,7 +83,9 @@ def test_logs_are_files_and_metrics_are_served(fleet: RunningFleet) -> None:
         assert ("nv_" if part == "inference" else "grpc_server_call") in text, part
 
 
-def test_a_second_fleet_on_the_same_ports_is_refused_in_a_line(fleet: RunningFleet, tmp_path: Path) -> None:
+def test_a_second_fleet_on_the_same_ports_is_refused_in_a_line(
+    processes_of: ProcessesOf, fleet: RunningFleet, tmp_path: Path
+) -> None:
     base = int(fleet.endpoints["evaluation"].rpartition(":")[2])
     for arguments, message in (
         ([f"--state-dir={tmp_path}", f"--port-base={base}"], f"Error: port {base}, for evaluation, cannot be used"),
@@ -110,7 +100,9 @@ def test_a_second_fleet_on_the_same_ports_is_refused_in_a_line(fleet: RunningFle
     assert processes_of(tmp_path) == {}
 
 
-def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(own_fleet: RunningFleet, tiny_checkpoint: Path) -> None:
+def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(
+    processes_of: ProcessesOf, own_fleet: RunningFleet, tiny_checkpoint: Path
+) -> None:
     running = own_fleet
     with Fleet.connect(state_dir=running.state_dir) as client:
         model = client.models.add(tiny_checkpoint)
@@ -132,7 +124,7 @@ def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(own_fleet: RunningFl
 
 
 def test_children_do_not_outlive_a_killed_supervisor_and_the_next_fleet_waits_for_them(
-    own_fleet: RunningFleet, tiny_checkpoint: Path
+    processes_of: ProcessesOf, own_fleet: RunningFleet, tiny_checkpoint: Path
 ) -> None:
     running = own_fleet
     base = int(running.endpoints["evaluation"].rpartition(":")[2])
@@ -145,7 +137,7 @@ def test_children_do_not_outlive_a_killed_supervisor_and_the_next_fleet_waits_fo
     wait_until(lambda: processes_of(running.state_dir) == {}, "all processes have ended")
 
 
-def test_a_fleet_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_a_fleet_ends_with_the_process_that_started_it(processes_of: ProcessesOf, tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys\nfrom services.standalone.testing import RunningFleet\n"
         f"with RunningFleet(state_dir=pathlib.Path({str(tmp_path)!r}), inference='local') as fleet:\n"
@@ -157,7 +149,9 @@ def test_a_fleet_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     assert not (tmp_path / "fleet.json").exists()
 
 
-def test_the_engines_without_triton_serve_a_whole_run(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_the_engines_without_triton_serve_a_whole_run(
+    processes_of: ProcessesOf, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     with RunningFleet(state_dir=tmp_path, inference="local", checkpoint_roots=[tiny_checkpoint]) as running:
         assert not any("tritonserver" in each for each in processes_of(tmp_path).values())
         assert "inference (local)" in running.output
