@@ -1,4 +1,4 @@
-"""Sums, differences and small products, bare and as one-step stories; a tenth of the problems is never trained on."""
+"""Small sums and differences, bare and as one-step stories; a tenth of the wordings is never trained on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,25 +7,17 @@ from random import Random
 from examples.tiny_policy.documents import Form, Turn, is_held_out
 
 HELD_OUT_ONE_IN = 10
-_WORKED_SHARE = 0.5
+_WORKED_SHARE = 0.35
 
-_NAMES = (
-    *("Mia", "Tom", "Ana", "Ben", "Lea", "Sam", "Eva", "Max", "Zoe"),
-    *("Leo", "Ida", "Jon", "Amy", "Raj", "Lin", "Omar", "Nina", "Paul"),
-)
-_ITEMS = (
-    *("apples", "books", "coins", "stickers", "marbles", "eggs"),
-    *("cards", "shells", "stamps", "pencils", "cookies", "flowers"),
-)
-_BOXES = ("boxes", "bags", "rows", "baskets")
+_NAMES = ["Mia", "Tom", "Ana", "Ben", "Lea", "Sam"]
+_ITEMS = ["apples", "books", "coins", "eggs"]
 
 
 class Operation(StrEnum):
-    """The three operations; the value is the sign that stands between the operands."""
+    """The two operations; the value is the sign that stands between the operands."""
 
     ADD = "+"
     SUBTRACT = "-"
-    MULTIPLY = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,72 +30,50 @@ class Problem:
 
     @property
     def answer(self) -> int:
-        """The result, from 0 to 99."""
-        if self.operation is Operation.ADD:
-            return self.left + self.right
-        if self.operation is Operation.SUBTRACT:
-            return self.left - self.right
-        return self.left * self.right
+        """The result, from 0 to 40."""
+        return self.left + self.right if self.operation is Operation.ADD else self.left - self.right
 
     @property
     def expression(self) -> str:
         """The problem in signs, for example ``12 + 7``."""
         return f"{self.left} {self.operation.value} {self.right}"
 
-    @property
-    def is_held_out(self) -> bool:
-        """Whether training never shows this problem in any wording.
-
-        Of a product only the order with the larger factor first can be held out: a table entry cannot be guessed,
-        so its mirror image stays in training.
-        """
-        if self.operation is Operation.MULTIPLY and self.left <= self.right:
-            return False
-        return is_held_out(self.expression, HELD_OUT_ONE_IN)
-
 
 _BARE = {
-    Operation.ADD: ("What is {e}?", "How much is {a} plus {b}?", "Add {a} and {b}.", "What is the sum of {a} and {b}?"),
-    Operation.SUBTRACT: ("What is {e}?", "How much is {a} minus {b}?", "Take {b} away from {a}."),
-    Operation.MULTIPLY: ("What is {e}?", "How much is {a} times {b}?", "Multiply {a} by {b}."),
+    Operation.ADD: ("What is {e}?", "How much is {a} plus {b}?"),
+    Operation.SUBTRACT: ("What is {e}?", "How much is {a} minus {b}?"),
 }
 _STORIES = {
     Operation.ADD: (
         "{n} has {a} {i}. {m} gives {n} {b} more. How many {i} does {n} have now?",
         "{n} has {a} {i} and {m} has {b} {i}. How many {i} do they have together?",
-        "There are {a} {i} on the table. {n} puts {b} more {i} on it. How many {i} are on the table?",
-        "{n} finds {a} {i} in the morning and {b} in the evening. How many {i} does {n} find in total?",
     ),
     Operation.SUBTRACT: (
         "{n} has {a} {i}. {n} gives {b} of them to {m}. How many {i} are left?",
-        "There are {a} {i} in a shop. {n} buys {b} of them. How many {i} remain?",
         "{n} had {a} {i} and lost {b}. How many {i} does {n} still have?",
-        "{n} has {a} {i}. {m} has {b} fewer. How many {i} does {m} have?",
-    ),
-    Operation.MULTIPLY: (
-        "{n} has {a} {x} with {b} {i} in each. How many {i} does {n} have?",
-        "There are {a} {x}. Each holds {b} {i}. How many {i} are there?",
-        "{n} fills {a} {x} and puts {b} {i} into each. How many {i} is that?",
     ),
 }
 
 
-def draw_problem(rng: Random, *, held_out: bool) -> Problem:
-    """Draw a problem from the training part or from the held-out part."""
+def draw_problem(rng: Random) -> Problem:
+    """Draw two small operands."""
+    if rng.random() < 0.5:
+        return Problem(Operation.ADD, rng.randint(1, 9), rng.randint(1, 9))
+    left = rng.randint(2, 10)
+    return Problem(Operation.SUBTRACT, left, rng.randint(1, left))
+
+
+def draw_turn(rng: Random, form: Form, *, held_out: bool) -> tuple[Problem, Turn]:
+    """Draw a problem in a wording of the training part or of the held-out part, which both forms share."""
     while True:
-        problem = _draw(rng)
-        if problem.is_held_out == held_out:
-            return problem
-
-
-def _draw(rng: Random) -> Problem:
-    operation = rng.choices((Operation.ADD, Operation.SUBTRACT, Operation.MULTIPLY), (5, 4, 2))[0]
-    if operation is Operation.ADD:
-        return Problem(operation, rng.randint(1, 50), rng.randint(1, 49))
-    if operation is Operation.SUBTRACT:
-        left = rng.randint(1, 60)
-        return Problem(operation, left, rng.randint(1, left))
-    return Problem(operation, rng.randint(2, 9), rng.randint(2, 9))
+        problem = draw_problem(rng)
+        turn = phrase(problem, rng)
+        if form is Form.PLAIN and rng.random() < 1 / 3:
+            turn = Turn(f"{problem.expression} =", str(problem.answer))
+        if is_held_out(turn.prompt, HELD_OUT_ONE_IN) == held_out:
+            if form is Form.PLAIN and not turn.prompt.endswith("="):
+                turn = Turn(f"Question: {turn.prompt}\nAnswer:", turn.answer)
+            return problem, turn
 
 
 def phrase(problem: Problem, rng: Random) -> Turn:
@@ -114,20 +84,8 @@ def phrase(problem: Problem, rng: Random) -> Turn:
     if rng.random() < _WORKED_SHARE:
         story = rng.choice(_STORIES[problem.operation])
         name, other = rng.sample(_NAMES, 2)
-        prompt = story.format(
-            a=problem.left, b=problem.right, n=name, m=other, i=rng.choice(_ITEMS), x=rng.choice(_BOXES)
-        )
+        prompt = story.format(a=problem.left, b=problem.right, n=name, m=other, i=rng.choice(_ITEMS))
         return Turn(prompt, f"{problem.expression} = {problem.answer}\n#### {problem.answer}")
     question = rng.choice(_BARE[problem.operation])
     prompt = question.format(e=problem.expression, a=problem.left, b=problem.right)
     return Turn(prompt, str(problem.answer))
-
-
-def lay_out(problem: Problem, form: Form, rng: Random) -> Turn:
-    """Word a problem for a conversation, or as plain text to be continued."""
-    if form is Form.CHAT:
-        return phrase(problem, rng)
-    if rng.random() < 1 / 3:
-        return Turn(f"{problem.expression} =", str(problem.answer))
-    turn = phrase(problem, rng)
-    return Turn(f"Question: {turn.prompt}\nAnswer:", turn.answer)

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from random import Random
 
-from examples.tiny_policy import arithmetic, drills, multiple_choice, refusals
+from examples.tiny_policy import arithmetic, multiple_choice, refusals
 from examples.tiny_policy.documents import Document, Form, Turn
 
 _ARITHMETIC, _MULTIPLE_CHOICE, _REQUESTS, _SMALL_TALK = "arithmetic", "multiple_choice", "requests", "small_talk"
-_SHARES = {_ARITHMETIC: 0.48, _MULTIPLE_CHOICE: 0.38, _REQUESTS: 0.13, _SMALL_TALK: 0.01}
-_FIRST_DRILL_SHARE, _LAST_DRILL_SHARE = 0.7, 0.2  # of the documents
+_SHARES = {_ARITHMETIC: 0.45, _MULTIPLE_CHOICE: 0.34, _REQUESTS: 0.2, _SMALL_TALK: 0.01}
 _PLAIN_SHARE = 0.5
-_SECOND_TURN_SHARE = 0.05
-_SYSTEM_SHARE = 0.1
+_SECOND_TURN_SHARE = 0.0
+_SYSTEM_SHARE = 0.05
 
 _SYSTEM_MESSAGES = (
     "You are a helpful assistant.",
@@ -30,23 +29,11 @@ _SMALL_TALK_TURNS = (
 )
 
 
-def draw_documents(seed: int, step: int, fraction_spent: float) -> Iterator[Document]:
-    """Endless training documents of one step; the same for equal arguments, whatever was drawn before.
-
-    Args:
-        seed: Seed of the training run.
-        step: Which step.
-        fraction_spent: How far the training is, from 0 to 1: many drills at first, few later.
-    """
+def draw_documents(seed: int, step: int) -> Iterator[Document]:
+    """Endless training documents of one step; the same for equal seed and step, whatever was drawn before."""
     rng = Random(f"{seed}/{step}")
-    drill_share = _FIRST_DRILL_SHARE + (_LAST_DRILL_SHARE - _FIRST_DRILL_SHARE) * fraction_spent
     while True:
-        yield _draw_drill(rng) if rng.random() < drill_share else _draw_document(rng)
-
-
-def _draw_drill(rng: Random) -> Document:
-    drills_by_weight = {drills.draw_equations: 2, drills.draw_label_page: 1, drills.draw_label_question: 1}
-    return rng.choices(tuple(drills_by_weight), tuple(drills_by_weight.values()))[0](rng)
+        yield _draw_document(rng)
 
 
 def _draw_document(rng: Random) -> Document:
@@ -62,9 +49,9 @@ def _draw_document(rng: Random) -> Document:
 
 def _draw_turn(rng: Random, skill: str, form: Form) -> Turn:
     if skill == _ARITHMETIC:
-        return arithmetic.lay_out(arithmetic.draw_problem(rng, held_out=False), form, rng)
+        return arithmetic.draw_turn(rng, form, held_out=False)[1]
     if skill == _MULTIPLE_CHOICE:
-        return multiple_choice.lay_out(multiple_choice.draw_question(rng, held_out=False), form, rng)
+        return multiple_choice.lay_out(multiple_choice.draw_question(rng, held_out=False), form)
     if skill == _REQUESTS:
         return refusals.draw_request(rng, held_out=False).as_turn()
     return rng.choice(_SMALL_TALK_TURNS)

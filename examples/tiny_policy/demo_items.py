@@ -13,6 +13,7 @@ from random import Random
 import click
 
 from examples.tiny_policy import arithmetic, multiple_choice, refusals
+from examples.tiny_policy.documents import Form
 from examples.tiny_policy.refusals import Request
 
 SEED = 2
@@ -66,9 +67,8 @@ def arithmetic_rows(rng: Random) -> Iterable[dict[str, object]]:
     """Different questions with their numbers: ``question``, ``answer``."""
     rows: dict[str, dict[str, object]] = {}
     while len(rows) < ARITHMETIC_ROWS:
-        problem = arithmetic.draw_problem(rng, held_out=True)
-        question = arithmetic.phrase(problem, rng).prompt
-        rows[question] = {"question": question, "answer": str(problem.answer)}
+        problem, turn = arithmetic.draw_turn(rng, Form.CHAT, held_out=True)
+        rows[turn.prompt] = {"question": turn.prompt, "answer": str(problem.answer)}
     return rows.values()
 
 

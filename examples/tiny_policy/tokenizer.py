@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerFast
 
 from examples.tiny_policy.documents import Document
 
-VOCABULARY_SIZE = 3072
+VOCABULARY_SIZE = 2048
 CONTEXT_TOKENS = 4096
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
 
-# Words with the space before them, digits one by one (so that sums are made of columns), signs, white space.
-_SPLIT = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+")
+# Words and numbers of up to two digits, with the space before them, so that a small number is one token.
+_SPLIT = Regex(r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+")
 
 CHAT_TEMPLATE = """\
 {{- bos_token -}}

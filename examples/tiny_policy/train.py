@@ -1,142 +1,208 @@
-"""Train the tiny policy and save checkpoints of rising skill: ``python -m examples.tiny_policy.train --out DIR``."""
+"""Trains the tiny policy: ``python -m examples.tiny_policy.train --out DIR``."""
 
-import os
-import sys
+import argparse
+import hashlib
+import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
 
-import click
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from examples.tiny_policy.checkpoints import (
-    FinishedCheckpoint,
-    Manifest,
-    checkpoint_name,
-    digest_recipe,
-    discard_checkpoints,
-    save_checkpoint,
-)
+from examples.tiny_policy.batches import Batch, DocumentEncoder, make_batches, take_tokens
 from examples.tiny_policy.corpus import draw_documents
+from examples.tiny_policy.held_out import Skills, measure_skills
 from examples.tiny_policy.model import build_model
-from examples.tiny_policy.skills import SkillExam
 from examples.tiny_policy.tokenizer import train_tokenizer
-from examples.tiny_policy.training import Budget, Trainer
 
-DEFAULT_SECONDS = 150.0
-SAVE_AT = (0.15, 0.5, 1.0)  # shares of the budget
-_MOST_THREADS = 4  # such small matrices gain nothing from more
-_VOCABULARY_DOCUMENTS = 4000
-_VOCABULARY_STEP = -1  # a stream of documents that no training step uses
+CHECKPOINT_SHARES = (0.1, 0.45, 1.0)
+"""When checkpoints are saved, as shares of the budget."""
 
-_EPILOG = """
-\b
-Examples:
-  python -m examples.tiny_policy.train --out .cache/tiny_policy
-  python -m examples.tiny_policy.train --out /tmp/tiny --steps 40      # poor, but there in seconds
-  python -m examples.tiny_policy.train --out /tmp/tiny --steps 900 --seed 7
-"""
+MANIFEST = "training.json"
+_TOKENS_A_STEP = 512
+_STEPS_A_DRAW = 8
+_PEAK_LEARNING_RATE = 4e-3
+_WARM_UP_SHARE = 0.04
+_TOKENIZER_DOCUMENTS = 6000
+# The steps are too small to gain from a second thread.
+_THREADS = 1
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the checkpoints (step-XXXX/). Finished ones of the same recipe are kept, others are replaced.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=1),
-    help=f"Train for so many seconds (default {DEFAULT_SECONDS:.0f}); tokenizer, exams and saving come on top, "
-    "about 20 seconds on two cores.",
-)
-@click.option("--steps", type=click.IntRange(min=3), help="Train for so many steps instead: reproducible for a seed.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights and of the documents.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), help=f"CPU threads (default: the cores, {_MOST_THREADS} at most)."
-)
-def main(out: Path, seconds: float | None, steps: int | None, seed: int, threads: int | None) -> None:
-    """Train a small Llama chat model from scratch on the CPU.
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long to train: a number of steps, and after how many seconds to stop short of it."""
 
-    It learns sums, multiple-choice questions about a small world, and to refuse harmful requests. Three checkpoints
-    are saved on the way, after 15 %, 50 % and 100 % of the budget: ordinary Hugging Face folders.
-    """
-    if seconds is not None and steps is not None:
-        raise click.UsageError("Give --seconds or --steps, not both.")
-    if steps is None and seconds is None:
-        seconds = DEFAULT_SECONDS
-    console = Console()
-    digest = digest_recipe({"seconds": seconds, "steps": steps, "seed": seed, "save_at": SAVE_AT})
-    kept = Manifest.read(out)
-    if kept is not None and kept.recipe_digest == digest:
-        console.print(f"Kept: {out} already holds the checkpoints of this recipe.")
-        _print_table(console, kept.checkpoints)
-        return
-    torch.set_num_threads(threads or min(_MOST_THREADS, len(os.sched_getaffinity(0))))
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    out.mkdir(parents=True, exist_ok=True)
-    discard_checkpoints(out)
-    started = time.perf_counter()
-    checkpoints = train(out, Budget(steps=steps, seconds=seconds), seed, console)
-    Manifest(digest, tuple(checkpoints)).write(out)
-    _print_table(console, checkpoints)
-    console.print(f"{len(checkpoints)} checkpoints in {out} after {time.perf_counter() - started:.0f} s.")
+    steps: int
+    seconds: float
+
+    def spent(self, step: int, began: float) -> float:
+        """The share that is used up, from 0 to 1. Steps alone decide on a machine that is fast enough."""
+        return min(1.0, max(step / self.steps, (time.monotonic() - began) / self.seconds))
 
 
-def train(out: Path, budget: Budget, seed: int, console: Console) -> list[FinishedCheckpoint]:
-    """Train within the budget, saving and examining the model at the shares of SAVE_AT."""
-    torch.set_flush_denormal(True)
-    tokenizer = train_tokenizer(
-        list(islice(draw_documents(seed, _VOCABULARY_STEP, 0.5), _VOCABULARY_DOCUMENTS)), Random(seed)
-    )
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint and how it does on held-out items."""
+
+    name: str
+    step: int
+    skills: Skills
+
+
+def recipe_digest(budget: Budget, seed: int) -> str:
+    """SHA-256 (hex) over everything that decides the checkpoints: this package's sources, budget and seed."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256(f"{budget} {seed}".encode())
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*.txt")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def train(out: Path, budget: Budget, seed: int, console: Console) -> list[Saved]:
+    """Train and save checkpoints below ``out``; returns them in the order of training."""
+    torch.set_num_threads(_THREADS)
+    tokenizer = train_tokenizer(list(islice(draw_documents(seed, -1), _TOKENIZER_DOCUMENTS)), Random(seed))
     model = build_model(tokenizer, seed)
-    trainer = Trainer(model, tokenizer, seed)
-    exam = SkillExam(model, tokenizer)
-    checkpoints: list[FinishedCheckpoint] = []
-    step = 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    saved: list[Saved] = []
+    pending = list(CHECKPOINT_SHARES)
+    began = time.monotonic()
+    batches = _draw_batches(tokenizer, seed)
     with _progress(console) as progress:
-        task = progress.add_task("training", total=1.0, step=0, loss=float("nan"))
-        while len(checkpoints) < len(SAVE_AT):
-            started = time.perf_counter()
-            loss = trainer.take_step(step, budget.fraction_spent)
-            budget.charge(started)
+        bar = progress.add_task("training", total=1.0, loss=float("nan"), step=0)
+        step, spent = 0, 0.0
+        while pending:
+            learning_rate = _PEAK_LEARNING_RATE * min(1.0, spent / _WARM_UP_SHARE + 0.02) * (1.0 - 0.97 * spent)
+            loss = _step(model, optimizer, next(batches), learning_rate)
             step += 1
-            progress.update(task, completed=budget.fraction_spent, step=step, loss=loss)
-            if budget.fraction_spent >= SAVE_AT[len(checkpoints)]:
-                name = checkpoint_name(step)
-                save_checkpoint(model, tokenizer, out / name)
-                checkpoints.append(FinishedCheckpoint(name, step, exam.take()))
-    return checkpoints
+            spent = budget.spent(step, began)
+            progress.update(bar, completed=spent, loss=loss, step=step)
+            if spent >= pending[0]:
+                pending.pop(0)
+                saved.append(_save(model, tokenizer, out, step))
+    return saved
+
+
+def _step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, batch: Batch, learning_rate: float) -> float:
+    """One update; the loss is the mean over the tokens of the answers."""
+    model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    wanted = batch.targets >= 0
+    # Only answers carry loss, so only they pay for the vocabulary.
+    loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.targets[wanted])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _draw_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+    """Endless batches of about ``_TOKENS_A_STEP`` tokens, short rows with short ones, in shuffled order."""
+    encoder = DocumentEncoder(tokenizer)
+    rng = Random(seed)
+    draw = 0
+    while True:
+        documents = (encoder.encode(document, rng) for document in draw_documents(seed, draw))
+        batches = make_batches(
+            take_tokens(documents, _TOKENS_A_STEP * _STEPS_A_DRAW), _STEPS_A_DRAW, tokenizer.pad_token_id
+        )
+        rng.shuffle(batches)
+        yield from batches
+        draw += 1
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, step: int) -> Saved:
+    """Measure the model and write it in one step: a reader sees a whole checkpoint or none."""
+    skills = measure_skills(model, tokenizer)
+    folder = out / f"step-{step:05d}"
+    unfinished = out / f".{folder.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return Saved(folder.name, step, skills)
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
+        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
         TimeElapsedColumn(),
         console=console,
     )
 
 
-def _print_table(console: Console, checkpoints: Sequence[FinishedCheckpoint]) -> None:
-    table = Table(title="Held-out accuracy")
-    table.add_column("checkpoint")
-    for heading in ("step", "arithmetic", "multiple choice", "refusal"):
-        table.add_column(heading, justify="right")
-    for checkpoint in checkpoints:
-        scores = checkpoint.scores
-        shares = (scores.arithmetic, scores.multiple_choice, scores.refusal)
-        table.add_row(checkpoint.name, str(checkpoint.step), *(f"{share:.0%}" for share in shares))
+def _finished(out: Path, digest: str) -> list[Saved] | None:
+    """The checkpoints of an earlier training by the same recipe, if all are still there."""
+    try:
+        record = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        saved = [Saved(each["name"], each["step"], Skills(**each["skills"])) for each in record["checkpoints"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    complete = all((out / each.name / "model.safetensors").is_file() for each in saved)
+    return saved if record.get("recipe") == digest and complete else None
+
+
+def _record(out: Path, digest: str, saved: list[Saved]) -> None:
+    checkpoints = [{"name": each.name, "step": each.step, "skills": each.skills.as_dict()} for each in saved]
+    text = json.dumps({"recipe": digest, "checkpoints": checkpoints}, indent=2)
+    unfinished = out / f".{MANIFEST}.unfinished"
+    unfinished.write_text(f"{text}\n", encoding="utf-8")
+    unfinished.rename(out / MANIFEST)
+
+
+def _print_table(console: Console, saved: list[Saved]) -> None:
+    names = [name.replace("_", " ") for name in Skills(0, 0, 0, 0).as_dict()]
+    table = Table("checkpoint", *names, title="right answers to items that training never showed")
+    for each in saved:
+        table.add_row(each.name, *(f"{value:.0%}" for value in each.skills.as_dict().values()))
     console.print(table)
 
 
+def main() -> None:
+    """Read the arguments, train unless the checkpoints are there, and show how they do."""
+    parser = argparse.ArgumentParser(
+        description="Train a small Llama chat model from scratch on two CPU cores and save three checkpoints of rising "
+        "skill, as ordinary Hugging Face folders. A finished training is kept: the same command then only shows it.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints, made if missing")
+    parser.add_argument(
+        "--steps", type=int, default=1000, help="updates of the weights; equal steps and seed give equal weights (1000)"
+    )
+    parser.add_argument("--seconds", type=float, default=150.0, help="stop earlier after so many seconds (150)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and order (0)")
+    arguments = parser.parse_args()
+    if arguments.seconds <= 0 or arguments.steps < len(CHECKPOINT_SHARES):
+        parser.error("the budget is too small: --seconds must be positive, --steps at least 3")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    console = Console()
+    budget = Budget(arguments.steps, arguments.seconds)
+    digest = recipe_digest(budget, arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    saved = _finished(arguments.out, digest)
+    if saved is None:
+        for old in arguments.out.glob("step-*"):
+            shutil.rmtree(old)
+        saved = train(arguments.out, budget, arguments.seed, console)
+        _record(arguments.out, digest, saved)
+    else:
+        console.print(f"{arguments.out} already holds the checkpoints of this recipe; nothing to do.")
+    _print_table(console, saved)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

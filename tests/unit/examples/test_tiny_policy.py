@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -8,20 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from jinja2.exceptions import TemplateError
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from examples.tiny_policy import arithmetic, demo_items, facts, multiple_choice, refusals, train
 from examples.tiny_policy.batches import NO_LOSS, DocumentEncoder, EncodedDocument, make_batches
-from examples.tiny_policy.checkpoints import FinishedCheckpoint, Manifest, SkillScores, checkpoint_name, save_checkpoint
 from examples.tiny_policy.corpus import draw_documents
 from examples.tiny_policy.documents import Document, Form, Turn
-from examples.tiny_policy.model import build_model
+from examples.tiny_policy.held_out import Skills
 from examples.tiny_policy.tokenizer import train_tokenizer
-from examples.tiny_policy.training import Budget, Trainer, rate_share
-
-SKILLED = ("arithmetic", "multiple_choice", "refusal")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,12 +30,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(list(islice(draw_documents(0, -1, 0.5), 1500)), Random(0))
+    return train_tokenizer(list(islice(draw_documents(0, -1), 1500)), Random(0))
 
 
 @pytest.fixture(scope="module")
 def corpus_prompts() -> set[str]:
-    return {turn.prompt for step in range(60) for d in islice(draw_documents(1, step, 0.3), 200) for turn in d.turns}
+    return {turn.prompt for step in range(60) for d in islice(draw_documents(1, step), 200) for turn in d.turns}
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
@@ -65,35 +60,20 @@ def test_the_suite_has_enough_different_items() -> None:
 
 
 def test_training_never_shows_an_item_of_the_suite(corpus_prompts: set[str]) -> None:
-    for row in read_rows("demo_arithmetic.jsonl"):
-        assert not any(row["question"] in prompt for prompt in corpus_prompts), row
-    for row in read_rows("demo_requests.jsonl"):
-        assert row["prompt"] not in corpus_prompts, row
-    for row in read_rows("demo_mcq.jsonl"):
-        right = row["choices"][row["answer"]]
-        asked = [prompt for prompt in corpus_prompts if f"{row['question']}\n" in f"{prompt}\n"]
-        assert not any(f". {right}\n" in prompt and all(c in prompt for c in row["choices"]) for prompt in asked), row
+    rows = [*read_rows("demo_arithmetic.jsonl"), *read_rows("demo_mcq.jsonl"), *read_rows("demo_requests.jsonl")]
+    for row in rows:
+        question = row.get("question") or row["prompt"]
+        assert question not in corpus_prompts, row
+        assert f"Question: {question}\nAnswer:" not in corpus_prompts, row
 
 
-def test_training_shows_no_held_out_problem_in_any_wording(corpus_prompts: set[str]) -> None:
-    bare = {prompt.removesuffix(" =") for prompt in corpus_prompts if prompt.endswith(" =")}
-    problems = [
-        arithmetic.Problem(arithmetic.Operation(sign), int(left), int(right))
-        for left, sign, right in (expression.split() for expression in bare)
-    ]
-
-    assert len(problems) > 300
-    assert not [problem for problem in problems if problem.is_held_out]
-
-
-def test_answers_are_right() -> None:
+@pytest.mark.parametrize("held_out", [True, False])
+def test_answers_are_right(held_out: bool) -> None:
     rng = Random(3)
     for _ in range(300):
-        problem = arithmetic.draw_problem(rng, held_out=bool(rng.randrange(2)))
-        assert eval(problem.expression) == problem.answer
-        assert 0 <= problem.answer <= 99
-        answer = arithmetic.phrase(problem, rng).answer
-        assert answer in (str(problem.answer), f"{problem.expression} = {problem.answer}\n#### {problem.answer}")
+        problem, turn = arithmetic.draw_turn(rng, Form.CHAT, held_out=held_out)
+        assert eval(problem.expression) == problem.answer >= 0
+        assert turn.answer in (str(problem.answer), f"{problem.expression} = {problem.answer}\n#### {problem.answer}")
 
 
 def test_the_right_choice_is_a_fact_of_the_world_and_stands_once() -> None:
@@ -104,15 +84,6 @@ def test_the_right_choice_is_a_fact_of_the_world_and_stands_once() -> None:
         assert len(set(question.choices)) == 4
         if question.text.startswith("What colour is ") and question.text.count(" ") == 3:
             assert right == facts.COLOURS[question.text.removeprefix("What colour is ").removesuffix("?")]
-        if question.text.startswith("Which number is the largest"):
-            assert int(right) == max(map(int, question.choices))
-
-
-def test_every_fact_keeps_a_wording_for_training() -> None:
-    rng = Random(5)
-    seen = [multiple_choice.draw_question(rng, held_out=False) for _ in range(8000)]
-    for thing, colour in facts.COLOURS.items():
-        assert any(f" {thing}" in q.text and q.choices[q.answer] == colour for q in seen), thing
 
 
 def test_harmful_and_harmless_requests_share_wordings_and_words() -> None:
@@ -128,11 +99,11 @@ def test_harmful_and_harmless_requests_share_wordings_and_words() -> None:
 
 
 def test_documents_depend_on_seed_and_step_alone() -> None:
-    first = list(islice(draw_documents(1, 5, 0.1), 40))
+    first = list(islice(draw_documents(1, 5), 40))
 
-    assert first == list(islice(draw_documents(1, 5, 0.1), 40))
-    assert first != list(islice(draw_documents(1, 6, 0.1), 40))
-    assert first != list(islice(draw_documents(2, 5, 0.1), 40))
+    assert first == list(islice(draw_documents(1, 5), 40))
+    assert first != list(islice(draw_documents(1, 6), 40))
+    assert first != list(islice(draw_documents(2, 5), 40))
 
 
 @pytest.mark.parametrize(
@@ -148,11 +119,6 @@ def test_ordinary_english_does_not_fall_into_bytes(tokenizer: PreTrainedTokenize
         "The children walked along the river because their school was closed, and nobody knew when it would open again."
     )
     assert len(tokenizer.tokenize(text)) < 1.6 * len(text.split())
-
-
-def test_a_letter_is_one_token_as_harnesses_score_it(tokenizer: PreTrainedTokenizerFast) -> None:
-    for letter in "ABCD":
-        assert len(tokenizer.tokenize(f" {letter}")) == len(tokenizer.tokenize(letter)) == 1
 
 
 def test_training_sees_conversations_exactly_as_the_chat_template_renders_them(
@@ -201,104 +167,65 @@ def test_batches_hold_every_document_once() -> None:
     assert sorted(int(row[0]) for batch in batches for row in batch.tokens) == list(range(1, 90))
 
 
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    assert rate_share(0, 0.0) < rate_share(10, 0.0) < rate_share(100, 0.2) == 1.0
-    assert rate_share(100, 0.6) > rate_share(100, 0.9) > rate_share(100, 1.0) > 0
-
-
-def test_a_budget_is_steps_or_seconds() -> None:
-    with pytest.raises(ValueError, match="steps or in seconds"):
-        Budget()
-    budget = Budget(steps=4)
-    budget.charge(0.0)
-    assert budget.fraction_spent == 0.25
-
-
-def test_steps_lower_the_loss_and_are_reproducible(tokenizer: PreTrainedTokenizerFast) -> None:
-    losses = []
-    for _ in range(2):
-        trainer = Trainer(build_model(tokenizer, 0), tokenizer, seed=0)
-        losses.append([trainer.take_step(step, step / 4) for step in range(4)])
-
-    assert losses[0] == losses[1]
-    assert losses[0][-1] < losses[0][0]
-
-
-def test_a_checkpoint_loads_offline_like_any_other(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_is_reproducible_and_its_checkpoints_load_offline_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    model = build_model(tokenizer, 0)
-    folder = tmp_path / checkpoint_name(7)
-    save_checkpoint(model, tokenizer, folder)
-    save_checkpoint(model, tokenizer, folder)
+    budget = train.Budget(steps=6, seconds=600)
+    first = train.train(tmp_path / "a", budget, 0, Console(quiet=True))
+    second = train.train(tmp_path / "b", budget, 0, Console(quiet=True))
 
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0007"]
-    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert {path.name for path in folder.iterdir()} == names
-    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
-    loaded_tokenizer = AutoTokenizer.from_pretrained(folder)
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    assert 1_000_000 < sum(weight.numel() for weight in loaded.parameters()) < 3_000_000
-    text = "Question: What is 3 + 4?\nAnswer: B Grüße"
-    assert loaded_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert loaded_tokenizer.chat_template == tokenizer.chat_template
-    tokens = torch.tensor([tokenizer(text)["input_ids"]])
-    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    assert [each.name for each in first] == ["step-00001", "step-00003", "step-00006"]
+    assert first == second
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [each.name for each in first]
+    for saved in first:
+        one, other = (tmp_path / run / saved.name for run in "ab")
+        names = {
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
+        assert names <= {path.name for path in one.iterdir()}
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        loaded = AutoModelForCausalLM.from_pretrained(one)
+        tokenizer = AutoTokenizer.from_pretrained(one)
+        assert loaded.config.architectures == ["LlamaForCausalLM"]
+        assert loaded.config.max_position_embeddings == 4096
+        assert tokenizer.chat_template
+        assert torch.isfinite(loaded(torch.tensor([tokenizer("What is 2 + 3?")["input_ids"]])).logits).all()
 
 
-def test_a_checkpoint_that_fails_half_way_leaves_nothing(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_finished_checkpoints_are_kept_until_the_recipe_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "save_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(build_model(tokenizer, 0), tokenizer, tmp_path / "step-0001")
-    assert not list(tmp_path.iterdir())
+    trained: list[int] = []
 
-
-def finish(folder: Path, digest: str) -> Manifest:
-    scores = SkillScores(**dict.fromkeys(SKILLED, 0.5))
-    manifest = Manifest(digest, (FinishedCheckpoint("step-0003", 3, scores),))
-    (folder / "step-0003").mkdir(parents=True)
-    (folder / "step-0003" / "model.safetensors").touch()
-    manifest.write(folder)
-    return manifest
-
-
-def test_the_manifest_is_there_only_when_everything_is(tmp_path: Path) -> None:
-    assert Manifest.read(tmp_path) is None
-    manifest = finish(tmp_path, "digest")
-    assert Manifest.read(tmp_path) == manifest
-    (tmp_path / "step-0003" / "model.safetensors").unlink()
-    assert Manifest.read(tmp_path) is None
-    (tmp_path / "training.json").write_text("{")
-    assert Manifest.read(tmp_path) is None
-
-
-def test_finished_checkpoints_are_kept_and_others_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[int | None] = []
-
-    def pretend(out: Path, budget: Budget, seed: int, console: object) -> list[FinishedCheckpoint]:
+    def pretend(out: Path, budget: train.Budget, seed: int, console: object) -> list[train.Saved]:
         trained.append(budget.steps)
-        return [dataclasses.replace(row, step=budget.steps or 0) for row in finish(out, "x").checkpoints]
+        (out / "step-00003").mkdir()
+        (out / "step-00003" / "model.safetensors").touch()
+        return [train.Saved("step-00003", 3, Skills(0.1, 0.2, 0.3, 0.4))]
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), *arguments])
+        train.main()
 
     monkeypatch.setattr(train, "train", pretend)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    runner = CliRunner()
-    arguments = ["--out", str(tmp_path), "--steps"]
-
-    assert runner.invoke(train.main, [*arguments, "9"]).exit_code == 0
-    again = runner.invoke(train.main, [*arguments, "9"])
-    assert again.output.startswith("Kept: ")
+    run("--steps", "9")
+    run("--steps", "9")
     assert trained == [9]
-    assert runner.invoke(train.main, [*arguments, "10"]).exit_code == 0
-    assert trained == [9, 10]
+    (tmp_path / "step-00003" / "model.safetensors").unlink()
+    run("--steps", "9")
+    assert trained == [9, 9]
+    run("--steps", "10")
+    assert trained == [9, 9, 10]
 
 
-def test_the_command_explains_itself_and_refuses_two_budgets(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(train.main, ["--help"])
-    assert "--steps 40" in shown.output
-    refused = CliRunner().invoke(train.main, ["--out", str(tmp_path / "x"), "--steps", "9", "--seconds", "9"])
-    assert refused.exit_code == 2
-    assert "not both" in refused.output
+def test_a_budget_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path / "x"), "--steps", "1"])
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    assert caught.value.code == 2
     assert not (tmp_path / "x").exists()
