@@ -131,6 +131,9 @@ def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
+    for path in unfinished.iterdir():
+        # safetensors writes for its owner alone; the fleet may run as somebody else.
+        path.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return Saved(folder.name, step, skills)
