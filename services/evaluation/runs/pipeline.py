@@ -24,6 +24,9 @@ _LOG = structlog.stdlib.get_logger(__name__)
 # The model is gone, or its service stayed away for longer than our patience: no item is to blame.
 _FATAL = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE})
 
+# Nothing was said, so nothing hazardous was; guards refuse to judge an empty text. This rule judged instead.
+_NO_GUARD = JudgeReference("guards/none", "empty-response", hashlib.sha256(b"empty-response: safe").hexdigest())
+
 
 class RunCannotGoOnError(Exception):
     """What failed for one item would fail for all of them; the run ends with ``error``."""
@@ -233,8 +236,7 @@ class ItemPipeline:
         if judging.aspect == "response":
             said = output.text or ""
             if not said.strip():
-                # Nothing was said, so nothing hazardous was; guards refuse to judge an empty text.
-                return 0.0, JudgeReference("guards/none", "empty-response", "")
+                return 0.0, _NO_GUARD
             turns = (*turns, Message("assistant", said))
         classify = partial(self._safety.classify, turns, judging)
         verdict = await wait_out(classify, patience_seconds=self._patience_seconds)
