@@ -3,6 +3,9 @@
 import json
 import locale
 import logging
+import os
+import select
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +21,21 @@ Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments)
 
 
 def prepare_stub() -> None:
-    """Set what the stub's embedded Python lacks: UTF-8 as its text encoding, and a log that says where."""
+    """Set what the stub lacks: UTF-8 as its text encoding, a log that says where, and an end when Triton dies."""
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="end-with-triton", daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def _end_with(triton_pid: int) -> None:
+    """End this process when Triton does.
+
+    A stub notices a killed Triton by itself, unless Triton died holding a lock in their shared memory: then the stub
+    waits for that lock for good, with all of the model's memory.
+    """
+    triton = os.pidfd_open(triton_pid)
+    select.select([triton], [], [])
+    os._exit(1)
 
 
 def model_arguments(args: Mapping[str, str], arguments_class: type[Arguments]) -> Arguments:
