@@ -47,8 +47,9 @@ class Supervisor:
             await asyncio.wait((stopping, healthy, *keeping), return_when=asyncio.FIRST_COMPLETED)
             if healthy.done():
                 self._is_up = True
-                self._write_state()
                 on_healthy()
+                # Last, because whoever waits for the file may read what was printed.
+                self._write_state()
                 await asyncio.wait((stopping, *keeping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._is_up = False
