@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
@@ -226,13 +227,16 @@ def _command(files: TritonFiles, options: TritonOptions) -> list[str]:
 
 
 def _environment(files: TritonFiles, options: TritonOptions) -> dict[str, str]:
-    # The stub reads no .pth files, so an editable install must be named.
+    # The Python inside a stub looks for `python3` on PATH to find its environment (pyvenv.cfg, and with it site-packages
+    # and .pth files), whoever started us; the stubs tried here did not heed PYTHONPATH.
+    interpreter_folder = str(Path(sys.executable).parent)
     project = Path(services.__file__).resolve().parents[1]
     packages = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(project)))
     threads = str(options.torch_threads)
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, files.libraries)),
+        "PATH": os.pathsep.join((interpreter_folder, os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": os.pathsep.join(packages),
         "EVALFLEET_TORCH_THREADS": threads,
         "OMP_NUM_THREADS": threads,
