@@ -227,8 +227,8 @@ def _command(files: TritonFiles, options: TritonOptions) -> list[str]:
 
 
 def _environment(files: TritonFiles, options: TritonOptions) -> dict[str, str]:
-    # The Python inside a stub looks for `python3` on PATH to find its environment (pyvenv.cfg, and with it site-packages
-    # and .pth files), whoever started us; the stubs tried here did not heed PYTHONPATH.
+    # The Python inside a stub looks for `python3` on PATH to find its environment (pyvenv.cfg, and with it
+    # site-packages and .pth files), whoever started us; the stubs tried here did not heed PYTHONPATH.
     interpreter_folder = str(Path(sys.executable).parent)
     project = Path(services.__file__).resolve().parents[1]
     packages = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(project)))
