@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from services.standalone.errors import PartFailedError
+from services.standalone.log_tail import log_tail
 from services.standalone.plan import PartPlan
-from services.standalone.processes import PartProcess, log_tail
+from services.standalone.processes import PartProcess
 
 
 class Reporter(Protocol):
@@ -142,11 +143,8 @@ class PartKeeper:
 
     def _failure(self, problem: str) -> PartFailedError:
         tail = log_tail(self.plan.log_path)
-        said = [line for line in tail.splitlines() if line.startswith(f"{self.plan.name} cannot start: ")]
-        # A service that knows what it lacks says so in one line, which is better than the end of its log.
-        return PartFailedError(
-            self.plan.name,
-            said[-1] if said else f"{self.plan.name} {problem}",
-            self.plan.log_path,
-            "" if said else tail,
-        )
+        # A service that knows what it lacks says so itself, which is better than whatever else its log ends with.
+        start = tail.rfind(f"{self.plan.name} cannot start: ")
+        if start >= 0:
+            return PartFailedError(self.plan.name, tail[start:], self.plan.log_path, "")
+        return PartFailedError(self.plan.name, f"{self.plan.name} {problem}", self.plan.log_path, tail)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import DEVNULL, STDOUT
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from services.standalone.plan import PartPlan
 _POLL_SECONDS = 0.1
 _HEALTH_TIMEOUT_SECONDS = 2.0
 _KILL_TIMEOUT_SECONDS = 10.0
-_TAIL_BYTES = 16 * 1024
 _PROC = Path("/proc")
 
 
@@ -143,28 +141,3 @@ def describe_exit(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
-
-
-def log_tail(path: Path, *, lines: int = 15) -> str:
-    """Return the last lines of a log; empty if there are none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "\n".join(_without_traceback(text.splitlines())[-lines:])
-
-
-def _without_traceback(lines: Sequence[str]) -> list[str]:
-    """Leave out tracebacks but for their last line; the log has them in full."""
-    kept: list[str] = []
-    inside = False
-    for line in lines:
-        if line.startswith("Traceback (most recent call last)"):
-            inside = True
-        elif not inside or not line.startswith((" ", "\t")):
-            inside = False
-            kept.append(line)
-    return kept

@@ -1,10 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from services.standalone.errors import PartFailedError
 from services.standalone.keeper import RestartPolicy
-from services.standalone.processes import describe_exit, log_tail
+from services.standalone.log_tail import log_tail
+from services.standalone.processes import describe_exit
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,19 @@ def test_the_end_of_a_log_is_shown_without_tracebacks(tmp_path: Path) -> None:
     log.write_text("\n".join(lines))
     shown = log_tail(log, lines=4).splitlines()
     assert shown == ["line 38", "line 39", "ValueError: boom", "after"]
+
+
+def test_events_are_shown_as_sentences_and_once(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    events = [
+        {"event": "load_failed", "level": "warning", "time": f"t{number}", "service": "safety", "error": "no weights"}
+        for number in range(3)
+    ]
+    events.append({"event": "stopped", "level": "info", "time": "t4", "service": "safety"})
+    log.write_text("\n".join(json.dumps(each) for each in events) + "\n[1, 2]\n" + "x" * 1000)
+    shown = log_tail(log).splitlines()
+    assert shown[:3] == ["load_failed: error no weights", "stopped", "[1, 2]"]
+    assert len(shown[3]) == 400
 
 
 def test_a_log_that_is_large_missing_or_binary_does_no_harm(tmp_path: Path) -> None:
