@@ -49,8 +49,9 @@ def run_fleet(
 async def _run(plan: FleetPlan, report: TerminalReporter, ready_file: Path | None, parent_pid: int | None) -> None:
     stop = StopRequests()
     loop = asyncio.get_running_loop()
-    # A closed terminal ends the fleet like Ctrl-C does.
-    loop.add_signal_handler(signal.SIGHUP, stop.request, "SIGHUP")
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # A closed terminal ends the fleet like Ctrl-C does, unless nohup asked for the opposite.
+        loop.add_signal_handler(signal.SIGHUP, stop.request, "SIGHUP")
     supervisor = Supervisor(plan, StateFile(plan, ready_file), report)
     with stop.listening(parent_pid):
         announcing = loop.create_task(_announce_stop(stop, report))

@@ -161,4 +161,7 @@ def test_the_engines_without_triton_serve_a_whole_run(
             last = list(client.runs.watch(run.name))[-1]
         assert last.run.state is RunState.SUCCEEDED
         assert all(each.done_count == each.item_count for each in last.run.tasks)
+        # As when its terminal is closed.
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(60) == 0
     assert processes_of(tmp_path) == {}
