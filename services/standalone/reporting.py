@@ -20,7 +20,7 @@ class TerminalReporter:
     def starting(self, plan: FleetPlan) -> None:
         """The processes are about to be started."""
         names = ", ".join(each.name for each in plan.parts)
-        self._say(f"starting {names}; state and logs in {plan.state_dir}")
+        self._say(f"starting {names}; logs in {plan.parts[0].log_path.parent}")
 
     def started(self, part: str, seconds: float) -> None:
         """A process is healthy, ``seconds`` after its first start."""
@@ -41,11 +41,11 @@ class TerminalReporter:
     def healthy(self, plan: FleetPlan, default_state_dir: Path) -> None:
         """All processes are healthy: print where they are and what to do next."""
         table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, header_style="bold")
-        for header in ("service", "gRPC", "metrics", "log"):
+        for header in ("service", "gRPC", "metrics"):
             table.add_column(header, overflow="fold")
         for part in sorted(plan.parts, key=lambda each: each.name == INFERENCE):
             name = f"{part.name} ({plan.inference})" if part.name == INFERENCE else part.name
-            table.add_row(name, part.target, f"http://{part.metrics_target}/metrics", str(part.log_path))
+            table.add_row(name, part.target, f"http://{part.metrics_target}/metrics")
         self._console.print()
         self._console.print(table)
         self._console.print()
