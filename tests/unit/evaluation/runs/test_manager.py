@@ -162,7 +162,9 @@ async def test_a_stopped_process_leaves_its_run_to_the_next_one(store: RunStore,
         if seen.state is RunState.RUNNING:
             break
     await first.stop()
-    assert not (await RunStore(store._engine).get(run.run_id)).state.is_final  # type: ignore[union-attr]
+    stored = await store.get(run.run_id)
+    assert stored is not None
+    assert not stored.state.is_final
 
     fleet.generator.gate = None
     second = manager(store, book, fleet)
