@@ -24,7 +24,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """One generated answer and what it cost."""
+    """One generated answer and what it cost; ``prefix_tokens`` of the prompt came from the engine's prefix cache."""
 
     text: str
     finish_reason: FinishReason
@@ -32,16 +32,18 @@ class EngineAnswer:
     completion_tokens: int
     truncated: bool
     engine_seconds: float
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineScores:
-    """The scores of all continuations of one context and what they cost."""
+    """The scores of all continuations of one context and what they cost; ``prefix_tokens`` as for an answer."""
 
     scores: Sequence[ContinuationScore]
     prompt_tokens: int
     truncated: bool
     engine_seconds: float
+    prefix_tokens: int = 0
 
 
 class InferenceBackend(Protocol):

@@ -77,6 +77,7 @@ class TritonBackend:
             completion_tokens=answer.num_output_tokens,
             truncated=answer.num_truncated_tokens > 0,
             engine_seconds=answer.engine_seconds or 0.0,
+            prefix_tokens=answer.num_cached_tokens,
         )
 
     async def score(
@@ -92,6 +93,7 @@ class TritonBackend:
             prompt_tokens=answer.num_input_tokens,
             truncated=answer.num_truncated_tokens > 0,
             engine_seconds=answer.engine_seconds or 0.0,
+            prefix_tokens=answer.num_cached_tokens,
         )
 
 

@@ -35,6 +35,7 @@ CONTINUATION_LOG_LIKELIHOODS: Final = "continuation_log_likelihoods"
 CONTINUATION_IS_GREEDY: Final = "continuation_is_greedy"
 CONTINUATION_NUM_TOKENS: Final = "continuation_num_tokens"
 NUM_TRUNCATED_TOKENS: Final = "num_truncated_tokens"
+NUM_CACHED_TOKENS: Final = "num_cached_tokens"
 ENGINE_SECONDS: Final = "engine_seconds"
 
 # The sequence classifier: one row a text.
@@ -157,6 +158,7 @@ _CAUSAL_LM_OUTPUTS: Final = (
     (CONTINUATION_IS_GREEDY, "TYPE_BOOL", -1),
     (CONTINUATION_NUM_TOKENS, "TYPE_UINT32", -1),
     (NUM_TRUNCATED_TOKENS, "TYPE_UINT32", 1),
+    (NUM_CACHED_TOKENS, "TYPE_UINT32", 1),
     (ENGINE_SECONDS, "TYPE_FP64", 1),
 )
 

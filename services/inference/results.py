@@ -26,6 +26,7 @@ class Generated:
         num_output_tokens: generated tokens, an end-of-sequence token included.
         engine_seconds: this request's share of the engine's time; None if the model does not report it.
         num_truncated_tokens: oldest prompt tokens that were dropped to fit the context.
+        num_cached_tokens: prompt tokens that the engine's prefix cache held, so that they were not computed.
         cumulative_logprob: sum of the generated tokens' log-probabilities before temperature; None if not asked for.
     """
 
@@ -35,6 +36,7 @@ class Generated:
     num_output_tokens: int
     engine_seconds: float | None = None
     num_truncated_tokens: int = 0
+    num_cached_tokens: int = 0
     cumulative_logprob: float | None = None
 
 
@@ -49,6 +51,7 @@ class GeneratedChunk:
         num_input_tokens: tokens of the prompt.
         engine_seconds: cost of the whole answer; on the last chunk, if the model reports it.
         num_truncated_tokens: oldest prompt tokens that were dropped to fit the context.
+        num_cached_tokens: prompt tokens that the engine's prefix cache held.
     """
 
     text: str
@@ -57,6 +60,7 @@ class GeneratedChunk:
     num_input_tokens: int
     engine_seconds: float | None = None
     num_truncated_tokens: int = 0
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,14 @@ class ScoredContinuations:
         num_input_tokens: tokens of the context, counted once.
         num_truncated_tokens: most context tokens that were dropped for any continuation.
         engine_seconds: this request's share of the engine's time.
+        num_cached_tokens: context tokens that the engine's prefix cache held.
     """
 
     scores: tuple[ContinuationScore, ...]
     num_input_tokens: int
     num_truncated_tokens: int
     engine_seconds: float | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,7 @@ def read_chunk(outputs: Mapping[str, Array]) -> GeneratedChunk:
         num_input_tokens=_integer(outputs, contract.NUM_INPUT_TOKENS),
         engine_seconds=_real(outputs, contract.ENGINE_SECONDS),
         num_truncated_tokens=_integer(outputs, contract.NUM_TRUNCATED_TOKENS),
+        num_cached_tokens=_integer(outputs, contract.NUM_CACHED_TOKENS),
     )
 
 
@@ -166,6 +173,7 @@ def read_generated(outputs: Mapping[str, Array]) -> Generated:
         num_output_tokens=chunk.num_output_tokens,
         engine_seconds=chunk.engine_seconds,
         num_truncated_tokens=chunk.num_truncated_tokens,
+        num_cached_tokens=chunk.num_cached_tokens,
         cumulative_logprob=_real(outputs, contract.CUMULATIVE_LOGPROB),
     )
 
@@ -187,6 +195,7 @@ def read_scored(outputs: Mapping[str, Array], expected: int) -> ScoredContinuati
         num_input_tokens=_integer(outputs, contract.NUM_INPUT_TOKENS),
         num_truncated_tokens=_integer(outputs, contract.NUM_TRUNCATED_TOKENS),
         engine_seconds=_real(outputs, contract.ENGINE_SECONDS),
+        num_cached_tokens=_integer(outputs, contract.NUM_CACHED_TOKENS),
     )
 
 

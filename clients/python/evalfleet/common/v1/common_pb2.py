@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n evalfleet/common/v1/common.proto\x12\x13\x65valfleet.common.v1\x1a\x1egoogle/protobuf/duration.proto\"C\n\x07Message\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.evalfleet.common.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\">\n\x0c\x43onversation\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.evalfleet.common.v1.Message\"i\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\x12.\n\x0b\x65ngine_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0eJudgeReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n evalfleet/common/v1/common.proto\x12\x13\x65valfleet.common.v1\x1a\x1egoogle/protobuf/duration.proto\"C\n\x07Message\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.evalfleet.common.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\">\n\x0c\x43onversation\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.evalfleet.common.v1.Message\"\xfe\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\x12.\n\x0b\x65ngine_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16\x63omputed_prompt_tokens\x18\x04 \x01(\x03\x12\"\n\x1a\x63omputed_completion_tokens\x18\x05 \x01(\x03\x12\x1b\n\x13prefix_saved_tokens\x18\x06 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_saved_tokens\x18\x07 \x01(\x03\x12\x16\n\x0e\x63ost_micro_usd\x18\x08 \x01(\x03\"?\n\x0eJudgeReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.common.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=394
-  _globals['_ROLE']._serialized_end=474
+  _globals['_ROLE']._serialized_start=544
+  _globals['_ROLE']._serialized_end=624
   _globals['_MESSAGE']._serialized_start=89
   _globals['_MESSAGE']._serialized_end=156
   _globals['_CONVERSATION']._serialized_start=158
   _globals['_CONVERSATION']._serialized_end=220
-  _globals['_USAGE']._serialized_start=222
-  _globals['_USAGE']._serialized_end=327
-  _globals['_JUDGEREFERENCE']._serialized_start=329
-  _globals['_JUDGEREFERENCE']._serialized_end=392
+  _globals['_USAGE']._serialized_start=223
+  _globals['_USAGE']._serialized_end=477
+  _globals['_JUDGEREFERENCE']._serialized_start=479
+  _globals['_JUDGEREFERENCE']._serialized_end=542
 # @@protoc_insertion_point(module_scope)

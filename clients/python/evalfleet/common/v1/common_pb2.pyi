@@ -107,10 +107,27 @@ class Usage(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     ENGINE_TIME_FIELD_NUMBER: _builtins.int
+    COMPUTED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPUTED_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_SAVED_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_SAVED_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICRO_USD_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt, special tokens included."""
     completion_tokens: _builtins.int
     """Tokens generated, or scored as continuations."""
+    computed_prompt_tokens: _builtins.int
+    """Tokens of prompts that the engine computed. Several samples may each compute the same prompt, so this can exceed
+    `prompt_tokens`. Of every sample: prompt + answer = computed + saved by prefixes + saved by the cache of answers.
+    """
+    computed_completion_tokens: _builtins.int
+    """Tokens that the engine generated, or scored as continuations."""
+    prefix_saved_tokens: _builtins.int
+    """Tokens of prompts that the engine had computed for another request and did not compute again."""
+    cache_saved_tokens: _builtins.int
+    """Tokens of prompts and answers that came from the cache of answers, or from an identical request in flight."""
+    cost_micro_usd: _builtins.int
+    """Price of what was computed, by the service's price table, in millionths of a US dollar, rounded up."""
     @_builtins.property
     def engine_time(self) -> _duration_pb2.Duration:
         """Time that the inference engine spent on this request, its share of a batch."""
@@ -121,10 +138,15 @@ class Usage(_message.Message):
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         engine_time: _duration_pb2.Duration | None = ...,
+        computed_prompt_tokens: _builtins.int = ...,
+        computed_completion_tokens: _builtins.int = ...,
+        prefix_saved_tokens: _builtins.int = ...,
+        cache_saved_tokens: _builtins.int = ...,
+        cost_micro_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_time", b"engine_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "engine_time", b"engine_time", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_saved_tokens", b"cache_saved_tokens", "completion_tokens", b"completion_tokens", "computed_completion_tokens", b"computed_completion_tokens", "computed_prompt_tokens", b"computed_prompt_tokens", "cost_micro_usd", b"cost_micro_usd", "engine_time", b"engine_time", "prefix_saved_tokens", b"prefix_saved_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from evalfleet.common.v1 import common_pb2 as _common_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
@@ -68,6 +69,122 @@ TRUNCATION_POLICY_FAIL: TruncationPolicy.ValueType  # 1
 TRUNCATION_POLICY_LEFT: TruncationPolicy.ValueType  # 2
 """The oldest tokens are dropped, and the response says so."""
 Global___TruncationPolicy: _TypeAlias = TruncationPolicy  # noqa: Y015
+
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """Same as CACHE_MODE_USE."""
+    CACHE_MODE_USE: _CacheMode.ValueType  # 1
+    """Answers from the cache if it can, and stores what it computes."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 2
+    """Computes, and replaces what the cache holds."""
+    CACHE_MODE_BYPASS: _CacheMode.ValueType  # 3
+    """Computes, and leaves the cache alone."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """How a request uses the cache of answers. Greedy answers, scores, and sampled answers with a seed are kept there."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""Same as CACHE_MODE_USE."""
+CACHE_MODE_USE: CacheMode.ValueType  # 1
+"""Answers from the cache if it can, and stores what it computes."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 2
+"""Computes, and replaces what the cache holds."""
+CACHE_MODE_BYPASS: CacheMode.ValueType  # 3
+"""Computes, and leaves the cache alone."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
+
+class _CacheOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_OUTCOME_UNSPECIFIED: _CacheOutcome.ValueType  # 0
+    """Not known; never sent by this version."""
+    CACHE_OUTCOME_HIT: _CacheOutcome.ValueType  # 1
+    """The answer was in the cache."""
+    CACHE_OUTCOME_SHARED: _CacheOutcome.ValueType  # 2
+    """An identical request was in flight and its answer was taken."""
+    CACHE_OUTCOME_MISS: _CacheOutcome.ValueType  # 3
+    """The answer was not in the cache."""
+    CACHE_OUTCOME_REFRESHED: _CacheOutcome.ValueType  # 4
+    """The request said CACHE_MODE_REFRESH."""
+    CACHE_OUTCOME_BYPASSED: _CacheOutcome.ValueType  # 5
+    """The request said CACHE_MODE_BYPASS, or the service has no cache."""
+    CACHE_OUTCOME_NOT_CACHEABLE: _CacheOutcome.ValueType  # 6
+    """Sampled answers without a seed differ each time and are not kept."""
+    CACHE_OUTCOME_CORRUPT: _CacheOutcome.ValueType  # 7
+    """The entry was damaged; it was computed again."""
+
+class CacheOutcome(_CacheOutcome, metaclass=_CacheOutcomeEnumTypeWrapper):
+    """What the cache of answers did for a request."""
+
+CACHE_OUTCOME_UNSPECIFIED: CacheOutcome.ValueType  # 0
+"""Not known; never sent by this version."""
+CACHE_OUTCOME_HIT: CacheOutcome.ValueType  # 1
+"""The answer was in the cache."""
+CACHE_OUTCOME_SHARED: CacheOutcome.ValueType  # 2
+"""An identical request was in flight and its answer was taken."""
+CACHE_OUTCOME_MISS: CacheOutcome.ValueType  # 3
+"""The answer was not in the cache."""
+CACHE_OUTCOME_REFRESHED: CacheOutcome.ValueType  # 4
+"""The request said CACHE_MODE_REFRESH."""
+CACHE_OUTCOME_BYPASSED: CacheOutcome.ValueType  # 5
+"""The request said CACHE_MODE_BYPASS, or the service has no cache."""
+CACHE_OUTCOME_NOT_CACHEABLE: CacheOutcome.ValueType  # 6
+"""Sampled answers without a seed differ each time and are not kept."""
+CACHE_OUTCOME_CORRUPT: CacheOutcome.ValueType  # 7
+"""The entry was damaged; it was computed again."""
+Global___CacheOutcome: _TypeAlias = CacheOutcome  # noqa: Y015
+
+@_typing.final
+class CacheExplanation(_message.Message):
+    """What the cache did for one sample, and on a miss how the nearest entry differs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DIFFERING_PARTS_FIELD_NUMBER: _builtins.int
+    NEAREST_ENTRY_TIME_FIELD_NUMBER: _builtins.int
+    outcome: Global___CacheOutcome.ValueType
+    """What the cache did."""
+    sample_index: _builtins.int
+    """The sample that this is about: the first that was not a hit, or the first."""
+    key: _builtins.str
+    """Key of the answer, SHA-256 in hex; empty if it has none."""
+    @_builtins.property
+    def differing_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """On a miss: the parts of the key that differ from the nearest recent entry, e.g. `temperature` or `weights`. Empty
+        if no recent entry has the same prompt or the same model.
+        """
+
+    @_builtins.property
+    def nearest_entry_time(self) -> _timestamp_pb2.Timestamp:
+        """When the nearest entry was stored."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___CacheOutcome.ValueType = ...,
+        sample_index: _builtins.int = ...,
+        key: _builtins.str = ...,
+        differing_parts: _abc.Iterable[_builtins.str] | None = ...,
+        nearest_entry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest_entry_time", b"nearest_entry_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differing_parts", b"differing_parts", "key", b"key", "nearest_entry_time", b"nearest_entry_time", "outcome", b"outcome", "sample_index", b"sample_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheExplanation: _TypeAlias = CacheExplanation  # noqa: Y015
 
 @_typing.final
 class SamplingParameters(_message.Message):
@@ -144,6 +261,8 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
+    CACHE_MODE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
@@ -152,6 +271,10 @@ class GenerateRequest(_message.Message):
     """How many independent answers, 1 to 128. Default 1; more than one needs a temperature above 0."""
     truncation: Global___TruncationPolicy.ValueType
     """What to do when the prompt does not fit."""
+    cache_mode: Global___CacheMode.ValueType
+    """Whether the answer may come from the cache."""
+    explain_cache: _builtins.bool
+    """Also says what the cache did and why."""
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -169,10 +292,12 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParameters | None = ...,
         sample_count: _builtins.int | None = ...,
         truncation: Global___TruncationPolicy.ValueType = ...,
+        cache_mode: Global___CacheMode.ValueType = ...,
+        explain_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "conversation", b"conversation", "input", b"input", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "conversation", b"conversation", "input", b"input", "model", b"model", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "cache_mode", b"cache_mode", "conversation", b"conversation", "explain_cache", b"explain_cache", "input", b"input", "model", b"model", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
     _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
@@ -194,22 +319,26 @@ class Completion(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The generated text, without the prompt and without the stop string."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     token_count: _builtins.int
     """Tokens generated for this answer."""
+    cached: _builtins.bool
+    """True if it was not computed for this request."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         token_count: _builtins.int = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "finish_reason", b"finish_reason", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,10 +354,14 @@ class GenerateResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    CACHE_EXPLANATION_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     """Content digest of the model that answered, SHA-256 in hex."""
     truncated: _builtins.bool
     """True if the prompt was shortened to fit."""
+    cached: _builtins.bool
+    """True if none of the answers was computed for this request."""
     @_builtins.property
     def completions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Completion]:
         """`sample_count` answers in the order of their sample index."""
@@ -237,6 +370,10 @@ class GenerateResponse(_message.Message):
     def usage(self) -> _common_pb2.Usage:
         """What it cost."""
 
+    @_builtins.property
+    def cache_explanation(self) -> Global___CacheExplanation:
+        """What the cache did; set if the request asked for it."""
+
     def __init__(
         self,
         *,
@@ -244,10 +381,12 @@ class GenerateResponse(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model_digest: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        cached: _builtins.bool = ...,
+        cache_explanation: Global___CacheExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_explanation", b"cache_explanation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "model_digest", b"model_digest", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_explanation", b"cache_explanation", "cached", b"cached", "completions", b"completions", "model_digest", b"model_digest", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,12 +483,18 @@ class ScoreContinuationsRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
+    CACHE_MODE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
     """Text given to the model as it is; may be empty."""
     truncation: Global___TruncationPolicy.ValueType
     """What to do when context and continuation do not fit."""
+    cache_mode: Global___CacheMode.ValueType
+    """Whether the scores may come from the cache."""
+    explain_cache: _builtins.bool
+    """Also says what the cache did and why."""
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -366,10 +511,12 @@ class ScoreContinuationsRequest(_message.Message):
         conversation: _common_pb2.Conversation | None = ...,
         continuations: _abc.Iterable[_builtins.str] | None = ...,
         truncation: Global___TruncationPolicy.ValueType = ...,
+        cache_mode: Global___CacheMode.ValueType = ...,
+        explain_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "conversation", b"conversation", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "continuations", b"continuations", "conversation", b"conversation", "model", b"model", "prompt", b"prompt", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_mode", b"cache_mode", "context", b"context", "continuations", b"continuations", "conversation", b"conversation", "explain_cache", b"explain_cache", "model", b"model", "prompt", b"prompt", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_context: _TypeAlias = _typing.Literal["prompt", "conversation"]  # noqa: Y015
     _WhichOneofArgType_context: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
@@ -417,10 +564,14 @@ class ScoreContinuationsResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    CACHE_EXPLANATION_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     """Content digest of the model that answered, SHA-256 in hex."""
     truncated: _builtins.bool
     """True if the context was shortened to fit."""
+    cached: _builtins.bool
+    """True if the scores were not computed for this request."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuationScore]:
         """One score a continuation, in their order."""
@@ -429,6 +580,10 @@ class ScoreContinuationsResponse(_message.Message):
     def usage(self) -> _common_pb2.Usage:
         """What it cost; the context's tokens are counted once."""
 
+    @_builtins.property
+    def cache_explanation(self) -> Global___CacheExplanation:
+        """What the cache did; set if the request asked for it."""
+
     def __init__(
         self,
         *,
@@ -436,11 +591,115 @@ class ScoreContinuationsResponse(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model_digest: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        cached: _builtins.bool = ...,
+        cache_explanation: Global___CacheExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_explanation", b"cache_explanation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_digest", b"model_digest", "scores", b"scores", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_explanation", b"cache_explanation", "cached", b"cached", "model_digest", b"model_digest", "scores", b"scores", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreContinuationsResponse: _TypeAlias = ScoreContinuationsResponse  # noqa: Y015
+
+@_typing.final
+class ListCallerUsageRequest(_message.Message):
+    """A request to list what callers have cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most callers to return, up to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallerUsageRequest: _TypeAlias = ListCallerUsageRequest  # noqa: Y015
+
+@_typing.final
+class ListCallerUsageResponse(_message.Message):
+    """A page of callers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerUsage]:
+        """The callers, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        callers: _abc.Iterable[Global___CallerUsage] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallerUsageResponse: _TypeAlias = ListCallerUsageResponse  # noqa: Y015
+
+@_typing.final
+class CallerUsage(_message.Message):
+    """What one caller has cost since the service first ran."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    CACHED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """As it names itself; `anonymous` if it does not, `others` for those beyond the most that are told apart."""
+    request_count: _builtins.int
+    """Requests that were answered."""
+    cached_request_count: _builtins.int
+    """Of those, how many were answered without computing anything."""
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """Sum of the answers' usage."""
+
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first answered."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last answered."""
+
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+        request_count: _builtins.int = ...,
+        cached_request_count: _builtins.int = ...,
+        usage: _common_pb2.Usage | None = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_request_count", b"cached_request_count", "caller", b"caller", "first_time", b"first_time", "last_time", b"last_time", "request_count", b"request_count", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerUsage: _TypeAlias = CallerUsage  # noqa: Y015

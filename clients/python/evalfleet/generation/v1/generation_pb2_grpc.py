@@ -52,6 +52,11 @@ class GenerationServiceStub:
                 request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.FromString,
                 _registered_method=True)
+        self.ListCallerUsage = channel.unary_unary(
+                '/evalfleet.generation.v1.GenerationService/ListCallerUsage',
+                request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -81,6 +86,14 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCallerUsage(self, request, context):
+        """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
+        1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +111,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.ScoreContinuations,
                     request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.FromString,
                     response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.SerializeToString,
+            ),
+            'ListCallerUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCallerUsage,
+                    request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageRequest.FromString,
+                    response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +202,33 @@ class GenerationService:
             '/evalfleet.generation.v1.GenerationService/ScoreContinuations',
             evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.SerializeToString,
             evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCallerUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.generation.v1.GenerationService/ListCallerUsage',
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageRequest.SerializeToString,
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.ListCallerUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

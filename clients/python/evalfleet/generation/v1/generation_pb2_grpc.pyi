@@ -42,6 +42,10 @@ class GenerationServiceStub:
     """Generates for up to 256 requests; one result or status each, in the order of the requests."""
     ScoreContinuations: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]
     """Log-likelihoods of all continuations of one context, which is computed once."""
+    ListCallerUsage: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ListCallerUsageRequest, _generation_pb2.ListCallerUsageResponse]
+    """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
+    1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -57,6 +61,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Generates for up to 256 requests; one result or status each, in the order of the requests."""
     ScoreContinuations: _aio.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]  # type: ignore[assignment]
     """Log-likelihoods of all continuations of one context, which is computed once."""
+    ListCallerUsage: _aio.UnaryUnaryMultiCallable[_generation_pb2.ListCallerUsageRequest, _generation_pb2.ListCallerUsageResponse]  # type: ignore[assignment]
+    """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
+    1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text and scores continuations with checkpoints that ModelService registered.
@@ -87,5 +95,15 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.ScoreContinuationsResponse, _abc.Awaitable[_generation_pb2.ScoreContinuationsResponse]]:
         """Log-likelihoods of all continuations of one context, which is computed once."""
+
+    @_abc_1.abstractmethod
+    def ListCallerUsage(
+        self,
+        request: _generation_pb2.ListCallerUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.ListCallerUsageResponse, _abc.Awaitable[_generation_pb2.ListCallerUsageResponse]]:
+        """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
+        1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
