@@ -8,7 +8,7 @@ from services.generation.generator import BatchOutcome, Generator
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.registration import ModelRegistrar
 from services.generation.requests import GenerationRequest
-from services.runtime.errors import InvalidArgumentError, to_status
+from services.runtime.errors import InvalidArgumentError, UnimplementedError, to_status
 from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
@@ -50,6 +50,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Score all continuations of one context."""
         result = await self._generator.score(translation.scoring_request(request))
         return translation.scoring_response(result)
+
+    async def ListCallerUsage(
+        self,
+        request: generation_pb2.ListCallerUsageRequest,
+        context: grpc.aio.ServicerContext[
+            generation_pb2.ListCallerUsageRequest, generation_pb2.ListCallerUsageResponse
+        ],
+    ) -> generation_pb2.ListCallerUsageResponse:
+        """List what callers have cost."""
+        raise UnimplementedError("nothing is summed yet")
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
