@@ -10,6 +10,9 @@ from urllib.parse import quote, unquote
 REQUEST_ID_KEY = "x-request-id"
 RUN_ID_KEY = "x-run-id"
 ITEM_ID_KEY = "x-item-id"
+CALLER_KEY = "evalfleet-caller"
+
+_ID_KEYS = (REQUEST_ID_KEY, RUN_ID_KEY, ITEM_ID_KEY, CALLER_KEY)
 
 
 class CallIds(NamedTuple):
@@ -19,11 +22,13 @@ class CallIds(NamedTuple):
         request_id: one per call of an outside caller, the same over all hops.
         run_id: the evaluation run that caused the call, if any.
         item_id: the item of that run, if any.
+        caller: who is asking, as it called itself; ``callers.current_caller`` checks it.
     """
 
     request_id: str | None = None
     run_id: str | None = None
     item_id: str | None = None
+    caller: str | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the ids that are set, under their names in the log."""
@@ -95,11 +100,20 @@ def enter_scope(scope: CallScope) -> None:
 
 @contextmanager
 def bind_ids(
-    *, request_id: str | None = None, run_id: str | None = None, item_id: str | None = None
+    *,
+    request_id: str | None = None,
+    run_id: str | None = None,
+    item_id: str | None = None,
+    caller: str | None = None,
 ) -> Iterator[CallScope]:
     """Add ids to every log line and downstream call made inside the ``with`` block; ``None`` keeps what is there."""
     outer = current_scope()
-    ids = CallIds(request_id or outer.ids.request_id, run_id or outer.ids.run_id, item_id or outer.ids.item_id)
+    ids = CallIds(
+        request_id or outer.ids.request_id,
+        run_id or outer.ids.run_id,
+        item_id or outer.ids.item_id,
+        caller or outer.ids.caller,
+    )
     with _entered(CallScope(outer.deadline_seconds, ids)) as scope:
         yield scope
 
@@ -142,7 +156,7 @@ def decode_id(value: str | bytes) -> str:
 
 
 def _read_ids(metadata: ReceivedMetadata, new_id: NewId) -> CallIds:
-    request_id = run_id = item_id = None
+    request_id = run_id = item_id = caller = None
     for key, value in metadata:
         if key == REQUEST_ID_KEY:
             request_id = decode_id(value)
@@ -150,7 +164,9 @@ def _read_ids(metadata: ReceivedMetadata, new_id: NewId) -> CallIds:
             run_id = decode_id(value)
         elif key == ITEM_ID_KEY:
             item_id = decode_id(value)
-    return CallIds(request_id or new_id(), run_id, item_id)
+        elif key == CALLER_KEY:
+            caller = decode_id(value)
+    return CallIds(request_id or new_id(), run_id, item_id, caller)
 
 
 def outgoing_ids() -> tuple[tuple[str, str], ...]:
@@ -158,5 +174,5 @@ def outgoing_ids() -> tuple[tuple[str, str], ...]:
     scope = _scope.get()
     if scope is None:
         return ()
-    named = zip((REQUEST_ID_KEY, RUN_ID_KEY, ITEM_ID_KEY), scope.ids, strict=True)
+    named = zip(_ID_KEYS, scope.ids, strict=True)
     return tuple((key, encode_id(value)) for key, value in named if value)
