@@ -15,11 +15,13 @@ class Deployment:
         name: the server's name for it; unique per model id and content.
         checkpoint_path: folder of the checkpoint, as the server sees it.
         dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
+        engine: what computes: ``transformers`` or ``vllm``.
     """
 
     name: str
     checkpoint_path: str
     dtype: str
+    engine: str = "transformers"
 
 
 @dataclass(frozen=True, slots=True)

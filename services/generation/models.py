@@ -11,6 +11,7 @@ from services.generation.checkpoints import Fingerprint
 MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MODEL_ID_RULE = "1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ENGINES = ("auto", "transformers", "vllm")
 
 _SHOWN_DIGEST_CHARACTERS = 12
 _DEFAULT_ID_DIGEST_CHARACTERS = 8
@@ -41,6 +42,7 @@ class ModelRecord:
         weight_bytes: size of the weights.
         create_time: when it was registered, in UTC.
         fingerprint: the files that the digest was computed from; empty as long as the digest is.
+        engine: what computes its answers, never ``auto``.
     """
 
     model_id: str
@@ -54,12 +56,13 @@ class ModelRecord:
     weight_bytes: int
     create_time: datetime
     fingerprint: Fingerprint = ()
+    engine: str = "transformers"
 
     @property
     def deployment(self) -> Deployment:
         """The model as the inference server loads it; needs the digest."""
         name = f"checkpoint-{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
-        return Deployment(name, self.checkpoint_path, self.dtype)
+        return Deployment(name, self.checkpoint_path, self.dtype, self.engine)
 
 
 def default_model_id(folder_name: str, digest: str) -> str:

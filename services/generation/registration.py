@@ -29,18 +29,22 @@ class Registration:
         model_id: ``None`` asks for one made from the folder's name and the digest.
         dtype: one of ``DTYPES``.
         request_id: makes a repetition of the request return the first one's model.
+        engine: one of ``ENGINES``.
     """
 
     checkpoint_path: str
     model_id: str | None = None
     dtype: str = "auto"
     request_id: str | None = None
+    engine: str = "auto"
 
     @property
     def parameters_digest(self) -> str:
         """What a repetition must have in common with the first request."""
-        parameters = json.dumps([self.checkpoint_path, self.model_id, self.dtype])
-        return hashlib.sha256(parameters.encode()).hexdigest()
+        parameters = [self.checkpoint_path, self.model_id, self.dtype]
+        # Left out where it is not chosen, so that requests remembered before there was a choice are still known.
+        parameters += [self.engine] if self.engine != "auto" else []
+        return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,13 @@ class RegistrationRules:
         roots: folders below which checkpoints may lie.
         auto_dtype: what dtype ``auto`` stands for: float32, or the number type of the checkpoint's weights.
         create_wait_seconds: a model that is not READY by then is returned LOADING.
+        auto_engine: what engine ``auto`` stands for.
     """
 
     roots: Sequence[Path]
     auto_dtype: Literal["float32", "checkpoint"] = "float32"
     create_wait_seconds: float = 10.0
+    auto_engine: Literal["transformers", "vllm"] = "transformers"
 
 
 class ModelRegistrar:
@@ -123,6 +129,7 @@ class ModelRegistrar:
             weight_bytes=checkpoint.facts.weight_bytes,
             create_time=datetime.now(UTC),
             fingerprint=fingerprint,
+            engine=self._rules.auto_engine if registration.engine == "auto" else registration.engine,
         )
         async with self._lifecycle.lock(model_id):
             existing = self._registry.find(model_id)
@@ -139,6 +146,12 @@ class ModelRegistrar:
         Raises:
             ModelExistsError: the candidate has other content.
         """
+        if existing.engine != candidate.engine:
+            raise ModelExistsError(
+                f"models/{existing.model_id} is computed by the engine {existing.engine}; delete that model first, or "
+                f"choose another model_id for {candidate.engine}",
+                metadata={"model": existing.model_id, "engine": existing.engine, "requested_engine": candidate.engine},
+            )
         same_files = (existing.checkpoint_path, existing.dtype) == (candidate.checkpoint_path, candidate.dtype)
         if not (same_files and existing.fingerprint == checkpoint.fingerprint):
             digest, fingerprint = await self._digest_in_time(checkpoint, candidate.dtype)

@@ -18,8 +18,8 @@ from services.generation.models import ModelRecord, ModelState
 from services.runtime.errors import StartupError
 
 FILE_NAME = "models.sqlite3"
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_MIGRATIONS = (
+    """
 CREATE TABLE models (
     model_id TEXT PRIMARY KEY, checkpoint_path TEXT NOT NULL, digest TEXT NOT NULL, state TEXT NOT NULL,
     failure TEXT NOT NULL, architecture TEXT NOT NULL, dtype TEXT NOT NULL, context_tokens INTEGER NOT NULL,
@@ -29,7 +29,11 @@ CREATE TABLE create_requests (
     request_id TEXT PRIMARY KEY, parameters_digest TEXT NOT NULL,
     model_id TEXT NOT NULL REFERENCES models (model_id) ON DELETE CASCADE
 ) STRICT;
-"""
+""",
+    "ALTER TABLE models ADD COLUMN engine TEXT NOT NULL DEFAULT 'transformers'",
+)
+"""Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
+_SCHEMA_VERSION = len(_MIGRATIONS)
 _COLUMNS = tuple(field.name for field in fields(ModelRecord))
 _UPSERT = (
     f"INSERT INTO models ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)}) "
@@ -125,12 +129,13 @@ class ModelRegistry:
         execute("PRAGMA foreign_keys = ON")
         execute("BEGIN IMMEDIATE")
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
+        for migration in _MIGRATIONS[version:]:
+            for statement in migration.split(";"):
                 execute(statement)
+        if version < _SCHEMA_VERSION:
             execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         execute("COMMIT")
-        if version not in (0, _SCHEMA_VERSION):
+        if version > _SCHEMA_VERSION:
             raise ValueError(f"it has schema version {version}, this service knows {_SCHEMA_VERSION}")
 
     def _unreadable(self, error: Exception) -> StartupError:

@@ -23,6 +23,9 @@ class GenerationSettings(ServiceSettings):
     auto_dtype: Literal["float32", "checkpoint"] = Field(
         "float32", description="What dtype auto means: float32 (for CPUs), or the number type of the checkpoint (GPUs)."
     )
+    auto_engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What engine auto means: transformers, or vllm (GPUs; on CPUs after `make vllm`)."
+    )
 
     max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
     max_engine_requests_per_call: int = Field(

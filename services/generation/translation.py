@@ -1,12 +1,13 @@
 """Between the contract's messages and the domain: everything that comes in is checked here."""
 
 import uuid
+from collections.abc import Sequence
 
 from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2, model_pb2
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from services.generation.models import DTYPES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
+from services.generation.models import DTYPES, ENGINES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
 from services.generation.registration import Registration
 from services.generation.requests import (
     FinishReason,
@@ -121,9 +122,9 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
     bad.require(model_id is None or bool(MODEL_ID.fullmatch(model_id)), "model_id", f"must be {MODEL_ID_RULE}")
     bad.require(bool(message.checkpoint_path), "checkpoint_path", "must name the checkpoint's folder")
     dtype = message.dtype if message.HasField("dtype") else "auto"
-    if dtype not in DTYPES:
-        near = nearest_names(dtype, DTYPES)
-        bad.add("dtype", f"must be one of {', '.join(DTYPES)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    _require_one_of(DTYPES, dtype, "dtype", bad)
+    engine = message.engine if message.HasField("engine") else "auto"
+    _require_one_of(ENGINES, engine, "engine", bad)
     request_id = message.request_id if message.HasField("request_id") else None
     if request_id is not None:
         try:
@@ -131,7 +132,13 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
         except ValueError:
             bad.add("request_id", "must be a UUID such as 3f2c8a52-7c1f-4d09-9a35-2f5f0f2f6c11")
     bad.raise_any()
-    return Registration(message.checkpoint_path, model_id, dtype, request_id)
+    return Registration(message.checkpoint_path, model_id, dtype, request_id, engine)
+
+
+def _require_one_of(allowed: Sequence[str], value: str, field: str, bad: Violations) -> None:
+    if value not in allowed:
+        near = nearest_names(value, allowed)
+        bad.add(field, f"must be one of {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def model_id_of(name: str) -> str:
@@ -259,6 +266,7 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
         context_tokens=record.context_tokens,
         weight_bytes=record.weight_bytes,
         create_time=created,
+        engine=record.engine,
     )
 
 

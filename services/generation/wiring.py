@@ -61,7 +61,7 @@ async def wire_backend(
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
             ),
         )
-        rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds)
+        rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds, settings.auto_engine)
         flow = EngineFlow(
             total=settings.max_engine_requests, per_call=settings.max_engine_requests_per_call, metrics=metrics
         )

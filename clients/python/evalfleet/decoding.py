@@ -58,6 +58,7 @@ def model(message: model_pb2.Model) -> Model:
         context_tokens=message.context_tokens,
         weight_bytes=message.weight_bytes,
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        engine=message.engine,
     )
 
 

@@ -42,6 +42,7 @@ class Models:
         *,
         model_id: str | None = None,
         dtype: str | None = None,
+        engine: str | None = None,
         timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
         on_state: Callable[[Model], None] | None = None,
     ) -> Model:
@@ -53,6 +54,7 @@ class Models:
             checkpoint: a folder with config.json, safetensors and a tokenizer; the services see it at the same path.
             model_id: id of the model; default: made from the folder's name and its content.
             dtype: number type of the computation, e.g. ``float32``; default: chosen by the service.
+            engine: what computes its answers, ``transformers`` or ``vllm``; default: chosen by the service.
             timeout_seconds: longest wait for it to be loaded.
             on_state: called with the model while it is still loading, every time its state was read.
 
@@ -63,6 +65,7 @@ class Models:
             model_id=model_id,
             checkpoint_path=os.path.abspath(checkpoint),
             dtype=dtype,
+            engine=engine,
             request_id=str(uuid.uuid4()),
         )
         give_up_at = time.monotonic() + timeout_seconds

@@ -45,6 +45,7 @@ class Model:
     context_tokens: int
     weight_bytes: int
     create_time: datetime | None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

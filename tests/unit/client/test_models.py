@@ -19,10 +19,10 @@ def test_a_folder_is_registered_by_its_absolute_path(
     fake: FakeFleet, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = fleet.models.add("step-100", model_id="mine", dtype="float32")
+    model = fleet.models.add("step-100", model_id="mine", dtype="float32", engine="vllm")
     (request,) = fake.models.requests
     assert request.checkpoint_path == os.path.join(tmp_path, "step-100")
-    assert (request.model_id, request.dtype) == ("mine", "float32")
+    assert (request.model_id, request.dtype, request.engine) == ("mine", "float32", "vllm")
     assert len(request.request_id) == 36
     assert (model.name, model.state) == ("models/mine", ModelState.READY)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.generation.checkpoints import ContentDigests
 from services.generation.errors import CheckpointPathError, ModelExistsError, ModelFailedError
 from services.generation.models import ModelState
 from services.generation.registration import ModelRegistrar, Registration, RegistrationRules
@@ -169,3 +170,18 @@ async def test_an_unknown_number_type_of_the_checkpoint_falls_back(domain: Domai
     rules = RegistrationRules([domain.root], auto_dtype="checkpoint")
     registrar = ModelRegistrar(domain.registry, domain.lifecycle, domain.registrar._digests, rules)
     assert (await registrar.create(Registration(str(checkpoint)))).dtype == "float32"
+
+
+@pytest.mark.parametrize("auto_engine", ["transformers", "vllm"])
+async def test_the_engine_is_the_callers_or_the_services(domain: Domain, checkpoint: Path, auto_engine: str) -> None:
+    rules = RegistrationRules([domain.root], auto_engine=auto_engine)  # type: ignore[arg-type]
+    registrar = ModelRegistrar(domain.registry, domain.lifecycle, ContentDigests(), rules)
+    record = await registrar.create(Registration(str(checkpoint)))
+    assert (record.engine, record.deployment.engine) == (auto_engine, auto_engine)
+    assert (await registrar.create(Registration(str(checkpoint), "other", engine="vllm"))).engine == "vllm"
+
+
+async def test_a_model_keeps_its_engine(domain: Domain, checkpoint: Path) -> None:
+    await domain.registrar.create(Registration(str(checkpoint), "m"))
+    with pytest.raises(ModelExistsError, match="engine transformers"):
+        await domain.registrar.create(Registration(str(checkpoint), "m", engine="vllm"))

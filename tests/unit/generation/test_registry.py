@@ -24,7 +24,12 @@ RECORD = ModelRecord(
     weight_bytes=2**40,
     create_time=datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC),
     fingerprint=(FileStamp("config.json", 2, 3, 4),),
+    engine="vllm",
 )
+FIRST_COLUMNS = {
+    *("model_id", "checkpoint_path", "digest", "state", "failure", "architecture", "dtype", "context_tokens"),
+    *("weight_bytes", "create_time", "fingerprint"),
+}
 
 
 @pytest.fixture
@@ -104,3 +109,19 @@ def test_a_state_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartupError, match="EVALFLEET_STATE_DIR"):
         ModelRegistry(tmp_path / "file" / "state")
+
+
+async def test_the_registry_of_a_version_before_engines_is_brought_up_to_date(
+    tmp_path: Path, registry: ModelRegistry
+) -> None:
+    await registry.put(RECORD)
+    registry.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        known = {row[1] for row in connection.execute("PRAGMA table_info(models)")}
+        for column in known - FIRST_COLUMNS:
+            connection.execute(f"ALTER TABLE models DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    again = ModelRegistry(tmp_path)
+    assert again.find("m") == replace(RECORD, engine="transformers")
+    again.close()

@@ -190,11 +190,12 @@ def test_a_registration_arrives_with_a_canonical_request_id() -> None:
 
 
 def test_a_bad_registration_lists_its_fields() -> None:
-    message = model_pb2.CreateModelRequest(model_id="No Good", dtype="float23", request_id="1")
+    message = model_pb2.CreateModelRequest(model_id="No Good", dtype="float23", request_id="1", engine="vlm")
     assert fields_of(lambda: translation.registration(message)) == {
         "model_id",
         "checkpoint_path",
         "dtype",
+        "engine",
         "request_id",
     }
     with pytest.raises(InvalidArgumentError, match="did you mean 'float32'"):

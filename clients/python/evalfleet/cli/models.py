@@ -20,11 +20,12 @@ def register(
     console: Console,
     model_id: str | None = None,
     dtype: str | None = None,
+    engine: str | None = None,
 ) -> Model:
     """Register a checkpoint folder and wait until it is loaded, with a spinner on a terminal."""
     with console.status(f"loading {os.fspath(folder)}"):
         try:
-            model = session.fleet.models.add(folder, model_id=model_id, dtype=dtype)
+            model = session.fleet.models.add(folder, model_id=model_id, dtype=dtype, engine=engine)
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; the fleet goes on loading, see `evalfleet models`") from None
     console.print(f"{model.name}: {model.architecture}, {model.dtype}, {model.checkpoint_path}", markup=False)
@@ -69,10 +70,11 @@ Examples:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--id", "model_id", metavar="ID", help="Id of the model; default: from the folder's name and content.")
 @click.option("--dtype", help="float32, bfloat16, float16 or auto; default: chosen by the fleet.")
+@click.option("--engine", help="transformers, vllm or auto; default: chosen by the fleet.")
 @click.pass_obj
-def add(session: Session, folder: Path, model_id: str | None, dtype: str | None) -> None:
+def add(session: Session, folder: Path, model_id: str | None, dtype: str | None, engine: str | None) -> None:
     """Register a checkpoint folder, which loads it."""
-    register(session, folder, console=session.out, model_id=model_id, dtype=dtype)
+    register(session, folder, console=session.out, model_id=model_id, dtype=dtype, engine=engine)
 
 
 @models.command()

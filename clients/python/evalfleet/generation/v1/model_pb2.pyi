@@ -64,6 +64,7 @@ class Model(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `models/{model}`."""
     checkpoint_path: _builtins.str
@@ -82,6 +83,8 @@ class Model(_message.Message):
     """Longest prompt plus answer in tokens."""
     weight_bytes: _builtins.int
     """Size of its weights in bytes."""
+    engine: _builtins.str
+    """What computes its answers: `transformers` or `vllm`."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
@@ -99,10 +102,11 @@ class Model(_message.Message):
         context_tokens: _builtins.int = ...,
         weight_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "failure", b"failure", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,6 +122,7 @@ class CreateModelRequest(_message.Message):
     CHECKPOINT_PATH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Id of the new model: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit.
     Absent: made from the folder's name and the content digest.
@@ -130,6 +135,8 @@ class CreateModelRequest(_message.Message):
     """
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeated request with the same id returns the first one's result."""
+    engine: _builtins.str
+    """What computes its answers: `transformers`, `vllm` or `auto` (default: what the service is set up for, vllm on GPUs)."""
     def __init__(
         self,
         *,
@@ -137,19 +144,24 @@ class CreateModelRequest(_message.Message):
         checkpoint_path: _builtins.str = ...,
         dtype: _builtins.str | None = ...,
         request_id: _builtins.str | None = ...,
+        engine: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "engine", b"engine", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_model_id", b"_model_id", "_request_id", b"_request_id", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "engine", b"engine", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dtype: _TypeAlias = _typing.Literal["dtype"]  # noqa: Y015
     _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
+    _WhichOneofReturnType__engine: _TypeAlias = _typing.Literal["engine"]  # noqa: Y015
+    _WhichOneofArgType__engine: _TypeAlias = _typing.Literal["_engine", b"_engine"]  # noqa: Y015
     _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
     _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dtype) -> _WhichOneofReturnType__dtype | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine) -> _WhichOneofReturnType__engine | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
     @_typing.overload
