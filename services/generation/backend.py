@@ -16,12 +16,14 @@ class Deployment:
         checkpoint_path: folder of the checkpoint, as the server sees it.
         dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
         engine: what computes: ``transformers`` or ``vllm``.
+        adapter_path: folder of a LoRA adapter that is merged into the weights, as the server sees it; empty: none.
     """
 
     name: str
     checkpoint_path: str
     dtype: str
     engine: str = "transformers"
+    adapter_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

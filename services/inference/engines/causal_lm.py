@@ -1,6 +1,7 @@
 """The causal-LM engine: requests as tensors in, answers as tensors out, computed by the scheduler's thread."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from services.inference import contract
@@ -33,9 +34,16 @@ class CausalLMEngine:
         loaded: the checkpoint in memory.
         arguments: bounds on a batch.
         metrics: where to report.
+        turn: held while something is computed, for engines that share a process.
     """
 
-    def __init__(self, loaded: LoadedCausalLM, arguments: CausalLMArguments, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        loaded: LoadedCausalLM,
+        arguments: CausalLMArguments,
+        metrics: EngineMetrics,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._loaded = loaded
         self._encoder = PromptEncoder(loaded.tokenizer, loaded.vocabulary_size)
         limits = Limits(
@@ -43,16 +51,18 @@ class CausalLMEngine:
             max_batched_tokens=arguments.max_num_batched_tokens,
             kv_tokens=int(arguments.kv_cache_gib * (1 << 30)) // loaded.kv_token_bytes,
         )
-        self._scheduler = Scheduler(ForwardPass(loaded.model, loaded.device), limits, metrics)
+        self._scheduler = Scheduler(ForwardPass(loaded.model, loaded.device), limits, metrics, turn)
 
     @classmethod
-    def load(cls, arguments: CausalLMArguments, metrics: EngineMetrics) -> "CausalLMEngine":
+    def load(
+        cls, arguments: CausalLMArguments, metrics: EngineMetrics, turn: AbstractContextManager[object] | None = None
+    ) -> "CausalLMEngine":
         """Load a checkpoint and start its engine.
 
         Raises:
             InferenceFailure: the checkpoint cannot be used.
         """
-        return cls(load_causal_lm(arguments), arguments, metrics)
+        return cls(load_causal_lm(arguments), arguments, metrics, turn)
 
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request and return before it is computed; a bad one is answered with its failure."""

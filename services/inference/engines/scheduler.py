@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -66,12 +66,20 @@ class Scheduler:
         forward: the model.
         limits: bounds on a batch.
         metrics: where to report.
+        turn: held while something is computed, for engines that share a process; it must be reusable.
     """
 
-    def __init__(self, forward: ForwardPass, limits: Limits, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        forward: ForwardPass,
+        limits: Limits,
+        metrics: EngineMetrics,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._forward = forward
         self._limits = limits
         self._metrics = metrics
+        self._turn = turn or nullcontext()
         self._batch = GenerationBatch(forward)
         self._wake = threading.Condition()
         self._prompts: deque[GenerationRequest] = deque()
@@ -104,17 +112,21 @@ class Scheduler:
     def _run(self) -> None:
         with torch.inference_mode():
             while self._wait_for_work():
-                started = time.perf_counter()
-                self._admit_prompts()
-                self._score_one_batch()
-                if self._batch.rows:
-                    with self._surviving(self._batch.fail_all):
-                        self._batch.step()
-                self._totals.busy_seconds += time.perf_counter() - started
+                with self._turn:
+                    self._compute()
                 if time.monotonic() - self._totals.published_at >= _PUBLISH_SECONDS:
                     self._publish()
         self._fail_everything()
         self._publish()
+
+    def _compute(self) -> None:
+        started = time.perf_counter()
+        self._admit_prompts()
+        self._score_one_batch()
+        if self._batch.rows:
+            with self._surviving(self._batch.fail_all):
+                self._batch.step()
+        self._totals.busy_seconds += time.perf_counter() - started
 
     def _wait_for_work(self) -> bool:
         """Return once there is work; False when the scheduler is closing."""

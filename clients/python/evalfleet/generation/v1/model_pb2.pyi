@@ -34,6 +34,8 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """It answers requests."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 3
     """It could not be loaded; `failure` says why."""
+    MODEL_STATE_EVICTED: _ModelState.ValueType  # 4
+    """It made room for others and is loaded again at its next request."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """What a model is doing."""
@@ -46,6 +48,8 @@ MODEL_STATE_READY: ModelState.ValueType  # 2
 """It answers requests."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
 """It could not be loaded; `failure` says why."""
+MODEL_STATE_EVICTED: ModelState.ValueType  # 4
+"""It made room for others and is loaded again at its next request."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -65,12 +69,15 @@ class Model(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    ADAPTER_PATH_FIELD_NUMBER: _builtins.int
+    HUB_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `models/{model}`."""
     checkpoint_path: _builtins.str
-    """Folder of the checkpoint as the fleet sees it."""
+    """Folder of the checkpoint as the fleet sees it, or the URL that it was registered from; empty for one of a hub."""
     digest: _builtins.str
-    """SHA-256 (hex) over weights, configuration, tokenizer, chat template and dtype."""
+    """SHA-256 (hex) over weights, configuration, tokenizer, chat template, adapter and dtype."""
     state: Global___ModelState.ValueType
     """What it is doing."""
     failure: _builtins.str
@@ -85,9 +92,19 @@ class Model(_message.Message):
     """Size of its weights in bytes."""
     engine: _builtins.str
     """What computes its answers: `transformers` or `vllm`."""
+    adapter_path: _builtins.str
+    """Folder or URL of its LoRA adapter; empty without one."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
+
+    @_builtins.property
+    def hub(self) -> Global___HubCheckpoint:
+        """The hub repository that it came from, with its revision resolved to a commit; absent for others."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last took a request, or was registered."""
 
     def __init__(
         self,
@@ -103,14 +120,45 @@ class Model(_message.Message):
         weight_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         engine: _builtins.str = ...,
+        adapter_path: _builtins.str = ...,
+        hub: Global___HubCheckpoint | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "hub", b"hub", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "hub", b"hub", "last_use_time", b"last_use_time", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class HubCheckpoint(_message.Message):
+    """A checkpoint of a Hugging Face hub."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPO_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    repo_id: _builtins.str
+    """Repository, e.g. `organization/name`."""
+    revision: _builtins.str
+    """Branch, tag or commit; absent: `main`."""
+    def __init__(
+        self,
+        *,
+        repo_id: _builtins.str = ...,
+        revision: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "repo_id", b"repo_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___HubCheckpoint: _TypeAlias = HubCheckpoint  # noqa: Y015
 
 @_typing.final
 class CreateModelRequest(_message.Message):
@@ -123,12 +171,16 @@ class CreateModelRequest(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    ADAPTER_PATH_FIELD_NUMBER: _builtins.int
+    HUB_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Id of the new model: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit.
     Absent: made from the folder's name and the content digest.
     """
     checkpoint_path: _builtins.str
-    """Folder that holds config.json, *.safetensors and the tokenizer, below one of the configured roots."""
+    """Folder that holds config.json, *.safetensors and the tokenizer, below one of the configured roots; or an fsspec
+    URL of such a folder, e.g. `s3://bucket/step-100`, if its protocol is allowed. Exactly one of this and `hub`.
+    """
     dtype: _builtins.str
     """Number type of the computation: `float32`, `bfloat16`, `float16` or `auto` (default: what is fastest
     and exact on the device, float32 on CPUs).
@@ -137,6 +189,14 @@ class CreateModelRequest(_message.Message):
     """A UUID chosen by the caller: a repeated request with the same id returns the first one's result."""
     engine: _builtins.str
     """What computes its answers: `transformers`, `vllm` or `auto` (default: what the service is set up for, vllm on GPUs)."""
+    adapter_path: _builtins.str
+    """Folder or URL of a LoRA adapter in peft's format that was trained on this checkpoint; it is merged into the
+    weights when the model is loaded.
+    """
+    @_builtins.property
+    def hub(self) -> Global___HubCheckpoint:
+        """A checkpoint of a Hugging Face hub, in place of `checkpoint_path`."""
+
     def __init__(
         self,
         *,
@@ -145,10 +205,12 @@ class CreateModelRequest(_message.Message):
         dtype: _builtins.str | None = ...,
         request_id: _builtins.str | None = ...,
         engine: _builtins.str | None = ...,
+        adapter_path: _builtins.str = ...,
+        hub: Global___HubCheckpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "engine", b"engine", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "engine", b"engine", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "engine", b"engine", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "adapter_path", b"adapter_path", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "engine", b"engine", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dtype: _TypeAlias = _typing.Literal["dtype"]  # noqa: Y015
     _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
