@@ -95,14 +95,21 @@ class Generator:
                     timeout_seconds=child_timeout(self._request_timeout_seconds),
                 )
             tokens = sum(score.token_count for score in answer.scores)
-            usage = Usage(answer.prompt_tokens, tokens, answer.engine_seconds)
-            return ScoringResult(answer.scores, usage, record.digest, answer.truncated)
+            usage = Usage(
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=tokens,
+                engine_seconds=answer.engine_seconds,
+                computed_prompt_tokens=answer.prompt_tokens - answer.prefix_tokens,
+                computed_completion_tokens=tokens,
+                prefix_saved_tokens=answer.prefix_tokens,
+            )
+            return ScoringResult(answer.scores, usage, record.digest, answer.truncated, record.engine)
 
         return await self._with_model(request.model_id, work)
 
     async def _generate(self, request: GenerationRequest, flow: CallFlow) -> GenerationResult:
         async def work(record: ModelRecord) -> GenerationResult:
-            samples = (self._sample(record, request, index, flow) for index in range(request.sample_count))
+            samples = (self._sample(record, request, index, flow) for index in request.sample_indices)
             return _result(await _all(samples), record)
 
         return await self._with_model(request.model_id, work)
@@ -143,9 +150,13 @@ def _result(answers: Sequence[EngineAnswer], record: ModelRecord) -> GenerationR
         prompt_tokens=answers[0].prompt_tokens,
         completion_tokens=sum(answer.completion_tokens for answer in answers),
         engine_seconds=sum(answer.engine_seconds for answer in answers),
+        computed_prompt_tokens=sum(answer.prompt_tokens - answer.prefix_tokens for answer in answers),
+        computed_completion_tokens=sum(answer.completion_tokens for answer in answers),
+        prefix_saved_tokens=sum(answer.prefix_tokens for answer in answers),
     )
     completions = [Completion(answer.text, answer.finish_reason, answer.completion_tokens) for answer in answers]
-    return GenerationResult(completions, usage, record.digest, any(answer.truncated for answer in answers))
+    truncated = any(answer.truncated for answer in answers)
+    return GenerationResult(completions, usage, record.digest, truncated, record.engine)
 
 
 async def _all(samples: Iterable[Coroutine[Any, Any, EngineAnswer]]) -> list[EngineAnswer]:

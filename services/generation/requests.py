@@ -2,7 +2,8 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -41,15 +42,78 @@ class Sampling:
     seed: int | None = None
 
 
+class CacheMode(enum.Enum):
+    """How a request uses the cache of answers."""
+
+    USE = "use"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+
+
+class CacheOutcome(enum.Enum):
+    """What the cache of answers did for one sample."""
+
+    HIT = "hit"
+    SHARED = "shared"
+    MISS = "miss"
+    REFRESHED = "refreshed"
+    BYPASSED = "bypassed"
+    NOT_CACHEABLE = "not_cacheable"
+    CORRUPT = "corrupt"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether nothing was computed for the sample."""
+        return self in (CacheOutcome.HIT, CacheOutcome.SHARED)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheExplanation:
+    """What the cache did for one sample, and on a miss how the nearest recent entry differs.
+
+    Attributes:
+        outcome: what it did.
+        sample_index: which sample.
+        key: SHA-256 in hex; empty if the answer has none.
+        differing_parts: names of the parts of the key that differ from the nearest entry's.
+        nearest_time: when that entry was stored; ``None`` if there is none, or if it was no miss.
+    """
+
+    outcome: CacheOutcome
+    sample_index: int = 0
+    key: str = ""
+    differing_parts: tuple[str, ...] = ()
+    nearest_time: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A request for ``sample_count`` independent answers; ``truncate`` allows dropping the oldest prompt tokens."""
+    """A request for independent answers.
+
+    Attributes:
+        model_id: the ``{model}`` of ``models/{model}``.
+        prompt: what to continue or answer.
+        sampling: how.
+        sample_count: how many answers.
+        truncate: whether the oldest prompt tokens may be dropped.
+        cache_mode: whether answers may come from the cache.
+        explain_cache: whether the result says what the cache did.
+        sample_index: ask for this one sample only, as if it were among ``sample_count``.
+    """
 
     model_id: str
     prompt: Prompt
     sampling: Sampling = Sampling()
     sample_count: int = 1
     truncate: bool = False
+    cache_mode: CacheMode = CacheMode.USE
+    explain_cache: bool = False
+    sample_index: int | None = None
+
+    @property
+    def sample_indices(self) -> Sequence[int]:
+        """The samples to answer with."""
+        return range(self.sample_count) if self.sample_index is None else (self.sample_index,)
 
 
 class FinishReason(enum.Enum):
@@ -61,30 +125,60 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer."""
+    """One answer; ``cached`` if it was not computed for this request."""
 
     text: str
     finish_reason: FinishReason
     token_count: int
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost; the prompt is counted once, however many answers it got."""
+    """What a request cost.
+
+    Of every sample: prompt + completion tokens = computed + saved by prefixes + saved by the cache of answers.
+
+    Attributes:
+        prompt_tokens: counted once, however many answers there are.
+        completion_tokens: of all answers.
+        engine_seconds: the engine's time for what was computed.
+        computed_prompt_tokens: of all samples that were computed.
+        computed_completion_tokens: likewise.
+        prefix_saved_tokens: prompt tokens that the engine's prefix cache gave.
+        cache_saved_tokens: prompt and completion tokens of the samples that were not computed.
+        cost_nano_usd: price of what was computed, in 1e-9 US dollars.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     engine_seconds: float
+    computed_prompt_tokens: int = 0
+    computed_completion_tokens: int = 0
+    prefix_saved_tokens: int = 0
+    cache_saved_tokens: int = 0
+    cost_nano_usd: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together, as of two requests."""
+        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """The answers to one request, in the order of their sample index."""
+    """The answers to one request, in the order of their sample index; ``engine`` is what computes the model."""
 
     completions: Sequence[Completion]
     usage: Usage
     model_digest: str
     truncated: bool
+    engine: str = "transformers"
+    cache: CacheExplanation | None = None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether none of the answers was computed for this request."""
+        return all(each.cached for each in self.completions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +189,8 @@ class ScoringRequest:
     context: Prompt
     continuations: tuple[str, ...]
     truncate: bool = False
+    cache_mode: CacheMode = CacheMode.USE
+    explain_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +204,12 @@ class ContinuationScore:
 
 @dataclass(frozen=True, slots=True)
 class ScoringResult:
-    """The scores of all continuations, in their order."""
+    """The scores of all continuations, in their order; ``is_cached`` if they were not computed for this request."""
 
     scores: Sequence[ContinuationScore]
     usage: Usage
     model_digest: str
     truncated: bool
+    engine: str = "transformers"
+    is_cached: bool = False
+    cache: CacheExplanation | None = None

@@ -10,6 +10,9 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from services.generation.models import DTYPES, ENGINES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
 from services.generation.registration import Registration
 from services.generation.requests import (
+    CacheExplanation,
+    CacheMode,
+    CacheOutcome,
     FinishReason,
     GenerationRequest,
     GenerationResult,
@@ -42,6 +45,15 @@ _TRUNCATIONS = {
     generation_pb2.TRUNCATION_POLICY_FAIL: False,
     generation_pb2.TRUNCATION_POLICY_LEFT: True,
 }
+_CACHE_MODES = {
+    generation_pb2.CACHE_MODE_UNSPECIFIED: CacheMode.USE,
+    generation_pb2.CACHE_MODE_USE: CacheMode.USE,
+    generation_pb2.CACHE_MODE_REFRESH: CacheMode.REFRESH,
+    generation_pb2.CACHE_MODE_BYPASS: CacheMode.BYPASS,
+}
+_CACHE_OUTCOMES = {
+    outcome: generation_pb2.CacheOutcome.Value(f"CACHE_OUTCOME_{outcome.name}") for outcome in CacheOutcome
+}
 _FINISH_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
@@ -66,6 +78,8 @@ def generation_request(message: generation_pb2.GenerateRequest) -> GenerationReq
         sampling=_sampling(message.sampling, bad),
         sample_count=message.sample_count if message.HasField("sample_count") else 1,
         truncate=_truncate(message.truncation, bad),
+        cache_mode=_cache_mode(message.cache_mode, bad),
+        explain_cache=message.explain_cache,
     )
     bad.require(1 <= request.sample_count <= MAX_SAMPLES, "sample_count", f"must be from 1 to {MAX_SAMPLES}")
     bad.require(
@@ -95,6 +109,8 @@ def scoring_request(message: generation_pb2.ScoreContinuationsRequest) -> Scorin
         context=_prompt(message, message.WhichOneof("context"), bad, may_be_empty=True),
         continuations=tuple(message.continuations),
         truncate=_truncate(message.truncation, bad),
+        cache_mode=_cache_mode(message.cache_mode, bad),
+        explain_cache=message.explain_cache,
     )
     bad.raise_any()
     return request
@@ -222,19 +238,29 @@ def _truncate(policy: generation_pb2.TruncationPolicy.ValueType, bad: Violations
     return _TRUNCATIONS.get(policy, False)
 
 
+def _cache_mode(mode: generation_pb2.CacheMode.ValueType, bad: Violations) -> CacheMode:
+    bad.require(mode in _CACHE_MODES, "cache_mode", f"is the unknown mode {mode}; use USE, REFRESH or BYPASS")
+    return _CACHE_MODES.get(mode, CacheMode.USE)
+
+
 def generation_response(result: GenerationResult) -> generation_pb2.GenerateResponse:
     """Write the answers to one request."""
     completions = [
         generation_pb2.Completion(
-            text=each.text, finish_reason=_FINISH_REASONS[each.finish_reason], token_count=each.token_count
+            text=each.text,
+            finish_reason=_FINISH_REASONS[each.finish_reason],
+            token_count=each.token_count,
+            cached=each.cached,
         )
         for each in result.completions
     ]
     return generation_pb2.GenerateResponse(
         completions=completions,
-        usage=_usage(result.usage),
+        usage=usage_message(result.usage),
         model_digest=result.model_digest,
         truncated=result.truncated,
+        cached=result.is_cached,
+        cache_explanation=None if result.cache is None else _explanation(result.cache),
     )
 
 
@@ -247,7 +273,12 @@ def scoring_response(result: ScoringResult) -> generation_pb2.ScoreContinuations
         for each in result.scores
     ]
     return generation_pb2.ScoreContinuationsResponse(
-        scores=scores, usage=_usage(result.usage), model_digest=result.model_digest, truncated=result.truncated
+        scores=scores,
+        usage=usage_message(result.usage),
+        model_digest=result.model_digest,
+        truncated=result.truncated,
+        cached=result.is_cached,
+        cache_explanation=None if result.cache is None else _explanation(result.cache),
     )
 
 
@@ -270,9 +301,29 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
     )
 
 
-def _usage(usage: Usage) -> common_pb2.Usage:
+def _explanation(cache: CacheExplanation) -> generation_pb2.CacheExplanation:
+    message = generation_pb2.CacheExplanation(
+        outcome=_CACHE_OUTCOMES[cache.outcome],
+        sample_index=cache.sample_index,
+        key=cache.key,
+        differing_parts=cache.differing_parts,
+    )
+    if cache.nearest_time is not None:
+        message.nearest_entry_time.FromDatetime(cache.nearest_time)
+    return message
+
+
+def usage_message(usage: Usage) -> common_pb2.Usage:
+    """Write a cost; a part of a millionth of a dollar counts as one."""
     engine_time = duration_pb2.Duration()
     engine_time.FromNanoseconds(round(usage.engine_seconds * 1e9))
     return common_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_time=engine_time
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        engine_time=engine_time,
+        computed_prompt_tokens=usage.computed_prompt_tokens,
+        computed_completion_tokens=usage.computed_completion_tokens,
+        prefix_saved_tokens=usage.prefix_saved_tokens,
+        cache_saved_tokens=usage.cache_saved_tokens,
+        cost_micro_usd=-(-usage.cost_nano_usd // 1000),
     )

@@ -44,7 +44,8 @@ async def test_samples_come_in_order_with_seeds_of_their_own(domain: Domain) -> 
 
 async def test_usage_counts_the_prompt_once_and_all_answers(domain: Domain) -> None:
     result = await domain.generator.generate(GenerationRequest("m", "hi", SAMPLED, sample_count=3, truncate=True))
-    assert result.usage == Usage(2, sum(completion.token_count for completion in result.completions), 1.5)
+    generated = sum(completion.token_count for completion in result.completions)
+    assert result.usage == Usage(2, generated, 1.5, computed_prompt_tokens=6, computed_completion_tokens=generated)
     assert result.truncated
     assert result.model_digest == domain.lifecycle.get("m").digest
 
@@ -63,7 +64,7 @@ async def test_a_conversation_reaches_the_engine_as_messages(domain: Domain) -> 
 async def test_scores_come_back_in_order(domain: Domain) -> None:
     result = await domain.generator.score(ScoringRequest("m", "ctx", ("a", "bcd")))
     assert list(result.scores) == [ContinuationScore(-1.0, True, 1), ContinuationScore(-3.0, False, 3)]
-    assert result.usage == Usage(3, 4, 0.25)
+    assert result.usage == Usage(3, 4, 0.25, computed_prompt_tokens=3, computed_completion_tokens=4)
 
 
 async def test_a_batch_keeps_order_and_its_bad_items_to_themselves(domain: Domain) -> None:

@@ -1,0 +1,1 @@
+"""A content-addressed cache of bytes: stores, checksummed entries, and one computation per key."""
