@@ -86,7 +86,8 @@ class CausalLMArguments:
         max_model_len: context window in tokens; None takes the checkpoint's.
         max_num_seqs: most sequences that are generated together.
         max_num_batched_tokens: most tokens, padding included, of one prefill or scoring step.
-        kv_cache_gib: bound on the memory of cached keys and values in GiB; one request is always let in.
+        kv_cache_gib: bound on the memory of the running sequences' keys and values in GiB; one is always let in.
+        prefix_cache_gib: bound on the memory of shared prefixes' keys and values in GiB.
         torch_threads: CPU threads of the engine; None takes the host's default.
     """
 
@@ -97,6 +98,7 @@ class CausalLMArguments:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 8192
     kv_cache_gib: float = 2.0
+    prefix_cache_gib: float = 1.0
     torch_threads: int | None = None
 
 

@@ -7,10 +7,11 @@ from typing import Any, Final
 from services.inference import contract
 from services.inference.contract import CausalLMArguments
 from services.inference.engines.answer_text import AnswerText
+from services.inference.engines.cancellation import CancelWatch
 from services.inference.engines.continuation_scoring import group_by_context
-from services.inference.engines.forward import ForwardPass
 from services.inference.engines.generation_request import GenerationRequest
 from services.inference.engines.loading import LoadedCausalLM, load_causal_lm
+from services.inference.engines.model_choice import choose_model
 from services.inference.engines.prompts import PromptEncoder, RenderedPrompt
 from services.inference.engines.scheduler import Limits, Scheduler
 from services.inference.engines.scoring_request import ScoringRequest
@@ -19,6 +20,7 @@ from services.inference.engines.token_choice import TokenChooser
 from services.inference.failures import InferenceFailure
 from services.inference.sampling import SamplingParameters, parse_sampling_parameters
 
+_GIB: Final = 1 << 30
 _OUTPUT_BY_FLAG: Final = {
     contract.RETURN_FINISH_REASON: contract.FINISH_REASON,
     contract.RETURN_CUMULATIVE_LOGPROB: contract.CUMULATIVE_LOGPROB,
@@ -48,10 +50,10 @@ class CausalLMEngine:
         self._encoder = PromptEncoder(loaded.tokenizer, loaded.vocabulary_size)
         limits = Limits(
             max_sequences=arguments.max_num_seqs,
-            max_batched_tokens=arguments.max_num_batched_tokens,
-            kv_tokens=int(arguments.kv_cache_gib * (1 << 30)) // loaded.kv_token_bytes,
+            kv_tokens=int(arguments.kv_cache_gib * _GIB) // loaded.kv_token_bytes,
+            kv_bytes=int((arguments.kv_cache_gib + arguments.prefix_cache_gib) * _GIB),
         )
-        self._scheduler = Scheduler(ForwardPass(loaded.model, loaded.device), limits, metrics, turn)
+        self._scheduler = Scheduler(choose_model(loaded, arguments), limits, metrics, turn)
 
     @classmethod
     def load(
@@ -108,9 +110,12 @@ class CausalLMEngine:
                 "continuations must be non-empty texts", reason="CONTINUATION_EMPTY", field=contract.CONTINUATIONS
             )
         encoded = self._encoder.encode_scoring(context, continuations)
+        was_cancelled = CancelWatch(responder)
+        window = self._loaded.context_tokens
         return ScoringRequest(
             responder=responder,
-            groups=group_by_context(encoded, self._loaded.context_tokens, may_truncate=may_truncate),
+            was_cancelled=was_cancelled,
+            groups=group_by_context(encoded, window, may_truncate=may_truncate, was_cancelled=was_cancelled),
             num_context_tokens=len(encoded.context),
             continuation_lengths=[len(each) for each in encoded.continuations],
         )
@@ -129,6 +134,7 @@ class CausalLMEngine:
         kept = self._fitting(ids, sampling.max_tokens, may_truncate=_flag(tensors, contract.TRUNCATE_INPUT))
         return GenerationRequest(
             responder=responder,
+            was_cancelled=CancelWatch(responder),
             prompt=kept,
             max_tokens=min(sampling.max_tokens, self._loaded.context_tokens - len(kept)),
             chooser=TokenChooser.of(sampling, self._ending_token_ids(sampling)),

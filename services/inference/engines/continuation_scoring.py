@@ -4,14 +4,14 @@ The definition is lm-evaluation-harness's for causal models: the sum over a cont
 of the logits at the position before, in float32, with the oldest tokens dropped where the window is too short.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from transformers.cache_utils import DynamicCache
 
+from services.inference.engines.context_group import ContextGroup, ContinuationResult, never_cancelled
 from services.inference.engines.forward import ForwardPass
 from services.inference.engines.prompts import EncodedScoring
 from services.inference.failures import InferenceFailure
@@ -20,30 +20,13 @@ _LOGIT_BYTES: Final = 1 << 28
 """Bound on the float32 logits of one pass over continuations, 256 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContinuationResult:
-    """Score of one continuation: the sum of its log-probabilities, and whether all its tokens are the greedy ones."""
-
-    log_likelihood: float
-    is_greedy: bool
-
-
-@dataclass(slots=True)
-class ContextGroup:
-    """A context as the model sees it and the continuations that follow exactly it.
-
-    Attributes:
-        context: token ids, at least one.
-        members: index within the request, and token ids, of every continuation.
-        results: filled in by index.
-    """
-
-    context: Sequence[int]
-    members: Sequence[tuple[int, Sequence[int]]]
-    results: dict[int, ContinuationResult] = field(default_factory=dict)
-
-
-def group_by_context(encoded: EncodedScoring, context_window: int, *, may_truncate: bool) -> list[ContextGroup]:
+def group_by_context(
+    encoded: EncodedScoring,
+    context_window: int,
+    *,
+    may_truncate: bool,
+    was_cancelled: Callable[[], bool] = never_cancelled,
+) -> list[ContextGroup]:
     """Split a request into groups that share a context; there is more than one only where the window is too short.
 
     The model reads context and continuation but for the last token, so both together may be one longer than the
@@ -73,7 +56,10 @@ def group_by_context(encoded: EncodedScoring, context_window: int, *, may_trunca
             code="FAILED_PRECONDITION",
             metadata={"prompt_tokens": str(longest), "context_tokens": str(context_window)},
         )
-    return [ContextGroup(encoded.context[dropped:], members) for dropped, members in sorted(by_dropped.items())]
+    return [
+        ContextGroup(encoded.context[dropped:], members, was_cancelled)
+        for dropped, members in sorted(by_dropped.items())
+    ]
 
 
 def score_groups(forward: ForwardPass, groups: Sequence[ContextGroup], kv_tokens: int) -> None:
@@ -144,8 +130,3 @@ def _score_rest(forward: ForwardPass, cache: DynamicCache, chunk: Sequence[_Cont
         each.group.results[each.index] = ContinuationResult(
             first.log_likelihood + total, first.is_greedy and bool(is_greedy)
         )
-
-
-def has_numbers(group: ContextGroup) -> bool:
-    """Return whether every score is a number; minus infinity is one, for a token that the model rules out."""
-    return all(result.log_likelihood < math.inf for result in group.results.values())

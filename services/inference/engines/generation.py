@@ -1,14 +1,14 @@
 """Sequences that are generated together: admitted by a prefill, grown one token a step, each ended on its own."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from services.inference.engines.forward import ForwardPass
+from services.inference.engines.context_group import ContextGroup
 from services.inference.engines.generation_request import GenerationRequest, nonfinite_logits
-from services.inference.engines.kv_cache import RowCache
+from services.inference.engines.sequence_model import Prefilled, SequenceModel
 from services.inference.engines.token_choice import choose_tokens
 from services.inference.failures import InferenceFailure
 
@@ -17,7 +17,6 @@ from services.inference.failures import InferenceFailure
 class GenerationCounts:
     """What a batch has done since it was made."""
 
-    prompt_tokens: int = 0
     generated_tokens: int = 0
     cancelled: int = 0
 
@@ -26,14 +25,14 @@ class GenerationBatch:
     """The running sequences of one engine; used by the engine's thread only.
 
     Args:
-        forward: the model.
+        model: computes them.
     """
 
-    def __init__(self, forward: ForwardPass) -> None:
-        self._forward = forward
-        self._cache = RowCache()
+    def __init__(self, model: SequenceModel) -> None:
+        self._model = model
         self._rows: list[GenerationRequest] = []
         self._last_tokens: list[int] = []
+        self._entering: dict[int, tuple[GenerationRequest, ContextGroup]] = {}
         self.counts = GenerationCounts()
 
     @property
@@ -41,24 +40,37 @@ class GenerationBatch:
         """The running sequences."""
         return self._rows
 
-    def admit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Compute prompts together, choose each one's first token, and keep those that go on."""
-        started = time.perf_counter()
-        logits, computed = self._forward.prefill([request.prompt for request in requests])
-        num_tokens = sum(len(request.prompt) for request in requests)
-        self.counts.prompt_tokens += num_tokens
-        seconds = time.perf_counter() - started
-        for request in requests:
-            request.engine_seconds += seconds * len(request.prompt) / num_tokens
-        tokens, goes_on = self._choose(logits, requests)
+    @property
+    def num_entering(self) -> int:
+        """Sequences whose prompts are being computed."""
+        return len(self._entering)
+
+    def admit(self, requests: Sequence[GenerationRequest]) -> Iterator[None]:
+        """Compute prompts, one pass a step; choose each one's first token, and keep those that go on."""
+        groups = [ContextGroup(request.prompt, was_cancelled=request.was_cancelled) for request in requests]
+        self._entering = {id(group): (request, group) for request, group in zip(requests, groups, strict=True)}
+        for prefilled in self._model.prefill(groups):
+            if prefilled.groups:
+                self._enter(prefilled)
+            yield
+        # Whoever was left out gave up.
+        for request, _ in self._entering.values():
+            self._let_go(request)
+        self._entering = {}
+
+    def _enter(self, prefilled: Prefilled) -> None:
+        requests = []
+        for group in prefilled.groups:
+            request = self._entering.pop(id(group))[0]
+            request.engine_seconds += group.engine_seconds
+            request.num_cached_tokens = group.num_cached_tokens
+            requests.append(request)
+        tokens, goes_on = self._choose(prefilled.logits, requests)
         kept = [row for row, survives in enumerate(goes_on) if survives]
-        if not kept:
-            return
-        if len(kept) < len(requests):
-            computed.batch_select_indices(torch.tensor(kept, device=logits.device))
-        self._cache.append_rows(computed, [len(requests[row].prompt) for row in kept])
-        self._rows += [requests[row] for row in kept]
-        self._last_tokens += [tokens[row] for row in kept]
+        if kept:
+            prefilled.keep(kept)
+            self._rows += [requests[row] for row in kept]
+            self._last_tokens += [tokens[row] for row in kept]
 
     def step(self) -> None:
         """Grow every running sequence by one token and let go of those that end or were cancelled."""
@@ -66,7 +78,7 @@ class GenerationBatch:
         if not self._rows:
             return
         started = time.perf_counter()
-        logits = self._forward.decode(self._last_tokens, self._cache)
+        logits = self._model.decode(self._last_tokens)
         seconds = (time.perf_counter() - started) / len(self._rows)
         for request in self._rows:
             request.engine_seconds += seconds
@@ -74,17 +86,28 @@ class GenerationBatch:
         self._remove([row for row, survives in enumerate(goes_on) if not survives])
 
     def fail_all(self, failure: InferenceFailure) -> None:
-        """End every running sequence with an error and start anew."""
-        rows, self._rows, self._last_tokens, self._cache = self._rows, [], [], RowCache()
+        """End every running or entering sequence with an error and start anew."""
+        rows, self._rows, self._last_tokens = self._rows, [], []
+        self._model.forget_rows()
         for request in rows:
+            request.responder.fail(failure)
+        self.fail_entering(failure)
+
+    def fail_entering(self, failure: InferenceFailure) -> None:
+        """End every sequence whose prompt is being computed with an error."""
+        entering, self._entering = self._entering, {}
+        for request, _ in entering.values():
             request.responder.fail(failure)
 
     def _gave_up(self, request: GenerationRequest) -> bool:
         if not request.was_cancelled():
             return False
+        self._let_go(request)
+        return True
+
+    def _let_go(self, request: GenerationRequest) -> None:
         self.counts.cancelled += 1
         request.responder.finish()
-        return True
 
     def _choose(self, logits: torch.Tensor, requests: Sequence[GenerationRequest]) -> tuple[list[int], list[bool]]:
         """Choose every row's next token and hand it to the request; return the tokens and which rows go on."""
@@ -108,7 +131,7 @@ class GenerationBatch:
     def _remove(self, rows: Sequence[int]) -> None:
         if not rows:
             return
-        for source, target in self._cache.remove_rows(rows):
+        for source, target in self._model.remove_rows(rows):
             self._rows[target], self._last_tokens[target] = self._rows[source], self._last_tokens[source]
-        del self._rows[len(self._cache.lengths) :]
-        del self._last_tokens[len(self._cache.lengths) :]
+        del self._rows[len(self._rows) - len(rows) :]
+        del self._last_tokens[len(self._rows) :]

@@ -1,9 +1,7 @@
 """One answer while it is generated: when it ends, and what its caller is told."""
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +12,6 @@ from services.inference.engines.seams import Responder, Tensors, texts
 from services.inference.engines.token_choice import TokenChooser
 from services.inference.failures import InferenceFailure
 
-CANCEL_CHECK_SECONDS: Final = 0.25
-"""How often a running sequence asks whether its caller gave up; asking costs a message between processes."""
-
 
 @dataclass(slots=True)
 class GenerationRequest:
@@ -24,6 +19,7 @@ class GenerationRequest:
 
     Attributes:
         responder: the way back.
+        was_cancelled: whether the caller gave up.
         prompt: token ids, at least one, fewer than the context window.
         max_tokens: most tokens to generate, limited by the context window.
         chooser: parameters and random numbers.
@@ -34,9 +30,11 @@ class GenerationRequest:
         num_truncated_tokens: prompt tokens that were dropped before.
         num_generated: tokens so far.
         engine_seconds: this request's share of the engine's time so far.
+        num_cached_tokens: tokens of the prompt that did not have to be computed for it.
     """
 
     responder: Responder
+    was_cancelled: Callable[[], bool]
     prompt: Sequence[int]
     max_tokens: int
     chooser: TokenChooser
@@ -47,9 +45,9 @@ class GenerationRequest:
     num_truncated_tokens: int = 0
     num_generated: int = 0
     engine_seconds: float = 0.0
+    num_cached_tokens: int = 0
     _num_reported: int = 0
     _cumulative_logprob: float = 0.0
-    _cancel_checked_at: float = field(default_factory=time.monotonic)
 
     @property
     def longest_tokens(self) -> int:
@@ -60,14 +58,6 @@ class GenerationRequest:
     def wants_logprob(self) -> bool:
         """Whether the cumulative log-probability was asked for."""
         return contract.CUMULATIVE_LOGPROB in self.wanted_outputs
-
-    def was_cancelled(self) -> bool:
-        """Ask the caller's side, at most every CANCEL_CHECK_SECONDS."""
-        now = time.monotonic()
-        if now - self._cancel_checked_at < CANCEL_CHECK_SECONDS:
-            return False
-        self._cancel_checked_at = now
-        return self.responder.is_cancelled()
 
     def accept(self, token_id: int, log_probability: float) -> bool:
         """Take the next token and tell the caller what is certain; return whether generation goes on."""
@@ -106,6 +96,7 @@ class GenerationRequest:
             self._num_reported = self.num_generated
         if reason is not None:
             outputs[contract.ENGINE_SECONDS] = np.array([self.engine_seconds], dtype=np.float64)
+            outputs[contract.NUM_CACHED_TOKENS] = np.array([self.num_cached_tokens], dtype=np.uint32)
             outputs[contract.NUM_TRUNCATED_TOKENS] = np.array([self.num_truncated_tokens], dtype=np.uint32)
         return outputs
 

@@ -1,14 +1,14 @@
 """The engine's one thread: takes what waits, forms batches of it, and never does anything else in between.
 
-Generation and scoring take turns: newly arrived prompts are admitted, one scoring batch is computed, every running
-sequence grows by one token, and so on. Nothing waits for a batch to fill.
+Generation and scoring take turns: one pass over newly arrived prompts, one over contexts and continuations to score,
+one token for every running sequence, and so on. Nothing waits for a batch to fill.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -16,20 +16,19 @@ from typing import Final, TypeVar
 import torch
 
 from services.inference.engines import seams
-from services.inference.engines.batching import padded_batches
-from services.inference.engines.continuation_scoring import score_groups
-from services.inference.engines.forward import ForwardPass
 from services.inference.engines.generation import GenerationBatch
 from services.inference.engines.generation_request import GenerationRequest
 from services.inference.engines.scoring_request import ScoringRequest
+from services.inference.engines.scoring_turns import ScoringTurns
 from services.inference.engines.seams import EngineMetrics
+from services.inference.engines.sequence_model import SequenceModel
 from services.inference.failures import InferenceFailure
 
 _logger = logging.getLogger(__name__)
 
 _PUBLISH_SECONDS: Final = 0.5
-_SORTED_BATCHES: Final = 4
-"""How many batches' worth of the oldest scoring requests are sorted by length together."""
+_SCORED_TOGETHER: Final = 64
+"""How many of the oldest scoring requests are looked at together for what they share."""
 
 
 Request = TypeVar("Request", GenerationRequest, ScoringRequest)
@@ -41,19 +40,17 @@ class Limits:
 
     Attributes:
         max_sequences: sequences generated together.
-        max_batched_tokens: tokens, padding included, of one prefill or scoring pass.
         kv_tokens: cached tokens, padding included, of all running sequences.
+        kv_bytes: memory of all cached keys and values, shared prefixes included.
     """
 
     max_sequences: int
-    max_batched_tokens: int
     kv_tokens: int
+    kv_bytes: int
 
 
 @dataclass(slots=True)
 class _Totals:
-    prompt_tokens: int = 0
-    scored: int = 0
     cancelled: int = 0
     busy_seconds: float = 0.0
     published_at: float = field(default_factory=time.monotonic)
@@ -63,7 +60,7 @@ class Scheduler:
     """Runs generation and scoring requests of one model in one thread.
 
     Args:
-        forward: the model.
+        model: computes tokens.
         limits: bounds on a batch.
         metrics: where to report.
         turn: held while something is computed, for engines that share a process; it must be reusable.
@@ -71,20 +68,21 @@ class Scheduler:
 
     def __init__(
         self,
-        forward: ForwardPass,
+        model: SequenceModel,
         limits: Limits,
         metrics: EngineMetrics,
         turn: AbstractContextManager[object] | None = None,
     ) -> None:
-        self._forward = forward
+        self._model = model
         self._limits = limits
         self._metrics = metrics
         self._turn = turn or nullcontext()
-        self._batch = GenerationBatch(forward)
+        self._batch = GenerationBatch(model)
+        self._scorings = ScoringTurns(model)
+        self._admission: Iterator[None] = iter(())
         self._wake = threading.Condition()
-        self._prompts: deque[GenerationRequest] = deque()
-        self._scorings: deque[ScoringRequest] = deque()
-        self._formed: deque[list[ScoringRequest]] = deque()
+        self._waiting_prompts: deque[GenerationRequest] = deque()
+        self._waiting_scorings: deque[ScoringRequest] = deque()
         self._is_closing = False
         self._totals = _Totals()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -95,9 +93,9 @@ class Scheduler:
         with self._wake:
             if not self._is_closing:
                 if isinstance(request, GenerationRequest):
-                    self._prompts.append(request)
+                    self._waiting_prompts.append(request)
                 else:
-                    self._scorings.append(request)
+                    self._waiting_scorings.append(request)
                 self._wake.notify()
                 return
         request.responder.fail(_stopping())
@@ -120,13 +118,31 @@ class Scheduler:
         self._publish()
 
     def _compute(self) -> None:
+        """Compute one pass of prompts, one of scores, and one step of what is generated."""
         started = time.perf_counter()
-        self._admit_prompts()
-        self._score_one_batch()
+        with self._surviving(self._batch.fail_entering):
+            self._compute_prompts()
+        with self._surviving(self._scorings.fail_all):
+            self._compute_scores()
         if self._batch.rows:
             with self._surviving(self._batch.fail_all):
                 self._batch.step()
         self._totals.busy_seconds += time.perf_counter() - started
+
+    def _compute_prompts(self) -> None:
+        if not self._batch.num_entering:
+            with self._wake:
+                requests = self._take_prompts()
+            self._admission = self._batch.admit(self._not_cancelled(requests))
+        next(self._admission, None)
+
+    def _compute_scores(self) -> None:
+        if not self._scorings.num_waiting:
+            with self._wake:
+                count = min(len(self._waiting_scorings), _SCORED_TOGETHER)
+                requests = [self._waiting_scorings.popleft() for _ in range(count)]
+            self._scorings.take_up(self._not_cancelled(requests))
+        self._scorings.compute_pass()
 
     def _wait_for_work(self) -> bool:
         """Return once there is work; False when the scheduler is closing."""
@@ -140,63 +156,25 @@ class Scheduler:
             return not self._is_closing
 
     def _has_work(self) -> bool:
-        return bool(self._batch.rows or self._formed or self._prompts or self._scorings)
-
-    def _admit_prompts(self) -> None:
-        with self._wake:
-            requests = self._take_prompts()
-        for group in padded_batches(
-            self._not_cancelled(requests), lambda each: len(each.prompt), self._limits.max_batched_tokens
-        ):
-            with self._surviving(_failing(group)):
-                self._batch.admit(group)
+        is_computing = self._batch.rows or self._batch.num_entering or self._scorings.num_waiting
+        return bool(is_computing or self._waiting_prompts or self._waiting_scorings)
 
     def _take_prompts(self) -> list[GenerationRequest]:
         """Take the oldest prompts that fit beside what runs; the first always fits into an empty batch."""
         taken: list[GenerationRequest] = []
         count = len(self._batch.rows)
-        longest = max((request.longest_tokens for request in self._batch.rows), default=0)
-        while self._prompts and count < self._limits.max_sequences:
-            longest = max(longest, self._prompts[0].longest_tokens)
+        longest = max((self._own_tokens(request) for request in self._batch.rows), default=0)
+        while self._waiting_prompts and count < self._limits.max_sequences:
+            longest = max(longest, self._own_tokens(self._waiting_prompts[0]))
             if count and (count + 1) * longest > self._limits.kv_tokens:
                 break
-            taken.append(self._prompts.popleft())
+            taken.append(self._waiting_prompts.popleft())
             count += 1
         return taken
 
-    def _score_one_batch(self) -> None:
-        if not self._formed:
-            with self._wake:
-                waiting = self._take_scorings()
-            self._formed.extend(
-                padded_batches(
-                    self._not_cancelled(waiting), ScoringRequest.context_size, self._limits.max_batched_tokens
-                )
-            )
-        if self._formed:
-            requests = self._formed.popleft()
-            with self._surviving(_failing(requests)):
-                self._score(requests)
-
-    def _take_scorings(self) -> list[ScoringRequest]:
-        taken: list[ScoringRequest] = []
-        room = _SORTED_BATCHES * self._limits.max_batched_tokens
-        while self._scorings and room > 0:
-            room -= self._scorings[0].num_tokens
-            taken.append(self._scorings.popleft())
-        return taken
-
-    def _score(self, requests: Sequence[ScoringRequest]) -> None:
-        started = time.perf_counter()
-        groups = [group for request in requests for group in request.groups]
-        for batch in padded_batches(groups, lambda each: len(each.context), self._limits.max_batched_tokens):
-            score_groups(self._forward, batch, self._limits.kv_tokens)
-        seconds = time.perf_counter() - started
-        num_tokens = sum(request.num_tokens for request in requests)
-        self._totals.prompt_tokens += sum(len(group.context) for group in groups)
-        for request in requests:
-            self._totals.scored += len(request.continuation_lengths)
-            request.answer(seconds * request.num_tokens / num_tokens)
+    def _own_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a sequence needs room for, at most, besides what it shares."""
+        return request.longest_tokens - self._model.cached_tokens(request.prompt)
 
     def _not_cancelled(self, requests: Sequence[Request]) -> list[Request]:
         live: list[Request] = []
@@ -229,39 +207,34 @@ class Scheduler:
 
     def _fail_everything(self) -> None:
         with self._wake:
-            waiting: list[GenerationRequest | ScoringRequest] = [*self._prompts, *self._scorings]
-            waiting += [request for batch in self._formed for request in batch]
-            self._prompts.clear()
-            self._scorings.clear()
-            self._formed.clear()
+            waiting: list[GenerationRequest | ScoringRequest] = [*self._waiting_prompts, *self._waiting_scorings]
+            self._waiting_prompts.clear()
+            self._waiting_scorings.clear()
         self._batch.fail_all(_stopping())
+        self._scorings.fail_all(_stopping())
         for request in waiting:
             request.responder.fail(_stopping())
 
     def _publish(self) -> None:
         self._totals.published_at = time.monotonic()
-        counts = self._batch.counts
+        generated, tokens = self._batch.counts, self._model.counts
         with self._wake:
-            waiting = len(self._prompts) + len(self._scorings) + sum(map(len, self._formed))
+            waiting = len(self._waiting_prompts) + len(self._waiting_scorings)
+        waiting += self._batch.num_entering + self._scorings.num_waiting
         self._metrics.publish(
             {
                 seams.RUNNING_SEQUENCES: len(self._batch.rows),
                 seams.WAITING_REQUESTS: waiting,
-                seams.PROMPT_TOKENS: counts.prompt_tokens + self._totals.prompt_tokens,
-                seams.GENERATED_TOKENS: counts.generated_tokens,
-                seams.SCORED_CONTINUATIONS: self._totals.scored,
-                seams.CANCELLED_REQUESTS: counts.cancelled + self._totals.cancelled,
+                seams.PROMPT_TOKENS: tokens.computed,
+                seams.CACHED_TOKENS: tokens.cached,
+                seams.PADDING_TOKENS: tokens.padding,
+                seams.GENERATED_TOKENS: generated.generated_tokens,
+                seams.SCORED_CONTINUATIONS: self._scorings.num_scored,
+                seams.CANCELLED_REQUESTS: generated.cancelled + self._scorings.num_cancelled + self._totals.cancelled,
+                seams.KV_CACHE_USAGE: self._model.kv_bytes / self._limits.kv_bytes,
                 seams.BUSY_SECONDS: self._totals.busy_seconds,
             }
         )
-
-
-def _failing(requests: Iterable[GenerationRequest | ScoringRequest]) -> Callable[[InferenceFailure], None]:
-    def fail(failure: InferenceFailure) -> None:
-        for request in requests:
-            request.responder.fail(failure)
-
-    return fail
 
 
 def _stopping() -> InferenceFailure:

@@ -55,6 +55,9 @@ class EngineMetrics(Protocol):
 
 RUNNING_SEQUENCES: Final = "evalfleet_engine_running_sequences"
 WAITING_REQUESTS: Final = "evalfleet_engine_waiting_requests"
+KV_CACHE_USAGE: Final = "evalfleet_engine_kv_cache_usage_ratio"
+CACHED_TOKENS: Final = "evalfleet_engine_cached_tokens_total"
+PADDING_TOKENS: Final = "evalfleet_engine_padding_tokens_total"
 PROMPT_TOKENS: Final = "evalfleet_engine_prompt_tokens_total"
 GENERATED_TOKENS: Final = "evalfleet_engine_generated_tokens_total"
 SCORED_CONTINUATIONS: Final = "evalfleet_engine_scored_continuations_total"
@@ -65,7 +68,10 @@ BUSY_SECONDS: Final = "evalfleet_engine_busy_seconds_total"
 METRICS: Final[Mapping[str, tuple[str, str]]] = {
     RUNNING_SEQUENCES: ("gauge", "Sequences that are being generated"),
     WAITING_REQUESTS: ("gauge", "Requests that wait for the engine"),
-    PROMPT_TOKENS: ("counter", "Tokens of prompts and contexts that were computed"),
+    KV_CACHE_USAGE: ("gauge", "Share of the memory for keys and values in use, shared prefixes included"),
+    PROMPT_TOKENS: ("counter", "Tokens of prompts, contexts and continuations that were computed"),
+    CACHED_TOKENS: ("counter", "Tokens that were needed and taken from a shared prefix"),
+    PADDING_TOKENS: ("counter", "Padding that was computed for nothing"),
     GENERATED_TOKENS: ("counter", "Tokens that were generated"),
     SCORED_CONTINUATIONS: ("counter", "Continuations that were scored"),
     CLASSIFIED_TEXTS: ("counter", "Texts that were classified"),

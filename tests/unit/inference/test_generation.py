@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference.engines import generation_request, seams
+from services.inference.engines import cancellation, seams
 from services.inference.failures import InferenceFailure
 
 PROMPTS = ["The quick", "Question: Which planet is the largest? A. Mars B. Jupiter", "é", "fox " * 20, "2 + 3"]
@@ -180,7 +180,7 @@ def test_bad_requests_are_answered_with_their_reason(ask: Ask, texts: Any) -> No
 def test_a_caller_that_gives_up_frees_its_place(
     ask: Ask, tiny_engine: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation_request, "CANCEL_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(cancellation, "CANCEL_CHECK_SECONDS", 0.0)
     before = dict(tiny_engine.metrics.values)
     patient = ask("The quick", max_tokens=60, seed=1, ignore_eos=True)
     gone = [
