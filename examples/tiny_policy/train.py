@@ -191,7 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seconds <= 0 or arguments.steps < len(CHECKPOINT_SHARES):
         parser.error("the budget is too small: --seconds must be positive, --steps at least 3")
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     console = Console()
     budget = Budget(arguments.steps, arguments.seconds)
     digest = recipe_digest(budget, arguments.seed)

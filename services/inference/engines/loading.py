@@ -131,7 +131,7 @@ def load_model(
         may_lack: beginnings of parameter names that are not needed.
     """
     # Progress bars would end up in the server's log.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     with _typed_load_failures(facts.path):
         config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)
