@@ -64,6 +64,9 @@ class InferenceBackend(Protocol):
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return the names of the deployments that take requests."""
 
+    async def memory_bytes(self, *, timeout_seconds: float) -> int:
+        """Return the memory of the device on which deployments live: of the GPU, or of the machine."""
+
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         """Load a deployment and return when it takes requests; one that is loaded already stays as it is."""
 

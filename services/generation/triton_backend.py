@@ -1,5 +1,6 @@
 """The inference backend that is a Triton server."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, cast
@@ -7,26 +8,35 @@ from typing import Final, cast
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
-from services.inference import contract, repository
+from services.inference import contract
 from services.inference.client import InferenceClient
 from services.inference.contract import CausalLMArguments, DtypeName
+from services.inference.host_client import CheckpointHostClient
+from services.inference.host_contract import HOST_MODEL, HostReport
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError
 
-_LOADED_STATE: Final = "READY"
 _ENGINE_CRASHED: Final = "ENGINE_CRASHED"
 _CONTROL_REFUSED: Final = "MODEL_CONTROL_REFUSED"
 # After these the model has to be (or may have to be) loaded again; other errors are the request's own.
 _LOST_REASONS: Final = frozenset(
     {"INFERENCE_UNAVAILABLE", "INFERENCE_STOPPING", "MODEL_NOT_LOADED", "MODEL_NOT_READY", _ENGINE_CRASHED}
 )
+# Of those, the ones by which the server tells that it has no checkpoint host, or that its process is gone.
+_HOSTLESS_REASONS: Final = frozenset({"MODEL_NOT_LOADED", "MODEL_NOT_READY", _ENGINE_CRASHED})
 
 
 class TritonBackend:
-    """Implements ``InferenceBackend`` over the client of the inference room."""
+    """Implements ``InferenceBackend`` over the client of the inference room.
+
+    All checkpoints live in one resident process of the server, the checkpoint host, because a process of its own would
+    cost each of them seconds and some 400 MB. It is loaded when it is first needed, and anew when its process died.
+    """
 
     def __init__(self, client: InferenceClient) -> None:
         self._client = client
+        self._host = CheckpointHostClient(client)
+        self._starting = asyncio.Lock()
 
     async def is_ready(self) -> bool:
         """Return whether Triton takes requests."""
@@ -35,21 +45,63 @@ class TritonBackend:
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return the names of the models that take requests."""
         with _losses():
-            models = await self._client.list_models(timeout_seconds=timeout_seconds)
-        return frozenset(model.name for model in models if model.state == _LOADED_STATE)
+            report = await self._report(timeout_seconds)
+        return frozenset(report.checkpoints) if isinstance(report, HostReport) else frozenset()
+
+    async def warm_up(self, *, timeout_seconds: float) -> None:
+        """Start the checkpoint host, so that the first checkpoint need not wait for its process."""
+        with _losses():
+            await self._running_host(timeout_seconds)
+
+    async def memory_bytes(self, *, timeout_seconds: float) -> int:
+        """Return the memory of the device on which the checkpoints live."""
+        with _losses():
+            return (await self._running_host(timeout_seconds)).memory_bytes
 
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
-        """Load a checkpoint through explicit model control."""
+        """Load a checkpoint into the checkpoint host, starting that if need be."""
         # The registry's dtypes are a subset of the contract's.
         dtype = cast(DtypeName, deployment.dtype)
-        entry = repository.causal_lm_entry(CausalLMArguments(model=deployment.checkpoint_path, dtype=dtype))
+        arguments = CausalLMArguments(
+            model=deployment.checkpoint_path, dtype=dtype, adapter=deployment.adapter_path or None
+        )
         with _losses():
-            await self._client.load_model(deployment.name, entry, timeout_seconds=timeout_seconds)
+            await self._running_host(timeout_seconds)
+            await self._host.load(deployment.name, arguments, timeout_seconds=timeout_seconds)
 
     async def unload(self, name: str, *, timeout_seconds: float) -> None:
-        """Unload a model; its process ends after the requests in flight."""
+        """Unload a checkpoint after its requests in flight."""
         with _losses():
-            await self._client.unload_model(name, timeout_seconds=timeout_seconds)
+            try:
+                await self._host.unload(name, timeout_seconds=timeout_seconds)
+            except FleetError as error:
+                # With its host, everything that was loaded is gone.
+                if error.reason not in _HOSTLESS_REASONS:
+                    raise
+
+    async def _running_host(self, timeout_seconds: float) -> HostReport:
+        """Return what the checkpoint host holds, after starting it if there is none or its process has died."""
+        report = await self._report(timeout_seconds)
+        if isinstance(report, HostReport):
+            return report
+        async with self._starting:
+            # Whoever waited for the lock finds the host that another one started.
+            reason = await self._report(timeout_seconds)
+            if isinstance(reason, HostReport):
+                return reason
+            if reason == _ENGINE_CRASHED:
+                await self._host.stop(timeout_seconds=timeout_seconds)
+            await self._host.start(timeout_seconds=timeout_seconds)
+            return await self._host.list(timeout_seconds=timeout_seconds)
+
+    async def _report(self, timeout_seconds: float) -> HostReport | str:
+        """Return what the checkpoint host holds, or the reason why there is none."""
+        try:
+            return await self._host.list(timeout_seconds=timeout_seconds)
+        except FleetError as error:
+            if error.reason not in _HOSTLESS_REASONS:
+                raise
+            return error.reason
 
     async def generate(
         self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
@@ -57,7 +109,7 @@ class TritonBackend:
         """Generate one answer; cancelling closes the stream, which stops the engine's work."""
         with _losses():
             answer = await self._client.generate(
-                name,
+                HOST_MODEL,
                 _prompt(prompt),
                 SamplingParameters(
                     max_tokens=sampling.max_tokens,
@@ -68,6 +120,7 @@ class TritonBackend:
                     stop=sampling.stop,
                 ),
                 timeout_seconds=timeout_seconds,
+                checkpoint=name,
                 truncate_input=truncate,
             )
         return EngineAnswer(
@@ -86,7 +139,12 @@ class TritonBackend:
         """Score all continuations of one context in one request."""
         with _losses():
             answer = await self._client.score_continuations(
-                name, _prompt(context), continuations, timeout_seconds=timeout_seconds, truncate_input=truncate
+                HOST_MODEL,
+                _prompt(context),
+                continuations,
+                timeout_seconds=timeout_seconds,
+                checkpoint=name,
+                truncate_input=truncate,
             )
         return EngineScores(
             scores=[ContinuationScore(each.log_likelihood, each.is_greedy, each.num_tokens) for each in answer.scores],

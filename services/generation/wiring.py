@@ -1,9 +1,11 @@
 """Puts the generation service together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
 from prometheus_client import CollectorRegistry
 
@@ -19,7 +21,7 @@ from services.generation.service import GENERATION_SERVICE, MODEL_SERVICE, Gener
 from services.generation.settings import GenerationSettings
 from services.generation.triton_backend import TritonBackend
 from services.inference.client import InferenceClient
-from services.runtime.errors import StartupError
+from services.runtime.errors import FleetError, StartupError
 from services.runtime.server import HostedService
 
 
@@ -33,9 +35,30 @@ async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> Asyn
     key = _read_key(settings.triton_key_file)
     async with (
         InferenceClient(settings.triton_target, model_control_key=key) as client,
-        wire_backend(settings, metrics, TritonBackend(client)) as services,
+        _warm(TritonBackend(client), settings) as backend,
+        wire_backend(settings, metrics, backend) as services,
     ):
         yield services
+
+
+@asynccontextmanager
+async def _warm(backend: TritonBackend, settings: GenerationSettings) -> AsyncIterator[TritonBackend]:
+    """Yield the backend while its checkpoint host is started in the background."""
+
+    async def warm_up() -> None:
+        try:
+            if settings.auto_engine == "transformers" and await backend.is_ready():
+                await backend.warm_up(timeout_seconds=settings.load_timeout_seconds)
+        except FleetError as error:
+            # The first checkpoint starts the host, and tells its caller what is wrong.
+            structlog.get_logger(__name__).warning("warm_up_failed", reason=error.reason, error=error.message)
+
+    task = asyncio.create_task(warm_up(), name="warm up")
+    try:
+        yield backend
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @asynccontextmanager

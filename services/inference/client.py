@@ -62,6 +62,9 @@ _CHANNEL_OPTIONS: Final = (
 class InferenceClient:
     """One connection to an inference host; make it inside the running event loop and close it there.
 
+    Attributes:
+        model_control_key: see below; empty if there is none.
+
     Args:
         target: gRPC address of the host (``127.0.0.1:8001``).
         model_control_key: the host's key for load, unload and list; the other calls don't need it.
@@ -69,6 +72,7 @@ class InferenceClient:
 
     def __init__(self, target: str, *, model_control_key: str | None = None) -> None:
         self._target = target
+        self.model_control_key = model_control_key or ""
         self._control_metadata = ((contract.MODEL_CONTROL_HEADER, model_control_key or ""),)
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -147,6 +151,7 @@ class InferenceClient:
         sampling: SamplingParameters,
         *,
         timeout_seconds: float,
+        checkpoint: str | None = None,
         truncate_input: bool = False,
         want_cumulative_logprob: bool = False,
     ) -> Generated:
@@ -157,11 +162,12 @@ class InferenceClient:
             prompt: a text, or the messages of a conversation.
             sampling: how to choose tokens and when to stop.
             timeout_seconds: what is left of the caller's deadline.
+            checkpoint: which checkpoint of a checkpoint host answers; None for other models.
             truncate_input: drop the oldest prompt tokens if prompt and max_tokens exceed the context;
                 without it a prompt that leaves no room fails with PROMPT_TOO_LONG.
             want_cumulative_logprob: also return the answer's log-probability.
         """
-        inputs = generation_inputs(prompt, sampling, stream=False, truncate_input=truncate_input)
+        inputs = generation_inputs(prompt, sampling, checkpoint=checkpoint, stream=False, truncate_input=truncate_input)
         if want_cumulative_logprob:
             inputs[contract.RETURN_CUMULATIVE_LOGPROB] = flag_array(True)
         return read_generated(await self._single_response(model, inputs, timeout_seconds))
@@ -173,10 +179,11 @@ class InferenceClient:
         sampling: SamplingParameters,
         *,
         timeout_seconds: float,
+        checkpoint: str | None = None,
         truncate_input: bool = False,
     ) -> AsyncGenerator[GeneratedChunk, None]:
         """Generate one answer in pieces; leaving the iteration cancels the request (use ``aclosing``)."""
-        inputs = generation_inputs(prompt, sampling, stream=True, truncate_input=truncate_input)
+        inputs = generation_inputs(prompt, sampling, checkpoint=checkpoint, stream=True, truncate_input=truncate_input)
         async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
             async for outputs in responses:
                 yield read_chunk(outputs)
@@ -188,6 +195,7 @@ class InferenceClient:
         continuations: Sequence[str],
         *,
         timeout_seconds: float,
+        checkpoint: str | None = None,
         truncate_input: bool = False,
     ) -> ScoredContinuations:
         """Score every continuation of one context; the context is computed once.
@@ -199,11 +207,12 @@ class InferenceClient:
             context: a text, which may be empty, or the messages of a conversation.
             continuations: texts to score behind the context; none empty.
             timeout_seconds: what is left of the caller's deadline.
+            checkpoint: which checkpoint of a checkpoint host answers; None for other models.
             truncate_input: drop the oldest context tokens if context and continuation exceed the window.
         """
         if not continuations or not all(continuations):
             raise InvalidArgumentError("continuations must be non-empty texts", reason="CONTINUATION_EMPTY")
-        inputs = {**prompt_inputs(context), contract.CONTINUATIONS: text_array(*continuations)}
+        inputs = {**prompt_inputs(context, checkpoint), contract.CONTINUATIONS: text_array(*continuations)}
         if truncate_input:
             inputs[contract.TRUNCATE_INPUT] = flag_array(True)
         return read_scored(await self._single_response(model, inputs, timeout_seconds), len(continuations))
@@ -215,6 +224,10 @@ class InferenceClient:
         request = write_request(model, uuid.uuid4().hex, {contract.TEXT: text_array(*texts).reshape(-1, 1)})
         reply = await self._unary(self._stub.ModelInfer, request, model, timeout_seconds)
         return read_classified(read_response(reply), len(texts))
+
+    async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
+        """Return the output tensors of the only response to any other request to a decoupled model."""
+        return await self._single_response(model, inputs, timeout_seconds)
 
     async def _unary(
         self, method: Any, request: Any, model: str, timeout_seconds: float, *, control: bool = False

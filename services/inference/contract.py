@@ -7,7 +7,7 @@ and documented in docs/inference.md. Torch-free, and free of Triton's client.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 # Inputs of a causal language model, as the vLLM backend names them.
@@ -52,7 +52,7 @@ ENGINE_PARAMETER: Final = "evalfleet_engine"
 LABELS_PARAMETER: Final = "labels"
 ARGUMENTS_FILE: Final = "model.json"
 
-EngineKind = Literal["causal_lm", "sequence_classifier"]
+EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 FinishReason = Literal["stop", "length"]
@@ -89,6 +89,7 @@ class CausalLMArguments:
         kv_cache_gib: bound on the memory of the running sequences' keys and values in GiB; one is always let in.
         prefix_cache_gib: bound on the memory of shared prefixes' keys and values in GiB.
         torch_threads: CPU threads of the engine; None takes the host's default.
+        adapter: folder of a LoRA adapter in peft's format, which is merged into the weights.
     """
 
     model: str
@@ -100,6 +101,7 @@ class CausalLMArguments:
     kv_cache_gib: float = 2.0
     prefix_cache_gib: float = 1.0
     torch_threads: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,9 @@ class ClassifierArguments:
     torch_threads: int | None = None
 
 
-def arguments_to_json(arguments: CausalLMArguments | ClassifierArguments) -> str:
+def arguments_to_json(arguments: Mapping[str, object]) -> str:
     """Write model.json."""
-    return json.dumps({name: value for name, value in asdict(arguments).items() if value is not None}, indent=2)
+    return json.dumps({name: value for name, value in arguments.items() if value is not None}, indent=2)
 
 
 def _tensor(name: str, data_type: str, dims: Sequence[int], *, optional: bool = False) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _CLASSES: Final[dict[str, type[errors.FleetError]]] = {
         errors.AbortedError,
         errors.UnimplementedError,
         errors.InternalError,
+        errors.PermissionDeniedError,
     )
 }
 # What Triton itself says, in its own words, and what that means to a caller.

@@ -16,9 +16,11 @@ from prometheus_client.registry import Collector
 from services.inference import contract
 from services.inference.contract import CausalLMArguments, ClassifierArguments, ModelEntry
 from services.inference.engines.causal_lm import CausalLMEngine
+from services.inference.engines.checkpoint_host import CheckpointHost
 from services.inference.engines.seams import METRICS, EngineMetrics, Responder, Tensors
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.inference.failures import InferenceFailure
+from services.inference.host_contract import HostArguments
 
 _logger = logging.getLogger(__name__)
 
@@ -205,6 +207,9 @@ def _read_entry(entry: ModelEntry) -> tuple[dict[str, Any], Callable[[EngineMetr
         if engine == "causal_lm":
             causal = CausalLMArguments(**arguments)
             return config, lambda metrics: CausalLMEngine.load(causal, metrics)
+        if engine == "checkpoint_host":
+            host = HostArguments(**arguments)
+            return config, lambda metrics: CheckpointHost(host, metrics)
         if engine == "sequence_classifier":
             classifier = ClassifierArguments(**arguments)
             return config, lambda metrics: ClassifierQueue(

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,14 @@ from services.inference import contract
 from services.inference.checkpoints import inspect_checkpoint, read_json
 from services.inference.contract import CausalLMArguments, ClassifierArguments, EngineKind, ModelEntry
 from services.inference.errors import as_fleet_errors
+from services.inference.host_contract import HostArguments, host_config
 from services.runtime.errors import FailedPreconditionError, InvalidArgumentError
 
 MODEL_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL_MODULES: Final[dict[EngineKind, str]] = {
     "causal_lm": "services.inference.triton_models.causal_lm",
     "sequence_classifier": "services.inference.triton_models.sequence_classifier",
+    "checkpoint_host": "services.inference.triton_models.checkpoint_host",
 }
 
 
@@ -44,7 +47,12 @@ def check_model_name(name: str) -> str:
 
 def causal_lm_entry(arguments: CausalLMArguments) -> ModelEntry:
     """Build the entry of a causal language model; the checkpoint itself is read by the inference host."""
-    return _entry("causal_lm", json.dumps(contract.causal_lm_config()), arguments)
+    return _entry("causal_lm", json.dumps(contract.causal_lm_config()), asdict(arguments))
+
+
+def host_entry(control_key_sha256: str) -> ModelEntry:
+    """Build the entry of the checkpoint host, which operations with the key of this digest may use."""
+    return _entry("checkpoint_host", json.dumps(host_config()), asdict(HostArguments(control_key_sha256)))
 
 
 def classifier_entry(arguments: ClassifierArguments) -> ModelEntry:
@@ -54,7 +62,7 @@ def classifier_entry(arguments: ClassifierArguments) -> ModelEntry:
         FleetError: the checkpoint or the head cannot be used.
     """
     config = contract.classifier_config(arguments, classifier_labels(arguments))
-    return _entry("sequence_classifier", json.dumps(config), arguments)
+    return _entry("sequence_classifier", json.dumps(config), asdict(arguments))
 
 
 def classifier_labels(arguments: ClassifierArguments) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ def classifier_labels(arguments: ClassifierArguments) -> tuple[str, ...]:
     return labels
 
 
-def _entry(kind: EngineKind, config: str, arguments: CausalLMArguments | ClassifierArguments) -> ModelEntry:
+def _entry(kind: EngineKind, config: str, arguments: Mapping[str, object]) -> ModelEntry:
     source = f"from {_MODEL_MODULES[kind]} import TritonPythonModel  # noqa: F401\n"
     return ModelEntry(
         config=config,

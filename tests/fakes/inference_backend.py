@@ -70,6 +70,10 @@ class FakeInferenceBackend:
             await self.list_gate.wait()
         return names
 
+    async def memory_bytes(self, *, timeout_seconds: float) -> int:
+        self._check_up()
+        return 1 << 30
+
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         self._check_up()
         self.loads.append(deployment.name)

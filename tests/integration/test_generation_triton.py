@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from prometheus_client import CollectorRegistry
 from services.generation.settings import GenerationSettings
 from services.generation.wiring import wire
 from services.inference.client import InferenceClient
+from services.inference.host_client import CheckpointHostClient
+from services.inference.host_contract import HOST_MODEL
 from services.inference.triton_server import free_port
 from services.runtime.errors import FleetError, from_rpc_error, from_status
 from services.runtime.testing import serve_in_process
@@ -172,7 +174,7 @@ async def failure(call: Awaitable[object]) -> FleetError:
 
 async def loaded_models(triton: Triton) -> set[str]:
     async with InferenceClient(triton.target, model_control_key=triton.key_file.read_text().strip()) as client:
-        return {model.name for model in await client.list_models(timeout_seconds=10) if model.state == "READY"}
+        return set((await CheckpointHostClient(client).list(timeout_seconds=10)).checkpoints)
 
 
 async def test_a_checkpoint_is_registered_used_and_deleted(
@@ -306,15 +308,30 @@ async def test_a_killed_triton_gets_its_models_back(
         await service.delete(model.name)
 
 
-async def test_a_killed_engine_is_started_again(
-    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton
+async def test_a_killed_engine_process_is_started_again_and_its_checkpoints_come_back(
+    settings: GenerationSettings, checkpoint_factory: Callable[[int], Path], triton: Triton
 ) -> None:
-    async with running(settings) as service:
-        model = await service.create("crashing", tiny_checkpoint)
-        before = await service.answer(model.name)
-        await asyncio.to_thread(triton.kill_engine, f"checkpoint-crashing-{model.digest[:12]}")
-        assert await service.answer(model.name) == before
-        await service.delete(model.name)
+    folders = {f"crashing-{seed}": checkpoint_factory(seed) for seed in (7, 8)}
+    roots = ":".join(str(folder.parent) for folder in folders.values())
+    async with running(settings.model_copy(update={"checkpoint_roots": roots})) as service:
+        models = [await service.create(model_id, folder) for model_id, folder in folders.items()]
+        before = [await service.answer(model.name) for model in models]
+        assert before[0] != before[1]
+        # Long ones, so that they are in flight when the process dies: each has exactly one outcome all the same.
+        long = [
+            generation_pb2.GenerateRequest(
+                model=model.name, prompt="fox", sampling=generation_pb2.SamplingParameters(max_tokens=200)
+            )
+            for model in models * 8
+        ]
+        in_flight = [asyncio.ensure_future(service.generation.Generate(each, timeout=120)) for each in long]
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(triton.kill_engine, HOST_MODEL)
+        assert [await service.answer(model.name) for model in models] == before
+        answers = await asyncio.gather(*in_flight)
+        assert len({answer.completions[0].text for answer in answers}) == 2
+        for model in models:
+            await service.delete(model.name)
 
 
 def start_service(folder: Path, settings: GenerationSettings) -> "subprocess.Popen[str]":

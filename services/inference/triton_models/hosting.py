@@ -16,8 +16,9 @@ from services.inference import contract
 from services.inference.contract import CausalLMArguments, ClassifierArguments
 from services.inference.engines.seams import METRICS
 from services.inference.failures import InferenceFailure, encode_failure
+from services.inference.host_contract import HostArguments
 
-Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments)
+Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments, HostArguments)
 
 
 def prepare_stub() -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,18 @@ from services.generation.requests import ContinuationScore, FinishReason, Sampli
 from services.generation.triton_backend import TritonBackend
 from services.inference import contract
 from services.inference.client import InferenceClient
+from services.inference.contract import CausalLMArguments
 from services.inference.failures import InferenceFailure, encode_failure
+from services.inference.host_contract import (
+    CHECKPOINT,
+    CONTROL_KEY,
+    HOST_MODEL,
+    OPERATION,
+    REPORT,
+    HostArguments,
+    HostReport,
+    parse_operation,
+)
 from services.inference.tensors import read_request, write_response
 from services.runtime.errors import FleetError
 
@@ -37,40 +49,61 @@ SCORES: Outputs = {
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Speaks Triton's protocol: one prepared answer or error text, and a memory of what it was asked."""
+    """Speaks Triton's protocol: one prepared answer or error text, a checkpoint host, a memory of what it was asked."""
 
     def __init__(self) -> None:
         self.answer: Outputs = ANSWER
         self.error = ""
         self.inputs: Mapping[str, Any] = {}
-        self.arguments: dict[str, Any] = {}
+        self.checkpoints: dict[str, Any] = {}
+        self.host: HostArguments | None = None
+        self.is_crashed = False
+        self.starts = 0
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         async for request in requests:
             self.inputs = read_request(request)
-            if self.error:
-                yield kserve.ModelStreamInferResponse(error_message=self.error)
+            error = self.error or self._host_error() * (OPERATION in self.inputs)
+            if error:
+                yield kserve.ModelStreamInferResponse(error_message=error)
                 continue
-            response = write_response(request.model_name, request.id, self.answer)
+            answer = self._operate(self.inputs) if OPERATION in self.inputs else self.answer
+            response = write_response(request.model_name, request.id, answer)
             response.parameters["triton_final_response"].bool_param = True
             yield kserve.ModelStreamInferResponse(infer_response=response)
 
+    def _host_error(self) -> str:
+        if self.is_crashed:
+            return f"Failed to process the request(s), message: Stub process '{HOST_MODEL}_0' is not healthy."
+        return "" if self.host else f"Request for unknown model: '{HOST_MODEL}' is not found"
+
+    def _operate(self, inputs: Mapping[str, Any]) -> Outputs:
+        assert self.host is not None
+        assert self.host.allows(text(inputs[CONTROL_KEY]))
+        operation = parse_operation(text(inputs[OPERATION]))
+        if operation.kind == "load":
+            self.checkpoints[operation.name] = operation.arguments
+        self.checkpoints = {
+            k: v for k, v in self.checkpoints.items() if (operation.kind, k) != ("unload", operation.name)
+        }
+        report = HostReport(tuple(self.checkpoints), memory_bytes=1 << 20)
+        return {REPORT: np.array([report.to_json().encode()], dtype=np.object_)}
+
     async def RepositoryModelLoad(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        assert request.model_name == HOST_MODEL
         if self.error:
             await context.abort(grpc.StatusCode.INTERNAL, self.error)
-        self.arguments = json.loads(request.parameters["file:1/model.json"].bytes_param)
+        if self.host is None:
+            self.host = HostArguments(**json.loads(request.parameters["file:1/model.json"].bytes_param))
+            self.starts += 1
         return kserve.RepositoryModelLoadResponse()
 
-    async def RepositoryIndex(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        states = {"a": "READY", "b": "UNAVAILABLE", "c": "LOADING"}
-        return kserve.RepositoryIndexResponse(
-            models=[kserve.RepositoryIndexResponse.ModelIndex(name=k, state=v) for k, v in states.items()]
-        )
-
-    async def ModelStatistics(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return kserve.ModelStatisticsResponse()
+    async def RepositoryModelUnload(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        assert request.model_name == HOST_MODEL
+        self.host, self.is_crashed, self.checkpoints = None, False, {}
+        return kserve.RepositoryModelUnloadResponse()
 
 
 @asynccontextmanager
@@ -137,11 +170,30 @@ async def test_a_scoring_is_translated_both_ways(backend: TritonBackend, triton:
 
 async def test_a_checkpoint_is_loaded_by_its_folder_in_its_dtype(backend: TritonBackend, triton: FakeTriton) -> None:
     await backend.load(Deployment("m", "/c/step-1", "bfloat16"), timeout_seconds=5)
-    assert (triton.arguments["model"], triton.arguments["dtype"]) == ("/c/step-1", "bfloat16")
+    assert triton.checkpoints["m"] == CausalLMArguments(model="/c/step-1", dtype="bfloat16")
+    await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
+    assert text(triton.inputs[CHECKPOINT]) == "m"
 
 
-async def test_only_ready_models_are_loaded(backend: TritonBackend) -> None:
-    assert await backend.loaded_names(timeout_seconds=5) == {"a"}
+async def test_checkpoints_share_one_host(backend: TritonBackend, triton: FakeTriton) -> None:
+    assert await backend.loaded_names(timeout_seconds=5) == frozenset()
+    assert triton.starts == 0
+    loads = (backend.load(Deployment(name, "/c", "float32"), timeout_seconds=5) for name in "abc")
+    await asyncio.gather(*loads)
+    assert triton.starts == 1
+    assert await backend.memory_bytes(timeout_seconds=5) == 1 << 20
+    await backend.unload("b", timeout_seconds=5)
+    assert await backend.loaded_names(timeout_seconds=5) == {"a", "c"}
+
+
+async def test_a_dead_host_is_started_again_once(backend: TritonBackend, triton: FakeTriton) -> None:
+    await backend.load(Deployment("a", "/c", "float32"), timeout_seconds=5)
+    triton.is_crashed = True
+    assert await backend.loaded_names(timeout_seconds=5) == frozenset()
+    await backend.unload("a", timeout_seconds=5)
+    await asyncio.gather(*(backend.load(Deployment(name, "/c", "float32"), timeout_seconds=5) for name in "bc"))
+    assert triton.starts == 2
+    assert await backend.loaded_names(timeout_seconds=5) == {"b", "c"}
 
 
 @pytest.mark.parametrize(
