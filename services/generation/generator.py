@@ -1,9 +1,9 @@
 """Generates and scores with registered models."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from services.generation.backend import EngineAnswer, InferenceBackend
 from services.generation.errors import ModelLostError
@@ -20,6 +20,7 @@ from services.generation.requests import (
     Usage,
 )
 from services.generation.sample_seeds import sample_seed
+from services.generation.samples import all_samples
 from services.runtime.deadlines import bind_deadline, child_timeout, remaining_seconds
 
 ResultT = TypeVar("ResultT")
@@ -110,7 +111,7 @@ class Generator:
     async def _generate(self, request: GenerationRequest, flow: CallFlow) -> GenerationResult:
         async def work(record: ModelRecord) -> GenerationResult:
             samples = (self._sample(record, request, index, flow) for index in request.sample_indices)
-            return _result(await _all(samples), record)
+            return _result(await all_samples(samples), record)
 
         return await self._with_model(request.model_id, work)
 
@@ -157,13 +158,3 @@ def _result(answers: Sequence[EngineAnswer], record: ModelRecord) -> GenerationR
     completions = [Completion(answer.text, answer.finish_reason, answer.completion_tokens) for answer in answers]
     truncated = any(answer.truncated for answer in answers)
     return GenerationResult(completions, usage, record.digest, truncated, record.engine)
-
-
-async def _all(samples: Iterable[Coroutine[Any, Any, EngineAnswer]]) -> list[EngineAnswer]:
-    """Await all samples at once; the first failure cancels the rest and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(sample) for sample in samples]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

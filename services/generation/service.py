@@ -4,11 +4,13 @@ import grpc
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 from services.generation import translation
-from services.generation.generator import BatchOutcome, Generator
+from services.generation.answering import Answering
+from services.generation.cost.caller_ledger import CallerLedger
+from services.generation.generator import BatchOutcome
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.registration import ModelRegistrar
 from services.generation.requests import GenerationRequest
-from services.runtime.errors import InvalidArgumentError, UnimplementedError, to_status
+from services.runtime.errors import InvalidArgumentError, to_status
 from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
@@ -18,8 +20,9 @@ MODEL_SERVICE = "evalfleet.generation.v1.ModelService"
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Generates and scores."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Answering, caller_ledger: CallerLedger) -> None:
         self._generator = generator
+        self._caller_ledger = caller_ledger
 
     async def Generate(
         self,
@@ -59,7 +62,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         ],
     ) -> generation_pb2.ListCallerUsageResponse:
         """List what callers have cost."""
-        raise UnimplementedError("nothing is summed yet")
+        page = paginate(
+            await self._caller_ledger.callers(),
+            key=lambda each: each.caller,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            scope="ListCallerUsage",
+        )
+        callers = [translation.caller_message(each) for each in page.items]
+        return generation_pb2.ListCallerUsageResponse(callers=callers, next_page_token=page.next_page_token)
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):

@@ -27,6 +27,29 @@ class GenerationSettings(ServiceSettings):
         "transformers", description="What engine auto means: transformers, or vllm (GPUs; on CPUs after `make vllm`)."
     )
 
+    cache_url: str = Field(
+        "",
+        description="Where answers are kept: sqlite:///PATH, redis://HOST:PORT/DATABASE (or rediss://, unix://), off; "
+        "default: answers.sqlite3 in the state folder.",
+    )
+    cache_max_bytes: int = Field(
+        2 * 1024**3, ge=1024**2, description="Bound of an SQLite cache in bytes; the least recently used go first."
+    )
+    cache_lifetime_seconds: float = Field(
+        14 * 86_400.0, gt=0, description="Seconds after its last use that Redis keeps an answer."
+    )
+    cache_timeout_seconds: float = Field(
+        0.5, gt=0, description="Longest operation of Redis, in seconds; then the answer is computed."
+    )
+    engine_revision: str = Field(
+        "",
+        description="What of the engines this process cannot see, e.g. the digest of Triton's image; a new value makes "
+        "all kept answers unused.",
+    )
+    price_table: Path | None = Field(
+        None, description="JSON file of prices by model and engine; default: everything is free."
+    )
+
     max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
     max_engine_requests_per_call: int = Field(
         32, ge=1, description="Of those, how many samples or batch items of one call."

@@ -7,6 +7,7 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2, model_pb2
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from services.generation.cost.caller_ledger import CallerUsage
 from services.generation.models import DTYPES, ENGINES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
 from services.generation.registration import Registration
 from services.generation.requests import (
@@ -299,6 +300,19 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
         create_time=created,
         engine=record.engine,
     )
+
+
+def caller_message(sums: CallerUsage) -> generation_pb2.CallerUsage:
+    """Write what a caller has cost."""
+    message = generation_pb2.CallerUsage(
+        caller=sums.caller,
+        request_count=sums.requests,
+        cached_request_count=sums.cached_requests,
+        usage=usage_message(sums.usage),
+    )
+    message.first_time.FromNanoseconds(round(sums.first_seconds * 1e9))
+    message.last_time.FromNanoseconds(round(sums.last_seconds * 1e9))
+    return message
 
 
 def _explanation(cache: CacheExplanation) -> generation_pb2.CacheExplanation:

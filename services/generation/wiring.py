@@ -2,15 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from services.generation.answering import Answering
 from services.generation.backend import InferenceBackend
+from services.generation.cache.answer_cache import AnswerCache
+from services.generation.cache.cached_generator import CachedGenerator
 from services.generation.checkpoints import ContentDigests
+from services.generation.cost.accounting import AccountedGenerator
+from services.generation.cost.caller_ledger import CallerLedger
+from services.generation.cost.prices import read_price_table
 from services.generation.flow import EngineFlow
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
@@ -21,8 +27,14 @@ from services.generation.service import GENERATION_SERVICE, MODEL_SERVICE, Gener
 from services.generation.settings import GenerationSettings
 from services.generation.triton_backend import TritonBackend
 from services.inference.client import InferenceClient
+from services.inference.engine_revision import engine_revision
+from services.runtime.cache.metrics import CacheMetrics
+from services.runtime.cache.opening import open_store
 from services.runtime.errors import FleetError, StartupError
 from services.runtime.server import HostedService
+
+CACHE_FILE_NAME = "answers.sqlite3"
+CACHE_NAMESPACE = "evalfleet:answers"
 
 
 @asynccontextmanager
@@ -74,7 +86,9 @@ async def wire_backend(
         roots,
         LoadingLimits(load_timeout_seconds=settings.load_timeout_seconds, concurrent_loads=settings.concurrent_loads),
     )
-    with closing(ModelRegistry(settings.state_dir)) as registry:
+    prices = read_price_table(settings.price_table)
+    async with AsyncExitStack() as stack:
+        registry = stack.enter_context(closing(ModelRegistry(settings.state_dir)))
         lifecycle = ModelLifecycle(
             registry,
             backend,
@@ -89,7 +103,10 @@ async def wire_backend(
             total=settings.max_engine_requests, per_call=settings.max_engine_requests_per_call, metrics=metrics
         )
         generator = Generator(lifecycle, backend, flow, request_timeout_seconds=settings.engine_request_timeout_seconds)
-        generation = GenerationServicer(generator)
+        answering = await _with_cache(settings, metrics, generator, lifecycle, stack)
+        callers = await CallerLedger.open(settings.state_dir)
+        stack.push_async_callback(callers.close)
+        generation = GenerationServicer(AccountedGenerator(answering, prices, callers, metrics), callers)
         models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules), lifecycle)
         await lifecycle.start()
         try:
@@ -107,6 +124,36 @@ async def wire_backend(
             )
         finally:
             await lifecycle.close()
+
+
+async def _with_cache(
+    settings: GenerationSettings,
+    registry: CollectorRegistry,
+    generator: Generator,
+    lifecycle: ModelLifecycle,
+    stack: AsyncExitStack,
+) -> Answering:
+    """Return the generator behind the cache that the settings name; it is closed with ``stack``."""
+    metrics = CacheMetrics("generation", registry)
+    store = await open_store(
+        settings.cache_url,
+        default_path=settings.state_dir / CACHE_FILE_NAME,
+        namespace=CACHE_NAMESPACE,
+        max_bytes=settings.cache_max_bytes,
+        lifetime_seconds=settings.cache_lifetime_seconds,
+        timeout_seconds=settings.cache_timeout_seconds,
+        metrics=metrics,
+    )
+    if store is None:
+        return generator
+    stack.push_async_callback(store.close)
+    return CachedGenerator(
+        generator,
+        lifecycle,
+        AnswerCache(store, metrics),
+        engine_revision=engine_revision(settings.engine_revision),
+        places_per_call=settings.max_engine_requests_per_call,
+    )
 
 
 def _read_key(file: Path | None) -> str | None:

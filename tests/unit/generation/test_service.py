@@ -192,3 +192,47 @@ async def test_checkpoints_outside_the_roots_do_not_exist_for_callers(
     outside = write_checkpoint(tmp_path / "outside")
     error = await failure(models.CreateModel(model_pb2.CreateModelRequest(checkpoint_path=str(outside))))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CHECKPOINT_OUTSIDE_ROOTS")
+
+
+async def test_callers_pay_for_what_was_computed_and_see_it_listed(
+    settings: GenerationSettings, backend: FakeInferenceBackend, checkpoint: Path, tmp_path: Path
+) -> None:
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"prices": [{"usd_per_engine_second": 0.002}]}')
+    priced = settings.model_copy(update={"price_table": prices})
+    metrics = CollectorRegistry()
+    async with (
+        wire_backend(priced, metrics, backend) as services,
+        serve_in_process(*services, settings=priced) as channel,
+    ):
+        models, generation = (
+            model_pb2_grpc.ModelServiceStub(channel),
+            generation_pb2_grpc.GenerationServiceStub(channel),
+        )
+        await models.CreateModel(model_pb2.CreateModelRequest(model_id="m", checkpoint_path=str(checkpoint)))
+        request = generation_pb2.GenerateRequest(model="models/m", prompt="hi", explain_cache=True)
+        first, second = [
+            await generation.Generate(request, metadata=(("evalfleet-caller", caller),)) for caller in ("ann", "bob")
+        ]
+        scoring = generation_pb2.ScoreContinuationsRequest(model="models/m", prompt="hi", continuations=["a"])
+        await generation.ScoreContinuations(scoring)
+        listed = await generation.ListCallerUsage(generation_pb2.ListCallerUsageRequest(page_size=2))
+        token = generation_pb2.ListCallerUsageRequest(page_size=2, page_token=listed.next_page_token)
+        rest = await generation.ListCallerUsage(token)
+        error = await failure(generation.Generate(request, metadata=(("evalfleet-caller", "no name"),)))
+    assert error.reason == "CALLER_INVALID"
+    assert (first.cached, second.cached) == (False, True)
+    assert first.cache_explanation.outcome == generation_pb2.CACHE_OUTCOME_MISS
+    assert second.cache_explanation.outcome == generation_pb2.CACHE_OUTCOME_HIT
+    assert second.completions[0].text == first.completions[0].text
+    tokens = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert (first.usage.cost_micro_usd, first.usage.cache_saved_tokens) == (1000, 0)
+    assert (second.usage.cost_micro_usd, second.usage.cache_saved_tokens) == (0, tokens)
+    assert second.usage.engine_time.ToNanoseconds() == 0
+    by_name = {each.caller: each for each in (*listed.callers, *rest.callers)}
+    assert list(by_name) == ["ann", "anonymous", "bob"]
+    assert by_name["ann"].usage == first.usage
+    assert (by_name["bob"].cached_request_count, by_name["bob"].usage) == (1, second.usage)
+    assert by_name["anonymous"].usage.cost_micro_usd == 500
+    labels = {"caller": "bob", "kind": "cache_saved"}
+    assert metrics.get_sample_value("evalfleet_generation_caller_tokens_total", labels) == tokens

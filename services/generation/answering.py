@@ -1,0 +1,20 @@
+"""The seam between whoever answers requests and whoever asks: generator, cache, account of cost."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.generation.generator import BatchOutcome
+from services.generation.requests import GenerationRequest, GenerationResult, ScoringRequest, ScoringResult
+
+
+class Answering(Protocol):
+    """Generates and scores; every method but ``generate_batch`` raises ``FleetError``."""
+
+    async def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Generate all samples of one request."""
+
+    async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
+        """Generate for many requests; one outcome each, in their order; an exception is its own outcome."""
+
+    async def score(self, request: ScoringRequest) -> ScoringResult:
+        """Score all continuations of one context."""

@@ -1,0 +1,1 @@
+"""The cache of answers: what identifies an answer, how it is written down, and who asks it first."""

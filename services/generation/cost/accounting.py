@@ -1,0 +1,121 @@
+"""Puts a price on answers and books them to their callers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from services.generation.answering import Answering
+from services.generation.cost.caller_ledger import OTHERS, CallerLedger
+from services.generation.cost.prices import PriceTable
+from services.generation.generator import BatchOutcome
+from services.generation.requests import GenerationRequest, GenerationResult, ScoringRequest, ScoringResult, Usage
+from services.runtime.callers import current_caller
+
+_MOST_LABELS: Final = 50
+_TOKEN_KINDS: Final = (
+    "computed_prompt_tokens",
+    "computed_completion_tokens",
+    "prefix_saved_tokens",
+    "cache_saved_tokens",
+)
+
+
+class CallerMetrics:
+    """Counters by caller: the first callers by name, the rest together, so that labels stay few.
+
+    Args:
+        registry: receives them.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._labelled: set[str] = set()
+        self._tokens = Counter(
+            "evalfleet_generation_caller_tokens",
+            "Tokens by caller: computed, or saved by prefixes or by the cache of answers.",
+            labelnames=("caller", "kind"),
+            registry=registry,
+        )
+        self._engine_seconds = Counter(
+            "evalfleet_generation_caller_engine_seconds",
+            "Engine time by caller.",
+            labelnames=("caller",),
+            registry=registry,
+        )
+        self._cost = Counter(
+            "evalfleet_generation_caller_cost_usd",
+            "Cost by caller, by the price table.",
+            labelnames=("caller",),
+            registry=registry,
+        )
+
+    def add(self, caller: str, usage: Usage) -> None:
+        """Count one answer."""
+        if caller not in self._labelled:
+            if len(self._labelled) >= _MOST_LABELS:
+                caller = OTHERS
+            else:
+                self._labelled.add(caller)
+        for kind in _TOKEN_KINDS:
+            self._tokens.labels(caller, kind.removesuffix("_tokens")).inc(getattr(usage, kind))
+        self._engine_seconds.labels(caller).inc(usage.engine_seconds)
+        self._cost.labels(caller).inc(usage.cost_nano_usd / 1e9)
+
+
+class AccountedGenerator:
+    """Implements ``Answering``: passes requests on, and prices and books what comes back.
+
+    Args:
+        inner: answers.
+        prices: what computing costs.
+        ledger: keeps the sums.
+        metrics: receives counters by caller.
+    """
+
+    def __init__(self, inner: Answering, prices: PriceTable, ledger: CallerLedger, metrics: CollectorRegistry) -> None:
+        self._inner = inner
+        self._prices = prices
+        self._ledger = ledger
+        self._metrics = CallerMetrics(metrics)
+
+    async def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Generate and book the answer.
+
+        Raises:
+            InvalidArgumentError: CALLER_INVALID.
+            FleetError: as the inner generator; failed requests are not booked.
+        """
+        caller = current_caller()
+        return self._booked(caller, request.model_id, await self._inner.generate(request))
+
+    async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
+        """Generate for many requests and book those that were answered."""
+        caller = current_caller()
+        outcomes = await self._inner.generate_batch(requests)
+        return [
+            self._booked(caller, request.model_id, outcome)
+            if isinstance(outcome, GenerationResult) and isinstance(request, GenerationRequest)
+            else outcome
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    async def score(self, request: ScoringRequest) -> ScoringResult:
+        """Score and book the answer; raises as ``generate`` does."""
+        caller = current_caller()
+        result = await self._inner.score(request)
+        usage = self._priced(request.model_id, result.engine, result.usage)
+        self._book(caller, usage, is_cached=result.is_cached)
+        return replace(result, usage=usage)
+
+    def _booked(self, caller: str, model_id: str, result: GenerationResult) -> GenerationResult:
+        usage = self._priced(model_id, result.engine, result.usage)
+        self._book(caller, usage, is_cached=result.is_cached)
+        return replace(result, usage=usage)
+
+    def _priced(self, model_id: str, engine: str, usage: Usage) -> Usage:
+        return replace(usage, cost_nano_usd=self._prices.nano_usd(model_id, engine, usage))
+
+    def _book(self, caller: str, usage: Usage, *, is_cached: bool) -> None:
+        self._ledger.add(caller, usage, is_cached=is_cached)
+        self._metrics.add(caller, usage)

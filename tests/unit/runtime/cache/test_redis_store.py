@@ -1,0 +1,116 @@
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from services.runtime.cache.metrics import CacheMetrics
+from services.runtime.cache.redis_store import RedisCacheStore
+from services.runtime.cache.store import NewEntry
+from services.runtime.errors import StartupError
+from tests.fakes.redis_server import RedisServer, running_redis
+
+KEY = hashlib.sha256(b"a").digest()
+
+
+def store_at(url: str, metrics: CacheMetrics, **options: float) -> RedisCacheStore:
+    return RedisCacheStore(
+        url,
+        namespace="t",
+        lifetime_seconds=options.get("lifetime", 60.0),
+        timeout_seconds=options.get("timeout", 0.5),
+        metrics=metrics,
+    )
+
+
+async def test_two_replicas_share_what_they_have(redis_server: RedisServer, metrics: CacheMetrics) -> None:
+    one, other = store_at(redis_server.url, metrics), store_at(redis_server.url, metrics)
+    await one.put(NewEntry(KEY, b"value"))
+    await one.flush()
+    assert await other.get_many([KEY]) == {KEY: b"value"}
+    await one.close()
+    await other.close()
+
+
+async def test_every_key_expires_and_a_use_prolongs_it(redis_server: RedisServer, metrics: CacheMetrics) -> None:
+    store = store_at(redis_server.url, metrics, lifetime=100.0)
+    await store.put(NewEntry(KEY, b"value", (b"g",), b"p"))
+    await store.flush()
+    redis = Redis.from_url(redis_server.url)
+    names = [name async for name in redis.scan_iter("t:*")]
+    assert len(names) == 2
+    for name in names:
+        assert 0 < await redis.pttl(name) <= 100_000
+    await redis.pexpire("t:e:" + KEY.hex(), 5_000)
+    await store.get_many([KEY])
+    assert await redis.pttl("t:e:" + KEY.hex()) > 5_000
+    await redis.aclose()
+    await store.close()
+
+
+async def test_a_redis_that_is_away_costs_little_and_fails_nothing(
+    metrics: CacheMetrics, registry: CollectorRegistry
+) -> None:
+    store = store_at("redis://127.0.0.1:1/0", metrics)
+    began = time.monotonic()
+    for _ in range(200):
+        assert await store.get_many([KEY]) == {}
+        await store.put(NewEntry(KEY, b"value"))
+        assert await store.recent(b"g", limit=3) == []
+    assert time.monotonic() - began < 2.0
+    assert 1 <= (registry.get_sample_value("evalfleet_test_cache_store_failures_total") or 0) < 10
+    assert (registry.get_sample_value("evalfleet_test_cache_dropped_entries_total") or 0) > 100
+    await store.close()
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_in_time(metrics: CacheMetrics) -> None:
+    async def listen(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = store_at(f"redis://127.0.0.1:{port}/0", metrics, timeout=0.1)
+    began = time.monotonic()
+    assert await store.get_many([KEY]) == {}
+    assert time.monotonic() - began < 1.0
+    await store.close()
+    server.close()
+
+
+async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, metrics: CacheMetrics) -> None:
+    with running_redis(tmp_path) as server:
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+        store = store_at(server.url, metrics)
+        await store.put(NewEntry(KEY, b"value"))
+        await store.flush()
+        server.kill()
+        assert await store.get_many([KEY]) == {}
+    with running_redis(tmp_path, port=port):
+        async with asyncio.timeout(10):
+            while not await store.get_many([KEY]):
+                await store.put(NewEntry(KEY, b"again"))
+                await store.flush()
+                await asyncio.sleep(0.05)
+        await store.close()
+
+
+async def test_a_value_of_another_type_is_a_miss(redis_server: RedisServer, metrics: CacheMetrics) -> None:
+    redis: Any = Redis.from_url(redis_server.url)
+    await redis.delete("t:e:" + KEY.hex())
+    await redis.lpush("t:e:" + KEY.hex(), "not a string")
+    store = store_at(redis_server.url, metrics)
+    assert await store.get_many([KEY]) == {}
+    await redis.delete("t:e:" + KEY.hex())
+    await redis.aclose()
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["redis://:secret@host:notaport/0", "redis://:secret@h/0?bad=%zz&db=x"])
+async def test_a_bad_url_is_reported_without_its_password(metrics: CacheMetrics, url: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        store_at(url, metrics)
+    assert "secret" not in caught.value.message
