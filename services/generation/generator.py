@@ -132,7 +132,8 @@ class Generator:
         for attempt in range(1, _ATTEMPTS + 1):
             model = await self._models.ready(model_id)
             try:
-                return await work(model.record)
+                with self._models.using(model):
+                    return await work(model.record)
             except ModelLostError as error:
                 self._models.report_lost(model, error)
                 if attempt == _ATTEMPTS:

@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +22,8 @@ from services.generation.errors import (
 from services.generation.loading import CheckpointLoader
 from services.generation.models import ModelRecord, ModelState
 from services.generation.registry import ModelRegistry
+from services.generation.residency import MemoryLimits, ModelMemory
+from services.generation.retention import RetentionPolicy, models_to_forget
 from services.runtime.deadlines import bind_deadline, child_timeout
 from services.runtime.errors import FleetError, UnavailableError, not_found
 
@@ -35,12 +39,16 @@ class LifecycleLimits:
         unload_timeout_seconds: time for unloading a model; one that is being loaded is loaded to the end first.
         list_timeout_seconds: time for asking what is loaded.
         reconcile_interval_seconds: pause between two comparisons of the registry with the inference server.
+        memory: what the loaded models may take together.
+        retention: how long models that are not loaded stay registered.
     """
 
     ready_wait_seconds: float = 30.0
     unload_timeout_seconds: float = 120.0
     list_timeout_seconds: float = 10.0
     reconcile_interval_seconds: float = 2.0
+    memory: MemoryLimits = field(default_factory=MemoryLimits)
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,15 @@ class ServingModel:
 
 
 class ModelLifecycle:
-    """Keeps the registered models loaded.
+    """Keeps the registered models loaded, as far as they fit into memory.
 
     One activation task per model brings it to READY or FAILED; everybody who needs the model waits for that task.
     Activations start when a model is created, when a request finds it lost, and from a loop that compares the
     registry with the inference server, one model after the other, so that requested models need not queue for it.
+    A model that is needed takes the memory of the least recently used ones, which are EVICTED until they are needed.
+
+    Attributes:
+        memory: what the loaded models take.
     """
 
     def __init__(
@@ -71,6 +83,9 @@ class ModelLifecycle:
         self._backend = backend
         self._loader = loader
         self._limits = limits
+        self.memory = ModelMemory(
+            limits.memory, lambda: backend.memory_bytes(timeout_seconds=limits.list_timeout_seconds)
+        )
         self._activations: dict[str, asyncio.Task[None]] = {}
         self._epochs: dict[str, int] = {}
         self._deleting: set[str] = set()
@@ -81,7 +96,10 @@ class ModelLifecycle:
         self._log: Any = structlog.get_logger(__name__)
 
     async def start(self) -> None:
-        """Begin to load what is registered and not loaded, and keep it so until ``close``."""
+        """Begin to load what was loaded last and is not now, and keep it so until ``close``."""
+        for record in self._registry.records():
+            if record.state is ModelState.READY:
+                self.memory.book(record)
         self._reconciling = asyncio.create_task(self._keep_reconciling(), name="reconcile models")
 
     async def close(self) -> None:
@@ -138,9 +156,9 @@ class ModelLifecycle:
             ModelNotReadyError: it is not loaded in time; come back later.
         """
         record = _not_failed(self.get(model_id))
-        if record.state is not ModelState.READY or self._is_activating(model_id):
-            record = await self.settle(model_id, wait_seconds=self._limits.ready_wait_seconds)
-        if record.state is not ModelState.READY or self._is_activating(model_id):
+        if not self._takes_requests(record):
+            record = await self._settled_again(model_id)
+        if not self._takes_requests(record):
             reachable = self._loader.server_reachable
             raise ModelNotReadyError(
                 f"models/{model_id} is still being loaded; try again"
@@ -151,6 +169,31 @@ class ModelLifecycle:
                 retry_after_seconds=2.0,
             )
         return ServingModel(record, self._epochs.get(model_id, 0))
+
+    @contextmanager
+    def using(self, model: ServingModel) -> Iterator[None]:
+        """Keep a model loaded while a request is in flight; enter it as soon as ``ready`` has returned."""
+        with self.memory.using(model.record.model_id):
+            yield
+
+    def _takes_requests(self, record: ModelRecord) -> bool:
+        return (
+            record.state is ModelState.READY
+            and not self._is_activating(record.model_id)
+            and not self.memory.is_leaving(record.model_id)
+        )
+
+    async def _settled_again(self, model_id: str) -> ModelRecord:
+        """Wait for a model as long as a request may; one that makes room for others is waited for twice."""
+        try:
+            async with asyncio.timeout(child_timeout(self._limits.ready_wait_seconds)):
+                while True:
+                    await self.memory.until_left(model_id)
+                    record = await self.settle(model_id, wait_seconds=self._limits.ready_wait_seconds)
+                    if record.state is not ModelState.READY or self._takes_requests(record):
+                        return record
+        except TimeoutError:
+            return self._found(model_id)
 
     def report_lost(self, model: ServingModel, error: ModelLostError) -> None:
         """Load a model again that did not answer; reports about an earlier load of it are ignored."""
@@ -186,6 +229,7 @@ class ModelLifecycle:
                     self._dropped.add(name)
                     await self._loader.unload(name, timeout_seconds=child_timeout(self._limits.unload_timeout_seconds))
                 await self._registry.remove(model_id)
+                self.memory.forget(model_id)
                 self._log.info("model_deleted", model=model_id)
             finally:
                 self._deleting.discard(model_id)
@@ -213,6 +257,7 @@ class ModelLifecycle:
     def _activation_ended(self, model_id: str, task: asyncio.Task[None]) -> None:
         if self._activations.get(model_id) is task:
             del self._activations[model_id]
+        self.memory.notify()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.warning("model_activation_failed", model=model_id, error=str(error) or type(error).__name__)
 
@@ -222,22 +267,54 @@ class ModelLifecycle:
         try:
             record = await self._loader.verify(record)
             await self._registry.put(record)
+            await self.memory.admit(record, self._ready_records, self._evict)
             self._dropped.discard(record.deployment.name)
             record = await self._loader.load(record, restart=restart)
         except (UnavailableError, ModelControlRefusedError):
+            self.memory.release(model_id)
             raise  # no fault of the model: it stays LOADING, and the loop tries again
         except FleetError as error:
+            self.memory.release(model_id)
             failure = " ".join(error.message.split())[:_LONGEST_FAILURE_CHARACTERS]
             await self._registry.put(replace(record, state=ModelState.FAILED, failure=failure))
             self._log.warning("model_failed", model=model_id, reason=error.reason, failure=failure)
             return
         self._epochs[model_id] = self._epochs.get(model_id, 0) + 1
-        await self._registry.put(replace(record, state=ModelState.READY))
+        self.memory.touch(model_id)
+        await self._registry.put(replace(record, state=ModelState.READY, last_use_time=datetime.now(UTC)))
         self._log.info("model_ready", model=model_id, deployment=record.deployment.name)
+
+    def _ready_records(self) -> Sequence[ModelRecord]:
+        return [
+            each for each in self.records() if each.state is ModelState.READY and not self._is_activating(each.model_id)
+        ]
+
+    async def _evict(self, record: ModelRecord) -> None:
+        """Unload a model without forgetting it."""
+        await self._registry.put(replace(record, state=ModelState.EVICTED, last_use_time=datetime.now(UTC)))
+        self._dropped.add(record.deployment.name)
+        try:
+            await self._loader.unload(record.deployment.name)
+        except ModelLostError as error:
+            # With its server it is gone from memory, too; if it should come back, the loop unloads it.
+            self._log.warning("eviction_unfinished", model=record.model_id, error=error.message)
+        self._log.info("model_evicted", model=record.model_id)
+
+    async def _forget_unused(self) -> None:
+        for model_id in models_to_forget(self.records(), self._limits.retention, datetime.now(UTC)):
+            async with self.lock(model_id):
+                record = self._registry.find(model_id)
+                is_unused = record is not None and record.state in (ModelState.EVICTED, ModelState.FAILED)
+                if is_unused and not self._is_activating(model_id):
+                    await self._registry.remove(model_id)
+                    self.memory.forget(model_id)
+                    self._epochs.pop(model_id, None)
+                    self._log.info("model_forgotten", model=model_id)
 
     async def _keep_reconciling(self) -> None:
         while True:
             try:
+                await self._forget_unused()
                 await self._reconcile()
             except (FleetError, OSError, sqlite3.Error) as error:
                 self._log.warning("reconcile_failed", error=str(error))
@@ -252,7 +329,9 @@ class ModelLifecycle:
         for name in self._dropped & loaded:
             await self._loader.unload(name)
         for model_id, (record, epoch) in before.items():
-            if record.state is ModelState.FAILED or self._is_activating(model_id):
+            if record.state in (ModelState.FAILED, ModelState.EVICTED) or self._is_activating(model_id):
+                continue
+            if self.memory.is_leaving(model_id):
                 continue
             if (self._registry.find(model_id), self._epochs.get(model_id)) != (record, epoch):
                 continue

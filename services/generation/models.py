@@ -24,6 +24,7 @@ class ModelState(enum.Enum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    EVICTED = "evicted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class ModelRecord:
         create_time: when it was registered, in UTC.
         fingerprint: the files that the digest was computed from; empty as long as the digest is.
         engine: what computes its answers, never ``auto``.
+        parameter_count: numbers in its weights; 0 if they were not counted.
+        last_use_time: when it last took a request before it was loaded or evicted; ``None``: never.
     """
 
     model_id: str
@@ -57,6 +60,13 @@ class ModelRecord:
     create_time: datetime
     fingerprint: Fingerprint = ()
     engine: str = "transformers"
+    parameter_count: int = 0
+    last_use_time: datetime | None = None
+
+    @property
+    def last_used(self) -> datetime:
+        """When it last took a request, or was registered."""
+        return self.last_use_time or self.create_time
 
     @property
     def deployment(self) -> Deployment:

@@ -112,11 +112,12 @@ class ModelRegistrar:
 
     async def _register(self, registration: Registration, checkpoint: Checkpoint) -> str:
         dtype = self._dtype(registration.dtype, checkpoint)
+        engine = self._rules.auto_engine if registration.engine == "auto" else registration.engine
         digest, fingerprint = "", Fingerprint()
         model_id = registration.model_id
         if model_id is None:
             digest, fingerprint = await self._digest_in_time(checkpoint, dtype)
-            model_id = default_model_id(checkpoint.path.name, digest)
+            model_id = self._holder(digest, engine) or default_model_id(checkpoint.path.name, digest)
         candidate = ModelRecord(
             model_id=model_id,
             checkpoint_path=str(checkpoint.path),
@@ -129,7 +130,8 @@ class ModelRegistrar:
             weight_bytes=checkpoint.facts.weight_bytes,
             create_time=datetime.now(UTC),
             fingerprint=fingerprint,
-            engine=self._rules.auto_engine if registration.engine == "auto" else registration.engine,
+            parameter_count=checkpoint.facts.parameter_count,
+            engine=engine,
         )
         async with self._lifecycle.lock(model_id):
             existing = self._registry.find(model_id)
@@ -139,6 +141,11 @@ class ModelRegistrar:
             if record is not existing or request is not None:
                 await self._registry.put(record, request)
         return model_id
+
+    def _holder(self, digest: str, engine: str) -> str | None:
+        """Return the id of the model that holds this content already, from whatever folder it came."""
+        held = (each.model_id for each in self._registry.records() if (each.digest, each.engine) == (digest, engine))
+        return next(held, None)
 
     async def _same_content(self, existing: ModelRecord, candidate: ModelRecord, checkpoint: Checkpoint) -> ModelRecord:
         """Return the record to keep for the existing model.

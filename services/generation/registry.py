@@ -31,6 +31,10 @@ CREATE TABLE create_requests (
 ) STRICT;
 """,
     "ALTER TABLE models ADD COLUMN engine TEXT NOT NULL DEFAULT 'transformers'",
+    """
+ALTER TABLE models ADD COLUMN parameter_count INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN last_use_time TEXT
+""",
 )
 """Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
 _SCHEMA_VERSION = len(_MIGRATIONS)
@@ -178,6 +182,7 @@ def _to_row(record: ModelRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _COLUMNS} | {
         "state": record.state.value,
         "create_time": record.create_time.astimezone(UTC).isoformat(),
+        "last_use_time": record.last_use_time and record.last_use_time.astimezone(UTC).isoformat(),
         "fingerprint": json.dumps([asdict(stamp) for stamp in record.fingerprint]),
     }
 
@@ -188,6 +193,7 @@ def _to_record(row: dict[str, Any]) -> ModelRecord:
         | {
             "state": ModelState(row["state"]),
             "create_time": datetime.fromisoformat(row["create_time"]),
+            "last_use_time": row["last_use_time"] and datetime.fromisoformat(row["last_use_time"]),
             "fingerprint": tuple(FileStamp(**stamp) for stamp in json.loads(row["fingerprint"])),
         }
     )

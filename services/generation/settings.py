@@ -65,6 +65,23 @@ class GenerationSettings(ServiceSettings):
     ready_wait_seconds: float = Field(
         30.0, ge=0, description="Longest that a request waits for its model to be loaded again, in seconds."
     )
+    model_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="What the loaded models may take together; the least recently used ones are evicted. Default: half "
+        "of the inference device's memory.",
+    )
+    model_overhead_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Counted for each loaded model beside its weights: its tokenizer and its prefix cache.",
+    )
+    unused_models_kept: int = Field(
+        1000, ge=0, description="Most EVICTED and FAILED models; the least recently used ones beyond it are forgotten."
+    )
+    unused_model_days: float = Field(
+        30.0, gt=0, description="An EVICTED or FAILED model is forgotten so many days after its last use."
+    )
     reconcile_interval_seconds: float = Field(
         2.0, gt=0, description="Seconds between two comparisons of the registry with what Triton has loaded."
     )

@@ -63,6 +63,7 @@ _STATES = {
     ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
     ModelState.READY: model_pb2.MODEL_STATE_READY,
     ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
+    ModelState.EVICTED: model_pb2.MODEL_STATE_EVICTED,
 }
 
 
@@ -287,6 +288,8 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
     """Write a model."""
     created = timestamp_pb2.Timestamp()
     created.FromDatetime(record.create_time)
+    used = timestamp_pb2.Timestamp()
+    used.FromDatetime(record.last_used)
     return model_pb2.Model(
         name=_MODEL_PREFIX + record.model_id,
         checkpoint_path=record.checkpoint_path,
@@ -299,6 +302,7 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
         weight_bytes=record.weight_bytes,
         create_time=created,
         engine=record.engine,
+        last_use_time=used,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -21,8 +22,11 @@ from services.generation.flow import EngineFlow
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
+from services.generation.model_metrics import ModelMetrics
 from services.generation.registration import ModelRegistrar, RegistrationRules
 from services.generation.registry import ModelRegistry
+from services.generation.residency import MemoryLimits
+from services.generation.retention import RetentionPolicy
 from services.generation.service import GENERATION_SERVICE, MODEL_SERVICE, GenerationServicer, ModelServicer
 from services.generation.settings import GenerationSettings
 from services.generation.triton_backend import TritonBackend
@@ -96,6 +100,8 @@ async def wire_backend(
             LifecycleLimits(
                 ready_wait_seconds=settings.ready_wait_seconds,
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
+                memory=MemoryLimits(settings.model_memory_bytes, settings.model_overhead_bytes),
+                retention=RetentionPolicy(settings.unused_models_kept, timedelta(days=settings.unused_model_days)),
             ),
         )
         rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds, settings.auto_engine)
@@ -108,6 +114,7 @@ async def wire_backend(
         stack.push_async_callback(callers.close)
         generation = GenerationServicer(AccountedGenerator(answering, prices, callers, metrics), callers)
         models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules), lifecycle)
+        metrics.register(ModelMetrics(lifecycle))
         await lifecycle.start()
         try:
             yield (

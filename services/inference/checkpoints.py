@@ -6,12 +6,13 @@ brings Python of its own. A file that was cut short is found here rather than in
 
 import hashlib
 import json
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from services.inference.failures import InferenceFailure
+from services.inference.safetensors_header import Header, read_header
 
 _CONTEXT_KEYS: Final = ("n_positions", "max_position_embeddings", "n_ctx")
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -31,7 +32,6 @@ _CONTENT_PATTERNS: Final = (
     "head.json",
 )
 _CHUNK_BYTES: Final = 1 << 20
-_MAX_HEADER_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class CheckpointFacts:
         dtype: number type of its weights as its configuration says, empty if it does not.
         context_tokens: context window in tokens; None if its configuration does not say.
         weight_bytes: size of its weight files in bytes.
+        parameter_count: numbers in its weights, as the headers of the files say.
         has_chat_template: whether conversations can be rendered.
         labels: class names of a sequence classifier, in order; empty for other models.
     """
@@ -53,6 +54,7 @@ class CheckpointFacts:
     dtype: str
     context_tokens: int | None
     weight_bytes: int
+    parameter_count: int
     has_chat_template: bool
     labels: tuple[str, ...]
 
@@ -95,12 +97,14 @@ def inspect_checkpoint(path: str | Path) -> CheckpointFacts:
         )
     nested = config.get("text_config")
     text_config: dict[str, Any] = nested if isinstance(nested, dict) else config
+    headers = weight_headers(folder)
     return CheckpointFacts(
         path=folder,
         architecture=next(iter(config.get("architectures") or ()), ""),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or ""),
         context_tokens=next((int(text_config[key]) for key in _CONTEXT_KEYS if text_config.get(key)), None),
-        weight_bytes=sum(file.stat().st_size for file in weight_files(folder)),
+        weight_bytes=sum(file.stat().st_size for file in headers),
+        parameter_count=sum(tensor.element_count for header in headers.values() for tensor in header.values()),
         has_chat_template=bool(tokenizer_config.get("chat_template"))
         or any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")),
         labels=_labels(config),
@@ -128,8 +132,8 @@ def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the folder's safetensors files, sorted by name, after checking that all are there and whole.
+def weight_headers(folder: Path) -> Mapping[Path, Header]:
+    """Return the folder's safetensors files, sorted by name, with their headers, after checking that all are whole.
 
     Raises:
         InferenceFailure: SAFETENSORS_MISSING, CHECKPOINT_INCOMPLETE or CHECKPOINT_CORRUPT.
@@ -154,29 +158,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             "Was it still being written?",
             folder,
         )
-    for file in files:
-        _check_safetensors(file)
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= header_bytes <= min(size - 8, _MAX_HEADER_BYTES):
-            raise _refuse("CHECKPOINT_CORRUPT", f"{file} is not a safetensors file or was cut short", file.parent)
-        try:
-            header = json.loads(stream.read(header_bytes))
-            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise _refuse("CHECKPOINT_CORRUPT", f"{file} has a damaged safetensors header", file.parent) from error
-    if size != 8 + header_bytes + end:
-        raise _refuse(
-            "CHECKPOINT_CORRUPT",
-            f"{file} has {size} bytes where its header promises {8 + header_bytes + end}. Was it still being written?",
-            file.parent,
-        )
+    return {file: read_header(file) for file in files}
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

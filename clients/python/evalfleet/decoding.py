@@ -30,6 +30,7 @@ _MODEL_STATES = {
     model_pb2.MODEL_STATE_LOADING: ModelState.LOADING,
     model_pb2.MODEL_STATE_READY: ModelState.READY,
     model_pb2.MODEL_STATE_FAILED: ModelState.FAILED,
+    model_pb2.MODEL_STATE_EVICTED: ModelState.EVICTED,
 }
 _RUN_STATES = {
     evaluation_pb2.RUN_STATE_PENDING: RunState.PENDING,

@@ -72,7 +72,7 @@ class Models:
         # It answers within seconds once the checkpoint is hashed, but that may be many gigabytes.
         answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=timeout_seconds)
         model = decoding.model(answer.model)
-        while model.state not in (ModelState.READY, ModelState.FAILED):
+        while model.state not in (ModelState.READY, ModelState.FAILED, ModelState.EVICTED):
             if on_state:
                 on_state(model)
             if time.monotonic() > give_up_at:

@@ -13,6 +13,7 @@ class ModelState(enum.StrEnum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    EVICTED = "evicted"
 
 
 class RunState(enum.StrEnum):

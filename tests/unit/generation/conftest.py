@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -35,8 +36,9 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
     running = AsyncExitStack()
 
     async def start(
-        *, reconcile: bool = True, total: int = 8, per_call: int = 4, ready_wait_seconds: float = 30.0
+        *, reconcile: bool = True, total: int = 8, per_call: int = 4, ready_wait_seconds: float = 30.0, **more: Any
     ) -> Domain:
+        """Start it; ``more`` are further LifecycleLimits."""
         nonlocal running
         await running.aclose()
         running = AsyncExitStack()
@@ -44,7 +46,7 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
         running.callback(registry.close)
         digests = ContentDigests()
         loader = CheckpointLoader(backend, digests, [root], LoadingLimits())
-        limits = LifecycleLimits(ready_wait_seconds=ready_wait_seconds, reconcile_interval_seconds=0.01)
+        limits = LifecycleLimits(ready_wait_seconds=ready_wait_seconds, reconcile_interval_seconds=0.01, **more)
         lifecycle = ModelLifecycle(registry, backend, loader, limits)
         if reconcile:
             await lifecycle.start()
