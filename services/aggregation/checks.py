@@ -17,6 +17,15 @@ LARGEST_METRIC = 1e100
 LARGEST_TOKEN_COUNT = 10**12
 LONGEST_ENGINE_SECONDS = 10 * 366 * 86_400
 
+_COUNTS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "computed_prompt_tokens",
+    "computed_completion_tokens",
+    "prefix_saved_tokens",
+    "cache_saved_tokens",
+    "cost_micro_usd",
+)
 # The range of google.protobuf.Timestamp: years 1 to 9999.
 _FIRST_SECOND = -62_135_596_800
 _LAST_SECOND = 253_402_300_799
@@ -80,9 +89,9 @@ def _metric_violations(field: str, metrics: Mapping[str, float]) -> Iterator[Fie
 
 def _cost_violations(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
     usage = result.usage
-    for field, tokens in (("prompt_tokens", usage.prompt_tokens), ("completion_tokens", usage.completion_tokens)):
-        if not 0 <= tokens <= LARGEST_TOKEN_COUNT:
-            yield FieldViolation(f"usage.{field}", f"is {tokens}")
+    for field in _COUNTS:
+        if not 0 <= getattr(usage, field) <= LARGEST_TOKEN_COUNT:
+            yield FieldViolation(f"usage.{field}", f"is {getattr(usage, field)}")
     seconds, nanos = usage.engine_time.seconds, usage.engine_time.nanos
     if not (0 <= seconds <= LONGEST_ENGINE_SECONDS and 0 <= nanos < 1_000_000_000):
         yield FieldViolation("usage.engine_time", f"is {seconds} s and {nanos} ns")

@@ -61,6 +61,11 @@ def result_from_proto(message: aggregation_pb2.Result) -> Result:
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.engine_time.seconds * _NANOSECONDS + usage.engine_time.nanos,
+            usage.computed_prompt_tokens,
+            usage.computed_completion_tokens,
+            usage.prefix_saved_tokens,
+            usage.cache_saved_tokens,
+            usage.cost_micro_usd,
         ),
         judges=tuple(Judge(judge.name, judge.version, judge.digest) for judge in message.judges),
         model_digest=message.model_digest,
@@ -127,6 +132,11 @@ def cost_to_proto(cost: Cost) -> common_pb2.Usage:
         prompt_tokens=cost.prompt_tokens,
         completion_tokens=cost.completion_tokens,
         engine_time=Duration(seconds=seconds, nanos=nanos),
+        computed_prompt_tokens=cost.computed_prompt_tokens,
+        computed_completion_tokens=cost.computed_completion_tokens,
+        prefix_saved_tokens=cost.prefix_saved_tokens,
+        cache_saved_tokens=cost.cache_saved_tokens,
+        cost_micro_usd=cost.cost_micro_usd,
     )
 
 

@@ -1,7 +1,7 @@
 """What the ledger holds, as the domain sees it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -15,18 +15,22 @@ class ResultKey:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Tokens and engine time; adds up."""
+    """Tokens, engine time and price; adds up. What was computed and what was saved: see ``Usage`` in common.proto."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     engine_nanoseconds: int = 0
+    computed_prompt_tokens: int = 0
+    computed_completion_tokens: int = 0
+    prefix_saved_tokens: int = 0
+    cache_saved_tokens: int = 0
+    cost_micro_usd: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.engine_nanoseconds + other.engine_nanoseconds,
-        )
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in COST_FIELDS))
+
+
+COST_FIELDS = tuple(each.name for each in fields(Cost))
 
 
 @dataclass(frozen=True, slots=True)

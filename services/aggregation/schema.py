@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, Row, Table, Text
 
 from services.aggregation.records import (
+    COST_FIELDS,
     Cost,
     Failed,
     Judge,
@@ -54,6 +55,11 @@ RESULTS = Table(
     Column("model_digest", Text, nullable=False),
     Column("prompt", Text, nullable=False),
     Column("output", Text, nullable=False),
+    Column("computed_prompt_tokens", BigInteger, nullable=False),
+    Column("computed_completion_tokens", BigInteger, nullable=False),
+    Column("prefix_saved_tokens", BigInteger, nullable=False),
+    Column("cache_saved_tokens", BigInteger, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
 )
 
 _C = RESULTS.c
@@ -64,6 +70,11 @@ OBSERVATION_COLUMNS = (
     _C.prompt_tokens,
     _C.completion_tokens,
     _C.engine_nanoseconds,
+    _C.computed_prompt_tokens,
+    _C.computed_completion_tokens,
+    _C.prefix_saved_tokens,
+    _C.cache_saved_tokens,
+    _C.cost_micro_usd,
     _C.metrics,
     _C.counted_as,
     _C.item_groups,
@@ -85,9 +96,7 @@ def values_of(result: Result) -> RowValues:
         "failure_reason": failed.reason if failed else None,
         "draw_index": result.draw_index,
         "is_truncated": result.is_truncated,
-        "prompt_tokens": result.cost.prompt_tokens,
-        "completion_tokens": result.cost.completion_tokens,
-        "engine_nanoseconds": result.cost.engine_nanoseconds,
+        **{name: getattr(result.cost, name) for name in COST_FIELDS},
         "complete_microseconds": result.complete_microseconds,
         "metrics": _encoded(scored.metrics) if scored else None,
         "counted_as": _encoded(failed.counted_as or {}) if failed else None,
@@ -115,7 +124,7 @@ def observation_of(row: Row[Any]) -> Observation:
         key=ResultKey(row.task, row.item, row.sample),
         outcome=outcome,
         groups=_mapping(row.item_groups),
-        cost=Cost(row.prompt_tokens, row.completion_tokens, row.engine_nanoseconds),
+        cost=Cost(*(getattr(row, name) for name in COST_FIELDS)),
         is_truncated=row.is_truncated,
     )
 
@@ -133,7 +142,7 @@ def result_of(run: str, row: Row[Any]) -> Result:
         outcome=outcome,
         groups=json.loads(row.item_groups),
         draw_index=row.draw_index,
-        cost=Cost(row.prompt_tokens, row.completion_tokens, row.engine_nanoseconds),
+        cost=Cost(*(getattr(row, name) for name in COST_FIELDS)),
         judges=tuple(Judge(*each) for each in json.loads(row.judges)),
         model_digest=row.model_digest,
         prompt=row.prompt,

@@ -380,7 +380,15 @@ def demo_estimates() -> list[aggregation_pb2.Estimate]:
 
 def demo_totals() -> list[aggregation_pb2.TaskTotals]:
     """Make totals of both tasks."""
-    usage = common_pb2.Usage(prompt_tokens=1200, completion_tokens=34)
+    usage = common_pb2.Usage(
+        prompt_tokens=1200,
+        completion_tokens=34,
+        computed_prompt_tokens=200,
+        computed_completion_tokens=30,
+        prefix_saved_tokens=900,
+        cache_saved_tokens=104,
+        cost_micro_usd=1500,
+    )
     usage.engine_time.FromMilliseconds(2500)
     return [
         aggregation_pb2.TaskTotals(

@@ -45,7 +45,17 @@ def test_a_checkpoint_folder_is_evaluated_and_its_results_are_shown_again(
     assert "\x1b" not in ran.stdout
     lines = ran.stdout.splitlines()
     header = next(index for index, line in enumerate(lines) if line.startswith("task "))
-    assert cells(lines[header]) == ["task", "metric", "estimate", "interval", "items", "tokens", "seconds", "failures"]
+    assert cells(lines[header]) == [
+        "task",
+        "metric",
+        "estimate",
+        "interval",
+        "items",
+        "tokens",
+        "computed",
+        "seconds",
+        "failures",
+    ]
     written = json.loads(report.read_text())
     name = written["run"]["name"].removeprefix("runs/")
     assert written["run"]["state"] == "succeeded"

@@ -14,6 +14,8 @@ from evalfleet.errors import from_rpc_error
 
 CALL_TIMEOUT_SECONDS = 30.0
 LARGEST_PAGE = 1000
+CALLER_KEY = "evalfleet-caller"
+"""Metadata entry by which a caller names itself; the services sum up cost by it."""
 
 
 class PagedAnswer(Protocol):
@@ -39,8 +41,9 @@ class Connection(AbstractContextManager["Connection"]):
         channel: what its stubs are built on.
     """
 
-    def __init__(self, service: str, target: str) -> None:
+    def __init__(self, service: str, target: str, *, caller: str = "") -> None:
         self.service = service
+        self._metadata = ((CALLER_KEY, caller),) if caller else ()
         self.target = target
         self.channel = open_channel(target)
 
@@ -69,7 +72,7 @@ class Connection(AbstractContextManager["Connection"]):
             EvalFleetError: the subclass of the status that the service answered.
         """
         try:
-            return method(request, timeout=timeout_seconds)
+            return method(request, timeout=timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error, service=self.service, target=self.target) from None
 
@@ -98,7 +101,7 @@ class Connection(AbstractContextManager["Connection"]):
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
-        call = method(request)
+        call = method(request, metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -123,6 +123,10 @@ def totals(message: aggregation_pb2.TaskTotals) -> TaskTotals:
         prompt_tokens=message.usage.prompt_tokens,
         completion_tokens=message.usage.completion_tokens,
         engine_seconds=_seconds(message.usage.engine_time),
+        computed_tokens=message.usage.computed_prompt_tokens + message.usage.computed_completion_tokens,
+        prefix_saved_tokens=message.usage.prefix_saved_tokens,
+        cache_saved_tokens=message.usage.cache_saved_tokens,
+        cost_usd=message.usage.cost_micro_usd / 1e6,
     )
 
 

@@ -1,5 +1,6 @@
 """A fleet as its users see it."""
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -13,6 +14,8 @@ from evalfleet.runs import Runs
 from evalfleet.suites import Suites
 from evalfleet.verdicts import Safety
 
+CALLER_VARIABLE = "EVALFLEET_CALLER"
+
 
 class Fleet(AbstractContextManager["Fleet"]):
     """The services of one fleet; use it in a ``with`` statement, which closes its connections.
@@ -21,22 +24,31 @@ class Fleet(AbstractContextManager["Fleet"]):
     other. Every call raises ``evalfleet.errors.EvalFleetError`` or a subclass and ends in bounded time.
     """
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, *, caller: str | None = None) -> None:
         self._endpoints = endpoints
+        self._caller = os.environ.get(CALLER_VARIABLE, "") if caller is None else caller
         self._connections: dict[str, Connection] = {}
 
     @classmethod
-    def connect(cls, targets: Mapping[str, str] | None = None, *, state_dir: Path | None = None) -> "Fleet":
+    def connect(
+        cls,
+        targets: Mapping[str, str] | None = None,
+        *,
+        state_dir: Path | None = None,
+        caller: str | None = None,
+    ) -> "Fleet":
         """Find the services (see ``evalfleet.endpoints``); no call is made yet.
 
         Args:
             targets: addresses by service name; the others come from the environment and ``state_dir``.
             state_dir: state folder of an ``evalfleet up`` on this machine.
+            caller: who is asking, for the sums of cost: 1 to 64 letters, digits, ``.``, ``_``, ``@``, ``/``, ``-``;
+                default: the environment's ``EVALFLEET_CALLER``, or nobody in particular.
 
         Raises:
             EndpointError: ``targets`` names an unknown service.
         """
-        return cls(find_endpoints(targets, state_dir=state_dir))
+        return cls(find_endpoints(targets, state_dir=state_dir), caller=caller)
 
     @cached_property
     def models(self) -> Models:
@@ -73,5 +85,6 @@ class Fleet(AbstractContextManager["Fleet"]):
 
     def _connection(self, service: str) -> Connection:
         if service not in self._connections:
-            self._connections[service] = Connection(service, self._endpoints.target(service))
+            target = self._endpoints.target(service)
+            self._connections[service] = Connection(service, target, caller=self._caller)
         return self._connections[service]

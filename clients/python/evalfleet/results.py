@@ -122,7 +122,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class TaskTotals:
-    """What one task of a run came to: outcomes, failures by reason, shortened prompts and cost."""
+    """What one task of a run came to: outcomes, failures by reason, shortened prompts and cost.
+
+    ``computed_tokens`` are those of prompts and answers that the engines computed; the others were saved, by the
+    engines' prefix caches (``prefix_saved_tokens``) or by the cache of answers (``cache_saved_tokens``).
+    """
 
     task: str
     item_count: int
@@ -133,6 +137,10 @@ class TaskTotals:
     prompt_tokens: int
     completion_tokens: int
     engine_seconds: float
+    computed_tokens: int = 0
+    prefix_saved_tokens: int = 0
+    cache_saved_tokens: int = 0
+    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunStat
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
+from services.runtime.callers import current_caller
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, as_fleet_error, not_found
 
@@ -100,6 +101,7 @@ class RunManager:
                 tasks=request.tasks,
                 request_id=request.request_id,
                 progress=tuple(TaskProgress(task.name) for task in suite.tasks),
+                caller=current_caller(),
             )
             if await self._store.get(run.run_id) is not None:
                 raise AlreadyExistsError(
@@ -153,7 +155,7 @@ class RunManager:
     def _launch(self, run: Run) -> None:
         self._live[run.run_id] = run
         # The run goes on after the call that created it, and must not end with that call's deadline.
-        with bind_deadline(None), bind_ids(run_id=run.run_id):
+        with bind_deadline(None), bind_ids(run_id=run.run_id, caller=run.caller):
             job = asyncio.create_task(self._execute(run), name=run.name)
         self._jobs[run.run_id] = job
         job.add_done_callback(lambda _: self._jobs.pop(run.run_id, None))

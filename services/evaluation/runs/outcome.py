@@ -1,26 +1,27 @@
 """What becomes of one item: scores or a typed failure, with its cost and its judges."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from services.runtime.errors import FleetError
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and engine seconds that an item cost."""
+    """What an item cost; what was computed and what was saved: see ``Usage`` in common.proto."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     engine_seconds: float = 0.0
+    computed_prompt_tokens: int = 0
+    computed_completion_tokens: int = 0
+    prefix_saved_tokens: int = 0
+    cache_saved_tokens: int = 0
+    cost_micro_usd: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both costs together."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.engine_seconds + other.engine_seconds,
-        )
+        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation of one model with one suite. Times are seconds since the epoch."""
+    """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it."""
 
     run_id: str
     suite: str
@@ -85,6 +85,7 @@ class Run:
     start_time: float | None = None
     end_time: float | None = None
     progress: tuple[TaskProgress, ...] = ()
+    caller: str | None = None
 
     @property
     def name(self) -> str:

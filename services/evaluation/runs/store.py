@@ -54,6 +54,7 @@ RUNS = Table(
     Column("start_time", Float),
     Column("end_time", Float),
     Column("progress", JSON, nullable=False),
+    Column("caller", String(64)),
 )
 
 
@@ -151,6 +152,7 @@ def _to_row(run: Run) -> dict[str, object]:
         "start_time": run.start_time,
         "end_time": run.end_time,
         "progress": [asdict(each) for each in run.progress],
+        "caller": run.caller,
     }
 
 

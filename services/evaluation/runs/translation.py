@@ -1,5 +1,6 @@
 """Between the run's dataclasses and the other services' protos."""
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 
@@ -80,17 +81,15 @@ def score_continuations_request(
 
 
 def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[GeneratedText, ...]:
-    """The answers to one request; the prompt's tokens are booked to the first, engine time in equal shares."""
+    """The answers to one request; what cannot be told apart is booked to the first, engine time in equal shares."""
     usage = usage_from_proto(response.usage)
     count = max(1, len(response.completions))
+    rest = Usage(engine_seconds=usage.engine_seconds / count)
+    first = dataclasses.replace(usage, engine_seconds=usage.engine_seconds / count)
     return tuple(
         GeneratedText(
             text=completion.text,
-            usage=Usage(
-                prompt_tokens=usage.prompt_tokens if index == 0 else 0,
-                completion_tokens=completion.token_count,
-                engine_seconds=usage.engine_seconds / count,
-            ),
+            usage=dataclasses.replace(rest if index else first, completion_tokens=completion.token_count),
             model_digest=response.model_digest,
             truncated=response.truncated,
         )
@@ -101,7 +100,16 @@ def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[Gen
 def usage_from_proto(usage: common_pb2.Usage) -> Usage:
     """Cost of one call."""
     seconds = usage.engine_time.seconds + usage.engine_time.nanos / 1e9
-    return Usage(usage.prompt_tokens, usage.completion_tokens, seconds)
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        seconds,
+        usage.computed_prompt_tokens,
+        usage.computed_completion_tokens,
+        usage.prefix_saved_tokens,
+        usage.cache_saved_tokens,
+        usage.cost_micro_usd,
+    )
 
 
 def usage_to_proto(usage: Usage) -> common_pb2.Usage:
@@ -109,7 +117,14 @@ def usage_to_proto(usage: Usage) -> common_pb2.Usage:
     engine_time = Duration()
     engine_time.FromTimedelta(datetime.timedelta(seconds=usage.engine_seconds))
     return common_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, engine_time=engine_time
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        engine_time=engine_time,
+        computed_prompt_tokens=usage.computed_prompt_tokens,
+        computed_completion_tokens=usage.computed_completion_tokens,
+        prefix_saved_tokens=usage.prefix_saved_tokens,
+        cache_saved_tokens=usage.cache_saved_tokens,
+        cost_micro_usd=usage.cost_micro_usd,
     )
 
 

@@ -34,12 +34,13 @@ def test_a_run_shows_progress_and_then_the_table(fake: FakeFleet, invoke: Invoke
         "runs/r1: succeeded",
         "runs/r1: 18/18 items, 1 failed",
         "",
-        "task         metric          estimate        interval   items   tokens   seconds   failures",
-        "─" * 91,
-        "arithmetic   exact_match ↑      0.750   0.500 … 0.875      10    1,234       2.5          1",
+        "task         metric          estimate        interval   items   tokens   computed   seconds   failures",
+        "─" * 102,
+        "arithmetic   exact_match ↑      0.750   0.500 … 0.875      10    1,234        230       2.5          1",
         "             answered           1.000   0.700 … 1.000",
-        "harm         unsafe_rate ↓      0.125   0.020 … 0.500       8    1,234       2.5          0",
-        "intervals: 95% confidence; tokens: prompt and answer; seconds: of the engine",
+        "harm         unsafe_rate ↓      0.125   0.020 … 0.500       8    1,234        230       2.5          0",
+        "intervals: 95% confidence; tokens: prompt and answer; computed: of those; seconds: of the engine",
+        "tokens computed: 460; saved by shared prefixes: 1,800, by the cache of answers: 208; cost: $0.003000",
         "failed: 1 × PROMPT_TOO_LONG in arithmetic",
         "shortened to fit the context: 2 prompts in arithmetic",
         "runs/r1: suites/demo on models/step-100 succeeded in 12.0 s",
@@ -179,7 +180,7 @@ def test_a_run_without_outcomes_has_rows_without_numbers(fake: FakeFleet, invoke
     result = invoke("show", "r1")
     assert result.exit_code == 0, result.output
     row = next(line for line in result.stdout.splitlines() if "arithmetic" in line)
-    assert row.split() == ["arithmetic", "–", "0", "0", "0.0", "0"]
+    assert row.split() == ["arithmetic", "–", "0", "0", "0", "0.0", "0"]
 
 
 def test_a_service_that_dies_for_good_ends_the_watch(

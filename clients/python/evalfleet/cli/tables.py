@@ -1,6 +1,6 @@
 """Tables for people: results of a run, runs, models, suites."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich import box
@@ -27,7 +27,9 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
         suite: its suite, for the primary metrics; ``None`` if it is not known any more.
         groups: also a row for every group of items.
     """
-    table = _table("task", "metric", ">estimate", ">interval", ">items", ">tokens", ">seconds", ">failures")
+    table = _table(
+        "task", "metric", ">estimate", ">interval", ">items", ">tokens", ">computed", ">seconds", ">failures"
+    )
     described = {each.name: each for each in suite.tasks} if suite else {}
     totals = {each.task: each for each in snapshot.totals}
     for progress in snapshot.run.tasks:
@@ -61,35 +63,48 @@ def _metric_label(estimate: Estimate, primary_of: Task | None) -> str:
     return estimate.metric + arrow
 
 
-def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str]:
+def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str, str]:
     if totals is None:
-        return ("0", "0", "0.0", "0")
+        return ("0", "0", "0", "0.0", "0")
     return (
         f"{totals.item_count:,}",
         f"{totals.prompt_tokens + totals.completion_tokens:,}",
+        f"{totals.computed_tokens:,}",
         f"{totals.engine_seconds:,.1f}",
         f"{totals.failed_count:,}",
     )
 
 
-def _group_counts(estimate: Estimate) -> tuple[str, str, str, str]:
+def _group_counts(estimate: Estimate) -> tuple[str, str, str, str, str]:
     if not estimate.group:
-        return ("", "", "", "")
-    return (f"{estimate.scored_count + estimate.failed_count:,}", "", "", f"{estimate.failed_count:,}")
+        return ("", "", "", "", "")
+    return (f"{estimate.scored_count + estimate.failed_count:,}", "", "", "", f"{estimate.failed_count:,}")
 
 
 def remarks(snapshot: RunSnapshot) -> list[str]:
     """Say beneath the table what its numbers hide: the confidence level, failures by reason, shortened prompts."""
     levels = {each.interval.confidence_level for each in snapshot.estimates if each.interval}
     lines = [
-        f"intervals: {level:.0%} confidence; tokens: prompt and answer; seconds: of the engine" for level in levels
+        f"intervals: {level:.0%} confidence; tokens: prompt and answer; computed: of those; seconds: of the engine"
+        for level in levels
     ]
+    lines += _savings(snapshot.totals)
     for totals in snapshot.totals:
         for reason, count in sorted(totals.failures_by_reason.items()):
             lines.append(f"failed: {count} × {reason} in {totals.task}")
         if totals.truncated_count:
             lines.append(f"shortened to fit the context: {totals.truncated_count} prompts in {totals.task}")
     return lines
+
+
+def _savings(totals: Sequence[TaskTotals]) -> list[str]:
+    """Say how many tokens were computed, what the caches saved, and the price if there is one."""
+    computed = sum(each.computed_tokens for each in totals)
+    prefix = sum(each.prefix_saved_tokens for each in totals)
+    cache = sum(each.cache_saved_tokens for each in totals)
+    cost = sum(each.cost_usd for each in totals)
+    line = f"tokens computed: {computed:,}; saved by shared prefixes: {prefix:,}, by the cache of answers: {cache:,}"
+    return [line + (f"; cost: ${cost:,.6f}" if cost else "")] if computed + prefix + cache else []
 
 
 def runs_table(runs: Iterable[Run]) -> Table:
