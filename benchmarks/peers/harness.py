@@ -104,7 +104,8 @@ class LmEval:
         Raises:
             PeerError: it failed, for example for lack of memory.
         """
-        wishes = {"until": list(until), "max_gen_toks": max_gen_toks}
+        # Said twice, because its models read different ones, and vLLM samples if it is not told.
+        wishes = {"until": list(until), "max_gen_toks": max_gen_toks, "do_sample": False, "temperature": 0.0}
         answer = self._ask({"generate": [(prompt, wishes) for prompt in prompts]}, batch_size)
         return Generated(answer["results"], answer["seconds"], answer["peak_rss_mib"])
 

@@ -12,7 +12,7 @@ from services.inference import contract
 from services.inference.client import InferenceClient
 from services.inference.contract import CausalLMArguments, DtypeName
 from services.inference.host_client import CheckpointHostClient
-from services.inference.host_contract import HOST_MODEL, HostReport
+from services.inference.host_contract import HOST_MODEL, HostKind, HostReport
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError
 
@@ -31,11 +31,19 @@ class TritonBackend:
 
     All checkpoints live in one resident process of the server, the checkpoint host, because a process of its own would
     cost each of them seconds and some 400 MB. It is loaded when it is first needed, and anew when its process died.
+
+    Args:
+        client: the connection.
+        host_model: name of the checkpoint host in the server.
+        kind: which engine the host has.
     """
 
-    def __init__(self, client: InferenceClient) -> None:
+    def __init__(
+        self, client: InferenceClient, host_model: str = HOST_MODEL, kind: HostKind = "checkpoint_host"
+    ) -> None:
         self._client = client
-        self._host = CheckpointHostClient(client)
+        self._host_model = host_model
+        self._host = CheckpointHostClient(client, host_model, kind)
         self._starting = asyncio.Lock()
 
     async def is_ready(self) -> bool:
@@ -79,6 +87,11 @@ class TritonBackend:
                 if error.reason not in _HOSTLESS_REASONS:
                     raise
 
+    async def stop(self, *, timeout_seconds: float) -> None:
+        """End the host's process with all its checkpoints; it starts anew when it is needed."""
+        with _losses():
+            await self._host.stop(timeout_seconds=timeout_seconds)
+
     async def _running_host(self, timeout_seconds: float) -> HostReport:
         """Return what the checkpoint host holds, after starting it if there is none or its process has died."""
         report = await self._report(timeout_seconds)
@@ -109,7 +122,7 @@ class TritonBackend:
         """Generate one answer; cancelling closes the stream, which stops the engine's work."""
         with _losses():
             answer = await self._client.generate(
-                HOST_MODEL,
+                self._host_model,
                 _prompt(prompt),
                 SamplingParameters(
                     max_tokens=sampling.max_tokens,
@@ -139,7 +152,7 @@ class TritonBackend:
         """Score all continuations of one context in one request."""
         with _losses():
             answer = await self._client.score_continuations(
-                HOST_MODEL,
+                self._host_model,
                 _prompt(context),
                 continuations,
                 timeout_seconds=timeout_seconds,

@@ -52,7 +52,7 @@ ENGINE_PARAMETER: Final = "evalfleet_engine"
 LABELS_PARAMETER: Final = "labels"
 ARGUMENTS_FILE: Final = "model.json"
 
-EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host"]
+EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host", "vllm_host"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 FinishReason = Literal["stop", "length"]

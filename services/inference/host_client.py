@@ -8,6 +8,7 @@ from services.inference.host_contract import (
     HOST_MODEL,
     OPERATION,
     REPORT,
+    HostKind,
     HostReport,
     Operation,
     key_sha256,
@@ -23,19 +24,24 @@ class CheckpointHostClient:
 
     Args:
         client: the connection; its model-control key is what operations bring.
+        model: name of the host in the inference server.
+        kind: which engine it has.
     """
 
-    def __init__(self, client: InferenceClient) -> None:
+    def __init__(self, client: InferenceClient, model: str = HOST_MODEL, kind: HostKind = "checkpoint_host") -> None:
         self._client = client
+        self._model = model
+        self._kind: HostKind = kind
         self._key = client.model_control_key
 
     async def start(self, *, timeout_seconds: float) -> None:
         """Load the host itself into the inference server; one that is loaded stays."""
-        await self._client.load_model(HOST_MODEL, host_entry(key_sha256(self._key)), timeout_seconds=timeout_seconds)
+        entry = host_entry(key_sha256(self._key), self._kind)
+        await self._client.load_model(self._model, entry, timeout_seconds=timeout_seconds)
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Unload the host with all its checkpoints."""
-        await self._client.unload_model(HOST_MODEL, timeout_seconds=timeout_seconds)
+        await self._client.unload_model(self._model, timeout_seconds=timeout_seconds)
 
     async def load(self, name: str, arguments: CausalLMArguments, *, timeout_seconds: float) -> HostReport:
         """Load a checkpoint and return when it takes requests; a name that is loaded keeps its first one."""
@@ -51,7 +57,7 @@ class CheckpointHostClient:
 
     async def _ask(self, operation: Operation, timeout_seconds: float) -> HostReport:
         inputs = {OPERATION: text_array(operation.to_json()), CONTROL_KEY: text_array(self._key)}
-        outputs = await self._client.ask(HOST_MODEL, inputs, timeout_seconds=timeout_seconds)
+        outputs = await self._client.ask(self._model, inputs, timeout_seconds=timeout_seconds)
         try:
             with as_fleet_errors():
                 return parse_report(outputs[REPORT].ravel()[0].decode())

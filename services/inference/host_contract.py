@@ -24,6 +24,7 @@ CONTROL_KEY: Final = "model_control_key"
 REPORT: Final = "report"
 
 OperationKind = Literal["load", "unload", "list"]
+HostKind = Literal["checkpoint_host", "vllm_host"]
 _KINDS: Final = ("load", "unload", "list")
 
 
@@ -117,8 +118,8 @@ def parse_report(text: str) -> HostReport:
     return HostReport(tuple(map(str, body["checkpoints"])), int(body["memory_bytes"]))
 
 
-def host_config() -> dict[str, Any]:
-    """Triton's ModelConfig of the checkpoint host: a causal language model with the tensors above."""
+def host_config(kind: HostKind = "checkpoint_host") -> dict[str, Any]:
+    """Triton's ModelConfig of a checkpoint host: a causal language model with the tensors above."""
     config = contract.causal_lm_config()
     extra = [
         {"name": name, "data_type": "TYPE_STRING", "dims": [1], "optional": True}
@@ -128,5 +129,5 @@ def host_config() -> dict[str, Any]:
         **config,
         "input": [*config["input"], *extra],
         "output": [*config["output"], {"name": REPORT, "data_type": "TYPE_STRING", "dims": [1]}],
-        "parameters": {contract.ENGINE_PARAMETER: {"string_value": "checkpoint_host"}},
+        "parameters": {contract.ENGINE_PARAMETER: {"string_value": kind}},
     }

@@ -19,7 +19,7 @@ from services.inference import contract
 from services.inference.checkpoints import inspect_checkpoint, read_json
 from services.inference.contract import CausalLMArguments, ClassifierArguments, EngineKind, ModelEntry
 from services.inference.errors import as_fleet_errors
-from services.inference.host_contract import HostArguments, host_config
+from services.inference.host_contract import HostArguments, HostKind, host_config
 from services.runtime.errors import FailedPreconditionError, InvalidArgumentError
 
 MODEL_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -27,6 +27,7 @@ _MODEL_MODULES: Final[dict[EngineKind, str]] = {
     "causal_lm": "services.inference.triton_models.causal_lm",
     "sequence_classifier": "services.inference.triton_models.sequence_classifier",
     "checkpoint_host": "services.inference.triton_models.checkpoint_host",
+    "vllm_host": "services.inference.triton_models.vllm_host",
 }
 
 
@@ -50,9 +51,9 @@ def causal_lm_entry(arguments: CausalLMArguments) -> ModelEntry:
     return _entry("causal_lm", json.dumps(contract.causal_lm_config()), asdict(arguments))
 
 
-def host_entry(control_key_sha256: str) -> ModelEntry:
-    """Build the entry of the checkpoint host, which operations with the key of this digest may use."""
-    return _entry("checkpoint_host", json.dumps(host_config()), asdict(HostArguments(control_key_sha256)))
+def host_entry(control_key_sha256: str, kind: HostKind = "checkpoint_host") -> ModelEntry:
+    """Build the entry of a checkpoint host, which operations with the key of this digest may use."""
+    return _entry(kind, json.dumps(host_config(kind)), asdict(HostArguments(control_key_sha256)))
 
 
 def classifier_entry(arguments: ClassifierArguments) -> ModelEntry:
