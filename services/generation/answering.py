@@ -1,10 +1,17 @@
 """The seam between whoever answers requests and whoever asks: generator, cache, account of cost."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol, TypeAlias
 
-from services.generation.generator import BatchOutcome
-from services.generation.requests import GenerationRequest, GenerationResult, ScoringRequest, ScoringResult
+from services.generation.requests import (
+    GenerationRequest,
+    GenerationResult,
+    ScoringRequest,
+    ScoringResult,
+    TextPiece,
+)
+
+BatchOutcome: TypeAlias = GenerationResult | BaseException
 
 
 class Answering(Protocol):
@@ -15,6 +22,9 @@ class Answering(Protocol):
 
     async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
         """Generate for many requests; one outcome each, in their order; an exception is its own outcome."""
+
+    def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        """Generate one answer and yield it piece by piece, and at last as a whole; closing it stops the work."""
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score all continuations of one context."""

@@ -1,10 +1,10 @@
 """The seam to the inference server: what the generation service needs from it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
+from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,11 @@ class InferenceBackend(Protocol):
         self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
     ) -> EngineAnswer:
         """Generate one answer with exactly the seed that ``sampling`` holds."""
+
+    def generate_pieces(
+        self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
+    ) -> AsyncGenerator[TextPiece | EngineAnswer, None]:
+        """Generate one answer and yield it piece by piece, and at last as a whole; closing it stops the work."""
 
     async def score(
         self, name: str, context: Prompt, continuations: Sequence[str], *, truncate: bool, timeout_seconds: float

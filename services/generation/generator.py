@@ -1,35 +1,37 @@
 """Generates and scores with registered models."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
+from services.generation.admission import Admission, CallPlaces
+from services.generation.answering import BatchOutcome
 from services.generation.backend import EngineAnswer, InferenceBackend
 from services.generation.errors import ModelLostError
-from services.generation.flow import CallFlow, EngineFlow
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.models import ModelRecord
 from services.generation.requests import (
     Completion,
     GenerationRequest,
     GenerationResult,
+    Prompt,
     Sampling,
     ScoringRequest,
     ScoringResult,
+    TextPiece,
     Usage,
 )
 from services.generation.sample_seeds import sample_seed
 from services.generation.samples import all_samples
-from services.runtime.deadlines import bind_deadline, child_timeout, remaining_seconds
+from services.generation.time_limits import batch_seconds
+from services.runtime.deadlines import bind_deadline, child_timeout
 
 ResultT = TypeVar("ResultT")
-BatchOutcome = GenerationResult | BaseException
 
 _ATTEMPTS = 3
-# Kept back from the items of a batch, so that those that were too slow still come back as statuses.
-_BATCH_MARGIN_SHARE = 0.05
-_LARGEST_BATCH_MARGIN_SECONDS = 1.0
+_CHARACTERS_A_TOKEN = 4
 
 
 class Generator:
@@ -38,16 +40,21 @@ class Generator:
     Args:
         models: knows which models take requests.
         backend: does the work.
-        flow: bounds what is asked of the backend at once.
+        admission: bounds what is asked of the backend at once.
         request_timeout_seconds: bound of one engine request whose caller set none or a longer one.
     """
 
     def __init__(
-        self, models: ModelLifecycle, backend: InferenceBackend, flow: EngineFlow, *, request_timeout_seconds: float
+        self,
+        models: ModelLifecycle,
+        backend: InferenceBackend,
+        admission: Admission,
+        *,
+        request_timeout_seconds: float,
     ) -> None:
         self._models = models
         self._backend = backend
-        self._flow = flow
+        self._admission = admission
         self._request_timeout_seconds = request_timeout_seconds
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
@@ -56,7 +63,7 @@ class Generator:
         Raises:
             FleetError: unknown or failed model, prompt too long, out of time, or inference unavailable.
         """
-        return await self._generate(request, self._flow.open_call())
+        return await self._generate(request, self._admission.open_call())
 
     async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
         """Generate for many requests; one outcome each, in their order.
@@ -64,19 +71,59 @@ class Generator:
         Args:
             requests: an exception in place of a request is its outcome.
         """
-        flow = self._flow.open_call()
-        remaining = remaining_seconds()
-        if remaining is not None:
-            remaining -= min(_LARGEST_BATCH_MARGIN_SECONDS, _BATCH_MARGIN_SHARE * remaining)
+        places = self._admission.open_call()
+        seconds = batch_seconds()
 
         async def outcome(request: GenerationRequest | BaseException) -> GenerationResult:
             if isinstance(request, BaseException):
                 raise request
-            async with asyncio.timeout(remaining):
-                return await self._generate(request, flow)
+            async with asyncio.timeout(seconds):
+                return await self._generate(request, places)
 
-        with bind_deadline(remaining):
+        with bind_deadline(seconds):
             return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)
+
+    async def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        """Generate one answer and yield it piece by piece, and at last as a whole; ``sample_count`` is not looked at.
+
+        A model that gets lost is waited for as long as no piece has been yielded.
+
+        Raises:
+            FleetError: as for ``generate``.
+        """
+        places = self._admission.open_call()
+        for attempt in range(1, _ATTEMPTS + 1):
+            model = await self._models.ready(request.model_id)
+            has_begun = False
+            try:
+                with self._models.using(model):
+                    async with aclosing(self._pieces(model.record, request, places)) as pieces:
+                        async for piece in pieces:
+                            has_begun = True
+                            yield piece
+                return
+            except ModelLostError as error:
+                self._models.report_lost(model, error)
+                if has_begun or attempt == _ATTEMPTS:
+                    raise
+
+    async def _pieces(
+        self, record: ModelRecord, request: GenerationRequest, places: CallPlaces
+    ) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        async with (
+            places.place(request.priority, _generation_tokens(request)),
+            aclosing(
+                self._backend.generate_pieces(
+                    record.deployment.name,
+                    request.prompt,
+                    _sampling_of(request.sampling, request.sample_indices[0]),
+                    truncate=request.truncate,
+                    timeout_seconds=child_timeout(self._request_timeout_seconds),
+                )
+            ) as pieces,
+        ):
+            async for piece in pieces:
+                yield _result([piece], record) if isinstance(piece, EngineAnswer) else piece
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score all continuations of one context, in one engine request.
@@ -84,10 +131,10 @@ class Generator:
         Raises:
             FleetError: as for ``generate``.
         """
-        flow = self._flow.open_call()
+        places = self._admission.open_call()
 
         async def work(record: ModelRecord) -> ScoringResult:
-            async with flow.place():
+            async with places.place(request.priority, _scoring_tokens(request)):
                 answer = await self._backend.score(
                     record.deployment.name,
                     request.context,
@@ -108,17 +155,17 @@ class Generator:
 
         return await self._with_model(request.model_id, work)
 
-    async def _generate(self, request: GenerationRequest, flow: CallFlow) -> GenerationResult:
+    async def _generate(self, request: GenerationRequest, places: CallPlaces) -> GenerationResult:
         async def work(record: ModelRecord) -> GenerationResult:
-            samples = (self._sample(record, request, index, flow) for index in request.sample_indices)
+            samples = (self._sample(record, request, index, places) for index in request.sample_indices)
             return _result(await all_samples(samples), record)
 
         return await self._with_model(request.model_id, work)
 
     async def _sample(
-        self, record: ModelRecord, request: GenerationRequest, index: int, flow: CallFlow
+        self, record: ModelRecord, request: GenerationRequest, index: int, places: CallPlaces
     ) -> EngineAnswer:
-        async with flow.place():
+        async with places.place(request.priority, _generation_tokens(request)):
             return await self._backend.generate(
                 record.deployment.name,
                 request.prompt,
@@ -139,6 +186,20 @@ class Generator:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def _generation_tokens(request: GenerationRequest) -> int:
+    return _prompt_tokens(request.prompt) + request.sampling.max_tokens
+
+
+def _scoring_tokens(request: ScoringRequest) -> int:
+    return _prompt_tokens(request.context) + sum(len(text) for text in request.continuations) // _CHARACTERS_A_TOKEN
+
+
+def _prompt_tokens(prompt: Prompt) -> int:
+    """Estimate what only the engine's tokenizer knows."""
+    texts = (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
+    return sum(map(len, texts)) // _CHARACTERS_A_TOKEN
 
 
 def _sampling_of(sampling: Sampling, index: int) -> Sampling:

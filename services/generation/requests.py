@@ -9,6 +9,14 @@ from typing import Literal
 Role = Literal["system", "user", "assistant"]
 
 
+class Priority(enum.IntEnum):
+    """Whose turn comes first when requests wait; lower goes first."""
+
+    INTERACTIVE = 0
+    EVALUATION = 1
+    BACKGROUND = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One turn of a conversation."""
@@ -108,6 +116,7 @@ class GenerationRequest:
     truncate: bool = False
     cache_mode: CacheMode = CacheMode.USE
     explain_cache: bool = False
+    priority: Priority = Priority.EVALUATION
     sample_index: int | None = None
 
     @property
@@ -182,6 +191,14 @@ class GenerationResult:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPiece:
+    """A piece of an answer while it is generated: never part of a stop string, never half a character."""
+
+    text: str
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringRequest:
     """A request to score every continuation of one context."""
 
@@ -191,6 +208,7 @@ class ScoringRequest:
     truncate: bool = False
     cache_mode: CacheMode = CacheMode.USE
     explain_cache: bool = False
+    priority: Priority = Priority.EVALUATION
 
 
 @dataclass(frozen=True, slots=True)

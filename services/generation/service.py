@@ -1,28 +1,36 @@
 """The servicers of GenerationService and ModelService: check, translate, ask the domain, translate back."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
 import grpc
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
-from services.generation import translation
-from services.generation.answering import Answering
+from services.generation import stream_messages, translation
+from services.generation.answering import Answering, BatchOutcome
 from services.generation.cost.caller_ledger import CallerLedger
-from services.generation.generator import BatchOutcome
+from services.generation.item_reading import read_items
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.registration import ModelRegistrar
 from services.generation.requests import GenerationRequest
+from services.generation.streams import ItemStream, StreamLimits
 from services.runtime.errors import InvalidArgumentError, to_status
 from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
 MODEL_SERVICE = "evalfleet.generation.v1.ModelService"
+UNBOUNDED_METHODS = frozenset({"StreamGenerate", "StreamScoreContinuations"})
+"""Streams that may last as long as their caller likes; each of their items has a limit of its own."""
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Generates and scores."""
 
-    def __init__(self, generator: Answering, caller_ledger: CallerLedger) -> None:
+    def __init__(self, generator: Answering, caller_ledger: CallerLedger, stream_limits: StreamLimits) -> None:
         self._generator = generator
         self._caller_ledger = caller_ledger
+        self._stream_limits = stream_limits
 
     async def Generate(
         self,
@@ -42,6 +50,35 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         translation.check_batch_size(len(request.requests))
         outcomes = await self._generator.generate_batch([_checked(each) for each in request.requests])
         return generation_pb2.BatchGenerateResponse(results=[_result(outcome) for outcome in outcomes])
+
+    async def StreamGenerate(
+        self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
+        """Generate for every item of a stream, each with an outcome of its own."""
+        async with aclosing(read_items(context, translation.generation_request)) as items:
+            stream = ItemStream(items, self._generator.generate, self._stream_limits)
+            async with aclosing(stream.outcomes()) as outcomes:
+                async for outcome in outcomes:
+                    yield stream_messages.generation_outcome(outcome)
+
+    async def GenerateTokens(
+        self, request: generation_pb2.GenerateTokensRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[generation_pb2.GenerateTokensResponse, None]:
+        """Generate one answer and send its text as it comes."""
+        wanted = stream_messages.tokens_request(request.request)
+        async with aclosing(self._generator.generate_pieces(wanted)) as pieces:
+            async for piece in pieces:
+                yield stream_messages.tokens_response(piece)
+
+    async def StreamScoreContinuations(
+        self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[generation_pb2.StreamScoreContinuationsResponse, None]:
+        """Score the continuations of every item of a stream, each with an outcome of its own."""
+        async with aclosing(read_items(context, translation.scoring_request)) as items:
+            stream = ItemStream(items, self._generator.score, self._stream_limits)
+            async with aclosing(stream.outcomes()) as outcomes:
+                async for outcome in outcomes:
+                    yield stream_messages.scoring_outcome(outcome)
 
     async def ScoreContinuations(
         self,

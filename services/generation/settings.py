@@ -54,8 +54,25 @@ class GenerationSettings(ServiceSettings):
     max_engine_requests_per_call: int = Field(
         32, ge=1, description="Of those, how many samples or batch items of one call."
     )
+    max_queued_requests: int = Field(
+        8192, ge=0, description="Requests that wait for a place at Triton; more are told to come back later."
+    )
+    max_queued_requests_per_caller: int = Field(
+        4096, ge=0, description="Of those, how many of one caller, as it names itself in metadata evalfleet-caller."
+    )
+    aging_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A priority whose oldest request waits longer gets every 16th place before higher ones.",
+    )
     engine_request_timeout_seconds: float = Field(
         600.0, gt=0, description="Longest single request to Triton, in seconds, whatever the caller's deadline."
+    )
+    max_stream_items: int = Field(
+        64, ge=1, description="Items of one bulk stream at once; while there are so many, no more are read."
+    )
+    stream_item_timeout_seconds: float = Field(
+        600.0, gt=0, description="Longest time of one item of a bulk stream, in seconds."
     )
     concurrent_loads: int = Field(2, ge=1, description="Checkpoints loaded at once.")
     load_timeout_seconds: float = Field(600.0, gt=0, description="Longest load of one checkpoint, in seconds.")

@@ -17,6 +17,7 @@ from services.generation.requests import (
     FinishReason,
     GenerationRequest,
     GenerationResult,
+    Priority,
     Prompt,
     Role,
     Sampling,
@@ -40,6 +41,11 @@ _ROLES: dict[int, Role] = {
     common_pb2.ROLE_SYSTEM: "system",
     common_pb2.ROLE_USER: "user",
     common_pb2.ROLE_ASSISTANT: "assistant",
+}
+_PRIORITIES = {
+    generation_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    generation_pb2.PRIORITY_EVALUATION: Priority.EVALUATION,
+    generation_pb2.PRIORITY_BACKGROUND: Priority.BACKGROUND,
 }
 _TRUNCATIONS = {
     generation_pb2.TRUNCATION_POLICY_UNSPECIFIED: False,
@@ -67,8 +73,14 @@ _STATES = {
 }
 
 
-def generation_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
+def generation_request(
+    message: generation_pb2.GenerateRequest, default: Priority = Priority.EVALUATION
+) -> GenerationRequest:
     """Check and read a request to generate.
+
+    Args:
+        message: the request.
+        default: its priority if it says none.
 
     Raises:
         InvalidArgumentError: lists every invalid field.
@@ -82,6 +94,7 @@ def generation_request(message: generation_pb2.GenerateRequest) -> GenerationReq
         truncate=_truncate(message.truncation, bad),
         cache_mode=_cache_mode(message.cache_mode, bad),
         explain_cache=message.explain_cache,
+        priority=_priority(message.priority, default, bad),
     )
     bad.require(1 <= request.sample_count <= MAX_SAMPLES, "sample_count", f"must be from 1 to {MAX_SAMPLES}")
     bad.require(
@@ -105,7 +118,7 @@ def scoring_request(message: generation_pb2.ScoreContinuationsRequest) -> Scorin
         1 <= count <= MAX_CONTINUATIONS, "continuations", f"must hold 1 to {MAX_CONTINUATIONS} texts, not {count}"
     )
     for index, text in enumerate(message.continuations):
-        bad.require(bool(text), f"continuations[{index}]", "must not be empty")
+        _check_text(text, f"continuations[{index}]", bad)
     request = ScoringRequest(
         model_id=_model_id(message.model, "model", bad),
         context=_prompt(message, message.WhichOneof("context"), bad, may_be_empty=True),
@@ -113,6 +126,7 @@ def scoring_request(message: generation_pb2.ScoreContinuationsRequest) -> Scorin
         truncate=_truncate(message.truncation, bad),
         cache_mode=_cache_mode(message.cache_mode, bad),
         explain_cache=message.explain_cache,
+        priority=_priority(message.priority, Priority.EVALUATION, bad),
     )
     bad.raise_any()
     return request
@@ -189,9 +203,15 @@ def _prompt(
         return _turns(message.conversation, bad)
     if chosen is None:
         bad.add("prompt", "or conversation must be set")
-    elif not may_be_empty:
-        bad.require(bool(message.prompt), "prompt", "must not be empty")
+    else:
+        _check_text(message.prompt, "prompt", bad, may_be_empty=may_be_empty)
     return message.prompt
+
+
+def _check_text(text: str, field: str, bad: Violations, *, may_be_empty: bool = False) -> None:
+    bad.require(bool(text) or may_be_empty, field, "must not be empty")
+    # No tokenizer gives it a meaning, and databases refuse it: it is always somebody's broken file.
+    bad.require("\0" not in text, field, "must not hold NUL characters")
 
 
 def _turns(conversation: common_pb2.Conversation, bad: Violations) -> tuple[Turn, ...]:
@@ -202,7 +222,7 @@ def _turns(conversation: common_pb2.Conversation, bad: Violations) -> tuple[Turn
         role = _ROLES.get(message.role)
         bad.require(role is not None, f"{path}.role", "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT")
         bad.require(role != "system" or index == 0, f"{path}.role", "must come first if it is ROLE_SYSTEM")
-        bad.require(bool(message.content), f"{path}.content", "must not be empty")
+        _check_text(message.content, f"{path}.content", bad)
         turns.append(Turn(role or "user", message.content))
     return tuple(turns)
 
@@ -232,7 +252,15 @@ def _sampling(message: generation_pb2.SamplingParameters, bad: Violations) -> Sa
     for index, text in enumerate(sampling.stop):
         is_valid = 1 <= len(text) <= MAX_STOP_STRING_CHARACTERS
         bad.require(is_valid, f"sampling.stop[{index}]", f"must have 1 to {MAX_STOP_STRING_CHARACTERS} characters")
+        bad.require("\0" not in text, f"sampling.stop[{index}]", "must not hold NUL characters")
     return sampling
+
+
+def _priority(value: generation_pb2.Priority.ValueType, default: Priority, bad: Violations) -> Priority:
+    if value == generation_pb2.PRIORITY_UNSPECIFIED:
+        return default
+    bad.require(value in _PRIORITIES, "priority", f"has no value {value}; use INTERACTIVE, EVALUATION or BACKGROUND")
+    return _PRIORITIES.get(value, default)
 
 
 def _truncate(policy: generation_pb2.TruncationPolicy.ValueType, bad: Violations) -> bool:

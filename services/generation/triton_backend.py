@@ -1,20 +1,20 @@
 """The inference backend that is a Triton server."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Final, cast
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelControlRefusedError, ModelLostError
-from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
+from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 from services.inference import contract
 from services.inference.client import InferenceClient
 from services.inference.contract import CausalLMArguments, DtypeName
 from services.inference.host_client import CheckpointHostClient
 from services.inference.host_contract import HOST_MODEL, HostKind, HostReport
 from services.inference.sampling import SamplingParameters
-from services.runtime.errors import FleetError
+from services.runtime.errors import FleetError, InternalError
 
 _ENGINE_CRASHED: Final = "ENGINE_CRASHED"
 _CONTROL_REFUSED: Final = "MODEL_CONTROL_REFUSED"
@@ -124,14 +124,7 @@ class TritonBackend:
             answer = await self._client.generate(
                 self._host_model,
                 _prompt(prompt),
-                SamplingParameters(
-                    max_tokens=sampling.max_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    seed=sampling.seed,
-                    stop=sampling.stop,
-                ),
+                _parameters(sampling),
                 timeout_seconds=timeout_seconds,
                 checkpoint=name,
                 truncate_input=truncate,
@@ -144,6 +137,36 @@ class TritonBackend:
             truncated=answer.num_truncated_tokens > 0,
             engine_seconds=answer.engine_seconds or 0.0,
             prefix_tokens=answer.num_cached_tokens,
+        )
+
+    async def generate_pieces(
+        self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
+    ) -> AsyncGenerator[TextPiece | EngineAnswer, None]:
+        """Generate one answer piece by piece; closing it closes the stream, which stops the engine's work."""
+        text, tokens = "", 0
+        chunks = self._client.generate_stream(
+            HOST_MODEL,
+            _prompt(prompt),
+            _parameters(sampling),
+            timeout_seconds=timeout_seconds,
+            checkpoint=name,
+            truncate_input=truncate,
+        )
+        with _losses():
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    text, tokens = text + chunk.text, tokens + chunk.num_output_tokens
+                    yield TextPiece(chunk.text, chunk.num_output_tokens)
+        if chunk.finish_reason is None:
+            raise InternalError("the model's answer has no finish reason", reason="INFERENCE_ANSWER_INCOMPLETE")
+        yield EngineAnswer(
+            text=text,
+            finish_reason=FinishReason(chunk.finish_reason),
+            prompt_tokens=chunk.num_input_tokens,
+            completion_tokens=tokens,
+            truncated=chunk.num_truncated_tokens > 0,
+            engine_seconds=chunk.engine_seconds or 0.0,
+            prefix_tokens=chunk.num_cached_tokens,
         )
 
     async def score(
@@ -166,6 +189,17 @@ class TritonBackend:
             engine_seconds=answer.engine_seconds or 0.0,
             prefix_tokens=answer.num_cached_tokens,
         )
+
+
+def _parameters(sampling: Sampling) -> SamplingParameters:
+    return SamplingParameters(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        stop=sampling.stop,
+    )
 
 
 def _prompt(prompt: Prompt) -> contract.Prompt:

@@ -10,6 +10,7 @@ import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from services.generation.admission import Admission, AdmissionLimits
 from services.generation.answering import Answering
 from services.generation.backend import InferenceBackend
 from services.generation.cache.answer_cache import AnswerCache
@@ -18,7 +19,6 @@ from services.generation.checkpoints import ContentDigests
 from services.generation.cost.accounting import AccountedGenerator
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.cost.prices import read_price_table
-from services.generation.flow import EngineFlow
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
@@ -27,8 +27,15 @@ from services.generation.registration import ModelRegistrar, RegistrationRules
 from services.generation.registry import ModelRegistry
 from services.generation.residency import MemoryLimits
 from services.generation.retention import RetentionPolicy
-from services.generation.service import GENERATION_SERVICE, MODEL_SERVICE, GenerationServicer, ModelServicer
+from services.generation.service import (
+    GENERATION_SERVICE,
+    MODEL_SERVICE,
+    UNBOUNDED_METHODS,
+    GenerationServicer,
+    ModelServicer,
+)
 from services.generation.settings import GenerationSettings
+from services.generation.streams import StreamLimits
 from services.generation.triton_backend import TritonBackend
 from services.inference.client import InferenceClient
 from services.inference.engine_revision import engine_revision
@@ -105,14 +112,27 @@ async def wire_backend(
             ),
         )
         rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds, settings.auto_engine)
-        flow = EngineFlow(
-            total=settings.max_engine_requests, per_call=settings.max_engine_requests_per_call, metrics=metrics
+        admission = Admission(
+            AdmissionLimits(
+                running=settings.max_engine_requests,
+                running_per_call=settings.max_engine_requests_per_call,
+                queued=settings.max_queued_requests,
+                queued_per_caller=settings.max_queued_requests_per_caller,
+                aging_seconds=settings.aging_seconds,
+            ),
+            metrics,
         )
-        generator = Generator(lifecycle, backend, flow, request_timeout_seconds=settings.engine_request_timeout_seconds)
+        generator = Generator(
+            lifecycle, backend, admission, request_timeout_seconds=settings.engine_request_timeout_seconds
+        )
         answering = await _with_cache(settings, metrics, generator, lifecycle, stack)
         callers = await CallerLedger.open(settings.state_dir)
         stack.push_async_callback(callers.close)
-        generation = GenerationServicer(AccountedGenerator(answering, prices, callers, metrics), callers)
+        generation = GenerationServicer(
+            AccountedGenerator(answering, prices, callers, metrics),
+            callers,
+            StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds),
+        )
         models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules), lifecycle)
         metrics.register(ModelMetrics(lifecycle))
         await lifecycle.start()
@@ -122,6 +142,7 @@ async def wire_backend(
                     GENERATION_SERVICE,
                     lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server),
                     readiness=backend.is_ready,
+                    unbounded_methods=UNBOUNDED_METHODS,
                 ),
                 HostedService(
                     MODEL_SERVICE,

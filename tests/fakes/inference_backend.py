@@ -3,13 +3,13 @@
 import asyncio
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelLostError
-from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling
+from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 from services.runtime.deadlines import remaining_seconds
 
 
@@ -32,6 +32,8 @@ class FakeInferenceBackend:
         self.load_errors: list[Exception] = []
         self.on_load: list[Path] = []
         self.gate: asyncio.Event | None = None
+        self.piece_gate: asyncio.Event | None = None
+        self.lose_after: int | None = None
         self.failures: dict[str, Exception] = {}
         self.samplings: list[Sampling] = []
         self.timeouts: list[float] = []
@@ -104,6 +106,27 @@ class FakeInferenceBackend:
         said = await self._work(name, prompt)
         text = f"{name}|{said}|{sampling.seed}"
         return EngineAnswer(text, FinishReason.STOP, len(said), len(text), truncated=truncate, engine_seconds=0.5)
+
+    async def generate_pieces(
+        self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
+    ) -> AsyncGenerator[TextPiece | EngineAnswer, None]:
+        """Yield the answer character by character; ``piece_gate`` stops it after each, ``lose_after`` loses it."""
+        answer = await self.generate(name, prompt, sampling, truncate=truncate, timeout_seconds=timeout_seconds)
+        self.in_flight += 1
+        try:
+            for index, character in enumerate(answer.text):
+                if index == self.lose_after:
+                    raise ModelLostError("the server is gone")
+                yield TextPiece(character, 1)
+                if self.piece_gate is not None:
+                    await self.piece_gate.wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.in_flight -= 1
+            self._happened.set()
+        yield answer
 
     async def score(
         self, name: str, context: Prompt, continuations: Sequence[str], *, truncate: bool, timeout_seconds: float

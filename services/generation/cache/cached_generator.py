@@ -1,11 +1,12 @@
 """The generator behind the cache: answers what is known, and has the rest computed once."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from services.generation.answering import Answering
+from services.generation.answering import Answering, BatchOutcome
 from services.generation.cache.answer_cache import AnswerCache, Codec, Computed, Found
 from services.generation.cache.answers import (
     StoredSample,
@@ -17,7 +18,6 @@ from services.generation.cache.answers import (
 )
 from services.generation.cache.key import AnswerKey, ModelIdentity, is_cacheable, sample_key, scores_key
 from services.generation.errors import ModelDeletedError
-from services.generation.generator import BatchOutcome
 from services.generation.models import ModelRecord
 from services.generation.requests import (
     CacheExplanation,
@@ -27,6 +27,7 @@ from services.generation.requests import (
     GenerationResult,
     ScoringRequest,
     ScoringResult,
+    TextPiece,
     Usage,
 )
 from services.generation.samples import all_samples
@@ -101,6 +102,17 @@ class CachedGenerator:
 
         with bind_deadline(seconds):
             return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)
+
+    async def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        """Generate one answer piece by piece; who watches an answer grow wants it computed.
+
+        Raises:
+            FleetError: as the inner generator.
+        """
+        explanation = _plain(CacheOutcome.BYPASSED) if request.explain_cache else None
+        async with aclosing(self._inner.generate_pieces(request)) as pieces:
+            async for piece in pieces:
+                yield piece if isinstance(piece, TextPiece) else replace(piece, cache=explanation)
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score all continuations of one context, from the cache if their scores are there.

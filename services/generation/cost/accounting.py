@@ -1,16 +1,23 @@
 """Puts a price on answers and books them to their callers."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
-from services.generation.answering import Answering
+from services.generation.answering import Answering, BatchOutcome
 from services.generation.cost.caller_ledger import OTHERS, CallerLedger
 from services.generation.cost.prices import PriceTable
-from services.generation.generator import BatchOutcome
-from services.generation.requests import GenerationRequest, GenerationResult, ScoringRequest, ScoringResult, Usage
+from services.generation.requests import (
+    GenerationRequest,
+    GenerationResult,
+    ScoringRequest,
+    ScoringResult,
+    TextPiece,
+    Usage,
+)
 from services.runtime.callers import current_caller
 
 _MOST_LABELS: Final = 50
@@ -99,6 +106,13 @@ class AccountedGenerator:
             else outcome
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
+
+    async def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        """Generate one answer piece by piece and book it when it is complete; raises as ``generate`` does."""
+        caller = current_caller()
+        async with aclosing(self._inner.generate_pieces(request)) as pieces:
+            async for piece in pieces:
+                yield piece if isinstance(piece, TextPiece) else self._booked(caller, request.model_id, piece)
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score and book the answer; raises as ``generate`` does."""

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.runtime.error_types import InvalidArgumentError, UnimplementedError
+from services.runtime.error_types import UnimplementedError
 from services.runtime.interceptors.admission import Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.handling import Behaviours, Handling
+from services.runtime.malformed import MalformedRequestError
 from services.runtime.status import code_of
 
 # Quoted: generic in the stubs only.
@@ -176,11 +177,7 @@ def _decoded(call: HandledCall, decode: Decode, raw: bytes) -> Any:
     try:
         return decode(raw)
     except (DecodeError, ValueError) as error:
-        raise InvalidArgumentError(
-            "the request is no valid message of this method; check that both sides use the same proto file",
-            reason="MALFORMED_REQUEST",
-            metadata={"method": call.rules.method},
-        ) from error
+        raise MalformedRequestError(call.rules.method, raw) from error
 
 
 def _counting_decoder(decode: Decode) -> Decode:

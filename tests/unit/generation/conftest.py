@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.generation.admission import Admission, AdmissionLimits
 from services.generation.checkpoints import ContentDigests
-from services.generation.flow import EngineFlow
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
@@ -53,8 +53,8 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
         running.push_async_callback(lifecycle.close)
         registrar = ModelRegistrar(registry, lifecycle, digests, RegistrationRules([root]))
         metrics = CollectorRegistry()
-        flow = EngineFlow(total=total, per_call=per_call, metrics=metrics)
-        generator = Generator(lifecycle, backend, flow, request_timeout_seconds=60.0)
+        admission = Admission(AdmissionLimits(running=total, running_per_call=per_call), metrics)
+        generator = Generator(lifecycle, backend, admission, request_timeout_seconds=60.0)
         return Domain(backend, registry, lifecycle, registrar, generator, root, metrics)
 
     yield start

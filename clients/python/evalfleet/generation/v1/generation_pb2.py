@@ -27,49 +27,65 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(evalfleet/generation/v1/generation.proto\x12\x17\x65valfleet.generation.v1\x1a evalfleet/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbe\x01\n\x10\x43\x61\x63heExplanation\x12\x36\n\x07outcome\x18\x01 \x01(\x0e\x32%.evalfleet.generation.v1.CacheOutcome\x12\x14\n\x0csample_index\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x17\n\x0f\x64iffering_parts\x18\x04 \x03(\t\x12\x36\n\x12nearest_entry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcc\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\xef\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x39\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32!.evalfleet.common.v1.ConversationH\x00\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.evalfleet.generation.v1.SamplingParameters\x12\x19\n\x0csample_count\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12=\n\ntruncation\x18\x06 \x01(\x0e\x32).evalfleet.generation.v1.TruncationPolicy\x12\x36\n\ncache_mode\x18\x07 \x01(\x0e\x32\".evalfleet.generation.v1.CacheMode\x12\x15\n\rexplain_cache\x18\x08 \x01(\x08\x42\x07\n\x05inputB\x0f\n\r_sample_count\"}\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12<\n\rfinish_reason\x18\x02 \x01(\x0e\x32%.evalfleet.generation.v1.FinishReason\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"\xf6\x01\n\x10GenerateResponse\x12\x38\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32#.evalfleet.generation.v1.Completion\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x44\n\x11\x63\x61\x63he_explanation\x18\x06 \x01(\x0b\x32).evalfleet.generation.v1.CacheExplanation\"R\n\x14\x42\x61tchGenerateRequest\x12:\n\x08requests\x18\x01 \x03(\x0b\x32(.evalfleet.generation.v1.GenerateRequest\"Q\n\x15\x42\x61tchGenerateResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.evalfleet.generation.v1.GenerateResult\"\x80\x01\n\x0eGenerateResult\x12=\n\x08response\x18\x01 \x01(\x0b\x32).evalfleet.generation.v1.GenerateResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xa7\x02\n\x19ScoreContinuationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x39\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32!.evalfleet.common.v1.ConversationH\x00\x12\x15\n\rcontinuations\x18\x04 \x03(\t\x12=\n\ntruncation\x18\x05 \x01(\x0e\x32).evalfleet.generation.v1.TruncationPolicy\x12\x36\n\ncache_mode\x18\x06 \x01(\x0e\x32\".evalfleet.generation.v1.CacheMode\x12\x15\n\rexplain_cache\x18\x07 \x01(\x08\x42\t\n\x07\x63ontext\"S\n\x11\x43ontinuationScore\x12\x16\n\x0elog_likelihood\x18\x01 \x01(\x01\x12\x11\n\tis_greedy\x18\x02 \x01(\x08\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\"\x82\x02\n\x1aScoreContinuationsResponse\x12:\n\x06scores\x18\x01 \x03(\x0b\x32*.evalfleet.generation.v1.ContinuationScore\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x44\n\x11\x63\x61\x63he_explanation\x18\x06 \x01(\x0b\x32).evalfleet.generation.v1.CacheExplanation\"?\n\x16ListCallerUsageRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x17ListCallerUsageResponse\x12\x35\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32$.evalfleet.generation.v1.CallerUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdc\x01\n\x0b\x43\x61llerUsage\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_request_count\x18\x03 \x01(\x03\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12.\n\nfirst_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*m\n\x10TruncationPolicy\x12!\n\x1dTRUNCATION_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRUNCATION_POLICY_FAIL\x10\x01\x12\x1a\n\x16TRUNCATION_POLICY_LEFT\x10\x02*j\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_USE\x10\x01\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03*\xeb\x01\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_OUTCOME_HIT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_OUTCOME_SHARED\x10\x02\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x03\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_REFRESHED\x10\x04\x12\x1a\n\x16\x43\x41\x43HE_OUTCOME_BYPASSED\x10\x05\x12\x1f\n\x1b\x43\x41\x43HE_OUTCOME_NOT_CACHEABLE\x10\x06\x12\x19\n\x15\x43\x41\x43HE_OUTCOME_CORRUPT\x10\x07\x32\xd9\x03\n\x11GenerationService\x12_\n\x08Generate\x12(.evalfleet.generation.v1.GenerateRequest\x1a).evalfleet.generation.v1.GenerateResponse\x12n\n\rBatchGenerate\x12-.evalfleet.generation.v1.BatchGenerateRequest\x1a..evalfleet.generation.v1.BatchGenerateResponse\x12}\n\x12ScoreContinuations\x12\x32.evalfleet.generation.v1.ScoreContinuationsRequest\x1a\x33.evalfleet.generation.v1.ScoreContinuationsResponse\x12t\n\x0fListCallerUsage\x12/.evalfleet.generation.v1.ListCallerUsageRequest\x1a\x30.evalfleet.generation.v1.ListCallerUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(evalfleet/generation/v1/generation.proto\x12\x17\x65valfleet.generation.v1\x1a evalfleet/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbe\x01\n\x10\x43\x61\x63heExplanation\x12\x36\n\x07outcome\x18\x01 \x01(\x0e\x32%.evalfleet.generation.v1.CacheOutcome\x12\x14\n\x0csample_index\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x17\n\x0f\x64iffering_parts\x18\x04 \x03(\t\x12\x36\n\x12nearest_entry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcc\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\xa4\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x39\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32!.evalfleet.common.v1.ConversationH\x00\x12=\n\x08sampling\x18\x04 \x01(\x0b\x32+.evalfleet.generation.v1.SamplingParameters\x12\x19\n\x0csample_count\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12=\n\ntruncation\x18\x06 \x01(\x0e\x32).evalfleet.generation.v1.TruncationPolicy\x12\x36\n\ncache_mode\x18\x07 \x01(\x0e\x32\".evalfleet.generation.v1.CacheMode\x12\x15\n\rexplain_cache\x18\x08 \x01(\x08\x12\x33\n\x08priority\x18\t \x01(\x0e\x32!.evalfleet.generation.v1.PriorityB\x07\n\x05inputB\x0f\n\r_sample_count\"}\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12<\n\rfinish_reason\x18\x02 \x01(\x0e\x32%.evalfleet.generation.v1.FinishReason\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"\xf6\x01\n\x10GenerateResponse\x12\x38\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32#.evalfleet.generation.v1.Completion\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x44\n\x11\x63\x61\x63he_explanation\x18\x06 \x01(\x0b\x32).evalfleet.generation.v1.CacheExplanation\"R\n\x14\x42\x61tchGenerateRequest\x12:\n\x08requests\x18\x01 \x03(\x0b\x32(.evalfleet.generation.v1.GenerateRequest\"Q\n\x15\x42\x61tchGenerateResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.evalfleet.generation.v1.GenerateResult\"\x80\x01\n\x0eGenerateResult\x12=\n\x08response\x18\x01 \x01(\x0b\x32).evalfleet.generation.v1.GenerateResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"c\n\x15StreamGenerateRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x39\n\x07request\x18\x02 \x01(\x0b\x32(.evalfleet.generation.v1.GenerateRequest\"\x99\x01\n\x16StreamGenerateResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12=\n\x08response\x18\x02 \x01(\x0b\x32).evalfleet.generation.v1.GenerateResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"R\n\x15GenerateTokensRequest\x12\x39\n\x07request\x18\x01 \x01(\x0b\x32(.evalfleet.generation.v1.GenerateRequest\".\n\tTextPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\"\x95\x01\n\x16GenerateTokensResponse\x12\x33\n\x05piece\x18\x01 \x01(\x0b\x32\".evalfleet.generation.v1.TextPieceH\x00\x12=\n\x08response\x18\x02 \x01(\x0b\x32).evalfleet.generation.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"\xdc\x02\n\x19ScoreContinuationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x39\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32!.evalfleet.common.v1.ConversationH\x00\x12\x15\n\rcontinuations\x18\x04 \x03(\t\x12=\n\ntruncation\x18\x05 \x01(\x0e\x32).evalfleet.generation.v1.TruncationPolicy\x12\x36\n\ncache_mode\x18\x06 \x01(\x0e\x32\".evalfleet.generation.v1.CacheMode\x12\x15\n\rexplain_cache\x18\x07 \x01(\x08\x12\x33\n\x08priority\x18\x08 \x01(\x0e\x32!.evalfleet.generation.v1.PriorityB\t\n\x07\x63ontext\"w\n\x1fStreamScoreContinuationsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x43\n\x07request\x18\x02 \x01(\x0b\x32\x32.evalfleet.generation.v1.ScoreContinuationsRequest\"\xad\x01\n StreamScoreContinuationsResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12G\n\x08response\x18\x02 \x01(\x0b\x32\x33.evalfleet.generation.v1.ScoreContinuationsResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"S\n\x11\x43ontinuationScore\x12\x16\n\x0elog_likelihood\x18\x01 \x01(\x01\x12\x11\n\tis_greedy\x18\x02 \x01(\x08\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\"\x82\x02\n\x1aScoreContinuationsResponse\x12:\n\x06scores\x18\x01 \x03(\x0b\x32*.evalfleet.generation.v1.ContinuationScore\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x44\n\x11\x63\x61\x63he_explanation\x18\x06 \x01(\x0b\x32).evalfleet.generation.v1.CacheExplanation\"?\n\x16ListCallerUsageRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x17ListCallerUsageResponse\x12\x35\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32$.evalfleet.generation.v1.CallerUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdc\x01\n\x0b\x43\x61llerUsage\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_request_count\x18\x03 \x01(\x03\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12.\n\nfirst_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*p\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x17\n\x13PRIORITY_EVALUATION\x10\x02\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x03*m\n\x10TruncationPolicy\x12!\n\x1dTRUNCATION_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRUNCATION_POLICY_FAIL\x10\x01\x12\x1a\n\x16TRUNCATION_POLICY_LEFT\x10\x02*j\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_USE\x10\x01\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03*\xeb\x01\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_OUTCOME_HIT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_OUTCOME_SHARED\x10\x02\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x03\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_REFRESHED\x10\x04\x12\x1a\n\x16\x43\x41\x43HE_OUTCOME_BYPASSED\x10\x05\x12\x1f\n\x1b\x43\x41\x43HE_OUTCOME_NOT_CACHEABLE\x10\x06\x12\x19\n\x15\x43\x41\x43HE_OUTCOME_CORRUPT\x10\x07\x32\xdb\x06\n\x11GenerationService\x12_\n\x08Generate\x12(.evalfleet.generation.v1.GenerateRequest\x1a).evalfleet.generation.v1.GenerateResponse\x12n\n\rBatchGenerate\x12-.evalfleet.generation.v1.BatchGenerateRequest\x1a..evalfleet.generation.v1.BatchGenerateResponse\x12u\n\x0eStreamGenerate\x12..evalfleet.generation.v1.StreamGenerateRequest\x1a/.evalfleet.generation.v1.StreamGenerateResponse(\x01\x30\x01\x12s\n\x0eGenerateTokens\x12..evalfleet.generation.v1.GenerateTokensRequest\x1a/.evalfleet.generation.v1.GenerateTokensResponse0\x01\x12}\n\x12ScoreContinuations\x12\x32.evalfleet.generation.v1.ScoreContinuationsRequest\x1a\x33.evalfleet.generation.v1.ScoreContinuationsResponse\x12\x93\x01\n\x18StreamScoreContinuations\x12\x38.evalfleet.generation.v1.StreamScoreContinuationsRequest\x1a\x39.evalfleet.generation.v1.StreamScoreContinuationsResponse(\x01\x30\x01\x12t\n\x0fListCallerUsage\x12/.evalfleet.generation.v1.ListCallerUsageRequest\x1a\x30.evalfleet.generation.v1.ListCallerUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.generation.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2644
-  _globals['_FINISHREASON']._serialized_end=2739
-  _globals['_TRUNCATIONPOLICY']._serialized_start=2741
-  _globals['_TRUNCATIONPOLICY']._serialized_end=2850
-  _globals['_CACHEMODE']._serialized_start=2852
-  _globals['_CACHEMODE']._serialized_end=2958
-  _globals['_CACHEOUTCOME']._serialized_start=2961
-  _globals['_CACHEOUTCOME']._serialized_end=3196
+  _globals['_FINISHREASON']._serialized_start=3588
+  _globals['_FINISHREASON']._serialized_end=3683
+  _globals['_PRIORITY']._serialized_start=3685
+  _globals['_PRIORITY']._serialized_end=3797
+  _globals['_TRUNCATIONPOLICY']._serialized_start=3799
+  _globals['_TRUNCATIONPOLICY']._serialized_end=3908
+  _globals['_CACHEMODE']._serialized_start=3910
+  _globals['_CACHEMODE']._serialized_end=4016
+  _globals['_CACHEOUTCOME']._serialized_start=4019
+  _globals['_CACHEOUTCOME']._serialized_end=4254
   _globals['_CACHEEXPLANATION']._serialized_start=162
   _globals['_CACHEEXPLANATION']._serialized_end=352
   _globals['_SAMPLINGPARAMETERS']._serialized_start=355
   _globals['_SAMPLINGPARAMETERS']._serialized_end=559
   _globals['_GENERATEREQUEST']._serialized_start=562
-  _globals['_GENERATEREQUEST']._serialized_end=929
-  _globals['_COMPLETION']._serialized_start=931
-  _globals['_COMPLETION']._serialized_end=1056
-  _globals['_GENERATERESPONSE']._serialized_start=1059
-  _globals['_GENERATERESPONSE']._serialized_end=1305
-  _globals['_BATCHGENERATEREQUEST']._serialized_start=1307
-  _globals['_BATCHGENERATEREQUEST']._serialized_end=1389
-  _globals['_BATCHGENERATERESPONSE']._serialized_start=1391
-  _globals['_BATCHGENERATERESPONSE']._serialized_end=1472
-  _globals['_GENERATERESULT']._serialized_start=1475
-  _globals['_GENERATERESULT']._serialized_end=1603
-  _globals['_SCORECONTINUATIONSREQUEST']._serialized_start=1606
-  _globals['_SCORECONTINUATIONSREQUEST']._serialized_end=1901
-  _globals['_CONTINUATIONSCORE']._serialized_start=1903
-  _globals['_CONTINUATIONSCORE']._serialized_end=1986
-  _globals['_SCORECONTINUATIONSRESPONSE']._serialized_start=1989
-  _globals['_SCORECONTINUATIONSRESPONSE']._serialized_end=2247
-  _globals['_LISTCALLERUSAGEREQUEST']._serialized_start=2249
-  _globals['_LISTCALLERUSAGEREQUEST']._serialized_end=2312
-  _globals['_LISTCALLERUSAGERESPONSE']._serialized_start=2314
-  _globals['_LISTCALLERUSAGERESPONSE']._serialized_end=2419
-  _globals['_CALLERUSAGE']._serialized_start=2422
-  _globals['_CALLERUSAGE']._serialized_end=2642
-  _globals['_GENERATIONSERVICE']._serialized_start=3199
-  _globals['_GENERATIONSERVICE']._serialized_end=3672
+  _globals['_GENERATEREQUEST']._serialized_end=982
+  _globals['_COMPLETION']._serialized_start=984
+  _globals['_COMPLETION']._serialized_end=1109
+  _globals['_GENERATERESPONSE']._serialized_start=1112
+  _globals['_GENERATERESPONSE']._serialized_end=1358
+  _globals['_BATCHGENERATEREQUEST']._serialized_start=1360
+  _globals['_BATCHGENERATEREQUEST']._serialized_end=1442
+  _globals['_BATCHGENERATERESPONSE']._serialized_start=1444
+  _globals['_BATCHGENERATERESPONSE']._serialized_end=1525
+  _globals['_GENERATERESULT']._serialized_start=1528
+  _globals['_GENERATERESULT']._serialized_end=1656
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1658
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1757
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1760
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1913
+  _globals['_GENERATETOKENSREQUEST']._serialized_start=1915
+  _globals['_GENERATETOKENSREQUEST']._serialized_end=1997
+  _globals['_TEXTPIECE']._serialized_start=1999
+  _globals['_TEXTPIECE']._serialized_end=2045
+  _globals['_GENERATETOKENSRESPONSE']._serialized_start=2048
+  _globals['_GENERATETOKENSRESPONSE']._serialized_end=2197
+  _globals['_SCORECONTINUATIONSREQUEST']._serialized_start=2200
+  _globals['_SCORECONTINUATIONSREQUEST']._serialized_end=2548
+  _globals['_STREAMSCORECONTINUATIONSREQUEST']._serialized_start=2550
+  _globals['_STREAMSCORECONTINUATIONSREQUEST']._serialized_end=2669
+  _globals['_STREAMSCORECONTINUATIONSRESPONSE']._serialized_start=2672
+  _globals['_STREAMSCORECONTINUATIONSRESPONSE']._serialized_end=2845
+  _globals['_CONTINUATIONSCORE']._serialized_start=2847
+  _globals['_CONTINUATIONSCORE']._serialized_end=2930
+  _globals['_SCORECONTINUATIONSRESPONSE']._serialized_start=2933
+  _globals['_SCORECONTINUATIONSRESPONSE']._serialized_end=3191
+  _globals['_LISTCALLERUSAGEREQUEST']._serialized_start=3193
+  _globals['_LISTCALLERUSAGEREQUEST']._serialized_end=3256
+  _globals['_LISTCALLERUSAGERESPONSE']._serialized_start=3258
+  _globals['_LISTCALLERUSAGERESPONSE']._serialized_end=3363
+  _globals['_CALLERUSAGE']._serialized_start=3366
+  _globals['_CALLERUSAGE']._serialized_end=3586
+  _globals['_GENERATIONSERVICE']._serialized_start=4257
+  _globals['_GENERATIONSERVICE']._serialized_end=5116
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,36 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """`max_tokens` or the model's context was reached."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """PRIORITY_INTERACTIVE for GenerateTokens, PRIORITY_EVALUATION for all other methods."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody is waiting for this answer. Some places at the engine are kept for these."""
+    PRIORITY_EVALUATION: _Priority.ValueType  # 2
+    """An evaluation."""
+    PRIORITY_BACKGROUND: _Priority.ValueType  # 3
+    """Whenever there is nothing else to do, but not never."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose turn comes first when requests wait. Within a priority, callers take turns by the tokens they use, however many
+    requests each has waiting; a caller names itself in the metadata `evalfleet-caller`.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""PRIORITY_INTERACTIVE for GenerateTokens, PRIORITY_EVALUATION for all other methods."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody is waiting for this answer. Some places at the engine are kept for these."""
+PRIORITY_EVALUATION: Priority.ValueType  # 2
+"""An evaluation."""
+PRIORITY_BACKGROUND: Priority.ValueType  # 3
+"""Whenever there is nothing else to do, but not never."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _TruncationPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -263,6 +293,7 @@ class GenerateRequest(_message.Message):
     TRUNCATION_FIELD_NUMBER: _builtins.int
     CACHE_MODE_FIELD_NUMBER: _builtins.int
     EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
@@ -275,6 +306,8 @@ class GenerateRequest(_message.Message):
     """Whether the answer may come from the cache."""
     explain_cache: _builtins.bool
     """Also says what the cache did and why."""
+    priority: Global___Priority.ValueType
+    """Whose turn comes first when requests wait."""
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -294,10 +327,11 @@ class GenerateRequest(_message.Message):
         truncation: Global___TruncationPolicy.ValueType = ...,
         cache_mode: Global___CacheMode.ValueType = ...,
         explain_cache: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "conversation", b"conversation", "input", b"input", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "cache_mode", b"cache_mode", "conversation", b"conversation", "explain_cache", b"explain_cache", "input", b"input", "model", b"model", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "cache_mode", b"cache_mode", "conversation", b"conversation", "explain_cache", b"explain_cache", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
     _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
@@ -473,6 +507,152 @@ class GenerateResult(_message.Message):
 Global___GenerateResult: _TypeAlias = GenerateResult  # noqa: Y015
 
 @_typing.final
+class StreamGenerateRequest(_message.Message):
+    """One item of a stream of requests to generate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """What to generate."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
+
+@_typing.final
+class StreamGenerateResponse(_message.Message):
+    """What became of one item of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    @_builtins.property
+    def response(self) -> Global___GenerateResponse:
+        """The answers."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there are none. Paths of invalid fields begin at the item's request."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        response: Global___GenerateResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+
+@_typing.final
+class GenerateTokensRequest(_message.Message):
+    """A request to generate one answer and see it grow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """What to generate; `sample_count` must be 1 or absent."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateTokensRequest: _TypeAlias = GenerateTokensRequest  # noqa: Y015
+
+@_typing.final
+class TextPiece(_message.Message):
+    """A piece of text that was generated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text since the piece before: never part of a stop string, never half a character. May be empty."""
+    token_count: _builtins.int
+    """Tokens since the piece before."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextPiece: _TypeAlias = TextPiece  # noqa: Y015
+
+@_typing.final
+class GenerateTokensResponse(_message.Message):
+    """What happened to an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def piece(self) -> Global___TextPiece:
+        """The answer has grown."""
+
+    @_builtins.property
+    def response(self) -> Global___GenerateResponse:
+        """The answer is complete: its whole text, why it ended, and what it cost. Sent once, at last."""
+
+    def __init__(
+        self,
+        *,
+        piece: Global___TextPiece | None = ...,
+        response: Global___GenerateResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "piece", b"piece", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "piece", b"piece", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["piece", "response"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___GenerateTokensResponse: _TypeAlias = GenerateTokensResponse  # noqa: Y015
+
+@_typing.final
 class ScoreContinuationsRequest(_message.Message):
     """A request to score continuations."""
 
@@ -485,6 +665,7 @@ class ScoreContinuationsRequest(_message.Message):
     TRUNCATION_FIELD_NUMBER: _builtins.int
     CACHE_MODE_FIELD_NUMBER: _builtins.int
     EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
@@ -495,6 +676,8 @@ class ScoreContinuationsRequest(_message.Message):
     """Whether the scores may come from the cache."""
     explain_cache: _builtins.bool
     """Also says what the cache did and why."""
+    priority: Global___Priority.ValueType
+    """Whose turn comes first when requests wait."""
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -513,16 +696,81 @@ class ScoreContinuationsRequest(_message.Message):
         truncation: Global___TruncationPolicy.ValueType = ...,
         cache_mode: Global___CacheMode.ValueType = ...,
         explain_cache: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "conversation", b"conversation", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_mode", b"cache_mode", "context", b"context", "continuations", b"continuations", "conversation", b"conversation", "explain_cache", b"explain_cache", "model", b"model", "prompt", b"prompt", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_mode", b"cache_mode", "context", b"context", "continuations", b"continuations", "conversation", b"conversation", "explain_cache", b"explain_cache", "model", b"model", "priority", b"priority", "prompt", b"prompt", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_context: _TypeAlias = _typing.Literal["prompt", "conversation"]  # noqa: Y015
     _WhichOneofArgType_context: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_context) -> _WhichOneofReturnType_context | None: ...
 
 Global___ScoreContinuationsRequest: _TypeAlias = ScoreContinuationsRequest  # noqa: Y015
+
+@_typing.final
+class StreamScoreContinuationsRequest(_message.Message):
+    """One item of a stream of requests to score continuations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
+    @_builtins.property
+    def request(self) -> Global___ScoreContinuationsRequest:
+        """What to score."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___ScoreContinuationsRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamScoreContinuationsRequest: _TypeAlias = StreamScoreContinuationsRequest  # noqa: Y015
+
+@_typing.final
+class StreamScoreContinuationsResponse(_message.Message):
+    """What became of one item of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    @_builtins.property
+    def response(self) -> Global___ScoreContinuationsResponse:
+        """The scores."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there are none. Paths of invalid fields begin at the item's request."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        response: Global___ScoreContinuationsResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamScoreContinuationsResponse: _TypeAlias = StreamScoreContinuationsResponse  # noqa: Y015
 
 @_typing.final
 class ContinuationScore(_message.Message):

@@ -47,10 +47,25 @@ class GenerationServiceStub:
                 request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.BatchGenerateRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.BatchGenerateResponse.FromString,
                 _registered_method=True)
+        self.StreamGenerate = channel.stream_stream(
+                '/evalfleet.generation.v1.GenerationService/StreamGenerate',
+                request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
+                _registered_method=True)
+        self.GenerateTokens = channel.unary_stream(
+                '/evalfleet.generation.v1.GenerationService/GenerateTokens',
+                request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensResponse.FromString,
+                _registered_method=True)
         self.ScoreContinuations = channel.unary_unary(
                 '/evalfleet.generation.v1.GenerationService/ScoreContinuations',
                 request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.FromString,
+                _registered_method=True)
+        self.StreamScoreContinuations = channel.stream_stream(
+                '/evalfleet.generation.v1.GenerationService/StreamScoreContinuations',
+                request_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsResponse.FromString,
                 _registered_method=True)
         self.ListCallerUsage = channel.unary_unary(
                 '/evalfleet.generation.v1.GenerationService/ListCallerUsage',
@@ -79,8 +94,35 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamGenerate(self, request_iterator, context):
+        """Generates for as many requests as the caller sends, each with an item id; results come as they are ready, in any
+        order, one for every item. What is wrong with an item is the status of that item and never ends the stream.
+
+        The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
+        a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
+        side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateTokens(self, request, context):
+        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
+        computed: the cache of answers has no part in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ScoreContinuations(self, request, context):
         """Log-likelihoods of all continuations of one context, which is computed once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamScoreContinuations(self, request_iterator, context):
+        """Scores continuations for as many requests as the caller sends; all that is said of StreamGenerate holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,10 +149,25 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.BatchGenerateRequest.FromString,
                     response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.BatchGenerateResponse.SerializeToString,
             ),
+            'StreamGenerate': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamGenerate,
+                    request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateRequest.FromString,
+                    response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'GenerateTokens': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateTokens,
+                    request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensRequest.FromString,
+                    response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensResponse.SerializeToString,
+            ),
             'ScoreContinuations': grpc.unary_unary_rpc_method_handler(
                     servicer.ScoreContinuations,
                     request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.FromString,
                     response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.SerializeToString,
+            ),
+            'StreamScoreContinuations': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamScoreContinuations,
+                    request_deserializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsRequest.FromString,
+                    response_serializer=evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsResponse.SerializeToString,
             ),
             'ListCallerUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCallerUsage,
@@ -186,6 +243,60 @@ class GenerationService:
             _registered_method=True)
 
     @staticmethod
+    def StreamGenerate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/evalfleet.generation.v1.GenerationService/StreamGenerate',
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateRequest.SerializeToString,
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evalfleet.generation.v1.GenerationService/GenerateTokens',
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensRequest.SerializeToString,
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.GenerateTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ScoreContinuations(request,
             target,
             options=(),
@@ -202,6 +313,33 @@ class GenerationService:
             '/evalfleet.generation.v1.GenerationService/ScoreContinuations',
             evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsRequest.SerializeToString,
             evalfleet_dot_generation_dot_v1_dot_generation__pb2.ScoreContinuationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamScoreContinuations(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/evalfleet.generation.v1.GenerationService/StreamScoreContinuations',
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsRequest.SerializeToString,
+            evalfleet_dot_generation_dot_v1_dot_generation__pb2.StreamScoreContinuationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

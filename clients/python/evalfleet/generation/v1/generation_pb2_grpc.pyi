@@ -40,8 +40,22 @@ class GenerationServiceStub:
     """Generates `sample_count` answers to one prompt or conversation."""
     BatchGenerate: _grpc.UnaryUnaryMultiCallable[_generation_pb2.BatchGenerateRequest, _generation_pb2.BatchGenerateResponse]
     """Generates for up to 256 requests; one result or status each, in the order of the requests."""
+    StreamGenerate: _grpc.StreamStreamMultiCallable[_generation_pb2.StreamGenerateRequest, _generation_pb2.StreamGenerateResponse]
+    """Generates for as many requests as the caller sends, each with an item id; results come as they are ready, in any
+    order, one for every item. What is wrong with an item is the status of that item and never ends the stream.
+
+    The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
+    a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
+    side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
+    GenerateTokens: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]
+    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
+    computed: the cache of answers has no part in it.
+    """
     ScoreContinuations: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]
     """Log-likelihoods of all continuations of one context, which is computed once."""
+    StreamScoreContinuations: _grpc.StreamStreamMultiCallable[_generation_pb2.StreamScoreContinuationsRequest, _generation_pb2.StreamScoreContinuationsResponse]
+    """Scores continuations for as many requests as the caller sends; all that is said of StreamGenerate holds."""
     ListCallerUsage: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ListCallerUsageRequest, _generation_pb2.ListCallerUsageResponse]
     """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
     1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
@@ -59,8 +73,22 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Generates `sample_count` answers to one prompt or conversation."""
     BatchGenerate: _aio.UnaryUnaryMultiCallable[_generation_pb2.BatchGenerateRequest, _generation_pb2.BatchGenerateResponse]  # type: ignore[assignment]
     """Generates for up to 256 requests; one result or status each, in the order of the requests."""
+    StreamGenerate: _aio.StreamStreamMultiCallable[_generation_pb2.StreamGenerateRequest, _generation_pb2.StreamGenerateResponse]  # type: ignore[assignment]
+    """Generates for as many requests as the caller sends, each with an item id; results come as they are ready, in any
+    order, one for every item. What is wrong with an item is the status of that item and never ends the stream.
+
+    The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
+    a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
+    side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
+    GenerateTokens: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]  # type: ignore[assignment]
+    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
+    computed: the cache of answers has no part in it.
+    """
     ScoreContinuations: _aio.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]  # type: ignore[assignment]
     """Log-likelihoods of all continuations of one context, which is computed once."""
+    StreamScoreContinuations: _aio.StreamStreamMultiCallable[_generation_pb2.StreamScoreContinuationsRequest, _generation_pb2.StreamScoreContinuationsResponse]  # type: ignore[assignment]
+    """Scores continuations for as many requests as the caller sends; all that is said of StreamGenerate holds."""
     ListCallerUsage: _aio.UnaryUnaryMultiCallable[_generation_pb2.ListCallerUsageRequest, _generation_pb2.ListCallerUsageResponse]  # type: ignore[assignment]
     """What each caller has cost so far, ordered by caller. A caller names itself in the metadata `evalfleet-caller`:
     1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `@`, `/` and `-`; without it, it is `anonymous`.
@@ -89,12 +117,44 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates for up to 256 requests; one result or status each, in the order of the requests."""
 
     @_abc_1.abstractmethod
+    def StreamGenerate(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generation_pb2.StreamGenerateRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.StreamGenerateResponse], _abc.AsyncIterator[_generation_pb2.StreamGenerateResponse]]:
+        """Generates for as many requests as the caller sends, each with an item id; results come as they are ready, in any
+        order, one for every item. What is wrong with an item is the status of that item and never ends the stream.
+
+        The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
+        a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
+        side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateTokens(
+        self,
+        request: _generation_pb2.GenerateTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateTokensResponse], _abc.AsyncIterator[_generation_pb2.GenerateTokensResponse]]:
+        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
+        computed: the cache of answers has no part in it.
+        """
+
+    @_abc_1.abstractmethod
     def ScoreContinuations(
         self,
         request: _generation_pb2.ScoreContinuationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.ScoreContinuationsResponse, _abc.Awaitable[_generation_pb2.ScoreContinuationsResponse]]:
         """Log-likelihoods of all continuations of one context, which is computed once."""
+
+    @_abc_1.abstractmethod
+    def StreamScoreContinuations(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generation_pb2.StreamScoreContinuationsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.StreamScoreContinuationsResponse], _abc.AsyncIterator[_generation_pb2.StreamScoreContinuationsResponse]]:
+        """Scores continuations for as many requests as the caller sends; all that is said of StreamGenerate holds."""
 
     @_abc_1.abstractmethod
     def ListCallerUsage(

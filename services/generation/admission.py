@@ -1,0 +1,242 @@
+"""How much is asked of the inference server at once, by whom, and who waits."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from services.generation.fair_queue import FairQueue, Ticket
+from services.generation.requests import Priority
+from services.runtime.callers import current_caller
+from services.runtime.deadlines import child_timeout_or_none
+from services.runtime.errors import DeadlineExceededError, QuotaViolation, ResourceExhaustedError
+
+_RESERVE_SHARE: Final = 16
+"""One in so many places is kept for interactive requests."""
+_SHORTEST_RETRY_SECONDS: Final = 0.1
+_LONGEST_RETRY_SECONDS: Final = 30.0
+_SMOOTHING: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Bounds on what runs and waits, in engine requests: a request for n samples is n of them.
+
+    Attributes:
+        running: at the inference server at once.
+        running_per_call: of those and of the queue, how many may belong to one call or stream.
+        queued: waiting, of all callers.
+        queued_per_caller: waiting, of one caller.
+        aging_seconds: a priority whose oldest request waits longer is given some turns before higher ones.
+    """
+
+    running: int
+    running_per_call: int
+    queued: int = 8192
+    queued_per_caller: int = 4096
+    aging_seconds: float = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting(Ticket):
+    turn: asyncio.Future[None]
+
+
+class Admission(Collector):
+    """The places at the inference server: bounded, handed out by priority and fairly by caller.
+
+    Its gauges are what to scale on: a server that hands all requests to its engine has no queue to look at.
+
+    Args:
+        limits: how many run and wait.
+        metrics: receives the gauges.
+    """
+
+    def __init__(self, limits: AdmissionLimits, metrics: CollectorRegistry) -> None:
+        self._limits = limits
+        self._open_places = limits.running - limits.running // _RESERVE_SHARE
+        self._queue = FairQueue(aging_seconds=limits.aging_seconds)
+        self._running = dict.fromkeys(Priority, 0)
+        self._refused = dict.fromkeys(Priority, 0)
+        self._expired = dict.fromkeys(Priority, 0)
+        self._held_back = 0
+        self._mean_seconds = _SHORTEST_RETRY_SECONDS
+        metrics.register(self)
+
+    def open_call(self) -> "CallPlaces":
+        """Return the places of the call being handled, or of one stream.
+
+        Raises:
+            InvalidArgumentError: CALLER_INVALID.
+        """
+        return CallPlaces(self, current_caller(), asyncio.Semaphore(self._limits.running_per_call))
+
+    @asynccontextmanager
+    async def place(self, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int) -> AsyncIterator[None]:
+        """Wait for a place, first among the call's own, then among all; see ``CallPlaces.place``."""
+        _check_time_left()
+        self._held_back += 1
+        try:
+            await call.acquire()
+        finally:
+            self._held_back -= 1
+        try:
+            await self._enter(caller, priority, tokens)
+            started = time.monotonic()
+            try:
+                # The wait may have used up what was left: then the engine is not bothered at all.
+                _check_time_left()
+                yield
+            finally:
+                self._leave(priority, time.monotonic() - started)
+        finally:
+            call.release()
+
+    async def _enter(self, caller: str, priority: Priority, tokens: int) -> None:
+        waiting = _Waiting(
+            caller, priority, max(1, tokens), time.monotonic(), asyncio.get_running_loop().create_future()
+        )
+        self._queue.push(waiting)
+        self._dispatch()
+        if waiting.turn.done():
+            return
+        if self._is_full(caller):
+            self._queue.discard(waiting)
+            self._refused[priority] += 1
+            raise self._too_many(caller)
+        try:
+            async with asyncio.timeout(child_timeout_or_none(None)):
+                await waiting.turn
+        except BaseException as error:
+            if waiting.turn.cancelled():
+                self._queue.discard(waiting)
+            else:
+                # The turn came in the same moment: hand it on.
+                self._running[priority] -= 1
+                self._dispatch()
+            if isinstance(error, TimeoutError):
+                self._expired[priority] += 1
+                raise _expired_in_queue(time.monotonic() - waiting.queued_at) from None
+            raise
+
+    def _leave(self, priority: Priority, held_seconds: float) -> None:
+        self._mean_seconds += _SMOOTHING * (held_seconds - self._mean_seconds)
+        self._running[priority] -= 1
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Hand out the free places."""
+        now = time.monotonic()
+        while (running := self._count_running()) < self._limits.running:
+            ticket = self._queue.pop(now, interactive_only=running >= self._open_places)
+            if ticket is None:
+                return
+            assert isinstance(ticket, _Waiting)
+            if not ticket.turn.done():
+                self._running[ticket.priority] += 1
+                ticket.turn.set_result(None)
+
+    def _count_running(self) -> int:
+        return sum(self._running.values())
+
+    def _is_full(self, caller: str) -> bool:
+        limits = self._limits
+        return len(self._queue) > limits.queued or self._queue.count_of(caller) > limits.queued_per_caller
+
+    def _too_many(self, caller: str) -> ResourceExhaustedError:
+        own, waiting = self._queue.count_of(caller), len(self._queue)
+        # The queue drains at so many places per mean duration; the jitter spreads the returns.
+        seconds = self._mean_seconds * (waiting + 1) / self._limits.running * random.uniform(0.8, 1.2)
+        wait_seconds = min(max(seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
+        return ResourceExhaustedError(
+            f"{waiting} requests wait for the inference server, {own} of them of caller {caller!r}; "
+            f"retry in {wait_seconds:.1f} s",
+            reason="QUEUE_FULL",
+            metadata={"caller": caller, "queued": str(waiting), "queued_of_caller": str(own)},
+            retry_after_seconds=wait_seconds,
+            quota_violations=(QuotaViolation(f"callers/{caller}", "requests waiting for the inference server"),),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families for a scrape."""
+        now = time.monotonic()
+        prefix = "evalfleet_generation"
+        yield GaugeMetricFamily(
+            f"{prefix}_engine_requests_running", "Requests at the inference server.", value=self._count_running()
+        )
+        yield GaugeMetricFamily(
+            f"{prefix}_engine_requests_waiting",
+            "Requests that wait for a place at the inference server, or for others of their own call.",
+            value=len(self._queue) + self._held_back,
+        )
+        for name, text, values in (
+            ("running_requests", "Requests at the inference server.", self._running),
+            ("queued_requests", "Requests in the queue.", {each: self._queue.count(each) for each in Priority}),
+            ("queued_tokens", "Estimated tokens of the queue.", {each: self._queue.tokens(each) for each in Priority}),
+            (
+                "oldest_wait_seconds",
+                "How long the oldest request in the queue has waited.",
+                {each: self._queue.oldest_wait_seconds(each, now) for each in Priority},
+            ),
+        ):
+            gauge = GaugeMetricFamily(f"{prefix}_{name}", text, labels=["priority"])
+            for priority, value in values.items():
+                gauge.add_metric([priority.name.lower()], value)
+            yield gauge
+        for name, text, counts in (
+            ("refused_requests", "Requests that were sent away because the queue was full.", self._refused),
+            ("expired_requests", "Requests whose time was up before their turn came.", self._expired),
+        ):
+            counter = CounterMetricFamily(f"{prefix}_{name}", text, labels=["priority"])
+            for priority, count in counts.items():
+                counter.add_metric([priority.name.lower()], count)
+            yield counter
+
+
+class CallPlaces:
+    """The places of one call or stream."""
+
+    def __init__(self, admission: Admission, caller: str, own: asyncio.Semaphore) -> None:
+        self._admission = admission
+        self._caller = caller
+        self._own = own
+
+    @asynccontextmanager
+    async def place(self, priority: Priority, tokens: int) -> AsyncIterator[None]:
+        """Hold a place for one engine request.
+
+        Args:
+            priority: its class.
+            tokens: estimate of what it costs.
+
+        Raises:
+            ResourceExhaustedError: QUEUE_FULL, with the time to come back.
+            DeadlineExceededError: the caller's time is up before the engine was asked.
+        """
+        async with self._admission.place(self._caller, self._own, priority, tokens):
+            yield
+
+
+def _check_time_left() -> None:
+    left = child_timeout_or_none(None)
+    if left is not None and left <= 0:
+        raise DeadlineExceededError(
+            "no time is left to ask the inference server; allow more", reason="QUEUE_DEADLINE_EXCEEDED"
+        )
+
+
+def _expired_in_queue(waited_seconds: float) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"the request waited {waited_seconds:.1f} s for a place at the inference server, and its time is up; allow "
+        "more, or ask for less at once",
+        reason="QUEUE_DEADLINE_EXCEEDED",
+        metadata={"waited_seconds": f"{waited_seconds:.3f}"},
+    )

@@ -1,0 +1,174 @@
+"""The order in which waiting requests get their turn: by priority, and within a priority fairly by caller.
+
+Within a priority this is fair queueing by virtual time: each caller has a clock that its dispatched tokens push
+forward, and the caller whose clock is furthest behind is next. A caller that begins to wait starts at the present, so
+that it neither saves up turns while it is idle nor has to make up for them. Many small requests and few large ones thus
+get the same share of the engine, however many requests either caller has waiting.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from services.generation.requests import Priority
+
+STARVING_SHARE: Final = 16
+"""A priority that starves gets every so-manieth turn; see ``FairQueue``."""
+
+_REMEMBERED_CLOCKS: Final = 1024
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One waiting request.
+
+    Attributes:
+        caller: whose it is.
+        priority: its class.
+        tokens: estimate of what it costs, at least 1.
+        queued_at: when it began to wait, on the clock of ``time.monotonic``.
+    """
+
+    caller: str
+    priority: Priority
+    tokens: int
+    queued_at: float
+
+
+class _PriorityClass:
+    """The waiting requests of one priority."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, OrderedDict[Ticket, None]] = {}
+        self._arrivals: OrderedDict[Ticket, None] = OrderedDict()
+        self._clocks: dict[str, int] = {}
+        self._now = 0
+        self.tokens = 0
+        self.turns_passed_over = 0
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._arrivals
+
+    def push(self, ticket: Ticket) -> None:
+        self._callers.setdefault(ticket.caller, OrderedDict())[ticket] = None
+        self._arrivals[ticket] = None
+        self.tokens += ticket.tokens
+
+    def pop(self) -> Ticket:
+        caller = min(self._callers, key=self._clock)
+        self._now = self._clock(caller)
+        ticket = next(iter(self._callers[caller]))
+        self.remove(ticket)
+        self._set_clock(caller, self._now + ticket.tokens)
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        waiting = self._callers[ticket.caller]
+        del waiting[ticket], self._arrivals[ticket]
+        self.tokens -= ticket.tokens
+        if not waiting:
+            del self._callers[ticket.caller]
+        if not self._arrivals:
+            self.turns_passed_over = 0
+
+    def oldest_at(self) -> float | None:
+        try:
+            ticket = next(iter(self._arrivals), None)
+        except RuntimeError:
+            # A scrape comes from another thread, and the queue changed under it.
+            return None
+        return None if ticket is None else ticket.queued_at
+
+    def _clock(self, caller: str) -> int:
+        return max(self._now, self._clocks.get(caller, 0))
+
+    def _set_clock(self, caller: str, clock: int) -> None:
+        self._clocks[caller] = clock
+        if len(self._clocks) > _REMEMBERED_CLOCKS:
+            # A clock that lies behind the present says no more than none at all.
+            self._clocks = {name: at for name, at in self._clocks.items() if at > self._now}
+
+
+class FairQueue:
+    """Waiting requests, in the order of their turns.
+
+    A higher priority goes first. A lower one whose oldest request has waited for ``aging_seconds`` gets every
+    ``STARVING_SHARE``-th turn nevertheless: it goes on, however busy the higher ones are, and never takes over.
+
+    Args:
+        aging_seconds: after how long a priority counts as starving.
+    """
+
+    def __init__(self, *, aging_seconds: float) -> None:
+        self._aging_seconds = aging_seconds
+        self._classes = {priority: _PriorityClass() for priority in sorted(Priority)}
+        self._by_caller: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._classes.values()))
+
+    def count(self, priority: Priority) -> int:
+        """Return how many requests of a priority wait."""
+        return len(self._classes[priority])
+
+    def count_of(self, caller: str) -> int:
+        """Return how many requests of a caller wait."""
+        return self._by_caller.get(caller, 0)
+
+    def tokens(self, priority: Priority) -> int:
+        """Return the estimated tokens of a priority's waiting requests."""
+        return self._classes[priority].tokens
+
+    def oldest_wait_seconds(self, priority: Priority, now: float) -> float:
+        """Return how long the oldest request of a priority has waited; 0 if none waits."""
+        oldest_at = self._classes[priority].oldest_at()
+        return 0.0 if oldest_at is None else max(0.0, now - oldest_at)
+
+    def push(self, ticket: Ticket) -> None:
+        """Let a request wait."""
+        self._classes[ticket.priority].push(ticket)
+        self._by_caller[ticket.caller] = self.count_of(ticket.caller) + 1
+
+    def discard(self, ticket: Ticket) -> None:
+        """Take out a request that gave up waiting; one that is not (any longer) here is no error."""
+        if ticket in self._classes[ticket.priority]:
+            self._classes[ticket.priority].remove(ticket)
+            self._forget(ticket)
+
+    def pop(self, now: float, *, interactive_only: bool = False) -> Ticket | None:
+        """Take out the request whose turn it is; ``None`` if none may have one.
+
+        Args:
+            now: on the clock of ``time.monotonic``.
+            interactive_only: pass the other priorities over.
+        """
+        waiting = [priority for priority, each in self._classes.items() if each]
+        if interactive_only:
+            waiting = [priority for priority in waiting if priority is Priority.INTERACTIVE]
+        if not waiting:
+            return None
+        turn = self._classes[self._next_priority(waiting, now)]
+        turn.turns_passed_over = 0
+        ticket = turn.pop()
+        self._forget(ticket)
+        return ticket
+
+    def _next_priority(self, waiting: list[Priority], now: float) -> Priority:
+        chosen = waiting[0]
+        for priority in waiting[1:]:
+            if self.oldest_wait_seconds(priority, now) >= self._aging_seconds:
+                starving = self._classes[priority]
+                starving.turns_passed_over += 1
+                if starving.turns_passed_over >= STARVING_SHARE:
+                    chosen = priority
+        return chosen
+
+    def _forget(self, ticket: Ticket) -> None:
+        left = self._by_caller[ticket.caller] - 1
+        if left:
+            self._by_caller[ticket.caller] = left
+        else:
+            del self._by_caller[ticket.caller]
