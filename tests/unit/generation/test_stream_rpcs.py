@@ -107,7 +107,7 @@ async def test_the_service_reads_no_more_than_it_has_room_for(generation: Any, b
     async def items() -> AsyncIterator[generation_pb2.StreamGenerateRequest]:
         nonlocal sent
         for number in range(64):
-            yield item(str(number), "x" * 1_000_000)
+            yield item(str(number), str(number) + "x" * 1_000_000)
             sent += 1
 
     stream = generation.StreamGenerate(items())
@@ -124,7 +124,7 @@ async def test_the_service_reads_no_more_than_it_has_room_for(generation: Any, b
 
 async def test_cancelling_a_stream_cancels_the_engines_work(generation: Any, backend: FakeInferenceBackend) -> None:
     backend.gate = asyncio.Event()
-    stream = generation.StreamGenerate(item(str(number)) for number in range(20))
+    stream = generation.StreamGenerate(item(str(number), str(number)) for number in range(20))
     await backend.until(lambda: backend.in_flight == 2)
     stream.cancel()
     await backend.until(lambda: backend.cancelled == 2 and backend.in_flight == 0)
@@ -196,8 +196,10 @@ async def test_priorities_reach_the_queue_and_a_full_one_pushes_back(
     sent.append((generation_pb2.PRIORITY_INTERACTIVE, 1))
     calls = []
     for priority, count in sent:
-        request = generation_pb2.GenerateRequest(model="models/m", prompt="x", priority=priority)
-        calls += [generation.Generate(request, metadata=((CALLER_KEY, "me"),)) for _ in range(count)]
+        for number in range(count):
+            prompt = f"{priority}/{number}"
+            request = generation_pb2.GenerateRequest(model="models/m", prompt=prompt, priority=priority)
+            calls.append(generation.Generate(request, metadata=((CALLER_KEY, "me"),)))
 
     def queued(priority: str) -> float | None:
         return metrics.get_sample_value("evalfleet_generation_queued_requests", {"priority": priority})
