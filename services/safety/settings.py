@@ -16,6 +16,24 @@ class SafetySettings(ServiceSettings):
     triton_key_file: Path | None = Field(
         None, description="File with Triton's model-control key; without one, the guard must be loaded already."
     )
+    state_dir: Path = Field(Path(".evalfleet/safety"), description="Folder of the cache of classified texts.")
+    verdict_cache_url: str = Field(
+        "",
+        description="Where guards' probabilities are kept: sqlite:///PATH, redis://HOST:PORT/DATABASE, off; "
+        "default: classified.sqlite3 in the state folder.",
+    )
+    verdict_cache_max_bytes: int = Field(
+        512 * 1024**2, ge=1024**2, description="Bound of an SQLite cache in bytes; the least recently used go first."
+    )
+    verdict_cache_lifetime_seconds: float = Field(
+        14 * 86_400.0, gt=0, description="Seconds after its last use that Redis keeps an entry."
+    )
+    verdict_cache_timeout_seconds: float = Field(
+        0.5, gt=0, description="Longest operation of Redis, in seconds; then the guard is asked."
+    )
+    engine_revision: str = Field(
+        "", description="What of the engines this process cannot see, e.g. the digest of Triton's image."
+    )
     encoder_path: Path | None = Field(
         None,
         description="Folder of the embedded guard's encoder; default: the offline package, then the hub. "

@@ -2,22 +2,30 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from services.inference.client import InferenceClient
+from services.inference.engine_revision import engine_revision
 from services.inference.repository import classifier_entry
+from services.runtime.cache.metrics import CacheMetrics
+from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
 from services.runtime.server import HostedService
+from services.safety.cached_classifier import CachedClassifier
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
+from services.safety.guard import Classifier
 from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
 from services.safety.reading import LabelReader
 from services.safety.service import hosted
 from services.safety.settings import SafetySettings
 from services.safety.triton_classifier import TritonClassifier
+
+CACHE_FILE_NAME = "classified.sqlite3"
+CACHE_NAMESPACE = "evalfleet:classified"
 
 
 @asynccontextmanager
@@ -29,7 +37,7 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
     """
     key = _read_key(settings.triton_key_file)
     model = await asyncio.to_thread(_guard_model, settings)
-    async with InferenceClient(settings.triton_target, model_control_key=key) as client:
+    async with InferenceClient(settings.triton_target, model_control_key=key) as client, AsyncExitStack() as stack:
         classifier = TritonClassifier(
             client,
             model.model_name,
@@ -38,16 +46,46 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
             load_timeout_seconds=settings.guard_load_timeout_seconds,
             ready_wait_seconds=settings.guard_ready_wait_seconds,
         )
+        asked = await _with_cache(settings, metrics, model, classifier, stack)
         guard = ClassifierGuard(
             model.about,
-            classifier,
+            asked,
             LabelReader(model.labels, model.file),
             timeout_seconds=settings.guard_timeout_seconds,
         )
-        try:
-            yield [hosted(GuardCatalogue([guard]))]
-        finally:
-            await classifier.close()
+        stack.push_async_callback(classifier.close)
+        yield [hosted(GuardCatalogue([guard]))]
+
+
+async def _with_cache(
+    settings: SafetySettings,
+    registry: CollectorRegistry,
+    model: GuardModel,
+    classifier: Classifier,
+    stack: AsyncExitStack,
+) -> Classifier:
+    """Return the classifier behind the cache that the settings name; it is closed with ``stack``."""
+    metrics = CacheMetrics("safety", registry)
+    store = await open_store(
+        settings.verdict_cache_url,
+        variable="EVALFLEET_VERDICT_CACHE_URL",
+        default_path=settings.state_dir / CACHE_FILE_NAME,
+        namespace=CACHE_NAMESPACE,
+        max_bytes=settings.verdict_cache_max_bytes,
+        lifetime_seconds=settings.verdict_cache_lifetime_seconds,
+        timeout_seconds=settings.verdict_cache_timeout_seconds,
+        metrics=metrics,
+    )
+    if store is None:
+        return classifier
+    stack.push_async_callback(store.close)
+    return CachedClassifier(
+        classifier,
+        model.about.reference,
+        engine_revision=engine_revision(settings.engine_revision),
+        store=store,
+        metrics=metrics,
+    )
 
 
 def _guard_model(settings: SafetySettings) -> GuardModel:

@@ -15,6 +15,7 @@ _REDIS: Final = ("redis://", "rediss://", "unix://")
 async def open_store(
     url: str,
     *,
+    variable: str = "EVALFLEET_CACHE_URL",
     default_path: Path,
     namespace: str,
     max_bytes: int,
@@ -27,6 +28,7 @@ async def open_store(
     Args:
         url: empty for SQLite at ``default_path``; ``sqlite:///relative/path`` or ``sqlite:////absolute/path``;
             ``redis://…``; ``off`` for none.
+        variable: what messages call the setting.
         default_path: see above.
         namespace: what a shared store keeps this cache's entries under.
         max_bytes: bound of an SQLite store.
@@ -56,7 +58,7 @@ async def open_store(
         # The URL may hold a password, so only its scheme is shown.
         scheme = url.partition(":")[0]
         raise StartupError(
-            f"EVALFLEET_CACHE_URL begins with {scheme!r}; write sqlite:///PATH, redis://HOST:PORT/DATABASE, or off"
+            f"{variable} begins with {scheme!r}; write sqlite:///PATH, redis://HOST:PORT/DATABASE, or off"
         )
     from services.runtime.cache.sqlite_store import SqliteCacheStore
 

@@ -1,0 +1,97 @@
+"""A classifier that remembers what it said of a text."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+
+from services.runtime.cache.entry import CorruptEntryError, decode_entry, encode_entry
+from services.runtime.cache.metrics import CacheMetrics
+from services.runtime.cache.store import CacheStore, NewEntry
+from services.safety.guard import Classifier, LabelledText
+from services.safety.judgement import GuardReference
+
+_VERSION: Final = "evalfleet/classified-text/1"
+
+
+class CachedClassifier:
+    """Implements ``Classifier`` with a cache before another one.
+
+    Kept are probabilities, not verdicts: thresholds and calibration are applied to them anew each time. Failures and
+    unusable answers are not kept, so a guard that could not judge is asked again: the service goes on failing closed.
+
+    Args:
+        inner: classifies what is not known.
+        guard: which exact guard it is; everything but its calibration is part of each key.
+        engine_revision: of the engines' code.
+        store: holds the entries.
+        metrics: counts lookups and damaged entries.
+    """
+
+    def __init__(
+        self,
+        inner: Classifier,
+        guard: GuardReference,
+        *,
+        engine_revision: str,
+        store: CacheStore,
+        metrics: CacheMetrics,
+    ) -> None:
+        self._inner = inner
+        self._store = store
+        self._metrics = metrics
+        identity = [_VERSION, guard.weights_digest, guard.template_digest, guard.engine, guard.dtype, engine_revision]
+        self._prefix = hashlib.sha256(json.dumps(identity).encode())
+        self._log: Any = structlog.get_logger(__name__)
+
+    async def is_ready(self) -> bool:
+        """Return whether the classifier itself takes requests."""
+        return await self._inner.is_ready()
+
+    async def classify(self, texts: Sequence[str], *, timeout_seconds: float) -> Sequence[LabelledText]:
+        """Return one answer a text; all unknown texts go into one request.
+
+        Raises:
+            FleetError: as the inner classifier.
+        """
+        keys = [self._key(text) for text in texts]
+        known = {
+            key: answer
+            for key, entry in (await self._store.get_many(keys)).items()
+            if (answer := self._read(key, entry))
+        }
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        self._metrics.lookups.labels("miss").inc(len(missing))
+        self._metrics.lookups.labels("hit").inc(len(texts) - len(missing))
+        if missing:
+            answers = await self._inner.classify(list(missing.values()), timeout_seconds=timeout_seconds)
+            if len(answers) != len(missing):
+                # Which answer belongs to which text is not known; the guard finds out with smaller requests.
+                return answers if len(missing) == len(texts) else ()
+            for key, answer in zip(missing, answers, strict=True):
+                known[key] = answer
+                if all(math.isfinite(value) for value in answer.probabilities):
+                    await self._store.put(NewEntry(key, _written(key, answer)))
+        return [known[key] for key in keys]
+
+    def _key(self, text: str) -> bytes:
+        digest = self._prefix.copy()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    def _read(self, key: bytes, entry: bytes) -> LabelledText | None:
+        try:
+            probabilities, num_tokens, truncated = json.loads(decode_entry(key, entry))
+            return LabelledText([float(value) for value in probabilities], int(num_tokens), bool(truncated))
+        except (CorruptEntryError, ValueError, TypeError) as error:
+            self._metrics.corrupt_entries.inc()
+            self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))
+            return None
+
+
+def _written(key: bytes, answer: LabelledText) -> bytes:
+    values = [[float(value) for value in answer.probabilities], answer.num_tokens, answer.truncated]
+    return encode_entry(key, json.dumps(values, separators=(",", ":")).encode())

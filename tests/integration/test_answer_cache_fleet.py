@@ -1,0 +1,89 @@
+"""A second identical run of the demo suite through the whole fleet computes nothing and is done in a moment."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from evalfleet.fleet import Fleet
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
+from evalfleet.results import RunSnapshot, RunState
+
+from services.standalone.testing import RunningFleet
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+CALLER = "test/second-run"
+PRICES = {"prices": [{"usd_per_engine_second": 0.01, "usd_per_million_prompt_tokens": 1.0}]}
+
+
+@pytest.fixture(scope="module")
+def priced_fleet(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
+    """A fleet of its own: its cache is empty, and computing costs something."""
+    prices = tmp_path_factory.mktemp("prices") / "prices.json"
+    prices.write_text(json.dumps(PRICES))
+    with RunningFleet(
+        checkpoint_roots=[tiny_policy.parent], environment={"EVALFLEET_PRICE_TABLE": str(prices)}
+    ) as running:
+        yield running
+
+
+def run_demo(fleet: Fleet, model: str) -> RunSnapshot:
+    started = fleet.runs.start(model=model, suite="demo")
+    for snapshot in fleet.runs.watch(started.name):
+        state = snapshot.run.state
+    assert state is RunState.SUCCEEDED
+    return fleet.runs.snapshot(started.name)
+
+
+def estimates(snapshot: RunSnapshot) -> dict[tuple[str, str, str], float | None]:
+    return {(each.task, each.metric, each.group): each.value for each in snapshot.estimates}
+
+
+def test_a_second_identical_run_computes_nothing(priced_fleet: RunningFleet, tiny_policy: Path) -> None:
+    with Fleet.connect(state_dir=priced_fleet.state_dir, caller=CALLER) as fleet:
+        model = fleet.models.add(tiny_policy)
+        first, second = run_demo(fleet, model.name), run_demo(fleet, model.name)
+    assert first.run.seconds is not None
+    assert second.run.seconds is not None
+    print(f"first run {first.run.seconds:.2f} s, second run {second.run.seconds:.2f} s")
+    for before, after in zip(first.totals, second.totals, strict=True):
+        assert before.computed_tokens > 0
+        assert before.cost_usd > 0
+        assert (after.computed_tokens, after.prefix_saved_tokens, after.engine_seconds, after.cost_usd) == (0, 0, 0, 0)
+        tokens = before.prompt_tokens + before.completion_tokens
+        assert after.cache_saved_tokens == tokens == after.prompt_tokens + after.completion_tokens
+        assert tokens == before.computed_tokens + before.prefix_saved_tokens + before.cache_saved_tokens
+    assert estimates(first) == estimates(second)
+    assert second.run.seconds < first.run.seconds / 5
+
+    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={priced_fleet.state_dir}"]
+    shown = subprocess.run([*command, "show", second.run.name.removeprefix("runs/")], capture_output=True, text=True)
+    assert "tokens computed: 0; saved by shared prefixes: 0, by the cache of answers: " in shown.stdout
+
+    with grpc.insecure_channel(priced_fleet.endpoints["generation"]) as channel:
+        listed = generation_pb2_grpc.GenerationServiceStub(channel).ListCallerUsage(
+            generation_pb2.ListCallerUsageRequest(), timeout=10
+        )
+    [sums] = [each for each in listed.callers if each.caller == CALLER]
+    assert sums.cached_request_count >= sums.request_count / 2
+    # Each answer's price is rounded up to a millionth; the caller's sum is rounded once.
+    assert 0 < sums.usage.cost_micro_usd <= 1e6 * sum(each.cost_usd for each in first.totals)
+
+
+def test_the_cache_outlives_the_service(tiny_policy: Path, tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(2):
+        with (
+            RunningFleet(
+                checkpoint_roots=[tiny_policy.parent], state_dir=tmp_path / "state", environment=dict(os.environ)
+            ) as running,
+            Fleet.connect(state_dir=running.state_dir) as fleet,
+        ):
+            snapshot = run_demo(fleet, fleet.models.add(tiny_policy).name)
+            seconds.append(snapshot.run.seconds)
+    assert sum(each.computed_tokens for each in snapshot.totals) == 0
