@@ -45,9 +45,10 @@ def test_two_checkpoints_are_evaluated_compared_and_nothing_is_left(
     assert "inference (triton)" in beginning
     assert processes_of(tmp_path)
     rest, _ = demo.communicate(timeout=200)
-    assert rest.count("demo_arithmetic ") == 2
+    assert rest.count("demo_arithmetic ") == 3
+    assert rest.count("tokens computed: 0;") == 1
     assert "The fleet has drained; none of its processes is left." in rest
-    assert "=== 6. Compare" in rest
+    assert "=== 7. Compare" in rest
     # Twelve steps of training decide nothing, so either may be ahead.
     assert demo.returncode in (0, 1)
     assert processes_of(tmp_path) == {}

@@ -10,6 +10,7 @@ from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.items import Message, Prompt
 from services.evaluation.runs import translation
+from services.evaluation.runs.gathering import Gatherer
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
     ContinuationScores,
@@ -24,6 +25,7 @@ from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, InternalError, from_rpc_error, from_status, not_found
 
 _LEDGER_PAGE_SIZE = 10_000
+_LARGEST_SCORE_BATCH = 64
 
 
 class RemoteGenerator:
@@ -105,16 +107,24 @@ class RemoteScorerPanel:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
         self._stub = scoring_pb2_grpc.ScoringServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        # Scoring takes microseconds and a call a hundred times that, so items share calls.
+        self._gatherer = Gatherer(self._score_batch, largest=_LARGEST_SCORE_BATCH)
 
-    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
-        """Apply all calls; raises the first typed error among them."""
-        request = scoring_pb2.BatchScoreRequest(requests=[translation.score_request(call) for call in calls])
+    async def _score_batch(self, requests: Sequence[scoring_pb2.ScoreRequest]) -> Sequence[scoring_pb2.ScoreResult]:
         try:
+            request = scoring_pb2.BatchScoreRequest(requests=requests)
             response = await self._stub.BatchScore(request, timeout=self._timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
+        if len(response.results) != len(requests):
+            raise InternalError(f"{len(response.results)} scores for {len(requests)} outputs")
+        return response.results
+
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+        """Apply all calls; raises the first typed error among them."""
+        results = await self._gatherer.ask([translation.score_request(call) for call in calls])
         scored = []
-        for result in response.results:
+        for result in results:
             if result.WhichOneof("outcome") != "response":
                 raise from_status(result.status)
             one = result.response
@@ -125,8 +135,6 @@ class RemoteScorerPanel:
                     scorer=JudgeReference(one.scorer.name, one.scorer.version, one.scorer.digest),
                 )
             )
-        if len(scored) != len(calls):
-            raise InternalError(f"{len(scored)} scores for {len(calls)} outputs")
         return scored
 
     async def check(self, scorers: Collection[str]) -> None:
