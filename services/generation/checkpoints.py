@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from services.generation.errors import CheckpointError, CheckpointPathError
+from services.generation.errors import CHECKPOINT_FIELD, CheckpointError, CheckpointPathError
+from services.inference.adapters import inspect_adapter
 from services.inference.checkpoints import CheckpointFacts, content_digest, inspect_checkpoint
 from services.inference.errors import as_fleet_errors
 from services.runtime.errors import nearest_names
@@ -35,10 +36,11 @@ Fingerprint = tuple[FileStamp, ...]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder that passed all checks."""
+    """A checkpoint folder, with its adapter's if it has one, that passed all checks."""
 
     facts: CheckpointFacts
     fingerprint: Fingerprint
+    adapter: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -46,7 +48,7 @@ class Checkpoint:
         return self.facts.path
 
 
-def locate_checkpoint(path: str, roots: Sequence[Path]) -> Path:
+def locate_checkpoint(path: str, roots: Sequence[Path], *, field: str = CHECKPOINT_FIELD) -> Path:
     """Resolve ``path`` and its symbolic links to a folder below one of ``roots``.
 
     Raises:
@@ -56,30 +58,34 @@ def locate_checkpoint(path: str, roots: Sequence[Path]) -> Path:
     try:
         folder = Path(path)
         if not folder.is_absolute():
-            raise CheckpointPathError(f"{path!r} is a relative path; give the absolute path of the checkpoint's folder")
+            raise CheckpointPathError(f"{path!r} is a relative path; give the folder's absolute path", field=field)
         resolved = folder.resolve()
-        _confine(resolved, roots, shown=path)
+        _confine(resolved, roots, shown=path, field=field)
         exists, is_folder = resolved.exists(), resolved.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL character, a loop of links
-        raise CheckpointPathError(f"{path!r} is no usable path: {error}") from error
+        raise CheckpointPathError(f"{path!r} is no usable path: {error}", field=field) from error
     if not exists:
         raise CheckpointPathError(
             f"there is no folder {resolved}{_siblings_hint(resolved)}",
             reason="CHECKPOINT_NOT_FOUND",
             metadata={"path": str(resolved)},
+            field=field,
         )
     if not is_folder:
-        raise CheckpointPathError(f"{resolved} is a file; give the folder that holds it, {resolved.parent}")
+        raise CheckpointPathError(
+            f"{resolved} is a file; give the folder that holds it, {resolved.parent}", field=field
+        )
     return resolved
 
 
-def _confine(resolved: Path, roots: Sequence[Path], *, shown: str) -> None:
+def _confine(resolved: Path, roots: Sequence[Path], *, shown: str, field: str = CHECKPOINT_FIELD) -> None:
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots) or "none is configured"
         raise CheckpointPathError(
             f"{shown!r} does not lie below a checkpoint root ({allowed}); move it there, or add its folder to "
             "EVALFLEET_CHECKPOINT_ROOTS and restart the service",
             reason="CHECKPOINT_OUTSIDE_ROOTS",
+            field=field,
         )
 
 
@@ -91,7 +97,7 @@ def _siblings_hint(missing: Path) -> str:
     return f"; did you mean {' or '.join(repr(str(missing.parent / name)) for name in near)}?" if near else ""
 
 
-def read_checkpoint(path: str, roots: Sequence[Path]) -> Checkpoint:
+def read_checkpoint(path: str, roots: Sequence[Path], adapter_path: str = "") -> Checkpoint:
     """Check a checkpoint folder without reading its weights' values.
 
     Raises:
@@ -99,13 +105,16 @@ def read_checkpoint(path: str, roots: Sequence[Path]) -> Checkpoint:
         FleetError: the folder lacks something that a model needs, asks for code of its own, or is damaged.
     """
     folder = locate_checkpoint(path, roots)
+    adapter = locate_checkpoint(adapter_path, roots, field="adapter_path") if adapter_path else None
     # Stamped before reading, so that a write during the checks shows up as a change later.
-    fingerprint = read_fingerprint(folder)
-    for stamp in fingerprint:
-        _confine((folder / stamp.name).resolve(), roots, shown=str(folder / stamp.name))
+    fingerprint = read_fingerprint(folder, adapter)
+    for file in (file for each in (folder, adapter) if each for file in each.iterdir() if file.is_file()):
+        _confine(file.resolve(), roots, shown=str(file))
     try:
         with as_fleet_errors():
             facts = inspect_checkpoint(folder)
+            if adapter is not None:
+                inspect_adapter(adapter, facts)
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(
             f"{folder} cannot be read as a checkpoint ({type(error).__name__}: {error}); save it again",
@@ -116,20 +125,25 @@ def read_checkpoint(path: str, roots: Sequence[Path]) -> Checkpoint:
             f'{folder / "config.json"} names no architecture; add "architectures", e.g. ["LlamaForCausalLM"]',
             metadata={"path": str(folder)},
         )
-    return Checkpoint(facts, fingerprint)
+    return Checkpoint(facts, fingerprint, adapter)
 
 
-def read_fingerprint(folder: Path) -> Fingerprint:
-    """Stamp every file of ``folder``; an unreadable folder has the empty fingerprint, which equals no content's."""
+def read_fingerprint(folder: Path, adapter: Path | None = None) -> Fingerprint:
+    """Stamp every file of ``folder`` and of its adapter (as ``adapter/NAME``).
+
+    An unreadable folder has the empty fingerprint, which equals no content's.
+    """
     try:
         stats = [(entry.name, entry.stat()) for entry in folder.iterdir() if entry.is_file()]
+        if adapter is not None:
+            stats += [(f"adapter/{entry.name}", entry.stat()) for entry in adapter.iterdir() if entry.is_file()]
     except OSError:
         return ()
     return tuple(FileStamp(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in sorted(stats))
 
 
-async def compute_digest(folder: Path, dtype: str) -> tuple[str, Fingerprint]:
-    """Hash weights, configuration, tokenizer, chat template and dtype, off the event loop.
+async def compute_digest(folder: Path, dtype: str, adapter: Path | None = None) -> tuple[str, Fingerprint]:
+    """Hash weights, configuration, tokenizer, chat template, adapter and dtype, off the event loop.
 
     Returns:
         The digest (SHA-256 in hex) and the files that it was computed from.
@@ -137,16 +151,20 @@ async def compute_digest(folder: Path, dtype: str) -> tuple[str, Fingerprint]:
     Raises:
         CheckpointError: CHECKPOINT_CHANGED, files are still being written, or vanished.
     """
+    folders = (folder,) if adapter is None else (folder, adapter)
     for _ in range(_DIGEST_ATTEMPTS):
-        before = await asyncio.to_thread(read_fingerprint, folder)
+        before = await asyncio.to_thread(read_fingerprint, folder, adapter)
         try:
-            digest = await _in_daemon_thread(lambda: content_digest(folder, dtype=dtype))
+            digest = await _in_daemon_thread(lambda: content_digest(*folders, dtype=dtype))
         except OSError as error:
             raise changed_checkpoint(folder) from error
         # A trainer may still write its own state beside the weights: that alone is no reason to refuse.
-        if before and await asyncio.to_thread(read_fingerprint, folder) == before:
+        if before and await asyncio.to_thread(read_fingerprint, folder, adapter) == before:
             return digest, before
     raise changed_checkpoint(folder)
+
+
+_DigestKey = tuple[Path, Path | None, str, Fingerprint]
 
 
 class ContentDigests:
@@ -156,21 +174,21 @@ class ContentDigests:
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[tuple[Path, str, Fingerprint], asyncio.Task[tuple[str, Fingerprint]]] = {}
+        self._tasks: dict[_DigestKey, asyncio.Task[tuple[str, Fingerprint]]] = {}
 
-    async def digest(self, folder: Path, dtype: str) -> tuple[str, Fingerprint]:
+    async def digest(self, folder: Path, dtype: str, adapter: Path | None = None) -> tuple[str, Fingerprint]:
         """Return what ``compute_digest`` does."""
-        key = (folder, dtype, await asyncio.to_thread(read_fingerprint, folder))
+        key = (folder, adapter, dtype, await asyncio.to_thread(read_fingerprint, folder, adapter))
         task = self._tasks.get(key)
         if task is None:
-            task = asyncio.create_task(compute_digest(folder, dtype), name=f"digest {folder}")
+            task = asyncio.create_task(compute_digest(folder, dtype, adapter), name=f"digest {folder}")
             task.add_done_callback(lambda done: self._forget_failure(key, done))
             self._tasks[key] = task
             for stale in [each for each, held in self._tasks.items() if held.done()][:-_REMEMBERED_DIGESTS]:
                 del self._tasks[stale]
         return await asyncio.shield(task)
 
-    def _forget_failure(self, key: tuple[Path, str, Fingerprint], task: asyncio.Task[tuple[str, Fingerprint]]) -> None:
+    def _forget_failure(self, key: _DigestKey, task: asyncio.Task[tuple[str, Fingerprint]]) -> None:
         if task.cancelled() or task.exception() is not None:
             self._tasks.pop(key, None)
 

@@ -17,8 +17,15 @@ class CheckpointPathError(InvalidArgumentError):
 
     default_reason = "CHECKPOINT_PATH_INVALID"
 
-    def __init__(self, message: str, *, reason: str | None = None, metadata: dict[str, str] | None = None) -> None:
-        violation = FieldViolation(CHECKPOINT_FIELD, message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: dict[str, str] | None = None,
+        field: str = CHECKPOINT_FIELD,
+    ) -> None:
+        violation = FieldViolation(field, message)
         super().__init__(message, reason=reason, metadata=metadata, field_violations=(violation,))
 
 

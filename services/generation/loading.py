@@ -11,6 +11,7 @@ from services.generation.backend import Deployment, InferenceBackend
 from services.generation.checkpoints import ContentDigests, changed_checkpoint, locate_checkpoint, read_fingerprint
 from services.generation.errors import ModelFailedError, ModelLostError
 from services.generation.models import ModelRecord
+from services.generation.sources import CheckpointSources
 from services.runtime.errors import DeadlineExceededError, FleetError
 
 _LOAD_ATTEMPTS = 3
@@ -41,12 +42,18 @@ class CheckpointLoader:
     """
 
     def __init__(
-        self, backend: InferenceBackend, digests: ContentDigests, roots: Sequence[Path], limits: LoadingLimits
+        self,
+        backend: InferenceBackend,
+        digests: ContentDigests,
+        roots: Sequence[Path],
+        limits: LoadingLimits,
+        sources: CheckpointSources | None = None,
     ) -> None:
         self._backend = backend
         self._digests = digests
         self._roots = tuple(roots)
         self._limits = limits
+        self._sources = sources
         self.server_reachable = True
         self._slots = asyncio.Semaphore(limits.concurrent_loads)
 
@@ -57,10 +64,15 @@ class CheckpointLoader:
             CheckpointPathError: the folder is gone, or no longer below a root.
             CheckpointError: CHECKPOINT_CHANGED.
         """
+        if self._sources is not None:
+            record = await self._sources.restored(record)
         folder = await asyncio.to_thread(locate_checkpoint, record.checkpoint_path, self._roots)
-        if record.digest and await asyncio.to_thread(read_fingerprint, folder) == record.fingerprint:
+        adapter = Path(record.adapter_path) if record.adapter_path else None
+        if adapter is not None:
+            await asyncio.to_thread(locate_checkpoint, record.adapter_path, self._roots)
+        if record.digest and await asyncio.to_thread(read_fingerprint, folder, adapter) == record.fingerprint:
             return record
-        digest, fingerprint = await self._digests.digest(folder, record.dtype)
+        digest, fingerprint = await self._digests.digest(folder, record.dtype, adapter)
         if record.digest not in ("", digest):
             raise changed_checkpoint(folder)
         return replace(record, digest=digest, fingerprint=fingerprint)

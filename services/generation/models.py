@@ -45,6 +45,8 @@ class ModelRecord:
         fingerprint: the files that the digest was computed from; empty as long as the digest is.
         engine: what computes its answers, never ``auto``.
         parameter_count: numbers in its weights; 0 if they were not counted.
+        adapter_path: resolved folder of the LoRA adapter; empty without one.
+        source: where it was fetched from, as JSON; empty for folders.
         last_use_time: when it last took a request before it was loaded or evicted; ``None``: never.
     """
 
@@ -62,6 +64,8 @@ class ModelRecord:
     engine: str = "transformers"
     parameter_count: int = 0
     last_use_time: datetime | None = None
+    adapter_path: str = ""
+    source: str = ""
 
     @property
     def last_used(self) -> datetime:
@@ -72,7 +76,7 @@ class ModelRecord:
     def deployment(self) -> Deployment:
         """The model as the inference server loads it; needs the digest."""
         name = f"checkpoint-{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
-        return Deployment(name, self.checkpoint_path, self.dtype, self.engine)
+        return Deployment(name, self.checkpoint_path, self.dtype, self.engine, self.adapter_path)
 
 
 def default_model_id(folder_name: str, digest: str) -> str:

@@ -14,6 +14,7 @@ from services.generation.errors import ModelExistsError
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.models import DTYPES, ModelRecord, ModelState, default_model_id
 from services.generation.registry import CreateRequest, ModelRegistry
+from services.generation.sources import CheckpointSources, Fetched, Source, is_remote
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
 
@@ -30,6 +31,9 @@ class Registration:
         dtype: one of ``DTYPES``.
         request_id: makes a repetition of the request return the first one's model.
         engine: one of ``ENGINES``.
+        adapter_path: folder or URL of a LoRA adapter; empty without one.
+        hub_repo_id: a hub's repository in place of the path; empty for others.
+        hub_revision: its branch, tag or commit; empty: main.
     """
 
     checkpoint_path: str
@@ -37,6 +41,14 @@ class Registration:
     dtype: str = "auto"
     request_id: str | None = None
     engine: str = "auto"
+    adapter_path: str = ""
+    hub_repo_id: str = ""
+    hub_revision: str = ""
+
+    @property
+    def source(self) -> Source:
+        """Where the checkpoint comes from."""
+        return Source(self.checkpoint_path, self.hub_repo_id, self.hub_revision, self.adapter_path)
 
     @property
     def parameters_digest(self) -> str:
@@ -44,6 +56,8 @@ class Registration:
         parameters = [self.checkpoint_path, self.model_id, self.dtype]
         # Left out where it is not chosen, so that requests remembered before there was a choice are still known.
         parameters += [self.engine] if self.engine != "auto" else []
+        extra = [self.adapter_path, self.hub_repo_id, self.hub_revision]
+        parameters += extra if any(extra) else []
         return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
 
 
@@ -68,12 +82,18 @@ class ModelRegistrar:
     """Makes models out of checkpoint folders."""
 
     def __init__(
-        self, registry: ModelRegistry, lifecycle: ModelLifecycle, digests: ContentDigests, rules: RegistrationRules
+        self,
+        registry: ModelRegistry,
+        lifecycle: ModelLifecycle,
+        digests: ContentDigests,
+        rules: RegistrationRules,
+        sources: CheckpointSources | None = None,
     ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
         self._digests = digests
         self._rules = rules
+        self._sources = sources
 
     async def create(self, registration: Registration) -> ModelRecord:
         """Register and load a checkpoint; return it READY, or LOADING when that takes long.
@@ -89,8 +109,11 @@ class ModelRegistrar:
         started = asyncio.get_running_loop().time()
         model_id = self._repeated(registration)
         if model_id is None:
-            checkpoint = await asyncio.to_thread(read_checkpoint, registration.checkpoint_path, self._rules.roots)
-            model_id = await self._register(registration, checkpoint)
+            fetched = await self._fetched(registration.source)
+            checkpoint = await asyncio.to_thread(
+                read_checkpoint, fetched.checkpoint_path, self._rules.roots, fetched.adapter_path
+            )
+            model_id = await self._register(registration, checkpoint, fetched)
         elapsed_seconds = asyncio.get_running_loop().time() - started
         return await self._lifecycle.settle(
             model_id, wait_seconds=max(0.0, self._rules.create_wait_seconds - elapsed_seconds)
@@ -110,14 +133,21 @@ class ModelRegistrar:
             )
         return earlier.model_id
 
-    async def _register(self, registration: Registration, checkpoint: Checkpoint) -> str:
+    async def _fetched(self, source: Source) -> Fetched:
+        if self._sources is None:
+            return Fetched(source, source.checkpoint_path, source.adapter_path, Path(source.checkpoint_path).name)
+        return await self._sources.fetch(source)
+
+    async def _register(self, registration: Registration, checkpoint: Checkpoint, fetched: Fetched) -> str:
         dtype = self._dtype(registration.dtype, checkpoint)
         engine = self._rules.auto_engine if registration.engine == "auto" else registration.engine
         digest, fingerprint = "", Fingerprint()
         model_id = registration.model_id
         if model_id is None:
             digest, fingerprint = await self._digest_in_time(checkpoint, dtype)
-            model_id = self._holder(digest, engine) or default_model_id(checkpoint.path.name, digest)
+            model_id = self._holder(digest, engine) or default_model_id(
+                fetched.name if is_remote(fetched.source) else checkpoint.path.name, digest
+            )
         candidate = ModelRecord(
             model_id=model_id,
             checkpoint_path=str(checkpoint.path),
@@ -130,6 +160,8 @@ class ModelRegistrar:
             weight_bytes=checkpoint.facts.weight_bytes,
             create_time=datetime.now(UTC),
             fingerprint=fingerprint,
+            adapter_path=str(checkpoint.adapter or ""),
+            source=fetched.source.to_json() if is_remote(fetched.source) else "",
             parameter_count=checkpoint.facts.parameter_count,
             engine=engine,
         )
@@ -159,11 +191,11 @@ class ModelRegistrar:
                 f"choose another model_id for {candidate.engine}",
                 metadata={"model": existing.model_id, "engine": existing.engine, "requested_engine": candidate.engine},
             )
-        same_files = (existing.checkpoint_path, existing.dtype) == (candidate.checkpoint_path, candidate.dtype)
+        same_files = _files(existing) == _files(candidate)
         if not (same_files and existing.fingerprint == checkpoint.fingerprint):
             digest, fingerprint = await self._digest_in_time(checkpoint, candidate.dtype)
             # An empty digest is being computed right now; waiting for the same files' digest joins that computation.
-            known = existing.digest or (await self._digests.digest(Path(existing.checkpoint_path), existing.dtype))[0]
+            known = existing.digest or (await self._digests.digest(*_files(existing)))[0]
             if digest != known:
                 raise ModelExistsError(
                     f"models/{existing.model_id} holds other content: digest {known} from {existing.checkpoint_path} "
@@ -173,8 +205,14 @@ class ModelRegistrar:
                 )
             if existing.state is ModelState.FAILED:
                 # Its own folder may be the reason: go on with the one that was just checked.
-                path = candidate.checkpoint_path
-                existing = replace(existing, checkpoint_path=path, digest=digest, fingerprint=fingerprint)
+                existing = replace(
+                    existing,
+                    checkpoint_path=candidate.checkpoint_path,
+                    adapter_path=candidate.adapter_path,
+                    source=candidate.source,
+                    digest=digest,
+                    fingerprint=fingerprint,
+                )
         if existing.state is ModelState.FAILED:
             return replace(existing, state=ModelState.LOADING, failure="")
         return existing
@@ -182,7 +220,7 @@ class ModelRegistrar:
     async def _digest_in_time(self, checkpoint: Checkpoint, dtype: str) -> tuple[str, Fingerprint]:
         try:
             async with asyncio.timeout(child_timeout(3600.0)):
-                return await self._digests.digest(checkpoint.path, dtype)
+                return await self._digests.digest(checkpoint.path, dtype, checkpoint.adapter)
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"{checkpoint.path} is still being hashed; repeat the call (hashing goes on), or give a model_id that "
@@ -195,3 +233,8 @@ class ModelRegistrar:
             return requested
         stated = checkpoint.facts.dtype
         return stated if self._rules.auto_dtype == "checkpoint" and stated in DTYPES else _DEFAULT_DTYPE
+
+
+def _files(record: ModelRecord) -> tuple[Path, str, Path | None]:
+    """Return what a model's digest is computed from."""
+    return Path(record.checkpoint_path), record.dtype, Path(record.adapter_path) if record.adapter_path else None

@@ -35,6 +35,10 @@ CREATE TABLE create_requests (
 ALTER TABLE models ADD COLUMN parameter_count INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE models ADD COLUMN last_use_time TEXT
 """,
+    """
+ALTER TABLE models ADD COLUMN adapter_path TEXT NOT NULL DEFAULT '';
+ALTER TABLE models ADD COLUMN source TEXT NOT NULL DEFAULT ''
+""",
 )
 """Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
 _SCHEMA_VERSION = len(_MIGRATIONS)

@@ -50,6 +50,20 @@ class GenerationSettings(ServiceSettings):
         None, description="JSON file of prices by model and engine; default: everything is free."
     )
 
+    checkpoint_protocols: str = Field(
+        "",
+        description="Where else checkpoints may come from, separated by commas: protocols of fsspec (s3, gs, …) "
+        "and hub. Folders below checkpoint_roots, also as file:// URLs, always may.",
+    )
+    download_dir: Path | None = Field(
+        None,
+        description="Folder of fetched checkpoints, which the inference server must see at the same path; default: "
+        "downloads in state_dir.",
+    )
+    download_bytes: int = Field(
+        50 << 30, ge=1, description="Bound on fetched checkpoints; the least recently used ones are deleted."
+    )
+
     max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
     max_engine_requests_per_call: int = Field(
         32, ge=1, description="Of those, how many samples or batch items of one call."
@@ -102,6 +116,11 @@ class GenerationSettings(ServiceSettings):
     reconcile_interval_seconds: float = Field(
         2.0, gt=0, description="Seconds between two comparisons of the registry with what Triton has loaded."
     )
+
+    @property
+    def allowed_protocols(self) -> tuple[str, ...]:
+        """``checkpoint_protocols`` one by one."""
+        return tuple(each.strip() for each in self.checkpoint_protocols.split(",") if each.strip())
 
     @property
     def checkpoint_folders(self) -> tuple[Path, ...]:

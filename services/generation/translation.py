@@ -26,6 +26,7 @@ from services.generation.requests import (
     Turn,
     Usage,
 )
+from services.generation.sources import Source
 from services.generation.violations import Violations
 from services.inference.sampling import MAX_OUTPUT_TOKENS, MAX_STOP_STRING_CHARACTERS
 from services.runtime.errors import nearest_names
@@ -152,7 +153,13 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
     bad = Violations()
     model_id = message.model_id if message.HasField("model_id") else None
     bad.require(model_id is None or bool(MODEL_ID.fullmatch(model_id)), "model_id", f"must be {MODEL_ID_RULE}")
-    bad.require(bool(message.checkpoint_path), "checkpoint_path", "must name the checkpoint's folder")
+    has_hub = message.HasField("hub")
+    bad.require(
+        bool(message.checkpoint_path) != has_hub,
+        "checkpoint_path",
+        "must name the checkpoint's folder, or hub be given",
+    )
+    bad.require(not has_hub or bool(message.hub.repo_id), "hub.repo_id", "must name a repository")
     dtype = message.dtype if message.HasField("dtype") else "auto"
     _require_one_of(DTYPES, dtype, "dtype", bad)
     engine = message.engine if message.HasField("engine") else "auto"
@@ -164,7 +171,16 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
         except ValueError:
             bad.add("request_id", "must be a UUID such as 3f2c8a52-7c1f-4d09-9a35-2f5f0f2f6c11")
     bad.raise_any()
-    return Registration(message.checkpoint_path, model_id, dtype, request_id, engine)
+    return Registration(
+        message.checkpoint_path,
+        model_id,
+        dtype,
+        request_id,
+        engine,
+        message.adapter_path,
+        message.hub.repo_id,
+        message.hub.revision,
+    )
 
 
 def _require_one_of(allowed: Sequence[str], value: str, field: str, bad: Violations) -> None:
@@ -318,9 +334,13 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
     created.FromDatetime(record.create_time)
     used = timestamp_pb2.Timestamp()
     used.FromDatetime(record.last_used)
+    source = Source.of(record)
+    hub = model_pb2.HubCheckpoint(repo_id=source.hub_repo_id, revision=source.hub_revision)
     return model_pb2.Model(
         name=_MODEL_PREFIX + record.model_id,
-        checkpoint_path=record.checkpoint_path,
+        checkpoint_path=source.checkpoint_path,
+        adapter_path=source.adapter_path,
+        hub=hub if source.hub_repo_id else None,
         digest=record.digest,
         state=_STATES[record.state],
         failure=record.failure,

@@ -19,10 +19,12 @@ from services.generation.checkpoints import ContentDigests
 from services.generation.cost.accounting import AccountedGenerator
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.cost.prices import read_price_table
+from services.generation.downloads import DownloadStore
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
 from services.generation.model_metrics import ModelMetrics
+from services.generation.models import ModelState
 from services.generation.registration import ModelRegistrar, RegistrationRules
 from services.generation.registry import ModelRegistry
 from services.generation.residency import MemoryLimits
@@ -35,6 +37,7 @@ from services.generation.service import (
     ModelServicer,
 )
 from services.generation.settings import GenerationSettings
+from services.generation.sources import CheckpointSources
 from services.generation.streams import StreamLimits
 from services.generation.triton_backend import TritonBackend
 from services.inference.client import InferenceClient
@@ -89,17 +92,16 @@ async def wire_backend(
     settings: GenerationSettings, metrics: CollectorRegistry, backend: InferenceBackend
 ) -> AsyncIterator[Sequence[HostedService]]:
     """Yield the services on top of any backend; registered models begin to load at once."""
-    roots = settings.checkpoint_folders
     digests = ContentDigests()
-    loader = CheckpointLoader(
-        backend,
-        digests,
-        roots,
-        LoadingLimits(load_timeout_seconds=settings.load_timeout_seconds, concurrent_loads=settings.concurrent_loads),
-    )
     prices = read_price_table(settings.price_table)
     async with AsyncExitStack() as stack:
         registry = stack.enter_context(closing(ModelRegistry(settings.state_dir)))
+        sources = _sources(settings, registry)
+        roots = (*settings.checkpoint_folders, sources.folder)
+        limits = LoadingLimits(
+            load_timeout_seconds=settings.load_timeout_seconds, concurrent_loads=settings.concurrent_loads
+        )
+        loader = CheckpointLoader(backend, digests, roots, limits, sources)
         lifecycle = ModelLifecycle(
             registry,
             backend,
@@ -133,7 +135,7 @@ async def wire_backend(
             callers,
             StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds),
         )
-        models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules), lifecycle)
+        models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules, sources), lifecycle)
         metrics.register(ModelMetrics(lifecycle))
         await lifecycle.start()
         try:
@@ -182,6 +184,15 @@ async def _with_cache(
         engine_revision=engine_revision(settings.engine_revision),
         places_per_call=settings.max_engine_requests_per_call,
     )
+
+
+def _sources(settings: GenerationSettings, registry: ModelRegistry) -> CheckpointSources:
+    def in_use() -> list[str]:
+        loaded = (each for each in registry.records() if each.state in (ModelState.LOADING, ModelState.READY))
+        return [path for each in loaded for path in (each.checkpoint_path, each.adapter_path)]
+
+    store = DownloadStore(settings.download_dir or settings.state_dir / "downloads", settings.download_bytes, in_use)
+    return CheckpointSources(store, settings.allowed_protocols)
 
 
 def _read_key(file: Path | None) -> str | None:

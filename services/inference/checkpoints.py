@@ -17,7 +17,7 @@ from services.inference.safetensors_header import Header, read_header
 _CONTEXT_KEYS: Final = ("n_positions", "max_position_embeddings", "n_ctx")
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 # What decides a model's answers; logs, optimiser states and notes beside it don't.
-_CONTENT_PATTERNS: Final = (
+CONTENT_PATTERNS: Final = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
@@ -30,6 +30,7 @@ _CONTENT_PATTERNS: Final = (
     "*.model",
     "chat_template.*",
     "head.json",
+    "adapter_config.json",
 )
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -175,7 +176,7 @@ def content_digest(*folders: str | Path, dtype: str = "") -> str:
     """
     digest = hashlib.sha256(f"dtype={dtype}\n".encode())
     for folder in folders:
-        files = {file for pattern in _CONTENT_PATTERNS for file in Path(folder).glob(pattern) if file.is_file()}
+        files = {file for pattern in CONTENT_PATTERNS for file in Path(folder).glob(pattern) if file.is_file()}
         for file in sorted(files):
             digest.update(f"{file.name} {_file_sha256(file)}\n".encode())
     return digest.hexdigest()

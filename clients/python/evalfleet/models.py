@@ -38,8 +38,11 @@ class Models:
 
     def add(
         self,
-        checkpoint: str | os.PathLike[str],
+        checkpoint: str | os.PathLike[str] | None = None,
         *,
+        adapter: str | os.PathLike[str] | None = None,
+        hub: str | None = None,
+        revision: str | None = None,
         model_id: str | None = None,
         dtype: str | None = None,
         engine: str | None = None,
@@ -51,7 +54,11 @@ class Models:
         Registering the same content again returns the existing model.
 
         Args:
-            checkpoint: a folder with config.json, safetensors and a tokenizer; the services see it at the same path.
+            checkpoint: a folder with config.json, safetensors and a tokenizer, which the services see at the same path,
+                or an fsspec URL of one (``s3://bucket/step-100``) that the service may read.
+            adapter: folder or URL of a LoRA adapter in peft's format, which is merged into the checkpoint.
+            hub: repository of a Hugging Face hub, in place of ``checkpoint``.
+            revision: branch, tag or commit of the repository; default: main.
             model_id: id of the model; default: made from the folder's name and its content.
             dtype: number type of the computation, e.g. ``float32``; default: chosen by the service.
             engine: what computes its answers, ``transformers`` or ``vllm``; default: chosen by the service.
@@ -63,7 +70,9 @@ class Models:
         """
         request = model_pb2.CreateModelRequest(
             model_id=model_id,
-            checkpoint_path=os.path.abspath(checkpoint),
+            checkpoint_path="" if checkpoint is None else _location(checkpoint),
+            adapter_path="" if adapter is None else _location(adapter),
+            hub=None if hub is None else model_pb2.HubCheckpoint(repo_id=hub, revision=revision),
             dtype=dtype,
             engine=engine,
             request_id=str(uuid.uuid4()),
@@ -94,3 +103,9 @@ class Models:
     def remove(self, name: str) -> None:
         """Unload a model and forget it; its files are left alone."""
         self._connection.call(self._stub.DeleteModel, model_pb2.DeleteModelRequest(name=full_name("models", name)))
+
+
+def _location(path: str | os.PathLike[str]) -> str:
+    """Return a folder's absolute path; a URL stays as it is."""
+    text = os.fspath(path)
+    return text if "://" in text else os.path.abspath(text)

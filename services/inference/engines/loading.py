@@ -1,7 +1,7 @@
 """Loads checkpoints into memory: safetensors only, from the local disk only, never with code of theirs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,16 @@ from typing import Any, Final
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
+from services.inference.adapters import AdapterFacts, inspect_adapter
 from services.inference.checkpoints import CheckpointFacts, inspect_checkpoint
 from services.inference.contract import CausalLMArguments, DeviceName, DtypeName
+from services.inference.engines.adapter_merge import merge_adapter
 from services.inference.engines.kv_cache import layer_tensors
+from services.inference.engines.weights import read_weights
 from services.inference.failures import InferenceFailure
 
 _LOAD_ERRORS: Final = (
@@ -99,7 +102,8 @@ def load_causal_lm(arguments: CausalLMArguments) -> LoadedCausalLM:
     set_torch_threads(arguments.torch_threads)
     facts = inspect_checkpoint(arguments.model)
     device = pick_device(arguments.device)
-    model = load_model(AutoModelForCausalLM.from_pretrained, facts, pick_dtype(arguments.dtype, facts, device), device)
+    adapter = None if arguments.adapter is None else inspect_adapter(arguments.adapter, facts)
+    model = _load_causal_model(facts, adapter, pick_dtype(arguments.dtype, facts, device), device)
     tokenizer = load_tokenizer(facts)
     window = _context_window(arguments, facts, tokenizer)
     return LoadedCausalLM(
@@ -111,6 +115,51 @@ def load_causal_lm(arguments: CausalLMArguments) -> LoadedCausalLM:
         end_token_ids=_end_token_ids(model, tokenizer),
         kv_token_bytes=_try_out(model, device, facts.path),
     )
+
+
+def _load_causal_model(
+    facts: CheckpointFacts, adapter: AdapterFacts | None, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """Load a causal language model from files that are read rather than mapped into memory, and merge its adapter."""
+    with _typed_load_failures(facts.path):
+        config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(f"{type(config).__name__} is not of a causal language model")
+        # The mapping's values are written as tuples for the few kinds of model that have two classes.
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=read_weights(facts.path),
+            dtype=dtype,
+            output_loading_info=True,
+            **_model_options(config),
+        )
+        _refuse_missing(facts.path, model, report["missing_keys"])
+        if (facts.path / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(facts.path, local_files_only=True)
+    if adapter is not None:
+        with _typed_load_failures(adapter.path):
+            model = merge_adapter(model, adapter)
+    return model.to(device).eval()
+
+
+def _model_options(config: Any) -> dict[str, Any]:
+    # The fused attention kernels have no soft cap.
+    has_soft_cap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if has_soft_cap else {}
+
+
+def _refuse_missing(path: Path, model: Any, missing_keys: Iterable[str], may_lack: tuple[str, ...] = ()) -> None:
+    missing = sorted(name for name in missing_keys if not name.startswith(may_lack))
+    if missing:
+        raise InferenceFailure(
+            f"{path} lacks {len(missing)} of the parameters of {type(model).__name__}, for example "
+            f"{missing[0]}; transformers would fill them with random numbers",
+            reason="CHECKPOINT_INCOMPLETE",
+            code="FAILED_PRECONDITION",
+            metadata={"path": str(path), "missing": str(len(missing))},
+        )
 
 
 def load_model(
@@ -132,12 +181,8 @@ def load_model(
     """
     # Progress bars would end up in the server's log.
     transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {}
     with _typed_load_failures(facts.path):
         config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)
-        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
-            # The fused attention kernels have no soft cap.
-            options["attn_implementation"] = "eager"
         model, report = from_pretrained(
             facts.path,
             config=config,
@@ -146,17 +191,9 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
-            **options,
+            **_model_options(config),
         )
-        missing = sorted(name for name in report["missing_keys"] if not name.startswith(may_lack))
-        if missing:
-            raise InferenceFailure(
-                f"{facts.path} lacks {len(missing)} of the parameters of {type(model).__name__}, for example "
-                f"{missing[0]}; transformers would fill them with random numbers",
-                reason="CHECKPOINT_INCOMPLETE",
-                code="FAILED_PRECONDITION",
-                metadata={"path": str(facts.path), "missing": str(len(missing))},
-            )
+        _refuse_missing(facts.path, model, report["missing_keys"], may_lack)
         return model.to(device).eval()
 
 

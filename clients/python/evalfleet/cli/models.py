@@ -15,20 +15,25 @@ from evalfleet.results import Model
 
 def register(
     session: Session,
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     *,
     console: Console,
+    adapter: str | None = None,
+    hub: str | None = None,
+    revision: str | None = None,
     model_id: str | None = None,
     dtype: str | None = None,
     engine: str | None = None,
 ) -> Model:
-    """Register a checkpoint folder and wait until it is loaded, with a spinner on a terminal."""
-    with console.status(f"loading {os.fspath(folder)}"):
+    """Register a checkpoint and wait until it is loaded, with a spinner on a terminal."""
+    with console.status(f"loading {hub if folder is None else os.fspath(folder)}"):
         try:
-            model = session.fleet.models.add(folder, model_id=model_id, dtype=dtype, engine=engine)
+            model = session.fleet.models.add(
+                folder, adapter=adapter, hub=hub, revision=revision, model_id=model_id, dtype=dtype, engine=engine
+            )
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; the fleet goes on loading, see `evalfleet models`") from None
-    console.print(f"{model.name}: {model.architecture}, {model.dtype}, {model.checkpoint_path}", markup=False)
+    console.print(f"{model.name}: {model.architecture}, {model.dtype}, {model.checkpoint_path or hub}", markup=False)
     return model
 
 
@@ -65,16 +70,48 @@ def list_models(session: Session) -> None:
     epilog="""\b
 Examples:
   evalfleet models add out/step-100
-  evalfleet models add out/step-100 --id step-100 --dtype bfloat16"""
+  evalfleet models add out/step-100 --id step-100 --dtype bfloat16
+  evalfleet models add out/base --adapter out/lora-100
+  evalfleet models add s3://bucket/step-100
+  evalfleet models add --hub organization/name --revision main"""
 )
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", required=False, metavar="[DIR|URL]")
+@click.option("--adapter", metavar="DIR|URL", help="LoRA adapter in peft's format, merged into the checkpoint.")
+@click.option("--hub", metavar="REPOSITORY", help="Repository of a Hugging Face hub, in place of a folder.")
+@click.option("--revision", help="Branch, tag or commit of the repository; default: main.")
 @click.option("--id", "model_id", metavar="ID", help="Id of the model; default: from the folder's name and content.")
 @click.option("--dtype", help="float32, bfloat16, float16 or auto; default: chosen by the fleet.")
 @click.option("--engine", help="transformers, vllm or auto; default: chosen by the fleet.")
 @click.pass_obj
-def add(session: Session, folder: Path, model_id: str | None, dtype: str | None, engine: str | None) -> None:
-    """Register a checkpoint folder, which loads it."""
-    register(session, folder, console=session.out, model_id=model_id, dtype=dtype, engine=engine)
+def add(
+    session: Session,
+    checkpoint: str | None,
+    adapter: str | None,
+    hub: str | None,
+    revision: str | None,
+    model_id: str | None,
+    dtype: str | None,
+    engine: str | None,
+) -> None:
+    """Register a checkpoint, which loads it: a folder, a URL or a repository of a hub."""
+    if (checkpoint is None) == (hub is None):
+        raise click.UsageError("give a folder or a URL, or a repository with --hub")
+    if revision and not hub:
+        raise click.UsageError("--revision belongs to --hub")
+    for path in (checkpoint, adapter):
+        if path and "://" not in path and not Path(path).is_dir():
+            raise click.UsageError(f"there is no folder {path}")
+    register(
+        session,
+        checkpoint,
+        console=session.out,
+        adapter=adapter,
+        hub=hub,
+        revision=revision,
+        model_id=model_id,
+        dtype=dtype,
+        engine=engine,
+    )
 
 
 @models.command()
