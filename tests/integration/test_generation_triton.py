@@ -154,6 +154,8 @@ def settings(triton: Triton, tiny_checkpoint: Path, tmp_path: Path) -> Generatio
         checkpoint_roots=f"{tiny_checkpoint.parent}:{tmp_path}",
         ready_wait_seconds=120.0,
         reconcile_interval_seconds=0.5,
+        # What is tested here is what engines answer, and answer again.
+        cache_url="off",
     )
 
 

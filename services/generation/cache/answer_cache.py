@@ -113,6 +113,16 @@ class AnswerCache:
         self._count(outcome)
         return Found(found.stored, outcome, explanation if explained_index is not None else None)
 
+    async def look_up(self, key: AnswerKey, codec: Codec[StoredT]) -> StoredT | None:
+        """Return an answer that is there, without computing it."""
+        looked_up = await self._look_up(key.digest, codec)
+        self._count(looked_up[1])
+        return looked_up[0]
+
+    async def keep(self, key: AnswerKey, codec: Codec[StoredT], stored: StoredT) -> None:
+        """Keep an answer that was computed elsewhere."""
+        await self._store.put(NewEntry(key.digest, codec.write(key.digest, stored), key.groups, key.parts))
+
     async def _explain(self, key: AnswerKey, outcome: CacheOutcome, sample_index: int) -> CacheExplanation:
         """Say what a look-up gave, and for a miss which parts of the key differ from the nearest recent entry.
 

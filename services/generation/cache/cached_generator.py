@@ -104,15 +104,31 @@ class CachedGenerator:
             return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)
 
     async def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
-        """Generate one answer piece by piece; who watches an answer grow wants it computed.
+        """Generate one answer piece by piece; one that is known comes in one piece. In flight, none is shared.
 
         Raises:
             FleetError: as the inner generator.
         """
-        explanation = _plain(CacheOutcome.BYPASSED) if request.explain_cache else None
+        identity = self._identity(request.model_id)
+        outcome = self._skipped(request, identity)
+        if identity is not None and outcome is None and request.cache_mode is CacheMode.USE:
+            key = sample_key(identity, request, 0)
+            stored = await self._cache.look_up(key, _SAMPLES)
+            if stored is not None:
+                explanation = CacheExplanation(CacheOutcome.HIT, 0, key.digest.hex()) if request.explain_cache else None
+                yield TextPiece(stored.text, stored.token_count)
+                yield _assembled([_known(stored, CacheOutcome.HIT, identity, explanation)], identity.engine)
+                return
         async with aclosing(self._inner.generate_pieces(request)) as pieces:
             async for piece in pieces:
-                yield piece if isinstance(piece, TextPiece) else replace(piece, cache=explanation)
+                if isinstance(piece, TextPiece):
+                    yield piece
+                    continue
+                if identity is not None and outcome is None:
+                    key = self._key_of(request, 0, identity, piece)
+                    await self._cache.keep(key, _SAMPLES, _stored(piece))
+                explanation = _plain(outcome or CacheOutcome.MISS) if request.explain_cache else None
+                yield replace(piece, cache=explanation)
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score all continuations of one context, from the cache if their scores are there.
@@ -164,15 +180,7 @@ class CachedGenerator:
             async with places:
                 result = await self._inner.generate(replace(request, sample_index=index))
             fresh.append(result)
-            [completion] = result.completions
-            stored = StoredSample(
-                completion.text,
-                completion.finish_reason,
-                completion.token_count,
-                result.usage.prompt_tokens,
-                result.truncated,
-            )
-            return Computed(stored, self._key_of(request, index, identity, result))
+            return Computed(_stored(result), self._key_of(request, index, identity, result))
 
         found = await self._cache.answer(
             sample_key(identity, request, index),
@@ -183,9 +191,7 @@ class CachedGenerator:
             explained_index=index if request.explain_cache else None,
         )
         if found.outcome.is_cached or not fresh:
-            saved = found.stored.prompt_tokens + found.stored.token_count
-            usage = replace(_NOTHING, cache_saved_tokens=saved)
-            return _Answered(found.stored, usage, found.outcome, identity.digest, found.explanation)
+            return _known(found.stored, found.outcome, identity, found.explanation)
         [*_, result] = fresh
         return _Answered(found.stored, result.usage, found.outcome, result.model_digest, found.explanation)
 
@@ -211,6 +217,25 @@ class CachedGenerator:
 def _flight_group(request: GenerationRequest | ScoringRequest) -> Hashable:
     """Part requests that must not wait for one another: an interactive one for one in the background."""
     return getattr(request, "priority", None)
+
+
+def _stored(result: GenerationResult) -> StoredSample:
+    """Return what is kept of the answer to a request for one sample."""
+    [completion] = result.completions
+    return StoredSample(
+        completion.text,
+        completion.finish_reason,
+        completion.token_count,
+        result.usage.prompt_tokens,
+        result.truncated,
+    )
+
+
+def _known(
+    stored: StoredSample, outcome: CacheOutcome, identity: ModelIdentity, explanation: CacheExplanation | None
+) -> _Answered:
+    usage = replace(_NOTHING, cache_saved_tokens=stored.prompt_tokens + stored.token_count)
+    return _Answered(stored, usage, outcome, identity.digest, explanation)
 
 
 def _plain(outcome: CacheOutcome) -> CacheExplanation:

@@ -19,6 +19,7 @@ from services.generation.requests import (
     GenerationResult,
     Sampling,
     ScoringRequest,
+    TextPiece,
     Turn,
     Usage,
 )
@@ -352,3 +353,24 @@ async def test_a_model_that_was_replaced_while_it_answered_is_kept_under_its_own
     assert result.model_digest == domain.lifecycle.get("m").digest
     again = await cached.generate(REQUEST)
     assert (again.is_cached, again.model_digest) == (True, result.model_digest)
+
+
+async def test_an_answer_that_is_watched_is_kept_and_found(domain: Domain, cached: CachedGenerator) -> None:
+    async def watched(request: GenerationRequest) -> tuple[str, GenerationResult]:
+        *pieces, result = [piece async for piece in cached.generate_pieces(request)]
+        assert isinstance(result, GenerationResult)
+        return "".join(piece.text for piece in pieces if isinstance(piece, TextPiece)), result
+
+    text, first = await watched(REQUEST)
+    again_text, again = await watched(REQUEST)
+    assert (first.is_cached, again.is_cached, again_text) == (False, True, text)
+    assert texts(again) == texts(first)
+    assert again.usage.cache_saved_tokens == first.usage.prompt_tokens + first.usage.completion_tokens
+    assert (await cached.generate(REQUEST)).is_cached
+    for mode in (CacheMode.BYPASS, CacheMode.REFRESH):
+        assert not (await watched(replace(REQUEST, cache_mode=mode)))[1].is_cached
+    unseeded = replace(REQUEST, sampling=replace(SAMPLED, seed=None), explain_cache=True)
+    for _ in range(2):
+        result = (await watched(unseeded))[1]
+        assert result.cache is not None
+        assert (result.is_cached, result.cache.outcome) == (False, CacheOutcome.NOT_CACHEABLE)
