@@ -13,7 +13,8 @@ from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.record import RunRequest, RunState
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
-from services.runtime.calls import bind_deadline, current_scope
+from services.runtime.callers import current_caller
+from services.runtime.calls import bind_deadline, bind_ids, current_scope
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.deadlines import remaining_seconds
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, not_found
@@ -101,6 +102,36 @@ async def test_a_run_outlives_the_deadline_of_the_call_that_created_it(
     await runs.stop()
 
     assert seen == [(None, created.run_id)] * 10
+
+
+async def test_a_run_is_done_in_the_name_of_its_caller_also_after_a_restart(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    busy = asyncio.Event()
+    generate = fleet.generator.generate
+
+    async def note_caller(*arguments: Any) -> Any:
+        seen.append(current_caller())
+        busy.set()
+        return await generate(*arguments)
+
+    monkeypatch.setattr(fleet.generator, "generate", note_caller)
+    fleet.generator.gate = asyncio.Event()
+    runs = manager(store, book, fleet)
+    await runs.start()
+    with bind_ids(caller="team/a"):
+        created = await runs.create(REQUEST)
+    async with asyncio.timeout(20):
+        await busy.wait()
+    await runs.stop()
+    fleet.generator.gate.set()
+    restarted = manager(store, book, fleet)
+    await restarted.start()
+    await end_of(restarted, created.run_id)
+    await restarted.stop()
+    assert len(seen) > 10
+    assert set(seen) == {"team/a"}
 
 
 async def test_all_models_meet_the_same_items_and_a_given_seed_is_kept(store: RunStore, book: Book, fleet: Any) -> None:
