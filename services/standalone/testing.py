@@ -82,6 +82,12 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
         recorded: Mapping[str, int] = json.loads(self._ready_file.read_text(encoding="utf-8"))["processes"]
         return recorded
 
+    @property
+    def metrics_targets(self) -> Mapping[str, str]:
+        """``host:port`` of the Prometheus metrics of its parts, by name; ``inference`` is Triton."""
+        recorded: Mapping[str, str] = json.loads(self._ready_file.read_text(encoding="utf-8"))["metrics"]
+        return recorded
+
     def __enter__(self) -> "RunningFleet":
         """Start the fleet and wait until it is healthy.
 
