@@ -94,14 +94,34 @@ class Connection(AbstractContextManager["Connection"]):
                 return
 
     def stream(
-        self, method: grpc.UnaryStreamMultiCallable[RequestT, ResponseT], request: RequestT
+        self,
+        method: grpc.UnaryStreamMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout_seconds: float | None = None,
     ) -> Iterator[ResponseT]:
         """Make one call and yield its answers; it is cancelled when the caller stops reading.
 
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
-        call = method(request, metadata=self._metadata)
+        call = method(request, timeout=timeout_seconds, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, service=self.service, target=self.target) from None
+        finally:
+            call.cancel()
+
+    def exchange(
+        self, method: grpc.StreamStreamMultiCallable[RequestT, ResponseT], requests: Iterator[RequestT]
+    ) -> Iterator[ResponseT]:
+        """Send requests and yield the answers as they come; the call is cancelled when the caller stops reading.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        call = method(requests, metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -171,6 +171,9 @@ _CLASS_BY_CODE: Mapping[grpc.StatusCode, type[EvalFleetError]] = {
 }
 
 
+_CLASS_BY_NUMBER = {code.value[0]: each for code, each in _CLASS_BY_CODE.items()}
+
+
 def from_rpc_error(error: grpc.RpcError, *, service: str, target: str) -> EvalFleetError:
     """Turn what a stub raised into a typed error, keeping the service's reason, metadata and field violations.
 
@@ -180,10 +183,16 @@ def from_rpc_error(error: grpc.RpcError, *, service: str, target: str) -> EvalFl
         target: its address, for the message.
     """
     code = error.code()
-    error_class = _CLASS_BY_CODE.get(code, UnknownError)
     status = _rich_status(error)
     if status is None:
+        error_class = _CLASS_BY_CODE.get(code, UnknownError)
         return error_class(_plain_message(code, error.details() or "", service, target))
+    return from_status(status)
+
+
+def from_status(status: status_pb2.Status) -> EvalFleetError:
+    """Turn the status of one item of a batch or a stream into a typed error."""
+    error_class = _CLASS_BY_NUMBER.get(status.code, UnknownError)
     info = _detail(status, error_details_pb2.ErrorInfo())
     request = _detail(status, error_details_pb2.BadRequest())
     retry = _detail(status, error_details_pb2.RetryInfo())

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+from evalfleet.answers import Generation
 from evalfleet.connections import Connection
 from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.models import Models
@@ -54,6 +55,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def models(self) -> Models:
         """The registered checkpoints."""
         return Models(self._connection("generation"))
+
+    @cached_property
+    def generation(self) -> Generation:
+        """Answers and log-likelihoods of the registered checkpoints."""
+        return Generation(self._connection("generation"))
 
     @cached_property
     def suites(self) -> Suites:

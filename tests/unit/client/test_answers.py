@@ -1,0 +1,142 @@
+"""Answers over real gRPC from the real servicer, on a fake inference server, also one that goes away in between."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from evalfleet.answers import Answer, Sampling
+from evalfleet.cli.app import cli
+from evalfleet.errors import InvalidArgumentError, UnavailableError
+from evalfleet.fleet import Fleet
+from prometheus_client import CollectorRegistry
+
+from services.generation.settings import GenerationSettings
+from services.generation.wiring import wire_backend
+from services.inference.triton_server import free_port
+from services.runtime.testing import run_in_process
+from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
+
+
+class GenerationProcess:
+    """The generation service on an event loop of its own, which a test may stop and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backend = FakeInferenceBackend()
+        self.checkpoint = write_checkpoint(folder / "checkpoints" / "m")
+        self.settings = GenerationSettings(
+            port=free_port("127.0.0.1"), state_dir=folder / "state", checkpoint_roots=str(folder / "checkpoints")
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._running = AsyncExitStack()
+
+    def start(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._running.aclose(), self._loop).result(20)
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        self._running = AsyncExitStack()
+        services = await self._running.enter_async_context(
+            wire_backend(self.settings, CollectorRegistry(), self.backend)
+        )
+        await self._running.enter_async_context(run_in_process(*services, settings=self.settings))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[GenerationProcess]:
+    process = GenerationProcess(tmp_path)
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def fleet(service: GenerationProcess) -> Iterator[Fleet]:
+    with Fleet.connect({"generation": f"127.0.0.1:{service.settings.port}"}) as fleet:
+        fleet.models.add(service.checkpoint, model_id="m")
+        yield fleet
+
+
+def said(answer: object) -> str:
+    assert isinstance(answer, Answer), answer
+    return answer.text.split("|")[1]
+
+
+def test_one_answer_and_its_cost(fleet: Fleet) -> None:
+    answer = fleet.generation.generate("m", [("user", "hi")], Sampling(temperature=1.0, seed=1), samples=2)
+    assert [text.split("|")[1] for text in answer.texts] == ["user: hi"] * 2
+    assert answer.finish_reasons == ("stop", "stop")
+    assert answer.prompt_tokens == len("user: hi")
+    assert answer.model_digest
+
+
+def test_an_answer_grows(fleet: Fleet) -> None:
+    *pieces, answer = fleet.generation.generate_tokens("m", "hi")
+    assert isinstance(answer, Answer)
+    assert "".join(map(str, pieces)) == answer.text
+
+
+def test_many_answers_come_with_their_index_and_bad_prompts_with_their_error(fleet: Fleet) -> None:
+    prompts = [f"p{number}" if number != 7 else "" for number in range(200)]
+    answers = dict(fleet.generation.generate_many("m", prompts, priority="background"))
+    assert isinstance(answers.pop(7), InvalidArgumentError)
+    assert {number: said(answer) for number, answer in answers.items()} == {
+        number: f"p{number}" for number in range(200) if number != 7
+    }
+
+
+def test_a_service_that_restarts_in_between_loses_and_repeats_nothing(service: GenerationProcess, fleet: Fleet) -> None:
+    numbers: list[int] = []
+    for number, answer in fleet.generation.generate_many("m", (f"p{n}" for n in range(300))):
+        assert said(answer) == f"p{number}"
+        numbers.append(number)
+        if len(numbers) == 20:
+            service.stop()
+            service.start()
+    assert sorted(numbers) == list(range(300))
+
+
+def test_what_the_prompts_raise_reaches_the_caller(fleet: Fleet) -> None:
+    def prompts() -> Iterator[str]:
+        yield "a"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(fleet.generation.generate_many("m", prompts()))
+
+
+def test_a_service_that_stays_away_is_given_up(service: GenerationProcess, fleet: Fleet) -> None:
+    service.stop()
+    with pytest.raises(UnavailableError):
+        list(fleet.generation.generate_many("m", ["a"], patience_seconds=0.1))
+
+
+def test_scores_come_in_order(fleet: Fleet) -> None:
+    scores = fleet.generation.score_continuations("m", "context", ["a", "bcd"])
+    assert [(each.log_likelihood, each.is_greedy, each.token_count) for each in scores] == [
+        (-1.0, True, 1),
+        (-3.0, False, 3),
+    ]
+
+
+def test_the_command_line_shows_an_answer(service: GenerationProcess, fleet: Fleet) -> None:
+    endpoint = f"--endpoint=generation=127.0.0.1:{service.settings.port}"
+    shown = CliRunner().invoke(cli, [endpoint, "generate", "m", "hi", "--system", "be [b]nice[/b]"])
+    assert shown.exit_code == 0, shown.output
+    assert "system: be [b]nice[/b]\nuser: hi" in shown.output
+    assert "tokens, stop" in shown.output
+    wrong = CliRunner().invoke(cli, [endpoint, "generate", "m", "hi", "--raw", "--system", "x"])
+    assert wrong.exit_code == 2
