@@ -7,8 +7,10 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from prometheus_client import CollectorRegistry
@@ -38,9 +40,11 @@ class Service:
         self.generation = generation
         self.metrics = metrics
 
-    async def create(self, model_id: str, folder: Path, dtype: str = "float32") -> None:
+    async def create(self, model_id: str, folder: Path, dtype: str = "float32", adapter: str = "") -> None:
         """Register a checkpoint and wait until it is READY."""
-        request = model_pb2.CreateModelRequest(model_id=model_id, checkpoint_path=str(folder), dtype=dtype)
+        request = model_pb2.CreateModelRequest(
+            model_id=model_id, checkpoint_path=str(folder), dtype=dtype, adapter_path=adapter
+        )
         model = (await self.models.CreateModel(request, timeout=120)).model
         while model.state == model_pb2.MODEL_STATE_LOADING:
             await asyncio.sleep(0.1)
@@ -148,6 +152,40 @@ CHECKPOINTS: dict[str, tuple[Change, str]] = {
     "chat-template": (change_template, "float32"),
     "dtype": (lambda _folder: None, "bfloat16"),
 }
+
+
+def write_adapter(base: Path, folder: Path) -> None:
+    """Write a random LoRA adapter of a checkpoint."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(str(folder))
+
+
+async def test_one_changed_byte_of_an_adapter_misses(
+    triton: InferenceHost, tiny_checkpoint: Path, tmp_path: Path, cache_url: str
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    write_adapter(tiny_checkpoint, tmp_path / "adapter")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "other-adapter")
+    file = tmp_path / "other-adapter" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-4] ^= 1  # the lowest bit of the last number
+    file.write_bytes(content)
+    digests = set()
+    async with serving(triton, tmp_path, cache_url) as service:
+        for name, adapter in (("bare", ""), ("adapted", "adapter"), ("other", "other-adapter")):
+            await service.create(name, tmp_path / "base", adapter=str(tmp_path / adapter) if adapter else "")
+            # Not the other test's request: in Redis, the bare checkpoint's answer to that one is known.
+            request = request_for(name, seed=99)
+            fresh, repeated = await service.ask(request), await service.ask(request)
+            assert (fresh.cached, repeated.cached) == (False, True), name
+            digests.add(fresh.model_digest)
+            await service.models.DeleteModel(model_pb2.DeleteModelRequest(name=f"models/{name}"), timeout=60)
+    assert len(digests) == 3
 
 
 async def test_each_change_misses_and_each_repeat_hits(
