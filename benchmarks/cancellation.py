@@ -32,7 +32,7 @@ RESULT = Path(__file__).parent / "results" / "cancellation.json"
 RUNNING = "evalfleet_engine_running_sequences"
 GENERATED = "evalfleet_engine_generated_tokens_total"
 WAVE = 32
-WAVES = 10
+WAVES = 5
 AT_ONCE = 50
 _POLL_SECONDS = 0.004
 
@@ -180,6 +180,7 @@ async def memory(fleet: RunningFleet, engine: Engine, callers: Callers, streams:
     started = time.perf_counter()
     await cancel_streams(callers, streams)
     await engine.until(RUNNING, lambda running: running == 0)
+    assert parts["triton"] == fleet.processes["inference"], "Triton was started again in between: see its log"
     figures = {
         "cancelled_streams": float(streams),
         "cancelled_streams_per_second": streams / (time.perf_counter() - started),
@@ -203,7 +204,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_endless_model(Path(folder) / "endless")
-        with RunningFleet(checkpoint_roots=[Path(folder)], environment={"EVALFLEET_TORCH_THREADS": "1"}) as fleet:
+        with RunningFleet(
+            checkpoint_roots=[Path(folder)],
+            environment={"EVALFLEET_TORCH_THREADS": "1"},
+        ) as fleet:
             figures = asyncio.run(measure(fleet, checkpoint, arguments.streams))
     write_result(
         RESULT,
