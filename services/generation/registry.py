@@ -133,6 +133,8 @@ class ModelRegistry:
         execute = self._connection.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
+        # Kept small, because a registry is small and a day of registrations would leave megabytes beside it.
+        execute("PRAGMA wal_autocheckpoint = 64")
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA foreign_keys = ON")
         execute("BEGIN IMMEDIATE")

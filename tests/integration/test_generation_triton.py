@@ -336,6 +336,54 @@ async def test_a_killed_engine_process_is_started_again_and_its_checkpoints_come
             await service.delete(model.name)
 
 
+async def test_an_adapter_is_another_model_than_its_base(
+    settings: GenerationSettings, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    adapter = await asyncio.to_thread(_write_adapter, tiny_checkpoint, tmp_path / "adapter")
+    async with running(settings) as service:
+        base = await service.create("base", tiny_checkpoint)
+        request = model_pb2.CreateModelRequest(
+            model_id="tuned", checkpoint_path=str(tiny_checkpoint), adapter_path=str(adapter)
+        )
+        tuned = (await service.models.CreateModel(request, timeout=120)).model
+        assert (tuned.adapter_path, tuned.state) == (str(adapter), model_pb2.MODEL_STATE_READY)
+        assert tuned.digest != base.digest
+        assert await service.answer(tuned.name) != await service.answer(base.name)
+        (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+        request.model_id = "other"
+        error = await failure(service.models.CreateModel(request, timeout=60))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_UNSUPPORTED")
+        await service.delete(tuned.name)
+        await service.delete(base.name)
+
+
+def _write_adapter(base: Path, folder: Path) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(str(folder))
+    return folder
+
+
+async def test_files_cut_short_under_a_loaded_checkpoint_harm_nobody(
+    settings: GenerationSettings, tiny_checkpoint: Path, checkpoint_factory: Callable[[int], Path], tmp_path: Path
+) -> None:
+    victim = shutil.copytree(checkpoint_factory(9), tmp_path / "victim")
+    async with running(settings) as service:
+        models = [await service.create("bystander", tiny_checkpoint), await service.create("victim", victim)]
+        before = [await service.answer(model.name) for model in models]
+        (victim / "model.safetensors").write_bytes(b"")
+        scored = generation_pb2.ScoreContinuationsRequest(model="models/victim", prompt="The", continuations=[" quick"])
+        assert (await service.generation.ScoreContinuations(scored, timeout=60)).scores[0].token_count
+        assert [await service.answer(model.name) for model in models] == before
+        for model in models:
+            await service.delete(model.name)
+
+
 def start_service(folder: Path, settings: GenerationSettings) -> "subprocess.Popen[str]":
     """Start the service as a process of its own."""
     environment = {
