@@ -20,6 +20,7 @@ from services.generation.cost.accounting import AccountedGenerator
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.cost.prices import read_price_table
 from services.generation.downloads import DownloadStore
+from services.generation.engine_router import EngineRouter
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
@@ -39,7 +40,6 @@ from services.generation.service import (
 from services.generation.settings import GenerationSettings
 from services.generation.sources import CheckpointSources
 from services.generation.streams import StreamLimits
-from services.generation.triton_backend import TritonBackend
 from services.inference.client import InferenceClient
 from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
@@ -61,14 +61,14 @@ async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> Asyn
     key = _read_key(settings.triton_key_file)
     async with (
         InferenceClient(settings.triton_target, model_control_key=key) as client,
-        _warm(TritonBackend(client), settings) as backend,
+        _warm(EngineRouter(client), settings) as backend,
         wire_backend(settings, metrics, backend) as services,
     ):
         yield services
 
 
 @asynccontextmanager
-async def _warm(backend: TritonBackend, settings: GenerationSettings) -> AsyncIterator[TritonBackend]:
+async def _warm(backend: EngineRouter, settings: GenerationSettings) -> AsyncIterator[EngineRouter]:
     """Yield the backend while its checkpoint host is started in the background."""
 
     async def warm_up() -> None:

@@ -107,7 +107,7 @@ class VllmCheckpoint:
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request and return before it is computed; a bad one is answered with its failure."""
         try:
-            request = self._reader.read(tensors, responder)
+            request = self._reader.read(tensors, _EndedOnce(responder))
         except InferenceFailure as failure:
             responder.fail(failure)
         else:
@@ -115,6 +115,30 @@ class VllmCheckpoint:
 
     def close(self) -> None:
         """Leave the engine as it is: the next checkpoint takes it over."""
+
+
+class _EndedOnce:
+    """Asks nothing about a request that has been answered: Triton has let go of it, and would crash."""
+
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+        self._has_ended = False
+
+    def send(self, tensors: Tensors) -> None:
+        self._responder.send(tensors)
+
+    def finish(self, tensors: Tensors | None = None) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._responder.finish(tensors)
+
+    def fail(self, failure: InferenceFailure) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._responder.fail(failure)
+
+    def is_cancelled(self) -> bool:
+        return not self._has_ended and self._responder.is_cancelled()
 
 
 def read_text_facts(arguments: CausalLMArguments) -> TextFacts:

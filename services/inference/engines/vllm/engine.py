@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -213,15 +213,16 @@ class VllmEngine:
         await self._engine.reload(base[0])
 
     async def _watch_callers(self) -> None:
-        """Cancel what nobody waits for any more; asking goes to a thread, because it may take a message."""
+        """Cancel what nobody waits for any more.
+
+        Asked on the loop, where the answers are sent from, too: Triton crashes when a request is asked for in another
+        thread while its answer is completed.
+        """
         while True:
             await asyncio.sleep(CANCEL_CHECK_SECONDS)
-            asked = list(self._in_flight.items())
-            if not asked:
-                continue
-            gave_up = await asyncio.to_thread(_given_up, asked)
-            for task in gave_up:
-                task.cancel()
+            for task, was_cancelled in list(self._in_flight.items()):
+                if not task.done() and was_cancelled():
+                    task.cancel()
 
     async def _fail_all(self) -> None:
         self._watching.cancel()
@@ -263,10 +264,6 @@ class VllmEngine:
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_SECONDS)
-
-
-def _given_up(asked: Sequence[tuple[asyncio.Task[None], Callable[[], bool]]]) -> list[asyncio.Task[None]]:
-    return [task for task, was_cancelled in asked if was_cancelled()]
 
 
 def _trial() -> ContextGroup:

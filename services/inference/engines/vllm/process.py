@@ -51,29 +51,28 @@ class VllmProcess:
     ) -> None:
         self._numbers = itertools.count()
         with _typed_start(arguments.model):
-            self._llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(
-                    model=arguments.model,
-                    dtype=arguments.dtype,
-                    skip_tokenizer_init=True,
-                    trust_remote_code=False,
-                    load_format="safetensors",
-                    # A continuation's last token is never computed, so a prompt may fill the window.
-                    max_model_len=window + 1,
-                    max_num_seqs=arguments.max_num_seqs,
-                    max_num_batched_tokens=max(arguments.max_num_batched_tokens, window + 1),
-                    block_size=_BLOCK_TOKENS,
-                    enable_prefix_caching=True,
-                    logprobs_mode="raw_logprobs",
-                    # Compiling takes longer than an evaluation on a CPU, and is done again in every new process.
-                    enforce_eager=_is_cpu(),
-                    enable_lora=max_adapter_rank > 0,
-                    max_lora_rank=max_adapter_rank or 16,
-                    disable_log_stats=False,
-                    seed=0,
-                ),
-                stat_loggers=[_watching_logger(watch)],
+            self._arguments = AsyncEngineArgs(
+                model=arguments.model,
+                dtype=arguments.dtype,
+                skip_tokenizer_init=True,
+                trust_remote_code=False,
+                load_format="safetensors",
+                # A continuation's last token is never computed, so a prompt may fill the window.
+                max_model_len=window + 1,
+                max_num_seqs=arguments.max_num_seqs,
+                max_num_batched_tokens=max(arguments.max_num_batched_tokens, window + 1),
+                block_size=_BLOCK_TOKENS,
+                enable_prefix_caching=True,
+                logprobs_mode="raw_logprobs",
+                # Compiling takes longer than an evaluation on a CPU, and is done again in every new process.
+                enforce_eager=_is_cpu(),
+                enable_lora=max_adapter_rank > 0,
+                max_lora_rank=max_adapter_rank or 16,
+                disable_log_stats=False,
+                seed=0,
             )
+            self._logger = _watching_logger(watch)
+            self._llm = AsyncLLM.from_engine_args(self._arguments, stat_loggers=[self._logger])
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[GeneratedTokens, None]:
         """Generate one answer."""
@@ -133,6 +132,13 @@ class VllmProcess:
     async def reload(self, path: str) -> None:
         """Read other weights into the running engine; what was cached with the old ones is forgotten."""
         with _typed_start(path):
+            if self._llm.vllm_config.model_config.hf_text_config.tie_word_embeddings:
+                # vLLM 0.32 goes on computing logits with the old weights where the output layer is the embedding's:
+                # its CPU kernels keep a packed copy of them. So it starts anew.
+                self._llm.shutdown()
+                self._arguments.model = path
+                self._llm = AsyncLLM.from_engine_args(self._arguments, stat_loggers=[self._logger])
+                return
             await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
             if not await self._llm.reset_prefix_cache():
                 raise RuntimeError("vLLM's prefix cache is still in use")

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from services.inference.contract import CausalLMArguments
+from services.inference.engines.vllm.checkpoints import VllmCheckpoints, _EndedOnce, read_text_facts
+from services.inference.failures import InferenceFailure
+from services.inference.vllm_shapes import vllm_host_model
+
+
+class Touchy:
+    """A responder that must not be asked once it has ended, as Triton's."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def send(self, tensors: object) -> None: ...
+
+    def finish(self, tensors: object = None) -> None:
+        self.ends += 1
+
+    def fail(self, failure: InferenceFailure) -> None:
+        self.ends += 1
+
+    def is_cancelled(self) -> bool:
+        assert not self.ends
+        return True
+
+
+def test_an_answered_request_is_neither_asked_nor_ended_again() -> None:
+    touchy = Touchy()
+    guarded = _EndedOnce(touchy)
+    assert guarded.is_cancelled()
+    guarded.finish()
+    assert not guarded.is_cancelled()
+    guarded.fail(InferenceFailure("late", reason="LATE"))
+    assert touchy.ends == 1
+
+
+def test_what_requests_need_is_read_without_weights(tiny_checkpoint: Path) -> None:
+    facts = read_text_facts(CausalLMArguments(str(tiny_checkpoint)))
+    assert (facts.context_tokens, facts.end_token_ids) == (256, frozenset({1}))
+    assert facts.vocabulary_size > 256
+
+
+def test_a_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InferenceFailure, match="make vllm"):
+        VllmCheckpoints(None).load(CausalLMArguments(str(tiny_checkpoint)), None, None)  # type: ignore[arg-type]
+
+
+def test_checkpoints_of_one_shape_share_a_host(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = (tiny_checkpoint / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"transformers_version"', '"_name_or_path"'))
+    same = vllm_host_model(str(tiny_checkpoint), "float32")
+    assert vllm_host_model(str(tmp_path), "float32") == same
+    assert vllm_host_model(str(tmp_path), "bfloat16") != same
+    (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    assert vllm_host_model(str(tmp_path), "float32") != same
