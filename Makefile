@@ -85,6 +85,9 @@ bench-prompts: $(STAMP) ## Our prompts beside lm-evaluation-harness's, row by ro
 bench-loglikelihoods: $(STAMP) ## Log-likelihoods and accuracy beside lm-evaluation-harness
 	$(BIN)/python -m benchmarks.loglikelihoods --json $(RESULTS)/loglikelihoods.json
 
+bench-generation: $(STAMP) ## Generation and log-likelihoods beside lm-evaluation-harness (HF and vLLM)
+	$(BIN)/python -m benchmarks.generation --json $(RESULTS)/generation.json
+
 bench-guard: $(STAMP) ## Quality of the embedded guard on public sets
 	$(BIN)/python -m examples.guard_head.evaluate --data $${EVALFLEET_DATA_DIR:-../shared/data} --json $(RESULTS)/guard_head.json
 

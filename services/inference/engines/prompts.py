@@ -1,6 +1,7 @@
 """Texts and conversations to token ids, with lm-evaluation-harness's split of context and continuation."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ class PromptEncoder:
             raise InferenceFailure("the prompt has no tokens", reason="PROMPT_EMPTY", field="text_input")
         return self._checked(ids)
 
-    def encode_scoring(self, context: RenderedPrompt, continuations: list[str]) -> EncodedScoring:
+    def encode_scoring(self, context: RenderedPrompt, continuations: Sequence[str]) -> EncodedScoring:
         """Split context and continuations into tokens as lm-evaluation-harness does for causal models.
 
         White space at the end of the context moves to the continuation; both are encoded together and cut after as
@@ -110,7 +111,7 @@ class PromptEncoder:
             encoded.append(self._nonempty(whole[len(context_ids) :], index))
         return EncodedScoring(self._checked(context_ids), tuple(encoded))
 
-    def _encode_after_nothing(self, continuations: list[str]) -> EncodedScoring:
+    def _encode_after_nothing(self, continuations: Sequence[str]) -> EncodedScoring:
         if self._prefix_token_id is None:
             raise InferenceFailure(
                 "the tokenizer has neither BOS nor EOS to stand for an empty context",

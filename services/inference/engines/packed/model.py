@@ -87,7 +87,7 @@ class PackedModel:
     def prefill(self, groups: Sequence[ContextGroup]) -> Iterator[Prefilled]:
         """See ``SequenceModel``."""
         for computed in self._passes(groups):
-            leaves = [at for at, piece in enumerate(computed.pieces) if not piece.is_beginning]
+            leaves = [at for at, piece in enumerate(computed.pieces) if piece.beginning is None]
             paths = [self._leaf_path(computed, at) for at in leaves]
             yield Prefilled(
                 [computed.pieces[at].owners[0].group for at in leaves],
@@ -99,7 +99,7 @@ class PackedModel:
         """See ``SequenceModel``."""
         for computed in self._passes(groups):
             complete: list[ContextGroup] = []
-            leaves = [at for at, piece in enumerate(computed.pieces) if not piece.is_beginning]
+            leaves = [at for at, piece in enumerate(computed.pieces) if piece.beginning is None]
             if leaves:
                 read_scores([computed.pieces[at] for at in leaves], computed.logits)
             for at in leaves:
@@ -137,10 +137,10 @@ class PackedModel:
                 yield _Computed()
                 continue
             for piece, start in zip(pieces, computed.starts, strict=True):
-                if piece.is_beginning and computed.attention is not None:
+                if piece.beginning is not None and computed.attention is not None:
                     block = computed.attention.block(start, start + len(piece.segment.stem))
                     self._counts.cached += block.num_tokens * (len(piece.owners) - 1)
-                    plan.finish_beginning(piece, block)
+                    plan.go_on(piece.beginning, block)
             yield computed
 
     def _compute(self, pieces: Sequence[Piece]) -> _Computed:
@@ -198,7 +198,7 @@ def _positions_to_keep(pieces: Sequence[Piece], starts: Sequence[int]) -> list[i
     """Return where logits are read: at the end of every leaf's stem, and at each of its branches' tokens."""
     kept: list[int] = []
     for piece, start in zip(pieces, starts, strict=True):
-        if not piece.is_beginning:
+        if piece.beginning is None:
             stem = len(piece.segment.stem)
             kept += range(start + stem - 1, start + piece.segment.num_tokens)
     return kept

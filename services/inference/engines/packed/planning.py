@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference.engines.context_group import ContextGroup, Member
-from services.inference.engines.packed.prefix_cache import MIN_SHARED_TOKENS, Block, PrefixCache
+from services.inference.engines.packed.prefix_cache import MIN_SHARED_TOKENS, Block, PrefixCache, join_blocks
 from services.inference.engines.packed.segments import Segment
 
 _ROOT: Final = 0
@@ -39,19 +39,30 @@ class Piece:
         segment: what is computed.
         owners: the contexts that it is for; more than one only for a shared beginning.
         members: continuations whose scores it gives.
-        is_beginning: the segment is a part of its owners' contexts that others continue behind; nothing is read off.
+        beginning: what the segment is a part of, if its owners continue behind it; nothing is read off then.
     """
 
     segment: Segment
     owners: Sequence[PendingContext]
-    members: Sequence[Member]
-    is_beginning: bool
+    members: Sequence[Member] = ()
+    beginning: "Beginning | None" = None
 
 
-@dataclass(slots=True)
-class _Beginning:
+@dataclass(slots=True, eq=False)
+class Beginning:
+    """Tokens that contexts have in common, computed in one piece or in several.
+
+    Attributes:
+        owners: the contexts.
+        start: position of its first token.
+        end: position behind its last.
+        blocks: what is computed of it so far.
+    """
+
     owners: list[PendingContext]
-    length: int
+    start: int
+    end: int
+    blocks: list[Block] = field(default_factory=list)
 
 
 class Plan:
@@ -64,7 +75,7 @@ class Plan:
 
     def __init__(self, groups: Iterable[ContextGroup], cache: PrefixCache) -> None:
         self._cache = cache
-        self._beginnings: deque[_Beginning] = deque()
+        self._beginnings: deque[Beginning] = deque()
         self._ready: deque[PendingContext] = deque()
         self._sort_in([_pending(group, cache) for group in groups])
 
@@ -95,17 +106,24 @@ class Plan:
             pieces.append(self._take_part(self._ready.popleft(), max_tokens, min(max_tokens, max_logits)))
         return pieces
 
-    def finish_beginning(self, piece: Piece, block: Block) -> None:
-        """Let the owners of a computed beginning go on behind it."""
-        first = piece.owners[0]
-        end = first.matched + block.num_tokens
-        self._cache.insert(first.group.context[:end], first.matched, block)
-        for number, owner in enumerate(piece.owners):
+    def go_on(self, beginning: Beginning, block: Block) -> None:
+        """Let the owners of a beginning, of which a piece was computed, go on behind it."""
+        beginning.blocks.append(block)
+        for number, owner in enumerate(beginning.owners):
             owner.path.append(block)
-            owner.matched = end
+            owner.matched += block.num_tokens
             if number:
                 owner.group.num_cached_tokens += block.num_tokens
-        self._sort_in(piece.owners)
+        first = beginning.owners[0]
+        if first.matched < beginning.end:
+            self._beginnings.appendleft(beginning)
+            return
+        # One block in place of its pieces: whoever attends to it later does so in one product.
+        whole = join_blocks(beginning.blocks)
+        for owner in beginning.owners:
+            owner.path[len(owner.path) - len(beginning.blocks) :] = [whole]
+        self._cache.insert(first.group.context[: beginning.end], beginning.start, whole)
+        self._sort_in(beginning.owners)
 
     def _drop_abandoned(self) -> None:
         self._ready = deque(each for each in self._ready if not each.group.was_cancelled())
@@ -116,15 +134,16 @@ class Plan:
     def _take_beginning(self, room: int) -> Piece:
         beginning = self._beginnings.popleft()
         owner = beginning.owners[0]
-        tokens = owner.group.context[owner.matched : owner.matched + min(beginning.length, room)]
-        return Piece(Segment(tuple(owner.path), tokens), beginning.owners, (), is_beginning=True)
+        tokens = owner.group.context[owner.matched : min(beginning.end, owner.matched + room)]
+        return Piece(Segment(tuple(owner.path), tokens), beginning.owners, beginning=beginning)
 
     def _take_part(self, pending: PendingContext, max_tokens: int, max_logits: int) -> Piece:
         """Cut a context that exceeds a pass alone: first its beginning, then a few members at a time."""
         stem = len(pending.stem)
         if stem > 1 and stem > max_tokens // 2:
-            length = min(stem - 1, max_tokens)
-            return Piece(Segment(tuple(pending.path), pending.stem[:length]), (pending,), (), is_beginning=True)
+            whole = Beginning([pending], pending.matched, len(pending.group.context) - 1)
+            self._beginnings.append(whole)
+            return self._take_beginning(max_tokens)
         taken: list[Member] = []
         room = max_logits - stem
         while pending.members and (not taken or len(pending.members[0][1]) - 1 <= room):
@@ -146,7 +165,8 @@ class Plan:
         ready: list[PendingContext] = []
         for (_, next_tokens), owners in alike.items():
             if len(owners) > 1 and len(next_tokens) == MIN_SHARED_TOKENS:
-                self._beginnings.append(_Beginning(owners, _common_length(owners)))
+                start = owners[0].matched
+                self._beginnings.append(Beginning(owners, start, start + _common_length(owners)))
             else:
                 ready += owners
         # Neighbours in a pass that follow the same blocks attend to them together.
@@ -169,7 +189,7 @@ def _whole(pending: PendingContext) -> Piece:
 
 def _leaf(pending: PendingContext, members: Sequence[Member]) -> Piece:
     branches = [ids[:-1] for _, ids in members if len(ids) > 1]
-    return Piece(Segment(tuple(pending.path), pending.stem, branches), (pending,), members, is_beginning=False)
+    return Piece(Segment(tuple(pending.path), pending.stem, branches), (pending,), members)
 
 
 def _common_length(owners: Sequence[PendingContext]) -> int:

@@ -41,6 +41,17 @@ def copy_tokens(layers: Sequence[Layer], start: int, end: int) -> Block:
     return Block([(keys[:, start:end].clone(), values[:, start:end].clone()) for keys, values in layers], end - start)
 
 
+def join_blocks(blocks: Sequence[Block]) -> Block:
+    """Put consecutive blocks together."""
+    if len(blocks) == 1:
+        return blocks[0]
+    layers = [
+        (torch.cat([keys for keys, _ in parts], dim=1), torch.cat([values for _, values in parts], dim=1))
+        for parts in zip(*(block.layers for block in blocks), strict=True)
+    ]
+    return Block(layers, sum(block.num_tokens for block in blocks))
+
+
 @dataclass(slots=True, eq=False)
 class _Node:
     tokens: tuple[int, ...]
