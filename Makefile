@@ -74,7 +74,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-guard bench-cancellation bench-soak ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-guard bench-cancellation bench-soak ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -106,4 +106,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-guard bench-cancellation bench-soak constraints clean
+.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-guard bench-cancellation bench-soak constraints clean
