@@ -58,6 +58,8 @@ async def safety(host: Host, **changes: Any) -> AsyncIterator[Stub]:
         triton_key_file=host.key_file,
         guard_ready_wait_seconds=CALL_SECONDS,
         default_deadline_seconds=CALL_SECONDS,
+        # Verdicts kept from an earlier call or test would hide what the guard does now.
+        verdict_cache_url="off",
         **changes,
     )
     async with (
