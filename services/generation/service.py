@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
-from services.generation import stream_messages, translation
+from services.generation import model_messages, stream_messages, translation
 from services.generation.answering import Answering, BatchOutcome
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.item_reading import read_items
@@ -123,8 +123,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[model_pb2.CreateModelRequest, model_pb2.CreateModelResponse],
     ) -> model_pb2.CreateModelResponse:
         """Register a checkpoint and load it."""
-        record = await self._registrar.create(translation.registration(request))
-        return model_pb2.CreateModelResponse(model=translation.model_message(record))
+        record = await self._registrar.create(model_messages.registration(request))
+        return model_pb2.CreateModelResponse(model=model_messages.model_message(record))
 
     async def GetModel(
         self,
@@ -132,8 +132,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[model_pb2.GetModelRequest, model_pb2.GetModelResponse],
     ) -> model_pb2.GetModelResponse:
         """Read one model."""
-        record = self._lifecycle.get(translation.model_id_of(request.name))
-        return model_pb2.GetModelResponse(model=translation.model_message(record))
+        record = self._lifecycle.get(model_messages.model_id_of(request.name))
+        return model_pb2.GetModelResponse(model=model_messages.model_message(record))
 
     async def ListModels(
         self,
@@ -148,7 +148,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             page_token=request.page_token,
             scope="ListModels",
         )
-        models = [translation.model_message(record) for record in page.items]
+        models = [model_messages.model_message(record) for record in page.items]
         return model_pb2.ListModelsResponse(models=models, next_page_token=page.next_page_token)
 
     async def DeleteModel(
@@ -157,7 +157,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[model_pb2.DeleteModelRequest, model_pb2.DeleteModelResponse],
     ) -> model_pb2.DeleteModelResponse:
         """Unload and forget a model."""
-        await self._lifecycle.delete(translation.model_id_of(request.name))
+        await self._lifecycle.delete(model_messages.model_id_of(request.name))
         return model_pb2.DeleteModelResponse()
 
 

@@ -1,15 +1,11 @@
 """Between the contract's messages and the domain: everything that comes in is checked here."""
 
-import uuid
-from collections.abc import Sequence
-
 from evalfleet.common.v1 import common_pb2
-from evalfleet.generation.v1 import generation_pb2, model_pb2
-from google.protobuf import duration_pb2, timestamp_pb2
+from evalfleet.generation.v1 import generation_pb2
+from google.protobuf import duration_pb2
 
 from services.generation.cost.caller_ledger import CallerUsage
-from services.generation.models import DTYPES, ENGINES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
-from services.generation.registration import Registration
+from services.generation.model_messages import read_model_id
 from services.generation.requests import (
     CacheExplanation,
     CacheMode,
@@ -26,17 +22,14 @@ from services.generation.requests import (
     Turn,
     Usage,
 )
-from services.generation.sources import Source
 from services.generation.violations import Violations
 from services.inference.sampling import MAX_OUTPUT_TOKENS, MAX_STOP_STRING_CHARACTERS
-from services.runtime.errors import nearest_names
 
 MAX_SAMPLES = 128
 MAX_BATCH = 256
 MAX_CONTINUATIONS = 256
 _MAX_STOPS = 16
 _HIGHEST_TEMPERATURE = 2.0
-_MODEL_PREFIX = "models/"
 
 _ROLES: dict[int, Role] = {
     common_pb2.ROLE_SYSTEM: "system",
@@ -66,12 +59,6 @@ _FINISH_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
 }
-_STATES = {
-    ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
-    ModelState.READY: model_pb2.MODEL_STATE_READY,
-    ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
-    ModelState.EVICTED: model_pb2.MODEL_STATE_EVICTED,
-}
 
 
 def generation_request(
@@ -88,7 +75,7 @@ def generation_request(
     """
     bad = Violations()
     request = GenerationRequest(
-        model_id=_model_id(message.model, "model", bad),
+        model_id=read_model_id(message.model, "model", bad),
         prompt=_prompt(message, message.WhichOneof("input"), bad, may_be_empty=False),
         sampling=_sampling(message.sampling, bad),
         sample_count=message.sample_count if message.HasField("sample_count") else 1,
@@ -121,7 +108,7 @@ def scoring_request(message: generation_pb2.ScoreContinuationsRequest) -> Scorin
     for index, text in enumerate(message.continuations):
         _check_text(text, f"continuations[{index}]", bad)
     request = ScoringRequest(
-        model_id=_model_id(message.model, "model", bad),
+        model_id=read_model_id(message.model, "model", bad),
         context=_prompt(message, message.WhichOneof("context"), bad, may_be_empty=True),
         continuations=tuple(message.continuations),
         truncate=_truncate(message.truncation, bad),
@@ -142,70 +129,6 @@ def check_batch_size(count: int) -> None:
     bad = Violations()
     bad.require(1 <= count <= MAX_BATCH, "requests", f"must hold 1 to {MAX_BATCH} requests, not {count}")
     bad.raise_any()
-
-
-def registration(message: model_pb2.CreateModelRequest) -> Registration:
-    """Check and read a request to register a checkpoint.
-
-    Raises:
-        InvalidArgumentError: lists every invalid field.
-    """
-    bad = Violations()
-    model_id = message.model_id if message.HasField("model_id") else None
-    bad.require(model_id is None or bool(MODEL_ID.fullmatch(model_id)), "model_id", f"must be {MODEL_ID_RULE}")
-    has_hub = message.HasField("hub")
-    bad.require(
-        bool(message.checkpoint_path) != has_hub,
-        "checkpoint_path",
-        "must name the checkpoint's folder, or hub be given",
-    )
-    bad.require(not has_hub or bool(message.hub.repo_id), "hub.repo_id", "must name a repository")
-    dtype = message.dtype if message.HasField("dtype") else "auto"
-    _require_one_of(DTYPES, dtype, "dtype", bad)
-    engine = message.engine if message.HasField("engine") else "auto"
-    _require_one_of(ENGINES, engine, "engine", bad)
-    request_id = message.request_id if message.HasField("request_id") else None
-    if request_id is not None:
-        try:
-            request_id = str(uuid.UUID(request_id))
-        except ValueError:
-            bad.add("request_id", "must be a UUID such as 3f2c8a52-7c1f-4d09-9a35-2f5f0f2f6c11")
-    bad.raise_any()
-    return Registration(
-        message.checkpoint_path,
-        model_id,
-        dtype,
-        request_id,
-        engine,
-        message.adapter_path,
-        message.hub.repo_id,
-        message.hub.revision,
-    )
-
-
-def _require_one_of(allowed: Sequence[str], value: str, field: str, bad: Violations) -> None:
-    if value not in allowed:
-        near = nearest_names(value, allowed)
-        bad.add(field, f"must be one of {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
-def model_id_of(name: str) -> str:
-    """Read the resource name of a model.
-
-    Raises:
-        InvalidArgumentError: it is none.
-    """
-    bad = Violations()
-    model_id = _model_id(name, "name", bad)
-    bad.raise_any()
-    return model_id
-
-
-def _model_id(name: str, field: str, bad: Violations) -> str:
-    model_id = name.removeprefix(_MODEL_PREFIX)
-    is_name = name.startswith(_MODEL_PREFIX) and model_id and "/" not in model_id
-    bad.require(bool(is_name), field, f"must look like models/{{model}}, not {name[:80]!r}")
-    return model_id
 
 
 def _prompt(
@@ -325,32 +248,6 @@ def scoring_response(result: ScoringResult) -> generation_pb2.ScoreContinuations
         truncated=result.truncated,
         cached=result.is_cached,
         cache_explanation=None if result.cache is None else _explanation(result.cache),
-    )
-
-
-def model_message(record: ModelRecord) -> model_pb2.Model:
-    """Write a model."""
-    created = timestamp_pb2.Timestamp()
-    created.FromDatetime(record.create_time)
-    used = timestamp_pb2.Timestamp()
-    used.FromDatetime(record.last_used)
-    source = Source.of(record)
-    hub = model_pb2.HubCheckpoint(repo_id=source.hub_repo_id, revision=source.hub_revision)
-    return model_pb2.Model(
-        name=_MODEL_PREFIX + record.model_id,
-        checkpoint_path=source.checkpoint_path,
-        adapter_path=source.adapter_path,
-        hub=hub if source.hub_repo_id else None,
-        digest=record.digest,
-        state=_STATES[record.state],
-        failure=record.failure,
-        architecture=record.architecture,
-        dtype=record.dtype,
-        context_tokens=record.context_tokens,
-        weight_bytes=record.weight_bytes,
-        create_time=created,
-        engine=record.engine,
-        last_use_time=used,
     )
 
 
