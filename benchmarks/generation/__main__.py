@@ -26,7 +26,7 @@ from benchmarks.report import installed_versions, write_result
 _BATCH_SIZES = (1, 4, 16)
 _TRIAL_QUESTIONS = 4
 _TRIAL_PROMPTS = 16
-_ROWS = {"mmlu": 160, "hellaswag": 32, "arc": 24, "own": 12, "gsm8k": 48}
+_ROWS = {"mmlu": 160, "hellaswag": 32, "arc": 24, "own": 12, "gsm8k": 32}
 _SIDES = ("hf", "vllm", "ours_transformers", "ours_vllm")
 
 

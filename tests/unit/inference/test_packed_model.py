@@ -169,6 +169,24 @@ def test_greedy_answers_are_those_of_each_prompt_alone(pair: tuple[Any, Any]) ->
     assert model.cached_tokens([*header, 1]) == 40
 
 
+def test_a_long_prompt_that_came_alone_does_not_widen_its_neighbours(pair: tuple[Any, Any]) -> None:
+    reference, packed = pair
+    source = random.Random(8)
+    header = tokens(source, 500)
+    prompts = [header + tokens(source, 10), *(tokens(source, 12) for _ in range(3)), header + tokens(source, 9)]
+    model = new_model(packed, prefix_bytes=0)
+    with torch.inference_mode():
+        for prompt in prompts:
+            for prefilled in model.prefill([ContextGroup(prompt)]):
+                prefilled.keep(range(len(prefilled.groups)))
+        logits = model.decode([5] * len(prompts))
+        for row, prompt in enumerate(prompts):
+            expected = reference(torch.tensor([[*prompt, 5]])).logits[0, -1]
+            assert torch.allclose(logits[row], expected, atol=TOLERANCE)
+    token_bytes = 2 * 2 * 4 * 32
+    assert model.kv_bytes < len(prompts) * 200 * token_bytes
+
+
 def test_a_pass_that_nobody_waits_for_ends_at_a_layer(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = new_model(pair[1])
     layers: list[int] = []

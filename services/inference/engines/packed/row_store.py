@@ -34,10 +34,10 @@ class RowStore:
         """Memory of the buffers."""
         return sum(tensor.numel() * tensor.element_size() for layer in self._buffers for tensor in layer)
 
-    def append(self, parts: Sequence[Sequence[Layer]]) -> None:
-        """Add a row; each part holds all layers of consecutive tokens."""
+    def append(self, parts: Sequence[Sequence[Layer]], *, like: Sequence[Layer]) -> None:
+        """Add a row; each part holds all layers of consecutive tokens, and ``like`` those of any tokens."""
         length = sum(part[0][0].shape[1] for part in parts)
-        self._reserve(parts[0], len(self._lengths) + 1, length + 1)
+        self._reserve(like, len(self._lengths) + 1, length + 1)
         row, at = len(self._lengths), 0
         for part in parts:
             added = part[0][0].shape[1]

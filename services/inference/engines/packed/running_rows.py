@@ -2,12 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 
 from services.inference.engines.packed.passes import SharedRows, StepPass
 from services.inference.engines.packed.prefix_cache import Block
 from services.inference.engines.packed.row_store import RowStore
+
+_LONGEST_OWN_BLOCK: Final = 256
+"""Tokens; a longer block is attended to by itself even if one row follows it, because whatever rows have for
+themselves is computed as one product that is as wide as the longest of them."""
 
 
 class RunningRows:
@@ -29,13 +34,12 @@ class RunningRows:
         return self._store.num_bytes
 
     def append(self, contexts: Sequence[Sequence[Block]]) -> None:
-        """Add a row behind each context. Blocks that no other row follows are copied into the row."""
+        """Add a row behind each context. Short blocks that no other row follows are copied into the row."""
         uses = Counter(id(block) for path in (*self._paths, *contexts) for block in path)
         for context in contexts:
-            # The last block is the context's own end, of which the row's answer is the continuation.
-            path = [block for block in context[:-1] if uses[id(block)] > 1]
+            path = [block for block in context if uses[id(block)] > 1 or block.num_tokens > _LONGEST_OWN_BLOCK]
             own = [block for block in context if block not in path]
-            self._store.append([block.layers for block in own])
+            self._store.append([block.layers for block in own], like=context[-1].layers)
             self._paths.append(path)
         self._shared = None
 
