@@ -1,9 +1,10 @@
 """``python -m services.inference``: the real Triton, or with EVALFLEET_INFERENCE=local the local host."""
 
+import os
 import sys
 
 from services.inference.launcher import run_triton_host
-from services.inference.settings import InferenceSettings
+from services.inference.settings import InferenceSettings, patient_threads
 from services.runtime.entry import read_settings, run_service
 from services.runtime.errors import FleetError
 
@@ -16,6 +17,7 @@ def main() -> None:
         sys.exit(f"inference cannot start: {error.message}")
     if settings.inference == "triton":
         run_triton_host()
+    os.environ.update(patient_threads(os.environ))
     # Only here, because the launcher of Triton must not carry torch.
     from services.inference.local_server import wire_local_host
 

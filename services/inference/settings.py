@@ -1,6 +1,7 @@
 """Settings of the inference host."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class InferenceSettings(ServiceSettings):
         5, ge=1, description="Seconds that Triton gives requests in flight when it stops."
     )
     expected_engines: int = Field(
-        2, ge=1, description="Models expected at work at once; the CPU cores are shared out among them."
+        1, ge=1, description="Models that compute at once most of the time; the CPU cores are shared out among them."
     )
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of each engine; default: available cores ÷ expected_engines."
@@ -60,6 +61,18 @@ class InferenceSettings(ServiceSettings):
     def engine_threads(self) -> int:
         """CPU threads of each engine."""
         return self.torch_threads or max(1, available_cores() // self.expected_engines)
+
+
+def patient_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that make OpenMP's threads give up their core soon while they wait for one another.
+
+    By default they spin for milliseconds, so one busy neighbour on one of two cores made a pass of two threads five
+    times slower; spinning for a few microseconds, it lost what the neighbour took. Alone, both are equally fast. It
+    must be set before torch is imported. What the operator has set is kept.
+    """
+    if "OMP_WAIT_POLICY" in environment:
+        return {}
+    return {"GOMP_SPINCOUNT": environment.get("GOMP_SPINCOUNT", "1000")}
 
 
 def available_cores() -> int:

@@ -21,6 +21,7 @@ from services.inference.client import InferenceClient
 from services.inference.contract import ModelEntry
 from services.inference.platform_checks import TritonFiles
 from services.inference.repository import write_repository
+from services.inference.settings import patient_threads
 from services.runtime.errors import StartupError
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -240,6 +241,7 @@ def _environment(files: TritonFiles, options: TritonOptions) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(packages),
         "EVALFLEET_TORCH_THREADS": threads,
         "OMP_NUM_THREADS": threads,
+        **patient_threads(os.environ),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

@@ -9,7 +9,7 @@ import pytest
 
 from services.inference.launcher import read_or_make_key, startup_entries
 from services.inference.platform_checks import TritonFiles
-from services.inference.settings import InferenceSettings, StartupModel, available_cores
+from services.inference.settings import InferenceSettings, StartupModel, available_cores, patient_threads
 from services.inference.triton_server import TritonOptions, TritonServer, _command, _environment, log_tail
 from services.runtime.errors import FleetError, StartupError
 
@@ -33,7 +33,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     settings = InferenceSettings()
     assert settings.startup_models == (StartupModel(**model),)
     assert (settings.inference, settings.key_file) == ("local", tmp_path / "model-control.key")
-    assert settings.engine_threads == max(1, available_cores() // 2)
+    assert settings.engine_threads == available_cores()
 
 
 def test_the_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -78,11 +78,18 @@ def test_triton_listens_where_told_and_guards_what_is_dangerous(tmp_path: Path) 
 
 def test_the_stub_finds_the_libraries_and_the_project(tmp_path: Path) -> None:
     environment = _environment(FILES, options(tmp_path))
+    assert environment.items() >= patient_threads(os.environ).items()
     assert environment["LD_LIBRARY_PATH"] == "/l1:/l2"
     project = Path(__file__).resolve().parents[3]
     assert str(project) in environment["PYTHONPATH"].split(os.pathsep)
     assert environment["EVALFLEET_TORCH_THREADS"] == environment["OMP_NUM_THREADS"] == "3"
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_waiting_threads_give_up_their_core_unless_the_operator_says_otherwise() -> None:
+    assert patient_threads({}) == {"GOMP_SPINCOUNT": "1000"}
+    assert patient_threads({"GOMP_SPINCOUNT": "7"}) == {"GOMP_SPINCOUNT": "7"}
+    assert patient_threads({"OMP_WAIT_POLICY": "ACTIVE"}) == {}
 
 
 async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
