@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.generation.foreign.target import ForeignTarget
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 
 
@@ -17,6 +18,8 @@ class Deployment:
         dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
         engine: what computes: ``transformers`` or ``vllm``.
         adapter_path: folder of a LoRA adapter that is merged into the weights, as the server sees it; empty: none.
+        foreign: which model of a foreign Triton it is, whose tokenizer then lies in ``checkpoint_path``; ``None`` for
+            checkpoints of our own.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Deployment:
     dtype: str
     engine: str = "transformers"
     adapter_path: str = ""
+    foreign: ForeignTarget | None = None
 
 
 @dataclass(frozen=True, slots=True)

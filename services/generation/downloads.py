@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
@@ -21,13 +21,15 @@ _MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _CHUNK_BYTES = 1 << 20
 MAX_FILES = 1000
+CHECKPOINT_PATTERNS = (*CONTENT_PATTERNS, CONFIG_FILE)
+"""Names of the files that decide a model's answers; nothing else is fetched."""
 
 Opener = Callable[[], IO[bytes]]
 
 
-def is_wanted(name: str) -> bool:
-    """Return whether a file of a remote folder decides a model's answers; nothing else is fetched."""
-    return any(fnmatchcase(name, pattern) for pattern in (*CONTENT_PATTERNS, CONFIG_FILE))
+def is_wanted(name: str, patterns: Sequence[str] = CHECKPOINT_PATTERNS) -> bool:
+    """Return whether a file of a remote folder is to be fetched."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class DownloadStore:

@@ -214,7 +214,7 @@ class ModelLifecycle:
         """
         async with self.lock(model_id):
             record = self.get(model_id)
-            if not await self._backend.is_ready():
+            if not record.foreign_target and not await self._backend.is_ready():
                 # Asked before anything is touched, so that whoever waits for the model goes on waiting.
                 raise ModelLostError(f"the inference server is not ready, so models/{model_id} cannot be unloaded")
             self._deleting.add(model_id)

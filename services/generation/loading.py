@@ -10,6 +10,7 @@ import structlog
 from services.generation.backend import Deployment, InferenceBackend
 from services.generation.checkpoints import ContentDigests, changed_checkpoint, locate_checkpoint, read_fingerprint
 from services.generation.errors import ModelFailedError, ModelLostError
+from services.generation.foreign.tokenizer import tokenizer_digest
 from services.generation.models import ModelRecord
 from services.generation.sources import CheckpointSources
 from services.runtime.errors import DeadlineExceededError, FleetError
@@ -67,6 +68,11 @@ class CheckpointLoader:
         if self._sources is not None:
             record = await self._sources.restored(record)
         folder = await asyncio.to_thread(locate_checkpoint, record.checkpoint_path, self._roots)
+        if (foreign := record.foreign) is not None:
+            digest = foreign.digest(await asyncio.to_thread(tokenizer_digest, folder))
+            if record.digest not in ("", digest):
+                raise changed_checkpoint(folder)
+            return replace(record, digest=digest)
         adapter = Path(record.adapter_path) if record.adapter_path else None
         if adapter is not None:
             await asyncio.to_thread(locate_checkpoint, record.adapter_path, self._roots)
@@ -91,7 +97,8 @@ class CheckpointLoader:
         """
         deployment = record.deployment
         for _ in range(_LOAD_ATTEMPTS):
-            await self._server_ready()
+            if deployment.foreign is None:
+                await self._server_ready()
             async with self._slots:
                 try:
                     if restart:

@@ -1,11 +1,13 @@
 """Between the contract's messages about models and the domain: what is registered, and what is shown of it."""
 
+import re
 import uuid
 from collections.abc import Sequence
 
 from evalfleet.generation.v1 import model_pb2
 from google.protobuf import timestamp_pb2
 
+from services.generation.foreign.target import TARGET_RULE, ForeignProtocol, ForeignTarget, is_target
 from services.generation.models import DTYPES, ENGINES, MODEL_ID, MODEL_ID_RULE, ModelRecord, ModelState
 from services.generation.registration import Registration
 from services.generation.sources import Source
@@ -13,6 +15,17 @@ from services.generation.violations import Violations
 from services.runtime.errors import nearest_names
 
 _MODEL_PREFIX = "models/"
+_TRITON_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_TRITON_NAME_RULE = "must be 1 to 128 of A-Z, a-z, 0-9, '_', '.' and '-', starting with a letter, digit or '_'"
+_LONGEST_REVISION = 256
+
+_PROTOCOLS: dict[int, ForeignProtocol] = {
+    model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND: ForeignProtocol.VLLM_BACKEND,
+    model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM: ForeignProtocol.TENSORRT_LLM,
+}
+_PROTOCOL_VALUES = {
+    protocol: model_pb2.ForeignProtocol.Value(f"FOREIGN_PROTOCOL_{protocol.name}") for protocol in ForeignProtocol
+}
 
 _STATES = {
     ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
@@ -38,6 +51,7 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
         "must name the checkpoint's folder, or hub be given",
     )
     bad.require(not has_hub or bool(message.hub.repo_id), "hub.repo_id", "must name a repository")
+    foreign = _foreign(message, bad) if message.HasField("foreign") else None
     dtype = message.dtype if message.HasField("dtype") else "auto"
     _require_one_of(DTYPES, dtype, "dtype", bad)
     engine = message.engine if message.HasField("engine") else "auto"
@@ -58,6 +72,43 @@ def registration(message: model_pb2.CreateModelRequest) -> Registration:
         message.adapter_path,
         message.hub.repo_id,
         message.hub.revision,
+        foreign,
+    )
+
+
+def _foreign(message: model_pb2.CreateModelRequest, bad: Violations) -> ForeignTarget:
+    told = message.foreign
+    bad.require(is_target(told.target), "foreign.target", f"must be {TARGET_RULE}")
+    bad.require(bool(_TRITON_NAME.fullmatch(told.model_name)), "foreign.model_name", _TRITON_NAME_RULE)
+    version = told.model_version if told.HasField("model_version") else ""
+    is_number = version == "" or (version.isascii() and version.isdigit() and len(version) <= 18)
+    bad.require(is_number, "foreign.model_version", "must be a number")
+    protocol = _PROTOCOLS.get(told.protocol)
+    bad.require(protocol is not None, "foreign.protocol", "must be VLLM_BACKEND or TENSORRT_LLM")
+    bad.require(
+        len(told.revision) <= _LONGEST_REVISION and told.revision.isprintable(),
+        "foreign.revision",
+        f"must have at most {_LONGEST_REVISION} printable characters",
+    )
+    for field in ("dtype", "engine"):
+        bad.require(not message.HasField(field), field, "must be absent: the foreign Triton decides it")
+    bad.require(not message.adapter_path, "adapter_path", "must be absent: the foreign Triton has its own weights")
+    return ForeignTarget(
+        told.target.casefold(),
+        told.model_name,
+        protocol or ForeignProtocol.VLLM_BACKEND,
+        version,
+        told.revision,
+    )
+
+
+def _foreign_message(target: ForeignTarget) -> model_pb2.ForeignTriton:
+    return model_pb2.ForeignTriton(
+        target=target.target,
+        model_name=target.model_name,
+        model_version=target.model_version or None,
+        protocol=_PROTOCOL_VALUES[target.protocol],
+        revision=target.revision or None,
     )
 
 
@@ -110,4 +161,5 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
         create_time=created,
         engine=record.engine,
         last_use_time=used,
+        foreign=None if (foreign := record.foreign) is None else _foreign_message(foreign),
     )

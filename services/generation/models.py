@@ -7,11 +7,15 @@ from datetime import datetime
 
 from services.generation.backend import Deployment
 from services.generation.checkpoints import Fingerprint
+from services.generation.foreign.target import ForeignTarget
 
 MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MODEL_ID_RULE = "1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("auto", "transformers", "vllm")
+
+FOREIGN_PREFIX = "foreign-"
+"""Deployments of foreign models are named so; those of checkpoints are not."""
 
 _SHOWN_DIGEST_CHARACTERS = 12
 _DEFAULT_ID_DIGEST_CHARACTERS = 8
@@ -47,6 +51,8 @@ class ModelRecord:
         parameter_count: numbers in its weights; 0 if they were not counted.
         adapter_path: resolved folder of the LoRA adapter; empty without one.
         source: where it was fetched from, as JSON; empty for folders.
+        foreign_target: which model of a foreign Triton it is, as JSON; empty for checkpoints. ``checkpoint_path`` then
+            holds its tokenizer, and nothing is known of its weights.
         last_use_time: when it last took a request before it was loaded or evicted; ``None``: never.
     """
 
@@ -66,6 +72,7 @@ class ModelRecord:
     last_use_time: datetime | None = None
     adapter_path: str = ""
     source: str = ""
+    foreign_target: str = ""
 
     @property
     def last_used(self) -> datetime:
@@ -73,8 +80,22 @@ class ModelRecord:
         return self.last_use_time or self.create_time
 
     @property
+    def foreign(self) -> ForeignTarget | None:
+        """Which model of a foreign Triton it is; ``None`` for checkpoints."""
+        return ForeignTarget.from_json(self.foreign_target) if self.foreign_target else None
+
+    @property
+    def has_known_content(self) -> bool:
+        """Whether its digest changes with everything that decides its answers."""
+        foreign = self.foreign
+        return foreign is None or bool(foreign.revision)
+
+    @property
     def deployment(self) -> Deployment:
         """The model as the inference server loads it; needs the digest."""
+        if self.foreign_target:
+            name = f"{FOREIGN_PREFIX}{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
+            return Deployment(name, self.checkpoint_path, self.dtype, self.engine, foreign=self.foreign)
         name = f"checkpoint-{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
         return Deployment(name, self.checkpoint_path, self.dtype, self.engine, self.adapter_path)
 

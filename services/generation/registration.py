@@ -11,6 +11,9 @@ from typing import Literal
 
 from services.generation.checkpoints import Checkpoint, ContentDigests, Fingerprint, read_checkpoint
 from services.generation.errors import ModelExistsError
+from services.generation.foreign.errors import ForeignTargetRefusedError
+from services.generation.foreign.registration import ForeignModels, same_foreign_model
+from services.generation.foreign.target import ForeignTarget
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.models import DTYPES, ModelRecord, ModelState, default_model_id
 from services.generation.registry import CreateRequest, ModelRegistry
@@ -34,6 +37,7 @@ class Registration:
         adapter_path: folder or URL of a LoRA adapter; empty without one.
         hub_repo_id: a hub's repository in place of the path; empty for others.
         hub_revision: its branch, tag or commit; empty: main.
+        foreign: a model of a foreign Triton, whose tokenizer the path or the hub then names; ``None`` for checkpoints.
     """
 
     checkpoint_path: str
@@ -44,6 +48,7 @@ class Registration:
     adapter_path: str = ""
     hub_repo_id: str = ""
     hub_revision: str = ""
+    foreign: ForeignTarget | None = None
 
     @property
     def source(self) -> Source:
@@ -58,6 +63,7 @@ class Registration:
         parameters += [self.engine] if self.engine != "auto" else []
         extra = [self.adapter_path, self.hub_repo_id, self.hub_revision]
         parameters += extra if any(extra) else []
+        parameters += [self.foreign.to_json()] if self.foreign is not None else []
         return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
 
 
@@ -88,7 +94,9 @@ class ModelRegistrar:
         digests: ContentDigests,
         rules: RegistrationRules,
         sources: CheckpointSources | None = None,
+        foreign_models: ForeignModels | None = None,
     ) -> None:
+        self._foreign_models = foreign_models
         self._registry = registry
         self._lifecycle = lifecycle
         self._digests = digests
@@ -108,7 +116,9 @@ class ModelRegistrar:
         """
         started = asyncio.get_running_loop().time()
         model_id = self._repeated(registration)
-        if model_id is None:
+        if model_id is None and registration.foreign is not None:
+            model_id = await self._register_foreign(registration, registration.foreign)
+        elif model_id is None:
             fetched = await self._fetched(registration.source)
             checkpoint = await asyncio.to_thread(
                 read_checkpoint, fetched.checkpoint_path, self._rules.roots, fetched.adapter_path
@@ -168,11 +178,24 @@ class ModelRegistrar:
         async with self._lifecycle.lock(model_id):
             existing = self._registry.find(model_id)
             record = candidate if existing is None else await self._same_content(existing, candidate, checkpoint)
-            request_id = registration.request_id
-            request = CreateRequest(request_id, registration.parameters_digest, model_id) if request_id else None
-            if record is not existing or request is not None:
-                await self._registry.put(record, request)
+            await self._keep(record, existing, registration)
         return model_id
+
+    async def _register_foreign(self, registration: Registration, target: ForeignTarget) -> str:
+        if self._foreign_models is None:
+            raise ForeignTargetRefusedError(target.target)
+        candidate = await self._foreign_models.candidate(target, registration.source, registration.model_id)
+        async with self._lifecycle.lock(candidate.model_id):
+            existing = self._registry.find(candidate.model_id)
+            record = candidate if existing is None else same_foreign_model(existing, candidate)
+            await self._keep(record, existing, registration)
+        return candidate.model_id
+
+    async def _keep(self, record: ModelRecord, existing: ModelRecord | None, registration: Registration) -> None:
+        request_id = registration.request_id
+        request = CreateRequest(request_id, registration.parameters_digest, record.model_id) if request_id else None
+        if record is not existing or request is not None:
+            await self._registry.put(record, request)
 
     def _holder(self, digest: str, engine: str) -> str | None:
         """Return the id of the model that holds this content already, from whatever folder it came."""

@@ -39,6 +39,7 @@ ALTER TABLE models ADD COLUMN last_use_time TEXT
 ALTER TABLE models ADD COLUMN adapter_path TEXT NOT NULL DEFAULT '';
 ALTER TABLE models ADD COLUMN source TEXT NOT NULL DEFAULT ''
 """,
+    "ALTER TABLE models ADD COLUMN foreign_target TEXT NOT NULL DEFAULT ''",
 )
 """Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
 _SCHEMA_VERSION = len(_MIGRATIONS)

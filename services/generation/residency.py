@@ -92,7 +92,9 @@ class ModelMemory:
         await self._until(lambda: model_id not in self._leaving)
 
     def book(self, record: ModelRecord) -> None:
-        """Count a model that is loaded already."""
+        """Count a model that is loaded already; a foreign one takes nothing here."""
+        if record.foreign_target:
+            return
         self._booked[record.model_id] = memory_cost(record, self._limits.overhead_bytes)
 
     def release(self, model_id: str) -> None:
@@ -119,6 +121,8 @@ class ModelMemory:
             ready: returns the models that might go.
             evict: unloads one; its requests are answered, and it takes no new ones until then.
         """
+        if record.foreign_target:
+            return
         async with self._door:
             needed = memory_cost(record, self._limits.overhead_bytes)
             self._booked.pop(record.model_id, None)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.generation.foreign.target import TARGET_RULE, is_target
 from services.runtime.settings import ServiceSettings
 
 
@@ -64,6 +65,12 @@ class GenerationSettings(ServiceSettings):
         50 << 30, ge=1, description="Bound on fetched checkpoints; the least recently used ones are deleted."
     )
 
+    foreign_tritons: str = Field(
+        "",
+        description="Tritons of other people whose models may be registered: host:port, separated by commas; none: "
+        "no foreign model can be registered.",
+    )
+
     max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
     max_engine_requests_per_call: int = Field(
         32, ge=1, description="Of those, how many samples or batch items of one call."
@@ -121,6 +128,19 @@ class GenerationSettings(ServiceSettings):
     def allowed_protocols(self) -> tuple[str, ...]:
         """``checkpoint_protocols`` one by one."""
         return tuple(each.strip() for each in self.checkpoint_protocols.split(",") if each.strip())
+
+    @field_validator("foreign_tritons")
+    @classmethod
+    def _check_foreign_tritons(cls, value: str) -> str:
+        for each in filter(None, map(str.strip, value.split(","))):
+            if not is_target(each):
+                raise ValueError(f"{each!r} is not {TARGET_RULE}")
+        return value
+
+    @property
+    def foreign_targets(self) -> tuple[str, ...]:
+        """``foreign_tritons`` one by one."""
+        return tuple(each.strip() for each in self.foreign_tritons.split(",") if each.strip())
 
     @property
     def checkpoint_folders(self) -> tuple[Path, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from services.generation.downloads import DownloadStore
+from services.generation.downloads import CHECKPOINT_PATTERNS, DownloadStore
 from services.generation.errors import CheckpointPathError
+from services.generation.foreign.tokenizer import TOKENIZER_PATTERNS
 from services.generation.hub_downloads import fetch_from_hub
 from services.generation.models import ModelRecord
 from services.generation.url_downloads import fetch_from_url
@@ -29,12 +30,19 @@ class Source:
         hub_repo_id: a hub's repository; empty for others.
         hub_revision: branch, tag or commit.
         adapter_path: folder or URL of a LoRA adapter; empty without one.
+        is_tokenizer: only the tokenizer and the configuration are wanted, without weights.
     """
 
     checkpoint_path: str = ""
     hub_repo_id: str = ""
     hub_revision: str = ""
     adapter_path: str = ""
+    is_tokenizer: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Names of the files that are wanted."""
+        return TOKENIZER_PATTERNS if self.is_tokenizer else CHECKPOINT_PATTERNS
 
     def to_json(self) -> str:
         """Write it for the registry."""
@@ -80,8 +88,8 @@ class CheckpointSources:
         store: DownloadStore,
         protocols: Sequence[str] = (),
         *,
-        fetch_hub: Callable[[DownloadStore, str, str], tuple[Path, str]] = fetch_from_hub,
-        fetch_url: Callable[[DownloadStore, str], Path] = fetch_from_url,
+        fetch_hub: Callable[..., tuple[Path, str]] = fetch_from_hub,
+        fetch_url: Callable[..., Path] = fetch_from_url,
     ) -> None:
         self._store = store
         self._protocols = frozenset(protocols)
@@ -142,18 +150,19 @@ class CheckpointSources:
         path, commit = source.checkpoint_path, ""
         name = Path(path.rstrip("/")).name or "model"
         if source.hub_repo_id:
-            folder, commit = self._fetch_hub(self._store, source.hub_repo_id, source.hub_revision or "main")
+            revision = source.hub_revision or "main"
+            folder, commit = self._fetch_hub(self._store, source.hub_repo_id, revision, source.patterns)
             path, name = str(folder), source.hub_repo_id.rpartition("/")[2]
         else:
-            path = self._local(path)
-        adapter = self._local(source.adapter_path)
+            path = self._local(path, source.patterns)
+        adapter = self._local(source.adapter_path, source.patterns)
         return Fetched(replace(source, hub_revision=commit), path, adapter, name)
 
-    def _local(self, path: str) -> str:
+    def _local(self, path: str, patterns: tuple[str, ...]) -> str:
         found = _URL.match(path)
         if found is None:
             return path
-        return path.removeprefix("file://") if found[1] == "file" else str(self._fetch_url(self._store, path))
+        return path.removeprefix("file://") if found[1] == "file" else str(self._fetch_url(self._store, path, patterns))
 
     def _forget(self, source: Source, task: asyncio.Task[Fetched]) -> None:
         self._running.pop(source, None)

@@ -1,10 +1,11 @@
 """Fetches checkpoints from whatever fsspec reads; the library is imported when the first URL comes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from services.generation.downloads import DownloadStore, is_wanted
+from services.generation.downloads import CHECKPOINT_PATTERNS, DownloadStore, is_wanted
 from services.generation.errors import CheckpointPathError
 from services.runtime.errors import FailedPreconditionError, FleetError, UnavailableError
 
@@ -12,7 +13,7 @@ from services.runtime.errors import FailedPreconditionError, FleetError, Unavail
 _VERSION_KEYS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created", "md5Hash", "generation")
 
 
-def fetch_from_url(store: DownloadStore, url: str) -> Path:
+def fetch_from_url(store: DownloadStore, url: str, patterns: Sequence[str] = CHECKPOINT_PATTERNS) -> Path:
     """Return the local folder of the checkpoint or adapter behind a URL; one that did not change is not read again.
 
     Raises:
@@ -24,7 +25,9 @@ def fetch_from_url(store: DownloadStore, url: str) -> Path:
         from fsspec.core import url_to_fs
 
         files, path = url_to_fs(url)
-        listed = [each for each in files.ls(path, detail=True) if each["type"] == "file" and is_wanted(_base(each))]
+        listed = [
+            each for each in files.ls(path, detail=True) if each["type"] == "file" and is_wanted(_base(each), patterns)
+        ]
         if not listed:
             raise CheckpointPathError(f"{url} holds no file of a checkpoint", reason="CHECKPOINT_NOT_FOUND")
         key = json.dumps([url, sorted([_base(each), each["size"], _version(each)] for each in listed)])

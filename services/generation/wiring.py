@@ -21,6 +21,10 @@ from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.cost.prices import read_price_table
 from services.generation.downloads import DownloadStore
 from services.generation.engine_router import EngineRouter
+from services.generation.foreign.backend import ForeignTritons
+from services.generation.foreign.registration import ForeignModels
+from services.generation.foreign.routing import ForeignRouter
+from services.generation.foreign.target import AllowedTargets
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
@@ -89,12 +93,15 @@ async def _warm(backend: EngineRouter, settings: GenerationSettings) -> AsyncIte
 
 @asynccontextmanager
 async def wire_backend(
-    settings: GenerationSettings, metrics: CollectorRegistry, backend: InferenceBackend
+    settings: GenerationSettings, metrics: CollectorRegistry, own_backend: InferenceBackend
 ) -> AsyncIterator[Sequence[HostedService]]:
     """Yield the services on top of any backend; registered models begin to load at once."""
     digests = ContentDigests()
     prices = read_price_table(settings.price_table)
     async with AsyncExitStack() as stack:
+        tritons = ForeignTritons(AllowedTargets(settings.foreign_targets), metrics)
+        stack.push_async_callback(tritons.close)
+        backend = ForeignRouter(own_backend, tritons)
         registry = stack.enter_context(closing(ModelRegistry(settings.state_dir)))
         sources = _sources(settings, registry)
         roots = (*settings.checkpoint_folders, sources.folder)
@@ -135,7 +142,9 @@ async def wire_backend(
             callers,
             StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds),
         )
-        models = ModelServicer(ModelRegistrar(registry, lifecycle, digests, rules, sources), lifecycle)
+        foreign_models = ForeignModels(tritons, sources, roots)
+        registrar = ModelRegistrar(registry, lifecycle, digests, rules, sources, foreign_models)
+        models = ModelServicer(registrar, lifecycle)
         metrics.register(ModelMetrics(lifecycle))
         await lifecycle.start()
         try:

@@ -6,7 +6,7 @@ brings Python of its own. A file that was cut short is found here rather than in
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -169,14 +169,14 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(names[key]) for key in sorted(names, key=lambda key: (len(str(key)), str(key))))
 
 
-def content_digest(*folders: str | Path, dtype: str = "") -> str:
+def content_digest(*folders: str | Path, dtype: str = "", patterns: Sequence[str] = CONTENT_PATTERNS) -> str:
     """Return the SHA-256 (hex) over everything in the folders that decides a model's answers, and the dtype.
 
     Reads every weight file: call it outside the event loop.
     """
     digest = hashlib.sha256(f"dtype={dtype}\n".encode())
     for folder in folders:
-        files = {file for pattern in CONTENT_PATTERNS for file in Path(folder).glob(pattern) if file.is_file()}
+        files = {file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()}
         for file in sorted(files):
             digest.update(f"{file.name} {_file_sha256(file)}\n".encode())
     return digest.hexdigest()

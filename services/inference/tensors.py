@@ -14,6 +14,7 @@ _NUMPY_BY_DATATYPE: Final[dict[str, type[Any]]] = {
     "UINT32": np.uint32,
     "INT32": np.int32,
     "INT64": np.int64,
+    "UINT64": np.uint64,
     "FP32": np.float32,
     "FP64": np.float64,
 }

@@ -88,6 +88,9 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
         if self.refusal:
             fail(context, grpc.StatusCode.INVALID_ARGUMENT, "the checkpoint is refused", reason=self.refusal)
         model = self.put(request.model_id or "made-from-folder", request.checkpoint_path)
+        if request.HasField("foreign"):
+            model.foreign.CopyFrom(request.foreign)
+            model.engine = "vllm_backend"
         model.state = model_pb2.MODEL_STATE_LOADING if self.loading_polls else self.final_state
         model.failure = "" if self.loading_polls else self.failure
         return model_pb2.CreateModelResponse(model=model)

@@ -60,6 +60,7 @@ def model(message: model_pb2.Model) -> Model:
         weight_bytes=message.weight_bytes,
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
         engine=message.engine,
+        foreign=f"{message.foreign.target}/{message.foreign.model_name}" if message.HasField("foreign") else "",
     )
 
 

@@ -3,7 +3,8 @@
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from evalfleet import decoding
 from evalfleet.connections import LARGEST_PAGE, Connection
@@ -14,6 +15,14 @@ from evalfleet.results import Model, ModelState
 
 LOAD_TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS = 0.5
+
+ForeignProtocol = Literal["vllm-backend", "tensorrt-llm"]
+"""Whose tensors the model of a foreign Triton takes and gives."""
+
+_PROTOCOLS: Mapping[ForeignProtocol, model_pb2.ForeignProtocol.ValueType] = {
+    "vllm-backend": model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND,
+    "tensorrt-llm": model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM,
+}
 
 
 class Models:
@@ -77,6 +86,62 @@ class Models:
             engine=engine,
             request_id=str(uuid.uuid4()),
         )
+        return self._registered(request, timeout_seconds, on_state)
+
+    def connect(
+        self,
+        target: str,
+        model_name: str,
+        *,
+        protocol: ForeignProtocol,
+        tokenizer: str | os.PathLike[str] | None = None,
+        hub: str | None = None,
+        hub_revision: str | None = None,
+        model_version: str | None = None,
+        revision: str | None = None,
+        model_id: str | None = None,
+        timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
+        on_state: Callable[[Model], None] | None = None,
+    ) -> Model:
+        """Register a model that somebody else deployed in a Triton, and wait until it was found in order.
+
+        Args:
+            target: ``host:port`` of that Triton's gRPC service; the fleet must allow it (EVALFLEET_FOREIGN_TRITONS).
+            model_name: the model's name there.
+            protocol: ``vllm-backend``, or ``tensorrt-llm`` for its ensemble and its BLS model.
+            tokenizer: folder or URL of the model's tokenizer, with its chat template.
+            hub: repository of a Hugging Face hub that holds the tokenizer, in place of ``tokenizer``.
+            hub_revision: branch, tag or commit of the repository; default: main.
+            model_version: the model's version there; default: the one that Triton chooses.
+            revision: what its deployer calls the weights that it serves; without it, answers are not cached.
+            model_id: id of the model here; default: made from its name there.
+            timeout_seconds: longest wait.
+            on_state: as for ``add``.
+
+        Raises:
+            ModelLoadError: it was not found in order in time.
+        """
+        request = model_pb2.CreateModelRequest(
+            model_id=model_id,
+            checkpoint_path="" if tokenizer is None else _location(tokenizer),
+            hub=None if hub is None else model_pb2.HubCheckpoint(repo_id=hub, revision=hub_revision),
+            foreign=model_pb2.ForeignTriton(
+                target=target,
+                model_name=model_name,
+                model_version=model_version,
+                protocol=_PROTOCOLS[protocol],
+                revision=revision,
+            ),
+            request_id=str(uuid.uuid4()),
+        )
+        return self._registered(request, timeout_seconds, on_state)
+
+    def _registered(
+        self,
+        request: model_pb2.CreateModelRequest,
+        timeout_seconds: float,
+        on_state: Callable[[Model], None] | None,
+    ) -> Model:
         give_up_at = time.monotonic() + timeout_seconds
         # It answers within seconds once the checkpoint is hashed, but that may be many gigabytes.
         answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=timeout_seconds)

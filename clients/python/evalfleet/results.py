@@ -34,7 +34,10 @@ class RunState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A registered checkpoint; ``failure`` says why it could not be loaded, in one line."""
+    """A registered checkpoint; ``failure`` says why it could not be loaded, in one line.
+
+    ``foreign`` names the model of a foreign Triton, ``host:port/name``; it is empty for checkpoints of the fleet's own.
+    """
 
     name: str
     checkpoint_path: str
@@ -47,6 +50,7 @@ class Model:
     weight_bytes: int
     create_time: datetime | None
     engine: str = ""
+    foreign: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,11 @@ class CachedGenerator:
             FleetError: as the inner generator.
         """
         identity = self._identity(request.model_id)
-        if request.cache_mode is CacheMode.BYPASS or identity is None:
+        skipped = self._skipped(request, identity)
+        if skipped is not None or identity is None:
             result = await self._inner.score(request)
-            return replace(result, cache=_plain(CacheOutcome.BYPASSED) if request.explain_cache else None)
+            explanation = _plain(skipped or CacheOutcome.BYPASSED) if request.explain_cache else None
+            return replace(result, cache=explanation)
         fresh: list[ScoringResult] = []
 
         async def compute() -> Computed[StoredScores]:
@@ -201,17 +203,22 @@ class CachedGenerator:
         return sample_key(replace(identity, digest=result.model_digest, engine=result.engine), request, index)
 
     def _identity(self, model_id: str) -> ModelIdentity | None:
-        """Return what computes a model's answers; ``None`` while its content is being hashed, or if it failed."""
+        """Return what computes a model's answers; ``None`` while its content is hashed, if it failed, or is unknown."""
         record = self._models.get(model_id)
-        if not record.digest or record.failure:
+        if not record.digest or record.failure or not record.has_known_content:
             return None
         return ModelIdentity(record.digest, record.dtype, record.engine, self._engine_revision)
 
-    def _skipped(self, request: GenerationRequest, identity: ModelIdentity | None) -> CacheOutcome | None:
+    def _skipped(
+        self, request: GenerationRequest | ScoringRequest, identity: ModelIdentity | None
+    ) -> CacheOutcome | None:
         """Return why the cache has no part in a request; ``None`` if it has."""
+        if request.cache_mode is not CacheMode.BYPASS and not self._models.get(request.model_id).has_known_content:
+            return CacheOutcome.NOT_CACHEABLE
         if request.cache_mode is CacheMode.BYPASS or identity is None:
             return CacheOutcome.BYPASSED
-        return None if is_cacheable(request.sampling) else CacheOutcome.NOT_CACHEABLE
+        is_kept = isinstance(request, ScoringRequest) or is_cacheable(request.sampling)
+        return None if is_kept else CacheOutcome.NOT_CACHEABLE
 
 
 def _flight_group(request: GenerationRequest | ScoringRequest) -> Hashable:

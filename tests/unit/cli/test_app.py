@@ -27,7 +27,7 @@ def test_every_command_teaches_with_examples(monkeypatch: pytest.MonkeyPatch) ->
     with_plugins(monkeypatch)
     context = click.Context(cli)
     commands = {(): cli} | {(name,): cli.commands[name] for name in cli.list_commands(context)}
-    for path in [*commands, ("models", "add")]:
+    for path in [*commands, ("models", "add"), ("models", "connect")]:
         result = CliRunner().invoke(cli, [*path, "--help"])
         assert result.exit_code == 0
         assert "Example" in result.output, path

@@ -43,6 +43,20 @@ def test_a_model_is_added_and_removed(fake: FakeFleet, invoke: Invoke, tmp_path:
     assert fake.models.models == {}
 
 
+def test_a_foreign_model_is_connected_and_listed_by_where_it_is(
+    fake: FakeFleet, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "llama").mkdir()
+    told = ("models", "connect", "llm:8001", "llama", "--protocol", "vllm-backend", "--id", "mine")
+    assert "give the model's tokenizer" in invoke(*told).stderr
+    assert "there is no folder nowhere" in invoke(*told, "--tokenizer", "nowhere").stderr
+    result = invoke(*told, "--tokenizer", "llama")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "models/mine: llm:8001/llama, vllm_backend; its answers are not cached: no --revision\n"
+    assert fake.models.requests[-1].checkpoint_path == f"{tmp_path}/llama"
+    assert "llm:8001/llama" in invoke("models").stdout
+
+
 def test_removing_goes_on_after_an_unknown_model(fake: FakeFleet, invoke: Invoke) -> None:
     fake.models.put("b")
     result = invoke("models", "rm", "a", "b")

@@ -27,6 +27,17 @@ def test_a_folder_is_registered_by_its_absolute_path(
     assert (model.name, model.state) == ("models/mine", ModelState.READY)
 
 
+def test_a_foreign_model_is_told_by_where_it_is(fake: FakeFleet, fleet: Fleet) -> None:
+    model = fleet.models.connect("llm:8001", "llama", protocol="vllm-backend", hub="organization/name", revision="w1")
+    (request,) = fake.models.requests
+    assert request.foreign == model_pb2.ForeignTriton(
+        target="llm:8001", model_name="llama", protocol=model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND, revision="w1"
+    )
+    assert (request.checkpoint_path, request.hub.repo_id) == ("", "organization/name")
+    assert not request.HasField("dtype")
+    assert model.foreign == "llm:8001/llama"
+
+
 def test_loading_is_waited_for(fake: FakeFleet, fleet: Fleet) -> None:
     fake.models.loading_polls = 3
     seen: list[Model] = []

@@ -9,6 +9,7 @@ from rich.console import Console
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import models_table
 from evalfleet.errors import EvalFleetError
+from evalfleet.models import ForeignProtocol
 from evalfleet.names import full_name
 from evalfleet.results import Model
 
@@ -43,11 +44,12 @@ def register(
 Examples:
   evalfleet models                              list them
   evalfleet models add out/step-100 --id step-100
+  evalfleet models connect llm:8001 llama --protocol vllm-backend --tokenizer out/llama
   evalfleet models rm step-100""",
 )
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """List, add and remove models."""
+    """List, add, connect and remove models."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_models)
 
@@ -112,6 +114,70 @@ def add(
         dtype=dtype,
         engine=engine,
     )
+
+
+@models.command(
+    epilog="""\b
+The fleet must have been told that it may ask this Triton:
+  EVALFLEET_FOREIGN_TRITONS=llm.example.org:8001 evalfleet up
+
+\b
+Examples:
+  evalfleet models connect llm.example.org:8001 llama \\
+      --protocol vllm-backend --tokenizer out/llama --revision 2026-11-20
+  evalfleet models connect llm.example.org:8001 ensemble \\
+      --protocol tensorrt-llm --hub organization/name
+
+\b
+Generation works as with any model; of continuations, only those of one token can be scored."""
+)
+@click.argument("target", metavar="HOST:PORT")
+@click.argument("model_name", metavar="MODEL")
+@click.option(
+    "--protocol",
+    type=click.Choice(["vllm-backend", "tensorrt-llm"]),
+    required=True,
+    help="Triton's vLLM backend, or TensorRT-LLM's ensemble or BLS model.",
+)
+@click.option("--tokenizer", metavar="DIR|URL", help="Folder of the model's tokenizer and chat template.")
+@click.option("--hub", metavar="REPOSITORY", help="Repository of a hub that holds the tokenizer, in place of a folder.")
+@click.option("--hub-revision", help="Branch, tag or commit of the repository; default: main.")
+@click.option("--version", "model_version", help="Version of the model there; default: the one that Triton chooses.")
+@click.option("--revision", help="What its deployer calls the weights; without it, no answer is cached.")
+@click.option("--id", "model_id", metavar="ID", help="Id of the model here; default: from its name there.")
+@click.pass_obj
+def connect(
+    session: Session,
+    target: str,
+    model_name: str,
+    protocol: ForeignProtocol,
+    tokenizer: str | None,
+    hub: str | None,
+    hub_revision: str | None,
+    model_version: str | None,
+    revision: str | None,
+    model_id: str | None,
+) -> None:
+    """Register a model that somebody else deployed in a Triton: it is asked there, and never loaded here."""
+    if (tokenizer is None) == (hub is None):
+        raise click.UsageError("give the model's tokenizer: --tokenizer DIR, or --hub REPOSITORY")
+    if hub_revision and not hub:
+        raise click.UsageError("--hub-revision belongs to --hub")
+    if tokenizer and "://" not in tokenizer and not Path(tokenizer).is_dir():
+        raise click.UsageError(f"there is no folder {tokenizer}")
+    model = session.fleet.models.connect(
+        target,
+        model_name,
+        protocol=protocol,
+        tokenizer=tokenizer,
+        hub=hub,
+        hub_revision=hub_revision,
+        model_version=model_version,
+        revision=revision,
+        model_id=model_id,
+    )
+    kept = "" if revision else "; its answers are not cached: no --revision"
+    session.out.print(f"{model.name}: {model.foreign}, {model.engine}{kept}", markup=False)
 
 
 @models.command()

@@ -138,7 +138,7 @@ def models_table(models: Iterable[Model]) -> Table:
             f"{model.context_tokens:,}",
             size(model.weight_bytes),
             moment(model.create_time),
-            Text(model.checkpoint_path, overflow="fold"),
+            Text(model.foreign or model.checkpoint_path, overflow="fold"),
         )
     return table
 

@@ -147,7 +147,9 @@ class _CacheOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheOut
     CACHE_OUTCOME_BYPASSED: _CacheOutcome.ValueType  # 5
     """The request said CACHE_MODE_BYPASS, or the service has no cache."""
     CACHE_OUTCOME_NOT_CACHEABLE: _CacheOutcome.ValueType  # 6
-    """Sampled answers without a seed differ each time and are not kept."""
+    """Sampled answers without a seed differ each time and are not kept; nor are answers of a foreign model that was
+    registered without a revision.
+    """
     CACHE_OUTCOME_CORRUPT: _CacheOutcome.ValueType  # 7
     """The entry was damaged; it was computed again."""
 
@@ -167,7 +169,9 @@ CACHE_OUTCOME_REFRESHED: CacheOutcome.ValueType  # 4
 CACHE_OUTCOME_BYPASSED: CacheOutcome.ValueType  # 5
 """The request said CACHE_MODE_BYPASS, or the service has no cache."""
 CACHE_OUTCOME_NOT_CACHEABLE: CacheOutcome.ValueType  # 6
-"""Sampled answers without a seed differ each time and are not kept."""
+"""Sampled answers without a seed differ each time and are not kept; nor are answers of a foreign model that was
+registered without a revision.
+"""
 CACHE_OUTCOME_CORRUPT: CacheOutcome.ValueType  # 7
 """The entry was damaged; it was computed again."""
 Global___CacheOutcome: _TypeAlias = CacheOutcome  # noqa: Y015

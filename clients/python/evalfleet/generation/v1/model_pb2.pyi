@@ -52,6 +52,30 @@ MODEL_STATE_EVICTED: ModelState.ValueType  # 4
 """It made room for others and is loaded again at its next request."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _ForeignProtocol:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ForeignProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ForeignProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FOREIGN_PROTOCOL_UNSPECIFIED: _ForeignProtocol.ValueType  # 0
+    """Not set; refused."""
+    FOREIGN_PROTOCOL_VLLM_BACKEND: _ForeignProtocol.ValueType  # 1
+    """Those of Triton's own vLLM backend."""
+    FOREIGN_PROTOCOL_TENSORRT_LLM: _ForeignProtocol.ValueType  # 2
+    """Those of the `ensemble` or `tensorrt_llm_bls` model of TensorRT-LLM's Triton backend."""
+
+class ForeignProtocol(_ForeignProtocol, metaclass=_ForeignProtocolEnumTypeWrapper):
+    """Which tensors a foreign Triton's model takes and gives."""
+
+FOREIGN_PROTOCOL_UNSPECIFIED: ForeignProtocol.ValueType  # 0
+"""Not set; refused."""
+FOREIGN_PROTOCOL_VLLM_BACKEND: ForeignProtocol.ValueType  # 1
+"""Those of Triton's own vLLM backend."""
+FOREIGN_PROTOCOL_TENSORRT_LLM: ForeignProtocol.ValueType  # 2
+"""Those of the `ensemble` or `tensorrt_llm_bls` model of TensorRT-LLM's Triton backend."""
+Global___ForeignProtocol: _TypeAlias = ForeignProtocol  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """A registered checkpoint."""
@@ -72,12 +96,15 @@ class Model(_message.Message):
     ADAPTER_PATH_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `models/{model}`."""
     checkpoint_path: _builtins.str
     """Folder of the checkpoint as the fleet sees it, or the URL that it was registered from; empty for one of a hub."""
     digest: _builtins.str
-    """SHA-256 (hex) over weights, configuration, tokenizer, chat template, adapter and dtype."""
+    """SHA-256 (hex) over weights, configuration, tokenizer, chat template, adapter and dtype. Of a foreign model: over its
+    address, name, version, protocol and revision, and over its tokenizer and chat template as the fleet reads them.
+    """
     state: Global___ModelState.ValueType
     """What it is doing."""
     failure: _builtins.str
@@ -91,7 +118,7 @@ class Model(_message.Message):
     weight_bytes: _builtins.int
     """Size of its weights in bytes."""
     engine: _builtins.str
-    """What computes its answers: `transformers` or `vllm`."""
+    """What computes its answers: `transformers` or `vllm`; `vllm_backend` or `tensorrt_llm` for a foreign Triton."""
     adapter_path: _builtins.str
     """Folder or URL of its LoRA adapter; empty without one."""
     @_builtins.property
@@ -105,6 +132,12 @@ class Model(_message.Message):
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
         """When it last took a request, or was registered."""
+
+    @_builtins.property
+    def foreign(self) -> Global___ForeignTriton:
+        """The Triton of somebody else that answers; absent for models that the fleet loads itself. `checkpoint_path` or `hub` is
+        then where its tokenizer came from; dtype, weight_bytes and architecture are what that folder says, if anything.
+        """
 
     def __init__(
         self,
@@ -123,14 +156,63 @@ class Model(_message.Message):
         adapter_path: _builtins.str = ...,
         hub: Global___HubCheckpoint | None = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        foreign: Global___ForeignTriton | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "hub", b"hub", "last_use_time", b"last_use_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "foreign", b"foreign", "hub", b"hub", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "hub", b"hub", "last_use_time", b"last_use_time", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "foreign", b"foreign", "hub", b"hub", "last_use_time", b"last_use_time", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ForeignTriton(_message.Message):
+    """A model that somebody else deployed in a Triton of their own. The fleet asks it, and never loads or unloads it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """`host:port` of its gRPC service; must be on the service's allow-list EVALFLEET_FOREIGN_TRITONS."""
+    model_name: _builtins.str
+    """Name of the model in that Triton."""
+    model_version: _builtins.str
+    """Its version there; absent: the one that Triton chooses."""
+    protocol: Global___ForeignProtocol.ValueType
+    """How it is asked."""
+    revision: _builtins.str
+    """What its deployer calls the content that it serves, e.g. a digest of its weights; must change whenever that does. It is
+    part of the model's digest and of the keys of the cache. Absent: nobody can tell when the content changes, so
+    answers are not kept.
+    """
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str | None = ...,
+        protocol: Global___ForeignProtocol.ValueType = ...,
+        revision: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "_revision", b"_revision", "model_version", b"model_version", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_version", b"_model_version", "_revision", b"_revision", "model_name", b"model_name", "model_version", b"model_version", "protocol", b"protocol", "revision", b"revision", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model_version: _TypeAlias = _typing.Literal["model_version"]  # noqa: Y015
+    _WhichOneofArgType__model_version: _TypeAlias = _typing.Literal["_model_version", b"_model_version"]  # noqa: Y015
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_version) -> _WhichOneofReturnType__model_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___ForeignTriton: _TypeAlias = ForeignTriton  # noqa: Y015
 
 @_typing.final
 class HubCheckpoint(_message.Message):
@@ -173,6 +255,7 @@ class CreateModelRequest(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     ADAPTER_PATH_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Id of the new model: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit.
     Absent: made from the folder's name and the content digest.
@@ -197,6 +280,13 @@ class CreateModelRequest(_message.Message):
     def hub(self) -> Global___HubCheckpoint:
         """A checkpoint of a Hugging Face hub, in place of `checkpoint_path`."""
 
+    @_builtins.property
+    def foreign(self) -> Global___ForeignTriton:
+        """A model of somebody else's Triton. `checkpoint_path` or `hub` then names where its tokenizer is (tokenizer.json,
+        tokenizer_config.json, chat template and, if it is there, config.json; weights beside them are not read).
+        `dtype`, `engine` and `adapter_path` must be absent.
+        """
+
     def __init__(
         self,
         *,
@@ -207,10 +297,11 @@ class CreateModelRequest(_message.Message):
         engine: _builtins.str | None = ...,
         adapter_path: _builtins.str = ...,
         hub: Global___HubCheckpoint | None = ...,
+        foreign: Global___ForeignTriton | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "engine", b"engine", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "dtype", b"dtype", "engine", b"engine", "foreign", b"foreign", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "adapter_path", b"adapter_path", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "engine", b"engine", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dtype", b"_dtype", "_engine", b"_engine", "_model_id", b"_model_id", "_request_id", b"_request_id", "adapter_path", b"adapter_path", "checkpoint_path", b"checkpoint_path", "dtype", b"dtype", "engine", b"engine", "foreign", b"foreign", "hub", b"hub", "model_id", b"model_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dtype: _TypeAlias = _typing.Literal["dtype"]  # noqa: Y015
     _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
