@@ -149,11 +149,11 @@ def _key(kind: str, model: ModelIdentity, system: Encodable, turns: Encodable, *
 
 
 def _split(prompt: Prompt) -> tuple[Encodable, Encodable]:
-    """Part the system turn from the others; a text that is no conversation has none."""
+    """Part the first turn, if it is the system's, from the others; a text that is no conversation has none."""
     if isinstance(prompt, str):
         return None, prompt
-    system = [turn.content for turn in prompt if turn.role == "system"]
-    return system, [(turn.role, turn.content) for turn in prompt if turn.role != "system"]
+    count = 1 if prompt and prompt[0].role == "system" else 0
+    return [turn.content for turn in prompt[:count]], [(turn.role, turn.content) for turn in prompt[count:]]
 
 
 def _encoded(value: Encodable) -> bytes:

@@ -1,7 +1,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.generation.cache.key import (
@@ -103,6 +103,7 @@ def test_scores_and_answers_never_share_a_key() -> None:
     assert sample_key(MODEL, generation, 0).digest != scores_key(MODEL, ScoringRequest("m", "context", ())).digest
 
 
+@example((Turn("system", ""), Turn("user", "")), (Turn("user", ""), Turn("system", "")), Sampling(), Sampling())
 @given(prompts, prompts, samplings, samplings)
 def test_different_requests_have_different_keys(
     prompt: Prompt, other_prompt: Prompt, sampling: Sampling, other_sampling: Sampling
