@@ -46,8 +46,8 @@ def vllm_backend_entry(tokenizer_file: Path, cancel_log: Path) -> ModelEntry:
     return _entry("vllm_backend.py", config, parameters)
 
 
-def tensorrt_llm_entry(tokenizer_file: Path) -> ModelEntry:
-    """Return the fake of TensorRT-LLM's ensemble."""
+def tensorrt_llm_entry(tokenizer_file: Path, *, is_decoupled: bool = False) -> ModelEntry:
+    """Return the fake of TensorRT-LLM's ensemble, or of its BLS model: decoupled, here without batches."""
     inputs = {
         "text_input": "TYPE_STRING",
         "max_tokens": "TYPE_INT32",
@@ -68,7 +68,8 @@ def tensorrt_llm_entry(tokenizer_file: Path) -> ModelEntry:
         "num_output_tokens": ("TYPE_INT32", [1]),
     }
     config = {
-        "max_batch_size": 4,
+        "max_batch_size": 0 if is_decoupled else 4,
+        "model_transaction_policy": {"decoupled": is_decoupled},
         "input": _inputs(inputs, required=("text_input", "max_tokens")),
         "output": [{"name": name, "data_type": kind, "dims": dims} for name, (kind, dims) in outputs.items()],
     }

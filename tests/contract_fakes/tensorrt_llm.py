@@ -1,9 +1,10 @@
-"""Contract fake of the ensemble of TensorRT-LLM's Triton backend: its tensors and traps, without TensorRT.
+"""Contract fake of the ensemble and the BLS model of TensorRT-LLM's Triton backend: tensors and traps, no TensorRT.
 
-Reproduced from its public configurations and preprocessing: tensors with a batch dimension, one response a request; the
-prompt's tokens before the answer's unless ``exclude_input_in_output`` is true; greedy unless ``top_k`` or ``top_p``
-says otherwise, and seed 0 where none is given; stop words matched on token ids and left in the text; no finish reason;
-counts only where they are asked for; ``generation_logits`` a placeholder unless they are asked for.
+Reproduced from its public configurations and preprocessing: tensors with a batch dimension (decoupled: without one),
+one response a request; the prompt's tokens before the answer's unless ``exclude_input_in_output`` is true; greedy
+unless ``top_k`` or ``top_p`` says otherwise, and seed 0 where none is given; stop words matched on token ids and left
+in the text; no finish reason; counts only where they are asked for; ``generation_logits`` a placeholder unless they are
+asked for.
 """
 
 import json
@@ -20,12 +21,19 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer that the configuration names."""
-        told = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        self._is_decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
+        told = config["parameters"]
         self._tokenizer = Tokenizer.from_file(told["tokenizer_file"]["string_value"])
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests one by one."""
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answer the requests one by one, as a batch or, where the model is decoupled, each over its own sender."""
+        answers = [self._answer(request) for request in requests]
+        if not self._is_decoupled:
+            return answers
+        for request, answer in zip(requests, answers, strict=True):
+            request.get_response_sender().send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return None
 
     def _answer(self, request: Any) -> Any:
         def asked(name: str, default: Any = None) -> Any:

@@ -39,6 +39,7 @@ class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self._server: grpc.aio.Server | None = None
         self.port = 0
         self.is_ready = True
+        self.model_name = MODEL
         self.gate: asyncio.Event | None = None
         self.requests: list[Mapping[str, Array]] = []
         self.left = asyncio.Event()
@@ -69,9 +70,7 @@ class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             await self._server.stop(None)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
-        if request.name != MODEL:
-            text = f"Request for unknown model: '{request.name}' is not found"
-            await context.abort(grpc.StatusCode.NOT_FOUND, text)
+        await self._check_name(request.name, context)
         config = model_config_pb2.ModelConfig(name=MODEL)
         for tensors, types in ((config.input, _INPUTS), (config.output, _OUTPUTS)):
             for name, kind in types.items():
@@ -79,11 +78,16 @@ class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         config.model_transaction_policy.decoupled = True
         return kserve.ModelConfigResponse(config=config)
 
+    async def _check_name(self, name: str, context: Any) -> None:
+        if name != self.model_name:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
+
     async def ModelReady(self, request: Any, context: Any) -> Any:
         return kserve.ModelReadyResponse(ready=self.is_ready)
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in request_iterator:
+            await self._check_name(request.model_name, context)
             inputs = read_request(request)
             self.requests.append(inputs)
             if self.gate is not None:

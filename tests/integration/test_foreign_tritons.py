@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 VLLM = model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND
 TENSORRT = model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM
 MODEL_NAMES = {VLLM: "fake-vllm-backend", TENSORRT: "fake-tensorrt-llm"}
+BLS_NAME = "fake-tensorrt-llm-bls"
 PROMPT = "What is 2 + 3?"
 USER = common_pb2.Conversation(messages=[common_pb2.Message(role=common_pb2.ROLE_USER, content="Which planet?")])
 
@@ -51,6 +52,7 @@ def foreign_triton(triton: InferenceHost, tiny_checkpoint: Path, cancel_log: Pat
             entries = {
                 MODEL_NAMES[VLLM]: vllm_backend_entry(tokenizer_file, cancel_log),
                 MODEL_NAMES[TENSORRT]: tensorrt_llm_entry(tokenizer_file),
+                BLS_NAME: tensorrt_llm_entry(tokenizer_file, is_decoupled=True),
             }
             await asyncio.gather(
                 *(client.load_model(name, entry, timeout_seconds=60) for name, entry in entries.items())
@@ -133,11 +135,13 @@ def reversed_prompt(tiny_checkpoint: Path) -> Callable[[str], str]:
     return answer
 
 
-@pytest.mark.parametrize("protocol", [VLLM, TENSORRT])
+@pytest.mark.parametrize(
+    ("protocol", "name"), [(VLLM, MODEL_NAMES[VLLM]), (TENSORRT, MODEL_NAMES[TENSORRT]), (TENSORRT, BLS_NAME)]
+)
 async def test_a_foreign_model_answers_like_any_other(
-    service: Service, protocol: int, reversed_prompt: Callable[[str], str]
+    service: Service, protocol: int, name: str, reversed_prompt: Callable[[str], str]
 ) -> None:
-    model = await service.register(protocol)
+    model = await service.register(protocol, model_name=name)
     assert model.state == model_pb2.MODEL_STATE_READY
     assert model.engine == {VLLM: "vllm_backend", TENSORRT: "tensorrt_llm"}[protocol]  # type: ignore[index]
     assert (model.foreign.target, model.foreign.revision) == (service.target, "weights-1")
@@ -149,7 +153,7 @@ async def test_a_foreign_model_answers_like_any_other(
     short = await service.generate(model, sampling={"max_tokens": 3})
     assert short.completions[0].finish_reason == generation_pb2.FINISH_REASON_LENGTH
     assert short.completions[0].token_count == 3
-    again = await service.register(protocol)
+    again = await service.register(protocol, model_name=name)
     assert again.name == model.name
 
 

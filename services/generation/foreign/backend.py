@@ -13,13 +13,18 @@ from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelLostError
 from services.generation.foreign.adapter import ForeignAdapter, ForeignPiece
 from services.generation.foreign.connection import ForeignConnection, ModelShape
-from services.generation.foreign.errors import ForeignAnswerError, ForeignTokenCountError, ForeignUnsupportedError
+from services.generation.foreign.errors import (
+    ForeignAnswerError,
+    ForeignTokenCountError,
+    ForeignUnavailableError,
+    ForeignUnsupportedError,
+)
 from services.generation.foreign.target import AllowedTargets, ForeignProtocol, ForeignTarget
 from services.generation.foreign.tensorrt_llm import TensorRtLlmAdapter
 from services.generation.foreign.tokenizer import ForeignTokenizer, WirePrompt
 from services.generation.foreign.vllm_backend import VllmBackendAdapter
 from services.generation.requests import Prompt, Sampling, TextPiece
-from services.runtime.errors import FailedPreconditionError, FleetError
+from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError
 
 ADAPTERS: Final[Mapping[ForeignProtocol, ForeignAdapter]] = {
     ForeignProtocol.VLLM_BACKEND: VllmBackendAdapter(),
@@ -83,12 +88,20 @@ class ForeignTritons:
         return shape
 
     async def load(self, deployment: Deployment) -> None:
-        """Find a model in order; raises as ``probe``, or ForeignTokenizerError."""
+        """Find a registered model in order; one that is gone was taken away for now, by whoever deploys it.
+
+        Raises:
+            ForeignTokenizerError: its tokenizer is damaged.
+            FleetError: as ``probe``, but NotFoundError.
+        """
         target = deployment.foreign
         assert target is not None
         self._models.pop(deployment.name, None)
         tokenizer = await asyncio.to_thread(ForeignTokenizer.load, Path(deployment.checkpoint_path))
-        shape = await self.probe(target)
+        try:
+            shape = await self.probe(target)
+        except NotFoundError as error:
+            raise ForeignUnavailableError(error.message, reason="FOREIGN_MODEL_NOT_READY") from error
         self._models[deployment.name] = _Model(
             target, ADAPTERS[target.protocol], self._connection(target), shape, tokenizer
         )

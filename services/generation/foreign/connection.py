@@ -34,7 +34,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-_NOT_NOW: Final = ("is not ready", "has no available versions", "Server is stopping")
+_NOT_NOW: Final = ("is not ready", "has no available versions", "Server is stopping", "Model is unavailable")
 _NOT_THERE: Final = ("unknown model", "is not found")
 
 

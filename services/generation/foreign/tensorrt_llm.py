@@ -20,6 +20,7 @@ from services.generation.requests import ContinuationScore, FinishReason, Sampli
 from services.inference.errors import as_fleet_errors
 from services.inference.sampling import SamplingParameters, check_sampling_parameters
 from services.inference.tensors import Array, text_array
+from services.runtime.errors import FieldViolation, InvalidArgumentError
 
 _INPUTS: Final = {
     "text_input": "TYPE_STRING",
@@ -155,11 +156,25 @@ def _choice_inputs(sampling: Sampling) -> dict[str, Array]:
         return {"top_k": np.array([1], np.int32)}
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % (1 << 64)
     return {
-        "temperature": np.array([sampling.temperature], np.float32),
+        "temperature": _single_precision("temperature", sampling.temperature),
         "top_k": np.array([max(sampling.top_k, 0)], np.int32),
-        "top_p": np.array([sampling.top_p], np.float32),
+        "top_p": _single_precision("top_p", sampling.top_p),
         "seed": np.array([seed], np.uint64),
     }
+
+
+def _single_precision(name: str, value: float) -> Array:
+    array = np.array([value], np.float32)
+    if array[0] == 0:
+        # The backend would take it for another way to choose tokens.
+        message = f"{value!r} is 0 in the single precision of TensorRT-LLM; use a larger value"
+        raise InvalidArgumentError(
+            f"sampling parameter {name!r}: {message}",
+            reason="INVALID_SAMPLING_PARAMETERS",
+            metadata={"parameter": name},
+            field_violations=(FieldViolation(f"sampling.{name}", message),),
+        )
+    return array
 
 
 def _shaped(inputs: Mapping[str, Array], shape: ModelShape) -> Mapping[str, Array]:

@@ -103,6 +103,12 @@ def test_bad_sampling_values_are_never_sent(adapter: ForeignAdapter, bad: dict[s
     assert caught.value.reason == "INVALID_SAMPLING_PARAMETERS"
 
 
+def test_what_single_precision_cannot_hold_is_not_sent_to_tensorrt() -> None:
+    for bad in (Sampling(temperature=1e-60), Sampling(temperature=1.0, top_p=1e-60)):
+        with pytest.raises(InvalidArgumentError, match="single precision"):
+            asked(TENSORRT, bad)
+
+
 def test_finish_reasons_of_vllm() -> None:
     assert VLLM.read_piece(vllm_answer(), Sampling()) == ForeignPiece("5", 1, 6, FinishReason.STOP)
     assert VLLM.read_piece(vllm_answer("", "None", 0), Sampling()).finish_reason is None

@@ -137,6 +137,15 @@ async def test_a_server_that_comes_back_is_asked_again(service: Service, server:
     assert (await service.generate()).completions[0].text == "five"
 
 
+async def test_a_model_that_its_deployer_loads_anew_is_asked_again(service: Service, server: FakeForeignTriton) -> None:
+    await service.register()
+    server.model_name = "another"
+    error = await error_of(service.generate())
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "FOREIGN_MODEL_NOT_READY")
+    server.model_name = MODEL
+    assert (await service.generate()).completions[0].text == "five"
+
+
 async def test_a_registered_model_survives_a_restart_and_a_shorter_list(start: Start) -> None:
     async with start() as service:
         await service.register()

@@ -136,7 +136,8 @@ class Model(_message.Message):
     @_builtins.property
     def foreign(self) -> Global___ForeignTriton:
         """The Triton of somebody else that answers; absent for models that the fleet loads itself. `checkpoint_path` or `hub` is
-        then where its tokenizer came from; dtype, weight_bytes and architecture are what that folder says, if anything.
+        then where its tokenizer came from; architecture and context_tokens are what that folder says, dtype and weight_bytes
+        are not known.
         """
 
     def __init__(
