@@ -34,18 +34,19 @@ class RowStore:
         """Memory of the buffers."""
         return sum(tensor.numel() * tensor.element_size() for layer in self._buffers for tensor in layer)
 
-    def append(self, parts: Sequence[Sequence[Layer]], *, like: Sequence[Layer]) -> None:
-        """Add a row; each part holds all layers of consecutive tokens, and ``like`` those of any tokens."""
-        length = sum(part[0][0].shape[1] for part in parts)
-        self._reserve(like, len(self._lengths) + 1, length + 1)
-        row, at = len(self._lengths), 0
-        for part in parts:
-            added = part[0][0].shape[1]
-            for (keys, values), (new_keys, new_values) in zip(self._buffers, part, strict=True):
-                keys[row, :, at : at + added] = new_keys
-                values[row, :, at : at + added] = new_values
-            at += added
-        self._lengths.append(length)
+    def append(self, rows: Sequence[Sequence[Sequence[Layer]]], *, like: Sequence[Layer]) -> None:
+        """Add rows of parts; each part holds all layers of consecutive tokens, and ``like`` those of any tokens."""
+        lengths = [sum(part[0][0].shape[1] for part in parts) for parts in rows]
+        self._reserve(like, len(self._lengths) + len(rows), max(lengths) + 1)
+        for row, parts in enumerate(rows, len(self._lengths)):
+            at = 0
+            for part in parts:
+                added = part[0][0].shape[1]
+                for (keys, values), (new_keys, new_values) in zip(self._buffers, part, strict=True):
+                    keys[row, :, at : at + added] = new_keys
+                    values[row, :, at : at + added] = new_values
+                at += added
+        self._lengths += lengths
 
     def begin_step(self) -> torch.Tensor:
         """Make room for one more token in every row.

@@ -36,11 +36,18 @@ class RunningRows:
     def append(self, contexts: Sequence[Sequence[Block]]) -> None:
         """Add a row behind each context. Short blocks that no other row follows are copied into the row."""
         uses = Counter(id(block) for path in (*self._paths, *contexts) for block in path)
-        for context in contexts:
-            path = [block for block in context if uses[id(block)] > 1 or block.num_tokens > _LONGEST_OWN_BLOCK]
-            own = [block for block in context if block not in path]
-            self._store.append([block.layers for block in own], like=context[-1].layers)
-            self._paths.append(path)
+        paths = [
+            [block for block in context if uses[id(block)] > 1 or block.num_tokens > _LONGEST_OWN_BLOCK]
+            for context in contexts
+        ]
+        self._paths += paths
+        self._store.append(
+            [
+                [block.layers for block in context if block not in path]
+                for context, path in zip(contexts, paths, strict=True)
+            ],
+            like=contexts[0][-1].layers,
+        )
         self._shared = None
 
     def positions(self) -> torch.Tensor:
