@@ -12,9 +12,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.generation.checkpoint import make_checkpoint
+from benchmarks.generation.checkpoint import fits, make_checkpoint, trained_tiny_policy
 from benchmarks.generation.efficiency import efficiency
 from benchmarks.generation.figures import all_figures
 from benchmarks.generation.ours import CONCURRENCY, Answer, OurFleet, our_fleet
@@ -27,6 +28,7 @@ _BATCH_SIZES = (1, 4, 16)
 _TRIAL_QUESTIONS = 4
 _TRIAL_PROMPTS = 16
 _ROWS = {"mmlu": 160, "hellaswag": 32, "arc": 24, "own": 12, "gsm8k": 32}
+_TINY = "tiny_policy_"
 _SIDES = ("hf", "vllm", "ours_transformers", "ours_vllm")
 
 
@@ -64,8 +66,26 @@ class Peer:
         return Answer(scored.seconds, scores=scored.scores, peak_rss_mib=scored.peak_rss_mib)
 
 
-async def compare(arguments: argparse.Namespace, checkpoint: Path, sets: Sequence[PromptSet]) -> None:
-    """Run the rounds and write the result."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A checkpoint, what is asked of it, and what its figures' names begin with."""
+
+    checkpoint: Path
+    sets: Sequence[PromptSet]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The figures of one subject and the batch sizes of the HF model."""
+
+    figures: dict[str, float]
+    batch_sizes: dict[str, int]
+
+
+async def compare(arguments: argparse.Namespace, subject: Subject) -> Comparison:
+    """Run the rounds of all sides in turn."""
+    checkpoint, sets = subject.checkpoint, subject.sets
     rounds: dict[str, dict[str, list[Answer]]] = {side: {} for side in arguments.sides}
     peers: dict[str, Peer] = {}
     fleets: dict[str, OurFleet] = {}
@@ -90,23 +110,23 @@ async def compare(arguments: argparse.Namespace, checkpoint: Path, sets: Sequenc
                         else await fleets[side].answer(asked)
                     )
                     rounds[side].setdefault(asked.name, []).append(answer)
-                    print(f"round {number + 1} {asked.name:32} {side:18} {answer.seconds:8.2f} s", flush=True)
-    _report(arguments, checkpoint, sets, rounds, peers)
-
-
-def _report(
-    arguments: argparse.Namespace,
-    checkpoint: Path,
-    sets: Sequence[PromptSet],
-    rounds: dict[str, dict[str, list[Answer]]],
-    peers: dict[str, Peer],
-) -> None:
+                    name = f"{subject.prefix}{asked.name}"
+                    print(f"round {number + 1} {name:42} {side:18} {answer.seconds:8.2f} s", flush=True)
     figures = all_figures(sets, rounds)
     if "ours_transformers" in rounds:
         figures |= efficiency(checkpoint, sets, rounds["ours_transformers"], len(os.sched_getaffinity(0)))
-    for name, value in sorted(figures.items()):
-        print(f"{name:66} {value:.5g}")
     sizes = peers["hf"].batch_sizes if "hf" in peers else {}
+    return Comparison(
+        {subject.prefix + name: value for name, value in figures.items()},
+        {subject.prefix + name: size for name, size in sizes.items()},
+    )
+
+
+def _report(arguments: argparse.Namespace, subjects: Sequence[Subject], made: Sequence[Comparison]) -> None:
+    figures = {name: value for each in made for name, value in each.figures.items()}
+    sizes = {name: size for each in made for name, size in each.batch_sizes.items()}
+    for name, value in sorted(figures.items()):
+        print(f"{name:76} {value:.5g}")
     write_result(
         arguments.json,
         arguments.json.stem,
@@ -116,8 +136,10 @@ def _report(
             "lm-eval": LM_EVAL[0].partition("==")[2],
         },
         notes=[
-            f"checkpoint: {arguments.checkpoint or 'Llama of 36 million parameters with random weights'}, float32",
-            ", ".join(f"{asked.name}: {len(asked)}" for asked in sets) + f"; {arguments.rounds} alternating rounds",
+            f"checkpoint: {arguments.checkpoint or 'Llama of 36 million parameters with random weights'}, float32; "
+            f"{_TINY}*: the trained tiny policy of 0.8 million, with the sets that fit into its context",
+            ", ".join(f"{each.prefix}{asked.name}: {len(asked)}" for each in subjects for asked in each.sets)
+            + f"; {arguments.rounds} alternating rounds",
             "batch sizes of the HF model, best of " + f"{_BATCH_SIZES} in a trial: {sizes}",
             f"ours: {CONCURRENCY} requests in flight through gRPC and Triton, cache of answers bypassed, checkpoint "
             "loaded afresh every round so that no prefix is known from the round before",
@@ -147,11 +169,22 @@ def main() -> None:
     data = arguments.data or [Path(os.environ.get("EVALFLEET_DATA_DIR", ROOT.parent / "shared" / "data"))]
     if not all(folder.is_dir() for folder in data):
         parser.error(f"there is no folder {data[0]}; name the folder of benchmark rows with --data")
+    with tempfile.TemporaryDirectory(prefix="evalfleet-bench-") as folder:
+        subjects = _subjects(arguments, data, Path(folder))
+        _report(arguments, subjects, [asyncio.run(compare(arguments, subject)) for subject in subjects])
+
+
+def _subjects(arguments: argparse.Namespace, data: Sequence[Path], folder: Path) -> list[Subject]:
     rows = {name: max(1, round(count * arguments.share)) for name, count in _ROWS.items()}
     sets = [each for each in prompt_sets(data, rows) if arguments.sets is None or each.name in arguments.sets]
-    with tempfile.TemporaryDirectory(prefix="evalfleet-bench-") as folder:
-        checkpoint = arguments.checkpoint or make_checkpoint(Path(folder) / "llama-36m", texts_to_learn_from(data))
-        asyncio.run(compare(arguments, checkpoint, sets))
+    if arguments.checkpoint is not None:
+        return [Subject(arguments.checkpoint, sets)]
+    tiny = trained_tiny_policy(ROOT / ".cache" / "tiny_policy")
+    fitting = [each for each in sets if fits(tiny, each)]
+    return [
+        Subject(make_checkpoint(folder / "llama-36m", texts_to_learn_from(data)), sets),
+        *([Subject(tiny, fitting, _TINY)] if fitting else []),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
-"""Makes the checkpoint that both sides run: a Llama of a real small model's shape with random weights.
+"""The checkpoints that both sides run: a Llama of a real small model's shape with random weights, and the tiny policy.
 
 Speed does not depend on what weights mean; accuracies are then near chance, and compared all the same.
 """
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from benchmarks.generation.prompts import GSM8K_TOKENS, PromptSet
 
 VOCABULARY_SIZE = 8192
 CONTEXT_TOKENS = 4096
@@ -40,6 +45,22 @@ def make_checkpoint(folder: Path, texts: Sequence[str]) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def trained_tiny_policy(folder: Path) -> Path:
+    """Return the best checkpoint of the demo's training, which is done first if it is not finished."""
+    subprocess.run([sys.executable, "-m", "examples.tiny_policy.train", f"--out={folder}"], check=True)
+    names = [each["name"] for each in json.loads((folder / "training.json").read_text(encoding="utf-8"))["checkpoints"]]
+    return folder / str(names[-1])
+
+
+def fits(checkpoint: Path, asked: PromptSet) -> bool:
+    """Whether every prompt of a set, with what follows it, fits into the checkpoint's context."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    context = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    texts = [*(prompt + continuation for prompt, continuation in asked.pairs), *asked.prompts]
+    room = context - (GSM8K_TOKENS if asked.prompts else 0)
+    return all(len(tokenizer(text).input_ids) <= room for text in texts)
 
 
 def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:

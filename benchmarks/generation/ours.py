@@ -46,22 +46,31 @@ class OurFleet:
         channel: to its generation service.
         checkpoint: folder.
         engine: what computes.
+        dtype: number type of the weights; None is the engine's default.
     """
 
-    def __init__(self, running: RunningFleet, channel: grpc.aio.Channel, checkpoint: Path, engine: str) -> None:
+    def __init__(
+        self,
+        running: RunningFleet,
+        channel: grpc.aio.Channel,
+        checkpoint: Path,
+        engine: str,
+        dtype: str | None = None,
+    ) -> None:
         self._running = running
         self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
         self._checkpoint = checkpoint
         self._engine = engine
+        self._dtype = dtype
         self._model = ""
 
     async def load_afresh(self) -> None:
         """Register the checkpoint anew, so that nothing is left of what an engine remembered."""
         self._model = await asyncio.to_thread(self._register)
 
-    async def answer(self, asked: PromptSet) -> Answer:
-        """Answer a whole set, ``CONCURRENCY`` requests at a time; no answer comes from the cache of answers."""
-        places = asyncio.Semaphore(CONCURRENCY)
+    async def answer(self, asked: PromptSet, *, concurrency: int = CONCURRENCY) -> Answer:
+        """Answer a whole set, so many requests at a time; no answer comes from the cache of answers."""
+        places = asyncio.Semaphore(concurrency)
         began = time.perf_counter()
         scored = await asyncio.gather(*(self._score(question, places) for question in asked.questions))
         generated = await asyncio.gather(*(self._generate(prompt, places) for prompt in asked.prompts))
@@ -102,7 +111,7 @@ class OurFleet:
         with Fleet.connect(self._running.endpoints) as fleet:
             if self._model:
                 fleet.models.remove(self._model)
-            return fleet.models.add(self._checkpoint, engine=self._engine).name
+            return fleet.models.add(self._checkpoint, engine=self._engine, dtype=self._dtype).name
 
 
 def _computed(response: generation_pb2.ScoreContinuationsResponse) -> int:
@@ -127,13 +136,13 @@ def peak_rss_mib(pid: int) -> float:
 
 
 @asynccontextmanager
-async def our_fleet(checkpoint: Path, engine: str) -> AsyncIterator[OurFleet]:
+async def our_fleet(checkpoint: Path, engine: str, dtype: str | None = None) -> AsyncIterator[OurFleet]:
     """Start a fleet for one engine."""
     async with (
         RunningFleet(checkpoint_roots=[checkpoint.parent]) as running,
         grpc.aio.insecure_channel(running.endpoints["generation"]) as channel,
     ):
-        yield OurFleet(running, channel, checkpoint, engine)
+        yield OurFleet(running, channel, checkpoint, engine, dtype)
 
 
 def distinct_tokens(sequences: Sequence[Sequence[int]]) -> int:
