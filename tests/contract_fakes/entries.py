@@ -15,7 +15,7 @@ from services.inference.contract import ModelEntry
 _FOLDER = Path(__file__).resolve().parent
 
 
-def vllm_backend_entry(tokenizer_file: Path, cancel_log: Path) -> ModelEntry:
+def vllm_backend_entry(tokenizer_file: Path, cancel_log: Path, *, is_new: bool = True) -> ModelEntry:
     """Return the fake of the vLLM backend; a cancelled request leaves a line in ``cancel_log``."""
     inputs = {
         "text_input": "TYPE_STRING",
@@ -42,7 +42,11 @@ def vllm_backend_entry(tokenizer_file: Path, cancel_log: Path) -> ModelEntry:
         "input": _inputs(inputs, required=("text_input",)),
         "output": [{"name": name, "data_type": kind, "dims": dims} for name, (kind, dims) in outputs.items()],
     }
-    parameters = {"tokenizer_file": str(tokenizer_file), "cancel_log": str(cancel_log)}
+    parameters = {
+        "tokenizer_file": str(tokenizer_file),
+        "cancel_log": str(cancel_log),
+        "is_new": "true" if is_new else "false",
+    }
     return _entry("vllm_backend.py", config, parameters)
 
 

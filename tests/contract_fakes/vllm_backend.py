@@ -26,13 +26,14 @@ _FLAGS = (
     "return_num_output_tokens",
     "return_logprobs",
 )
-_KNOWN_PARAMETERS = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "logprobs", "min_p"}
+_KNOWN_PARAMETERS = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "logprobs", "ignore_eos"}
+_LOGPROBS = {"logprobs", "logprob_token_ids"}
 _MAX_LOGPROBS = 20
 
 
-def _is_bad(parameters: dict[str, Any]) -> bool:
+def _is_bad(parameters: dict[str, Any], known: set[str]) -> bool:
     return (
-        not set(parameters) <= _KNOWN_PARAMETERS
+        not set(parameters) <= known
         or not parameters.get("temperature", 1.0) >= 0
         or not 0 < parameters.get("top_p", 1.0) <= 1
         or parameters.get("max_tokens", 16) < 1
@@ -48,6 +49,9 @@ class TritonPythonModel:
         told = json.loads(args["model_config"])["parameters"]
         self._tokenizer = Tokenizer.from_file(told["tokenizer_file"]["string_value"])
         self._cancel_log = told["cancel_log"]["string_value"]
+        # Newer versions of vLLM tell the log-probabilities of tokens that are named.
+        is_new = told["is_new"]["string_value"] == "true"
+        self._known = _KNOWN_PARAMETERS | ({"logprob_token_ids"} if is_new else set())
 
     def execute(self, requests: list[Any]) -> None:
         """Hand every request to a thread of its own, as the backend hands it to vLLM's event loop."""
@@ -68,7 +72,7 @@ class TritonPythonModel:
             if "!unhealthy" in prompt:
                 self._fail(sender, "Model is unavailable due to unhealthy vLLM engine", "UNAVAILABLE")
                 return
-            if _is_bad(parameters) or (asked["stream"] and not asked["exclude_input_in_output"]):
+            if _is_bad(parameters, self._known) or (asked["stream"] and not asked["exclude_input_in_output"]):
                 raise ValueError("'NoneType' object has no attribute 'lora_name'")
             self._generate(asked, prompt, parameters, sender)
         except Exception as error:  # noqa: BLE001 - the backend answers so, whatever went wrong
@@ -126,18 +130,19 @@ class TritonPythonModel:
         if asked["return_num_output_tokens"]:
             outputs.append(pb_utils.Tensor("num_output_tokens", np.asarray([tokens], dtype=np.uint32)))
         if asked["return_logprobs"]:
-            said = json.dumps([self._logprobs(parameters["logprobs"])] if "logprobs" in parameters else None)
+            said = json.dumps([self._logprobs(parameters)] if _LOGPROBS & set(parameters) else None)
             outputs.append(pb_utils.Tensor("logprobs", np.asarray([said.encode()], dtype=np.object_)))
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0
         sender.send(pb_utils.InferenceResponse(outputs), flags=flags)
 
-    def _logprobs(self, count: int) -> dict[int, dict[str, Any]]:
+    def _logprobs(self, parameters: dict[str, Any]) -> dict[int, dict[str, Any]]:
         logits = [(token * 7919 % 1000) / 100 for token in range(self._tokenizer.get_vocab_size())]
         normaliser = math.log(sum(map(math.exp, logits)))
-        best = sorted(range(len(logits)), key=lambda token: -logits[token])[:count]
+        best = sorted(range(len(logits)), key=lambda token: -logits[token])
+        told = parameters.get("logprob_token_ids") or best[: parameters["logprobs"]]
         return {
-            token: {"logprob": logits[token] - normaliser, "rank": rank, "decoded_token": ""}
-            for rank, token in enumerate(best, 1)
+            token: {"logprob": logits[token] - normaliser, "rank": best.index(token) + 1, "decoded_token": ""}
+            for token in (best[0], *told)
         }
 
     @staticmethod

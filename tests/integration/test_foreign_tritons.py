@@ -5,7 +5,7 @@ What answers are contract fakes (tests/contract_fakes): the real vLLM backend an
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ VLLM = model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND
 TENSORRT = model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM
 MODEL_NAMES = {VLLM: "fake-vllm-backend", TENSORRT: "fake-tensorrt-llm"}
 BLS_NAME = "fake-tensorrt-llm-bls"
+OLD_NAME = "fake-old-vllm-backend"
 PROMPT = "What is 2 + 3?"
 USER = common_pb2.Conversation(messages=[common_pb2.Message(role=common_pb2.ROLE_USER, content="Which planet?")])
 
@@ -52,6 +53,7 @@ def foreign_triton(triton: InferenceHost, tiny_checkpoint: Path, cancel_log: Pat
             entries = {
                 MODEL_NAMES[VLLM]: vllm_backend_entry(tokenizer_file, cancel_log),
                 MODEL_NAMES[TENSORRT]: tensorrt_llm_entry(tokenizer_file),
+                OLD_NAME: vllm_backend_entry(tokenizer_file, cancel_log, is_new=False),
                 BLS_NAME: tensorrt_llm_entry(tokenizer_file, is_decoupled=True),
             }
             await asyncio.gather(
@@ -201,34 +203,51 @@ async def test_pieces_are_the_answer(service: Service, protocol: int, fewest_pie
     assert len(pieces) >= fewest_pieces
 
 
-@pytest.mark.parametrize("protocol", [VLLM, TENSORRT])
-async def test_choices_of_one_token_are_scored_exactly(service: Service, protocol: int) -> None:
-    model = await service.register(protocol)
-    tokenizer = Tokenizer.from_file(str(service.tokenizer / "tokenizer.json"))
+@pytest.fixture
+def choices(tiny_checkpoint: Path) -> Sequence[tuple[str, float]]:
+    """Continuations of one token with their log-likelihoods by the fakes, the most likely first."""
+    tokenizer = Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
     logits = [(token * 7919 % 1000) / 100 for token in range(tokenizer.get_vocab_size())]
     normaliser = math.log(sum(map(math.exp, logits)))
-    best = sorted(range(len(logits)), key=lambda token: -logits[token])[:20]
-    texts = {token: tokenizer.decode([token]) for token in best}
-    choices = {
-        text: token
-        for token, text in texts.items()
-        if tokenizer.encode(PROMPT + text).ids == [*tokenizer.encode(PROMPT).ids, token]
-    }
-    assert len(choices) >= 2, "the tiny tokenizer has too few likely tokens for this test"
-    request = generation_pb2.ScoreContinuationsRequest(model=model.name, prompt=PROMPT, continuations=list(choices))
-    response = await service.generation.ScoreContinuations(request, timeout=30)
-    for score, token in zip(response.scores, choices.values(), strict=True):
-        assert score.log_likelihood == pytest.approx(logits[token] - normaliser, abs=1e-5)
-        assert score.is_greedy == (token == best[0])
-        assert score.token_count == 1
+    context = tokenizer.encode(PROMPT).ids
+    found = []
+    for token in sorted(range(len(logits)), key=lambda each: -logits[each]):
+        text = tokenizer.decode([token])
+        if tokenizer.encode(PROMPT + text).ids == [*context, token]:
+            found.append((text, logits[token] - normaliser))
+    return found
+
+
+def scoring_request(model: model_pb2.Model, *continuations: str) -> generation_pb2.ScoreContinuationsRequest:
+    return generation_pb2.ScoreContinuationsRequest(model=model.name, prompt=PROMPT, continuations=continuations)
+
+
+@pytest.mark.parametrize("protocol", [VLLM, TENSORRT])
+async def test_choices_of_one_token_are_scored_exactly(
+    service: Service, protocol: int, choices: Sequence[tuple[str, float]]
+) -> None:
+    """Whether they are among the most likely ones or not."""
+    model = await service.register(protocol)
+    for asked in (choices[:3], [choices[0], *choices[-3:]]):
+        request = scoring_request(model, *(text for text, _ in asked))
+        response = await service.generation.ScoreContinuations(request, timeout=30)
+        expected = [pytest.approx(value, abs=1e-5) for _, value in asked]
+        assert [each.log_likelihood for each in response.scores] == expected
+        assert [each.token_count for each in response.scores] == [1] * len(asked)
+        assert not any(each.is_greedy for each in response.scores[1:])
+
+
+async def test_an_older_vllm_scores_only_what_it_tells(service: Service, choices: Sequence[tuple[str, float]]) -> None:
+    model = await service.register(VLLM, model_name=OLD_NAME)
+    assert (await service.generation.ScoreContinuations(scoring_request(model, choices[0][0]), timeout=30)).scores
+    error = await error_of(service.generation.ScoreContinuations(scoring_request(model, choices[-1][0]), timeout=30))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "FOREIGN_LOGPROB_MISSING")
 
 
 @pytest.mark.parametrize("protocol", [VLLM, TENSORRT])
 async def test_what_cannot_be_scored_exactly_is_refused(service: Service, protocol: int) -> None:
     model = await service.register(protocol)
-    request = generation_pb2.ScoreContinuationsRequest(
-        model=model.name, prompt=PROMPT, continuations=[" The largest planet"]
-    )
+    request = scoring_request(model, " The largest planet")
     error = await error_of(service.generation.ScoreContinuations(request, timeout=30))
     assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "FOREIGN_SCORING_UNSUPPORTED")
 

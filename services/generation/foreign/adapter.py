@@ -56,13 +56,21 @@ class ForeignAdapter(Protocol):
     def read_piece(self, outputs: Mapping[str, Array], sampling: Sampling) -> ForeignPiece:
         """Read one response to it."""
 
-    def scoring(self, context: WirePrompt, shape: ModelShape) -> WireRequest:
+    def scoring(self, choices: WireChoices, shape: ModelShape) -> WireRequest:
         """Write a request for what may follow a context; raises ForeignUnsupportedError."""
+
+    def scoring_by_name(self, choices: WireChoices, shape: ModelShape) -> WireRequest | None:
+        """Write a request that names the choices, for when ``scoring`` brought too few; ``None`` if there is none."""
 
     def read_scores(
         self, outputs: Mapping[str, Array], choices: WireChoices, vocabulary_size: int
     ) -> Sequence[ContinuationScore]:
-        """Read the log-probabilities of the choices from the response to it."""
+        """Read the log-probabilities of the choices from the response to either.
+
+        Raises:
+            ForeignLogprobMissingError: some are not in it.
+            ForeignUnsupportedError: there are none.
+        """
 
     def read_input_tokens(self, outputs: Mapping[str, Array]) -> int:
         """Read how many prompt tokens the server counted."""

@@ -11,20 +11,21 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelLostError
-from services.generation.foreign.adapter import ForeignAdapter, ForeignPiece
+from services.generation.foreign.adapter import ForeignAdapter, ForeignPiece, WireRequest
 from services.generation.foreign.connection import ForeignConnection, ModelShape
 from services.generation.foreign.errors import (
     ForeignAnswerError,
+    ForeignLogprobMissingError,
     ForeignTokenCountError,
     ForeignUnavailableError,
     ForeignUnsupportedError,
 )
 from services.generation.foreign.target import AllowedTargets, ForeignProtocol, ForeignTarget
 from services.generation.foreign.tensorrt_llm import TensorRtLlmAdapter
-from services.generation.foreign.tokenizer import ForeignTokenizer, WirePrompt
+from services.generation.foreign.tokenizer import ForeignTokenizer, WireChoices, WirePrompt
 from services.generation.foreign.vllm_backend import VllmBackendAdapter
-from services.generation.requests import Prompt, Sampling, TextPiece
-from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError
+from services.generation.requests import ContinuationScore, Prompt, Sampling, TextPiece
+from services.runtime.errors import FailedPreconditionError, FleetError, InternalError, NotFoundError
 
 ADAPTERS: Final[Mapping[ForeignProtocol, ForeignAdapter]] = {
     ForeignProtocol.VLLM_BACKEND: VllmBackendAdapter(),
@@ -137,7 +138,7 @@ class ForeignTritons:
     async def score(
         self, name: str, context: Prompt, continuations: Sequence[str], *, truncate: bool, timeout_seconds: float
     ) -> EngineScores:
-        """Score continuations of one token each, in one request.
+        """Score continuations of one token each, in one request, or two if the first does not tell all of them.
 
         Raises:
             ForeignUnsupportedError: they cannot be scored exactly.
@@ -147,21 +148,35 @@ class ForeignTritons:
         with self._counted(model):
             choices = await asyncio.to_thread(model.tokenizer.wire_choices, context, continuations)
             _room(model.tokenizer, choices.context, truncate=truncate)
-            request = model.adapter.scoring(choices.context, model.shape)
-            responses = model.connection.responses(
-                model.target, request.inputs, request.outputs, timeout_seconds=timeout_seconds
+            ends_at = asyncio.get_running_loop().time() + timeout_seconds
+            try:
+                scores = await self._scores(model, choices, model.adapter.scoring(choices, model.shape), ends_at)
+            except ForeignLogprobMissingError as missing:
+                named = model.adapter.scoring_by_name(choices, model.shape)
+                if named is None:
+                    raise
+                try:
+                    scores = await self._scores(model, choices, named, ends_at)
+                except InternalError as error:
+                    # An older version does not know the parameter, and has no better word for it.
+                    raise missing from error
+        return EngineScores(scores, choices.context.token_count, truncated=False, engine_seconds=0.0)
+
+    async def _scores(
+        self, model: _Model, choices: WireChoices, request: WireRequest, ends_at: float
+    ) -> Sequence[ContinuationScore]:
+        left_seconds = ends_at - asyncio.get_running_loop().time()
+        responses = model.connection.responses(
+            model.target, request.inputs, request.outputs, timeout_seconds=left_seconds
+        )
+        async with aclosing(responses):
+            found = [each async for each in responses]
+        if len(found) != 1:
+            raise ForeignAnswerError(
+                f"the foreign model gave {len(found)} responses instead of one", reason="FOREIGN_ANSWER_INCOMPLETE"
             )
-            async with aclosing(responses):
-                found = [each async for each in responses]
-            if len(found) != 1:
-                raise ForeignAnswerError(
-                    f"the foreign model gave {len(found)} responses instead of one", reason="FOREIGN_ANSWER_INCOMPLETE"
-                )
-            tokens = model.adapter.read_input_tokens(found[0])
-            _check_count(choices.context, tokens)
-            vocabulary_size = model.tokenizer.facts.vocabulary_size
-            scores = model.adapter.read_scores(found[0], choices, vocabulary_size)
-        return EngineScores(scores, tokens, truncated=False, engine_seconds=0.0)
+        _check_count(choices.context, model.adapter.read_input_tokens(found[0]))
+        return model.adapter.read_scores(found[0], choices, model.tokenizer.facts.vocabulary_size)
 
     async def _pieces(
         self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float, stream: bool

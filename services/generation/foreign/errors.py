@@ -1,6 +1,6 @@
 """What can go wrong with models of foreign Tritons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from services.runtime.errors import (
     FailedPreconditionError,
@@ -79,3 +79,16 @@ class ForeignUnsupportedError(UnimplementedError):
     """The foreign model's interface cannot do this exactly, and nothing here is ever a guess."""
 
     default_reason = "FOREIGN_UNSUPPORTED"
+
+
+class ForeignLogprobMissingError(ForeignUnsupportedError):
+    """The foreign model tells the log-probabilities of some tokens only, and a wanted one is not among them."""
+
+    default_reason = "FOREIGN_LOGPROB_MISSING"
+
+    def __init__(self, *, missing: Sequence[int], returned: int) -> None:
+        super().__init__(
+            f"continuations {list(missing)} are not among the {returned} next tokens whose log-probabilities the "
+            "foreign model tells: they cannot be scored exactly. Register the checkpoint itself to score them",
+            metadata={"missing": ",".join(map(str, missing)), "returned": str(returned)},
+        )

@@ -90,7 +90,7 @@ class TensorRtLlmAdapter:
             finish_reason=FinishReason.LENGTH if reached_limit else FinishReason.STOP,
         )
 
-    def scoring(self, context: WirePrompt, shape: ModelShape) -> WireRequest:
+    def scoring(self, choices: WireChoices, shape: ModelShape) -> WireRequest:
         """Ask for the logits of the next token, once for all choices.
 
         Raises:
@@ -102,8 +102,12 @@ class TensorRtLlmAdapter:
                 "and the input 'return_generation_logits'",
                 reason="FOREIGN_SCORING_UNSUPPORTED",
             )
-        inputs = _prompt_inputs(context, 1) | _choice_inputs(Sampling()) | {_RETURN_LOGITS: np.array([True])}
+        inputs = _prompt_inputs(choices.context, 1) | _choice_inputs(Sampling()) | {_RETURN_LOGITS: np.array([True])}
         return WireRequest(_shaped(inputs, shape), (*_OUTPUTS, _LOGITS))
+
+    def scoring_by_name(self, choices: WireChoices, shape: ModelShape) -> WireRequest | None:
+        """Return ``None``: the logits are those of all tokens."""
+        return None
 
     def read_scores(
         self, outputs: Mapping[str, Array], choices: WireChoices, vocabulary_size: int

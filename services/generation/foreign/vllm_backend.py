@@ -12,7 +12,12 @@ from typing import Any, Final
 
 from services.generation.foreign.adapter import ForeignPiece, WireRequest, check_tensors, count_of, text_of
 from services.generation.foreign.connection import ModelShape
-from services.generation.foreign.errors import ForeignAnswerError, ForeignModelMismatchError, ForeignUnsupportedError
+from services.generation.foreign.errors import (
+    ForeignAnswerError,
+    ForeignLogprobMissingError,
+    ForeignModelMismatchError,
+    ForeignUnsupportedError,
+)
 from services.generation.foreign.tokenizer import WireChoices, WirePrompt
 from services.generation.requests import ContinuationScore, FinishReason, Sampling
 from services.inference.errors import as_fleet_errors
@@ -21,6 +26,9 @@ from services.inference.tensors import Array, flag_array, text_array
 
 NEXT_TOKEN_LOGPROBS: Final = 20
 """Log-probabilities asked of the next token: vLLM's own default limit (``max_logprobs``)."""
+
+MOST_NAMED_TOKENS: Final = 128
+"""Tokens that one request may name (vLLM's ``MAX_LOGPROB_TOKEN_IDS``)."""
 
 _INPUTS: Final = {
     "text_input": "TYPE_STRING",
@@ -99,8 +107,8 @@ class VllmBackendAdapter:
             finish_reason=_FINISH_REASONS[word],
         )
 
-    def scoring(self, context: WirePrompt, shape: ModelShape) -> WireRequest:
-        """Ask for the most probable next tokens, once for all choices.
+    def scoring(self, choices: WireChoices, shape: ModelShape) -> WireRequest:
+        """Ask for the most probable next tokens, once for all choices; every vLLM can tell them.
 
         Raises:
             ForeignUnsupportedError: the backend is too old to give log-probabilities.
@@ -111,34 +119,38 @@ class VllmBackendAdapter:
                 "backend has them",
                 reason="FOREIGN_SCORING_UNSUPPORTED",
             )
-        parameters = json.dumps({"max_tokens": 1, "temperature": 0.0, "logprobs": NEXT_TOKEN_LOGPROBS})
-        inputs = _inputs(context, parameters) | {"stream": flag_array(False), _RETURN_LOGPROBS: flag_array(True)}
-        return WireRequest(inputs, (*_OUTPUTS, _LOGPROBS))
+        return _scoring(choices, {"logprobs": NEXT_TOKEN_LOGPROBS})
+
+    def scoring_by_name(self, choices: WireChoices, shape: ModelShape) -> WireRequest | None:
+        """Ask for the choices' own tokens; only newer versions of vLLM know how, others fail."""
+        tokens = sorted(set(choices.token_ids))
+        return _scoring(choices, {"logprob_token_ids": tokens}) if len(tokens) <= MOST_NAMED_TOKENS else None
 
     def read_scores(
         self, outputs: Mapping[str, Array], choices: WireChoices, vocabulary_size: int
     ) -> Sequence[ContinuationScore]:
-        """Look the choices up among the most probable tokens.
+        """Look the choices up among the tokens that came; the most probable one is always among them.
 
         Raises:
-            ForeignUnsupportedError: FOREIGN_LOGPROB_MISSING, a choice is not among them.
+            ForeignLogprobMissingError: a choice is not among them.
             ForeignAnswerError: these are no log-probabilities.
         """
         found = _next_logprobs(text_of(outputs, _LOGPROBS))
         missing = [index for index, token in enumerate(choices.token_ids) if token not in found]
         if missing:
-            raise ForeignUnsupportedError(
-                f"continuations {missing} are not among the {len(found)} most probable next tokens, and the vLLM "
-                "backend tells no others: they cannot be scored exactly. Register the checkpoint itself to score them",
-                reason="FOREIGN_LOGPROB_MISSING",
-                metadata={"missing": ",".join(map(str, missing)), "returned": str(len(found))},
-            )
+            raise ForeignLogprobMissingError(missing=missing, returned=len(found))
         best = max(found.values())
         return [ContinuationScore(found[token], found[token] == best, 1) for token in choices.token_ids]
 
     def read_input_tokens(self, outputs: Mapping[str, Array]) -> int:
         """Read the server's count; raises ForeignAnswerError."""
         return count_of(outputs, "num_input_tokens")
+
+
+def _scoring(choices: WireChoices, wanted: Mapping[str, Any]) -> WireRequest:
+    parameters = json.dumps({"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, **wanted})
+    inputs = _inputs(choices.context, parameters) | {"stream": flag_array(False), _RETURN_LOGPROBS: flag_array(True)}
+    return WireRequest(inputs, (*_OUTPUTS, _LOGPROBS))
 
 
 def _inputs(prompt: WirePrompt, parameters: str) -> dict[str, Array]:

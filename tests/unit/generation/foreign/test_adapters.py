@@ -240,5 +240,13 @@ def test_scoring_needs_tensors_of_its_own() -> None:
     shape = ModelShape(old, VLLM_SHAPE.outputs, is_batched=False, is_decoupled=True)
     for adapter in (VLLM, TENSORRT):
         with pytest.raises(ForeignUnsupportedError):
-            adapter.scoring(PROMPT, shape)
-    assert json.loads(VLLM.scoring(PROMPT, VLLM_SHAPE).inputs["sampling_parameters"][0])["logprobs"] == 20
+            adapter.scoring(CHOICES, shape)
+    assert json.loads(VLLM.scoring(CHOICES, VLLM_SHAPE).inputs["sampling_parameters"][0])["logprobs"] == 20
+
+
+def test_choices_are_named_up_to_vllms_limit() -> None:
+    named = VLLM.scoring_by_name(CHOICES, VLLM_SHAPE)
+    assert named is not None
+    assert json.loads(named.inputs["sampling_parameters"][0])["logprob_token_ids"] == [0, 2]
+    assert VLLM.scoring_by_name(WireChoices(PROMPT, tuple(range(129))), VLLM_SHAPE) is None
+    assert TENSORRT.scoring_by_name(CHOICES, FLAT) is None
