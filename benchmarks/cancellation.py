@@ -31,6 +31,7 @@ from services.standalone.testing import RunningFleet
 RESULT = Path(__file__).parent / "results" / "cancellation.json"
 RUNNING = "evalfleet_engine_running_sequences"
 GENERATED = "evalfleet_engine_generated_tokens_total"
+CANCELLED = "evalfleet_engine_cancelled_requests_total"
 WAVE = 32
 WAVES = 5
 AT_ONCE = 50
@@ -63,15 +64,16 @@ class Engine:
 class Callers:
     """Calls that would go on for long, were they not cancelled."""
 
-    def __init__(self, channel: grpc.aio.Channel, model: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, model: str, *, max_tokens: int = 4000) -> None:
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
         self._model = model
+        self._max_tokens = max_tokens
         self._number = 0
 
     def request(self) -> generation_pb2.GenerateRequest:
         """Return a request for a long answer, different from all before."""
         self._number += 1
-        sampling = generation_pb2.SamplingParameters(max_tokens=4000)
+        sampling = generation_pb2.SamplingParameters(max_tokens=self._max_tokens)
         return generation_pb2.GenerateRequest(
             model=self._model, prompt=f"{self._number} is a number", sampling=sampling
         )

@@ -9,6 +9,7 @@ from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_p
 
 from services.generation import model_messages, stream_messages, translation
 from services.generation.answering import Answering, BatchOutcome
+from services.generation.batch_reading import SalvagedBatch, read_batch
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.item_reading import read_items
 from services.generation.lifecycle import ModelLifecycle
@@ -20,6 +21,8 @@ from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
 MODEL_SERVICE = "evalfleet.generation.v1.ModelService"
+DECODERS = {"BatchGenerate": read_batch}
+"""Methods whose requests are read in parts: see ``batch_reading``."""
 UNBOUNDED_METHODS = frozenset({"StreamGenerate", "StreamScoreContinuations"})
 """Streams that may last as long as their caller likes; each of their items has a limit of its own."""
 
@@ -43,7 +46,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def BatchGenerate(
         self,
-        request: generation_pb2.BatchGenerateRequest,
+        request: generation_pb2.BatchGenerateRequest | SalvagedBatch,
         context: grpc.aio.ServicerContext[generation_pb2.BatchGenerateRequest, generation_pb2.BatchGenerateResponse],
     ) -> generation_pb2.BatchGenerateResponse:
         """Generate for many requests, each with an outcome of its own."""
@@ -161,7 +164,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return model_pb2.DeleteModelResponse()
 
 
-def _checked(request: generation_pb2.GenerateRequest) -> GenerationRequest | InvalidArgumentError:
+def _checked(
+    request: generation_pb2.GenerateRequest | InvalidArgumentError,
+) -> GenerationRequest | InvalidArgumentError:
+    if isinstance(request, InvalidArgumentError):
+        return request
     try:
         return translation.generation_request(request)
     except InvalidArgumentError as error:

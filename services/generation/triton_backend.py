@@ -145,7 +145,7 @@ class TritonBackend:
         """Generate one answer piece by piece; closing it closes the stream, which stops the engine's work."""
         text, tokens = "", 0
         chunks = self._client.generate_stream(
-            HOST_MODEL,
+            self._host_model,
             _prompt(prompt),
             _parameters(sampling),
             timeout_seconds=timeout_seconds,

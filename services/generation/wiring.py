@@ -35,6 +35,7 @@ from services.generation.registry import ModelRegistry
 from services.generation.residency import MemoryLimits
 from services.generation.retention import RetentionPolicy
 from services.generation.service import (
+    DECODERS,
     GENERATION_SERVICE,
     MODEL_SERVICE,
     UNBOUNDED_METHODS,
@@ -154,6 +155,7 @@ async def wire_backend(
                     lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server),
                     readiness=backend.is_ready,
                     unbounded_methods=UNBOUNDED_METHODS,
+                    decoders=DECODERS,
                 ),
                 HostedService(
                     MODEL_SERVICE,

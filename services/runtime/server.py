@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -39,12 +39,15 @@ class HostedService:
         readiness: answers whether the service can do its work (its dependencies are there); polled. ``None``: always.
         unbounded_methods: names of long-lived methods (``WatchRun``), to which the default deadline does not apply;
             their streams are ended with UNAVAILABLE when the server drains.
+        decoders: what reads the requests of a method, where its proto's own parser would refuse too much; raises
+            DecodeError or ValueError where nothing can be read.
     """
 
     full_name: str
     add_to_server: Callable[[grpc.aio.Server], None]
     readiness: ReadinessCheck | None = None
     unbounded_methods: frozenset[str] = frozenset()
+    decoders: Mapping[str, Callable[[bytes], Any]] = field(default_factory=dict)
 
 
 class FleetServer:
@@ -199,9 +202,10 @@ def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:
     """Return the rules of all methods that differ from the default, by full path."""
     rules = {}
     for service in services:
-        for method in service.unbounded_methods:
+        for method in service.unbounded_methods | service.decoders.keys():
             name = f"{service.full_name}/{method}"
-            rules[f"/{name}"] = MethodRules(name, bounded=False)
+            is_bounded = method not in service.unbounded_methods
+            rules[f"/{name}"] = MethodRules(name, bounded=is_bounded, decode=service.decoders.get(method))
     # Probes must be answered however busy the server is.
     for name in (f"{HEALTH_SERVICE}/Check", f"{HEALTH_SERVICE}/List"):
         rules[f"/{name}"] = MethodRules(name, limited=False, quiet=True)

@@ -1,13 +1,15 @@
 """Requests and responses of a decoupled Triton Python model as an engine sees them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from services.inference.engines.seams import Tensors
 from services.inference.failures import InferenceFailure, encode_failure
+from services.inference.triton_models.guarded_sender import GuardedSender
 
 _logger = logging.getLogger(__name__)
 
@@ -29,31 +31,34 @@ class StubResponder:
     """
 
     def __init__(self, sender: Any) -> None:
-        self._sender = sender
+        self._sender = GuardedSender(sender, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def send(self, tensors: Tensors) -> None:
         """Send one response; more follow."""
-        self._send(_response(tensors))
+        with _logged():
+            self._sender.send(_response(tensors))
 
     def finish(self, tensors: Tensors | None = None) -> None:
         """End the request; Triton wants the final mark even when the caller is gone."""
-        answer = () if tensors is None else (_response(tensors),)
-        self._send(*answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        with _logged():
+            self._sender.end(*(() if tensors is None else (_response(tensors),)))
 
     def fail(self, failure: InferenceFailure) -> None:
         """End the request with an error."""
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(encode_failure(failure)))
-        self._send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        with _logged():
+            self._sender.end(pb_utils.InferenceResponse(error=pb_utils.TritonError(encode_failure(failure))))
 
     def is_cancelled(self) -> bool:
         """Return whether the caller gave up."""
-        return bool(self._sender.is_cancelled())
+        return self._sender.is_cancelled()
 
-    def _send(self, *response: Any, flags: int = 0) -> None:
-        try:
-            self._sender.send(*response, flags=flags)
-        except pb_utils.TritonModelException:
-            _logger.warning("response_not_sent", exc_info=True)
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except pb_utils.TritonModelException:
+        _logger.warning("response_not_sent", exc_info=True)
 
 
 def _response(tensors: Tensors) -> Any:

@@ -1,6 +1,7 @@
 """The record of one call while it is handled; the behaviours share it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,12 +22,14 @@ class MethodRules:
         bounded: whether the default deadline applies. A long-lived stream opts out; a drain ends it.
         limited: whether admission counts its calls.
         quiet: whether calls that went well are logged at debug only (probes come every few seconds).
+        decode: reads the request in place of its proto's own parser.
     """
 
     method: str
     bounded: bool = True
     limited: bool = True
     quiet: bool = False
+    decode: Callable[[bytes], Any] | None = None
 
 
 class HandledCall:

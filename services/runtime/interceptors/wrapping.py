@@ -73,7 +73,8 @@ class WrappedMethods(grpc.GenericRpcHandler):
         return self._unknown
 
     def _wrap(self, handler: Handler, rules: MethodRules) -> Handler:
-        decode, encode = handler.request_deserializer or _as_is, handler.response_serializer or _as_is
+        decode = rules.decode or handler.request_deserializer or _as_is
+        encode = handler.response_serializer or _as_is
         # A lone message is decoded and encoded inside the scope, so that its failure is a typed error; the codecs of
         # streamed messages stay with gRPC, because handlers may also call context.read() and context.write().
         if handler.request_streaming and handler.response_streaming:

@@ -15,7 +15,7 @@ from services.generation.service import GENERATION_SERVICE
 from services.generation.settings import GenerationSettings
 from services.generation.wiring import wire, wire_backend
 from services.runtime.errors import FailedPreconditionError, FleetError, StartupError, from_rpc_error, from_status
-from services.runtime.testing import serve_in_process
+from services.runtime.testing import as_bytes, serve_in_process
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 
 
@@ -128,6 +128,26 @@ async def test_a_batch_reports_each_item_by_itself(
     assert {violation.field for violation in invalid.field_violations} == {"prompt", "sample_count"}
     assert unknown.code is grpc.StatusCode.NOT_FOUND
     assert response.results[3].response.completions[0].text.split("|")[1] == "c"
+
+
+async def test_a_request_of_a_batch_that_is_no_message_is_its_own_error(
+    channel: grpc.aio.Channel, model: model_pb2.Model
+) -> None:
+    requests = [
+        generation_pb2.GenerateRequest(model=model.name, prompt=prompt) for prompt in ("a", "##", "nul\0", "", "c")
+    ]
+    batch = generation_pb2.BatchGenerateRequest(requests=requests).SerializeToString().replace(b"##", b"\xff\xfe")
+    call = channel.unary_unary(
+        f"/{GENERATION_SERVICE}/BatchGenerate", as_bytes, generation_pb2.BatchGenerateResponse.FromString
+    )
+    results = (await call(batch)).results
+    reasons = [from_status(each.status).reason if each.HasField("status") else "" for each in results]
+    assert reasons == ["", "MALFORMED_REQUEST", "INVALID_REQUEST", "INVALID_REQUEST", ""]
+    assert results[4].response.completions[0].text.split("|")[1] == "c"
+    # What is not even a list of requests is refused, and so is a lone request.
+    lone = channel.unary_unary(f"/{GENERATION_SERVICE}/Generate", as_bytes, as_bytes)
+    for wrong in (call(b"\xff\xff\xff"), call(batch[:-1]), lone(b"\x12\x02\xff\xfe")):
+        assert (await failure(wrong)).reason == "MALFORMED_REQUEST"
 
 
 async def test_scores_come_back(

@@ -55,6 +55,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.answer: Outputs = ANSWER
         self.error = ""
         self.inputs: Mapping[str, Any] = {}
+        self.asked: list[str] = []
         self.checkpoints: dict[str, Any] = {}
         self.host: HostArguments | None = None
         self.is_crashed = False
@@ -65,6 +66,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     ) -> AsyncIterator[Any]:
         async for request in requests:
             self.inputs = read_request(request)
+            self.asked.append(request.model_name)
             error = self.error or self._host_error() * (OPERATION in self.inputs)
             if error:
                 yield kserve.ModelStreamInferResponse(error_message=error)
@@ -107,13 +109,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
 
 @asynccontextmanager
-async def serving(servicer: FakeTriton) -> AsyncIterator[TritonBackend]:
+async def serving(servicer: FakeTriton, host_model: str = HOST_MODEL) -> AsyncIterator[TritonBackend]:
     server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with InferenceClient(f"127.0.0.1:{port}", model_control_key="k") as client:
-        yield TritonBackend(client)
+        yield TritonBackend(client, host_model)
     await server.stop(None)
 
 
@@ -166,6 +168,16 @@ async def test_a_scoring_is_translated_both_ways(backend: TritonBackend, triton:
         {"role": "user", "content": "u"},
     ]
     assert [each.decode() for each in triton.inputs[contract.CONTINUATIONS]] == ["a", "b"]
+
+
+async def test_everything_is_asked_of_the_host_that_the_checkpoint_lives_in(triton: FakeTriton) -> None:
+    async with serving(triton, "another-host") as backend:
+        await backend.generate("m-1", "hi", Sampling(), truncate=False, timeout_seconds=10)
+        pieces = backend.generate_pieces("m-1", "hi", Sampling(), truncate=False, timeout_seconds=10)
+        assert [each async for each in pieces]
+        triton.answer = SCORES
+        await backend.score("m-1", "hi", ["a", "b"], truncate=False, timeout_seconds=10)
+    assert triton.asked == ["another-host"] * 3
 
 
 async def test_a_checkpoint_is_loaded_by_its_folder_in_its_dtype(backend: TritonBackend, triton: FakeTriton) -> None:

@@ -139,9 +139,11 @@ def test_a_continuation_longer_than_the_window_is_refused(ask: Ask) -> None:
     assert caught.value.reason == "CONTINUATION_TOO_LONG"
 
 
-def test_continuations_without_tokens_are_refused_by_index(ask: Ask) -> None:
+# "T" and "h" are two tokens, "The" is one: the tokenizer merges the continuation into its context.
+@pytest.mark.parametrize(("context", "continuation"), [("x", ""), ("Th", "e")])
+def test_continuations_without_tokens_are_refused_by_index(ask: Ask, context: str, continuation: str) -> None:
     with pytest.raises(InferenceFailure) as caught:
-        ask("x", ["a", ""]).wait()
+        ask(context, ["a", continuation]).wait()
     assert caught.value.reason == "CONTINUATION_EMPTY"
 
 

@@ -239,6 +239,23 @@ async def test_bytes_that_are_no_message_are_the_callers_fault() -> None:
             assert (type(error), error.reason) == (InvalidArgumentError, "MALFORMED_REQUEST")
 
 
+async def test_a_service_may_read_a_methods_requests_by_itself(make_service: Any) -> None:
+    async def tell(request: int, context: Any) -> bytes:
+        return f"{request} bytes".encode()
+
+    def count(received: bytes) -> int:
+        if not received:
+            raise ValueError("nothing was received")
+        return len(received)
+
+    service = make_service(unary=tell, decoders={"Unary": count})
+    async with serve_in_process(service) as channel:
+        assert await start(channel, "unary", b"abc") == [b"3 bytes"]
+        with pytest.raises(grpc.RpcError) as caught:
+            await start(channel, "unary", b"")
+    assert from_rpc_error(caught.value).reason == "MALFORMED_REQUEST"
+
+
 @pytest.mark.parametrize("wrong", ["returns nothing", "is not async"])
 async def test_a_broken_handler_is_an_internal_error(wrong: str, make_service: Any) -> None:
     async def returns_nothing(request: bytes, context: Any) -> None:
