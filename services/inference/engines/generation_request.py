@@ -1,7 +1,10 @@
 """One answer while it is generated: when it ends, and what its caller is told."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +14,10 @@ from services.inference.engines.answer_text import AnswerText
 from services.inference.engines.seams import Responder, Tensors, texts
 from services.inference.engines.token_choice import TokenChooser
 from services.inference.failures import InferenceFailure
+
+PIECE_SECONDS: Final = 0.05
+"""Shortest time between two pieces of a streamed answer. Every piece costs a message in each process on its way to the
+caller; where tokens come faster than messages are carried, the news that a caller has left queues behind them."""
 
 
 @dataclass(slots=True)
@@ -48,6 +55,7 @@ class GenerationRequest:
     num_cached_tokens: int = 0
     _num_reported: int = 0
     _cumulative_logprob: float = 0.0
+    _sent_at: float = -math.inf
 
     @property
     def longest_tokens(self) -> int:
@@ -66,9 +74,16 @@ class GenerationRequest:
         reason = self._take(token_id)
         if reason is not None:
             self._finish(reason)
-        elif self.is_streamed and (piece := self.answer.release(is_final=False)):
-            self.responder.send(self._outputs(piece, None))
+        elif self.is_streamed:
+            self._send_piece()
         return reason is None
+
+    def _send_piece(self) -> None:
+        """Send what is certain of the answer, unless a piece was sent just now: then it goes with a later one."""
+        now = time.monotonic()
+        if now - self._sent_at >= PIECE_SECONDS and (piece := self.answer.release(is_final=False)):
+            self._sent_at = now
+            self.responder.send(self._outputs(piece, None))
 
     def _take(self, token_id: int) -> FinishReason | None:
         if token_id in self.chooser.ending_token_ids:

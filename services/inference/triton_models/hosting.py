@@ -69,8 +69,11 @@ class StubMetrics:
             self._metrics[name] = family.Metric(labels={"model": model_name})
 
     def publish(self, values: Mapping[str, float]) -> None:
-        """Replace the published value of each name."""
-        for name, value in values.items():
+        """Replace the published value of each name, one by one.
+
+        Gauges come last: whoever sees there that nothing runs can trust the counters.
+        """
+        for name, value in sorted(values.items(), key=lambda item: METRICS[item[0]][0] == "gauge"):
             before = self._published.get(name, 0.0)
             if value == before:
                 continue
