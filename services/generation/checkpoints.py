@@ -78,6 +78,23 @@ def locate_checkpoint(path: str, roots: Sequence[Path], *, field: str = CHECKPOI
     return resolved
 
 
+def locate_tokenizer(path: str, roots: Sequence[Path]) -> Path:
+    """Resolve ``path`` as ``locate_checkpoint`` does; no file in the folder may link out of the roots.
+
+    Raises:
+        CheckpointPathError: as ``locate_checkpoint``.
+    """
+    folder = locate_checkpoint(path, roots)
+    _confine_files(folder, roots)
+    return folder
+
+
+def _confine_files(folder: Path, roots: Sequence[Path]) -> None:
+    for file in folder.iterdir():
+        if file.is_file():
+            _confine(file.resolve(), roots, shown=str(file))
+
+
 def _confine(resolved: Path, roots: Sequence[Path], *, shown: str, field: str = CHECKPOINT_FIELD) -> None:
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots) or "none is configured"
@@ -108,8 +125,8 @@ def read_checkpoint(path: str, roots: Sequence[Path], adapter_path: str = "") ->
     adapter = locate_checkpoint(adapter_path, roots, field="adapter_path") if adapter_path else None
     # Stamped before reading, so that a write during the checks shows up as a change later.
     fingerprint = read_fingerprint(folder, adapter)
-    for file in (file for each in (folder, adapter) if each for file in each.iterdir() if file.is_file()):
-        _confine(file.resolve(), roots, shown=str(file))
+    for each in filter(None, (folder, adapter)):
+        _confine_files(each, roots)
     try:
         with as_fleet_errors():
             facts = inspect_checkpoint(folder)

@@ -8,7 +8,13 @@ from pathlib import Path
 import structlog
 
 from services.generation.backend import Deployment, InferenceBackend
-from services.generation.checkpoints import ContentDigests, changed_checkpoint, locate_checkpoint, read_fingerprint
+from services.generation.checkpoints import (
+    ContentDigests,
+    changed_checkpoint,
+    locate_checkpoint,
+    locate_tokenizer,
+    read_fingerprint,
+)
 from services.generation.errors import ModelFailedError, ModelLostError
 from services.generation.foreign.tokenizer import tokenizer_digest
 from services.generation.models import ModelRecord
@@ -67,12 +73,13 @@ class CheckpointLoader:
         """
         if self._sources is not None:
             record = await self._sources.restored(record)
-        folder = await asyncio.to_thread(locate_checkpoint, record.checkpoint_path, self._roots)
         if (foreign := record.foreign) is not None:
+            folder = await asyncio.to_thread(locate_tokenizer, record.checkpoint_path, self._roots)
             digest = foreign.digest(await asyncio.to_thread(tokenizer_digest, folder))
             if record.digest not in ("", digest):
                 raise changed_checkpoint(folder)
             return replace(record, digest=digest)
+        folder = await asyncio.to_thread(locate_checkpoint, record.checkpoint_path, self._roots)
         adapter = Path(record.adapter_path) if record.adapter_path else None
         if adapter is not None:
             await asyncio.to_thread(locate_checkpoint, record.adapter_path, self._roots)

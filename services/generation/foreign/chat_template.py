@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from services.generation.foreign.errors import ForeignTokenizerError
 from services.generation.requests import Turn
 from services.runtime.errors import FailedPreconditionError, InvalidArgumentError
 
-_END_MARK: Final = "evalfleet-end-of-final-message"
+# The space behind it tells whether the template trims what a turn says.
+_END_MARK: Final = "evalfleet-end-of-final-message "
 
 
 class ChatTemplate:
@@ -27,24 +27,19 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         try:
-            import jinja2
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+            from jinja2 import TemplateError
+
+            from services.generation.foreign.jinja_environment import chat_environment
         except ImportError as error:
             raise FailedPreconditionError(
                 "chat templates of foreign models need the package jinja2: install evalfleet-services[foreign]",
                 reason="FOREIGN_PACKAGE_MISSING",
             ) from error
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _reject
-        environment.globals["strftime_now"] = _now
-        self._errors = (jinja2.TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+        self._errors = (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
         self._special_tokens = dict(special_tokens)
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = chat_environment().from_string(source)
+        except TemplateError as error:
             raise ForeignTokenizerError(f"the chat template cannot be compiled: {error}") from error
 
     @classmethod
@@ -81,10 +76,11 @@ class ChatTemplate:
             raise _rejected(str(error), turns) from error
         if not continues:
             return text
-        end = text.rfind(_END_MARK)
+        end = text.rfind(_END_MARK.rstrip())
         if end < 0 or turns[-1].content.strip() not in text[:end]:
             raise _rejected("it leaves out parts of the turn that is to be continued", turns)
-        return text[:end]
+        is_trimmed = not text.startswith(_END_MARK, end)
+        return text[:end].rstrip() if is_trimmed else text[:end]
 
 
 def _source(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -110,16 +106,3 @@ def _rejected(problem: str, turns: Sequence[Turn]) -> InvalidArgumentError:
         reason="CHAT_TEMPLATE_REJECTED",
         metadata={"roles": ",".join(turn.role for turn in turns)},
     )
-
-
-def _reject(message: object) -> NoReturn:
-    raise ValueError(str(message))
-
-
-def _to_json(value: object, indent: int | None = None, **_: object) -> str:
-    # Without the escapes for HTML that Jinja's own filter makes.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)

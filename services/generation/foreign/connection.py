@@ -27,7 +27,8 @@ _ERRORS_AS_STATUS: Final = (("triton_grpc_error", "true"),)
 _LONGEST_MESSAGE_CHARACTERS: Final = 500
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    # The largest answer is the logits of one token for a whole vocabulary.
+    ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.generation.checkpoints import locate_checkpoint
+from services.generation.checkpoints import locate_tokenizer
 from services.generation.errors import ModelExistsError
 from services.generation.foreign.backend import ForeignTritons
 from services.generation.foreign.target import ForeignTarget
@@ -38,7 +38,7 @@ class ForeignModels:
         """
         await self._tritons.probe(target)
         fetched = await self._sources.fetch(replace(source, is_tokenizer=True))
-        folder = await asyncio.to_thread(locate_checkpoint, fetched.checkpoint_path, self._roots)
+        folder = await asyncio.to_thread(locate_tokenizer, fetched.checkpoint_path, self._roots)
         tokenizer = await asyncio.to_thread(ForeignTokenizer.load, folder)
         digest = target.digest(await asyncio.to_thread(tokenizer_digest, folder))
         return ModelRecord(

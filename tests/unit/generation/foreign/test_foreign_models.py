@@ -35,7 +35,10 @@ async def server(tokenizer_folder: Path) -> AsyncIterator[FakeForeignTriton]:
 class Service:
     """A running generation service."""
 
-    def __init__(self, channel: grpc.aio.Channel, metrics: CollectorRegistry, target: str, tokenizer: Path) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, metrics: CollectorRegistry, target: str, tokenizer: Path, root: Path
+    ) -> None:
+        self.root = root
         self.models: Any = model_pb2_grpc.ModelServiceStub(channel)
         self.generation: Any = generation_pb2_grpc.GenerationServiceStub(channel)
         self.metrics = metrics
@@ -83,7 +86,7 @@ def start(server: FakeForeignTriton, backend: FakeInferenceBackend, tokenizer_fo
             wire_backend(settings, metrics, backend) as services,
             serve_in_process(*services, settings=settings) as channel,
         ):
-            yield Service(channel, metrics, server.target, tokenizer_folder)
+            yield Service(channel, metrics, server.target, tokenizer_folder, tmp_path)
 
     return running
 
@@ -183,6 +186,15 @@ async def test_foreign_models_take_no_memory_and_need_no_server_of_ours(
         assert (await service.generate()).completions[0].text == "five"
         await service.models.DeleteModel(model_pb2.DeleteModelRequest(name="models/f"), timeout=10)
         assert (await error_of(service.generate())).reason == "MODEL_NOT_FOUND"
+
+
+async def test_a_tokenizer_may_not_link_out_of_the_roots(service: Service, tmp_path_factory: Any) -> None:
+    outside = write_tokenizer(tmp_path_factory.mktemp("elsewhere") / "llama")
+    assert (await error_of(service.register(str(outside)))).reason == "CHECKPOINT_OUTSIDE_ROOTS"
+    linking = write_tokenizer(service.root / "linking")
+    (linking / "tokenizer.json").unlink()
+    (linking / "tokenizer.json").symlink_to(outside / "tokenizer.json")
+    assert (await error_of(service.register(str(linking)))).reason == "CHECKPOINT_OUTSIDE_ROOTS"
 
 
 async def test_an_id_stands_for_one_foreign_model(service: Service) -> None:

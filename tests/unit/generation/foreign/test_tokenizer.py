@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +10,11 @@ from tokenizers import Tokenizer
 from services.generation.foreign.errors import ForeignTokenizerError, ForeignUnsupportedError
 from services.generation.foreign.tokenizer import ForeignTokenizer, tokenizer_digest
 from services.generation.requests import Turn
+from services.inference.contract import Message, messages_to_json
+from services.inference.engines.prompts import PromptEncoder
+from services.inference.failures import InferenceFailure
 from services.runtime.errors import FailedPreconditionError, FleetError, InvalidArgumentError
-from tests.fakes.tokenizer_folder import write_tokenizer
+from tests.fakes.tokenizer_folder import TEMPLATE, write_tokenizer
 
 TURNS = (Turn("system", "Be brief."), Turn("user", "2 + 3?"))
 RENDERED = "<s><|system|>Be brief.</s><|user|>2 + 3?</s><|assistant|>"
@@ -72,23 +76,51 @@ def test_an_assistants_last_turn_is_continued(tokenizer: ForeignTokenizer) -> No
     assert wire.text.endswith("<|assistant|>The answer is")
 
 
-def test_templates_are_rendered_as_transformers_renders_them(tmp_path: Path) -> None:
+WHITE_SPACE = (
+    "{{ bos_token }}\n{%- for message in messages %}\n"
+    "    {%- if message.role == 'user' and loop.first %}{{ message | tojson }}{% endif %}\n"
+    "    {%- if loop.index > 5 %}{% break %}{% endif %}\n"
+    "  [{{ message.role }}]{% generation %} {{ message.content }}{% endgeneration %}\n{% endfor %}\n"
+    "{%- if add_generation_prompt %}[assistant]{% endif %}"
+)
+REJECTING = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no turns') }}{% endif %}"
+    "{{ message['content'] | trim }}{{ eos_token }}{% endfor %}"
+)
+conversations = st.lists(
+    st.builds(Turn, st.sampled_from(["user", "assistant"]), st.text(" ab<é\n", min_size=1, max_size=6)),
+    min_size=1,
+    max_size=4,
+).map(tuple)
+
+
+@pytest.fixture(scope="module", params=[TEMPLATE, WHITE_SPACE, REJECTING], ids=["plain", "white space", "rejecting"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ForeignTokenizer, Any]:
+    """Our tokenizer and transformers' of the same folder."""
     from transformers import PreTrainedTokenizerFast
 
-    template = (
-        "{{ bos_token }}\n{%- for message in messages %}\n"
-        "    {%- if message.role == 'user' and loop.first %}{{ message | tojson }}{% endif %}\n"
-        "    {%- if loop.index > 2 %}{% break %}{% endif %}\n"
-        "  [{{ message.role }}] {{ message.content }}\n{% endfor %}\n"
-        "{%- if add_generation_prompt %}[assistant]{% endif %}"
-    )
-    folder = write_tokenizer(tmp_path, template=None, eos_token="</s>")
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
-    turns = (Turn("user", "Grüße <b>"), Turn("assistant", "x"), Turn("user", "y"), Turn("user", "z"))
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    text = str(theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    assert ForeignTokenizer.load(folder).wire_prompt(turns).text == text.removeprefix("<s>")
+    folder = write_tokenizer(tmp_path_factory.mktemp("template"), template=request.param, eos_token="</s>")
+    return ForeignTokenizer.load(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+@settings(max_examples=100)
+@given(turns=conversations)
+def test_templates_are_rendered_as_our_own_engines_render_them(
+    both: tuple[ForeignTokenizer, Any], turns: tuple[Turn, ...]
+) -> None:
+    ours, theirs = both
+    encoder = PromptEncoder(theirs, 10_000)
+    messages = [Message(turn.role, turn.content) for turn in turns]
+    try:
+        expected = encoder.encode(encoder.render(messages_to_json(messages)))
+    except InferenceFailure:
+        with pytest.raises(InvalidArgumentError, match="rejects this conversation"):
+            ours.wire_prompt(turns)
+        return
+    wire = ours.wire_prompt(turns)
+    assert theirs.encode(wire.text) == list(expected)
+    assert wire.token_count == len(expected)
 
 
 def test_a_conversation_that_the_template_rejects_is_the_callers_error(tokenizer: ForeignTokenizer) -> None:
