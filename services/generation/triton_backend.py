@@ -52,18 +52,18 @@ class TritonBackend:
 
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return the names of the models that take requests."""
-        with _losses():
+        with losses():
             report = await self._report(timeout_seconds)
         return frozenset(report.checkpoints) if isinstance(report, HostReport) else frozenset()
 
     async def warm_up(self, *, timeout_seconds: float) -> None:
         """Start the checkpoint host, so that the first checkpoint need not wait for its process."""
-        with _losses():
+        with losses():
             await self._running_host(timeout_seconds)
 
     async def memory_bytes(self, *, timeout_seconds: float) -> int:
         """Return the memory of the device on which the checkpoints live."""
-        with _losses():
+        with losses():
             return (await self._running_host(timeout_seconds)).memory_bytes
 
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
@@ -73,13 +73,13 @@ class TritonBackend:
         arguments = CausalLMArguments(
             model=deployment.checkpoint_path, dtype=dtype, adapter=deployment.adapter_path or None
         )
-        with _losses():
+        with losses():
             await self._running_host(timeout_seconds)
             await self._host.load(deployment.name, arguments, timeout_seconds=timeout_seconds)
 
     async def unload(self, name: str, *, timeout_seconds: float) -> None:
         """Unload a checkpoint after its requests in flight."""
-        with _losses():
+        with losses():
             try:
                 await self._host.unload(name, timeout_seconds=timeout_seconds)
             except FleetError as error:
@@ -89,7 +89,7 @@ class TritonBackend:
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """End the host's process with all its checkpoints; it starts anew when it is needed."""
-        with _losses():
+        with losses():
             await self._host.stop(timeout_seconds=timeout_seconds)
 
     async def _running_host(self, timeout_seconds: float) -> HostReport:
@@ -120,7 +120,7 @@ class TritonBackend:
         self, name: str, prompt: Prompt, sampling: Sampling, *, truncate: bool, timeout_seconds: float
     ) -> EngineAnswer:
         """Generate one answer; cancelling closes the stream, which stops the engine's work."""
-        with _losses():
+        with losses():
             answer = await self._client.generate(
                 self._host_model,
                 _prompt(prompt),
@@ -152,7 +152,7 @@ class TritonBackend:
             checkpoint=name,
             truncate_input=truncate,
         )
-        with _losses():
+        with losses():
             async with aclosing(chunks):
                 async for chunk in chunks:
                     text, tokens = text + chunk.text, tokens + chunk.num_output_tokens
@@ -173,7 +173,7 @@ class TritonBackend:
         self, name: str, context: Prompt, continuations: Sequence[str], *, truncate: bool, timeout_seconds: float
     ) -> EngineScores:
         """Score all continuations of one context in one request."""
-        with _losses():
+        with losses():
             answer = await self._client.score_continuations(
                 self._host_model,
                 _prompt(context),
@@ -209,7 +209,7 @@ def _prompt(prompt: Prompt) -> contract.Prompt:
 
 
 @contextmanager
-def _losses() -> Iterator[None]:
+def losses() -> Iterator[None]:
     """Tell the loss of the server or of the model, and a wrong key, from errors of the request."""
     try:
         yield

@@ -2,12 +2,14 @@
 
 import itertools
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 from transformers import AutoConfig, GenerationConfig
 
+from services.inference.adapters import CONFIG_FILE
 from services.inference.checkpoints import inspect_checkpoint, read_json
 from services.inference.contract import CausalLMArguments
 from services.inference.engines.loading import DEFAULT_CONTEXT_TOKENS, load_tokenizer
@@ -20,6 +22,8 @@ from services.inference.failures import InferenceFailure
 
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be told to make room for."""
+_NOT_IN_VLLM: Final = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices")
+"""Settings of an adapter's configuration, beside its bias, with which vLLM's answers would not be the adapter's."""
 
 
 class VllmCheckpoints:
@@ -177,7 +181,9 @@ def _adapter_rank(arguments: CausalLMArguments) -> int:
     """Return the room that the checkpoint's adapter needs; 0 without one."""
     if arguments.adapter is None:
         return 0
-    told = read_json(Path(arguments.adapter) / "adapter_config.json").get("r")
+    config = read_json(Path(arguments.adapter) / CONFIG_FILE)
+    _check_adapter_kind(config, arguments.adapter)
+    told = config.get("r")
     fitting = [rank for rank in _ADAPTER_RANKS if isinstance(told, int) and 0 < told <= rank]
     if not fitting:
         raise InferenceFailure(
@@ -187,6 +193,20 @@ def _adapter_rank(arguments: CausalLMArguments) -> int:
             metadata={"path": arguments.adapter},
         )
     return fitting[0]
+
+
+def _check_adapter_kind(config: Mapping[str, Any], folder: str) -> None:
+    """Refuse what vLLM would not compute, or, worse, pass over: it reads one rank and one scale of an adapter."""
+    used = [name for name in _NOT_IN_VLLM if config.get(name)]
+    used += ["bias"] if config.get("bias", "none") != "none" else []
+    if used:
+        raise InferenceFailure(
+            f"{folder} uses {', '.join(used)}, which vLLM does not apply; register it with engine transformers",
+            reason="ADAPTER_UNSUPPORTED",
+            code="FAILED_PRECONDITION",
+            metadata={"path": folder},
+            field="adapter_path",
+        )
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

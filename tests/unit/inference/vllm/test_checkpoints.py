@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,46 @@ def test_a_missing_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InferenceFailure, match="make vllm"):
         VllmCheckpoints(None).load(CausalLMArguments(str(tiny_checkpoint)), None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_refused"),
+    [
+        ({}, False),
+        ({"bias": "none", "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "use_rslora": True}, False),
+        ({"use_dora": True}, True),
+        ({"modules_to_save": ["lm_head"]}, True),
+        ({"rank_pattern": {"q_proj": 4}}, True),
+        ({"alpha_pattern": {"q_proj": 4}}, True),
+        ({"bias": "lora_only"}, True),
+    ],
+)
+def test_an_adapter_that_vllm_would_not_apply_is_refused_before_vllm_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    setting: dict[str, object],
+    is_refused: bool,
+) -> None:
+    started: list[int] = []
+
+    class Started(Exception):
+        """vLLM would start now."""
+
+    def start(arguments: CausalLMArguments, window: int, rank: int) -> object:
+        started.append(rank)
+        raise Started
+
+    monkeypatch.setattr("services.inference.engines.vllm.checkpoints.require_vllm", lambda: None)
+    monkeypatch.setattr("services.inference.engines.vllm.checkpoints._starter", start)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 5, **setting}))
+    arguments = CausalLMArguments(str(tiny_checkpoint), adapter=str(tmp_path))
+    with pytest.raises(InferenceFailure if is_refused else Started) as caught:
+        VllmCheckpoints(None).load(arguments, None, None)  # type: ignore[arg-type]
+    assert started == ([] if is_refused else [8])
+    if isinstance(caught.value, InferenceFailure):
+        assert (caught.value.reason, caught.value.field) == ("ADAPTER_UNSUPPORTED", "adapter_path")
+        assert "engine transformers" in str(caught.value)
 
 
 def test_checkpoints_of_one_shape_share_a_host(tiny_checkpoint: Path, tmp_path: Path) -> None:
