@@ -1,11 +1,17 @@
 """A training loop's days in minutes: many checkpoints registered and evaluated, one after another, under little memory.
 
-Run it with ``make bench-soak``. A real fleet with the real Triton; every checkpoint has the weights of the one before
-with noise added, gets a few questions, and makes room for those after it.
+Run it with ``make bench-soak``. A whole fleet with the real Triton; every checkpoint has the weights of the first with
+noise of its own added, is registered, evaluated with a suite of twenty items by the evaluation service, and makes room
+for those after it. The level after the tenth checkpoint is compared with the level at the end.
+
+What is bounded has small bounds here, so that it is full by the tenth checkpoint and a plateau can be seen: the cache
+of answers (64 KiB), models in memory (four), models that stay registered (five more), each process's log (16 KiB).
+*Disk* is all that the fleet keeps in its state folder but two things, which are shown by themselves: the ledgers of
+runs and results, which keep one row an item for ever, by design, and the logs. Both levels are read some seconds after
+an evaluation, when journals have been emptied and logs looked after; the largest level on the way is a figure, too.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -17,21 +23,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import torch
-from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+from evalfleet.fleet import Fleet
+from evalfleet.results import RunState
 from safetensors.torch import load_file, save_file
 
+from benchmarks.memory import tree_resident_mib
 from benchmarks.report import installed_versions, write_result
 from services.standalone.testing import RunningFleet
 
 RESULT = Path("benchmarks/results/checkpoint_soak.json")
+SUITE = Path(__file__).parent / "soak_suite"
 FIRST_LEVEL = 10
+PROCESSES = {"triton": "inference", "service": "generation", "evaluation": "evaluation", "aggregation": "aggregation"}
+"""Whose memory is watched: by the figure's name, the fleet's part. ``service`` is the one that keeps the models."""
+
 _MIB = 1 << 20
+_LEDGERS = ("aggregation/ledger.sqlite", "evaluation/evaluation.sqlite")
 _OVERHEAD_BYTES = 64 * _MIB
 _RESIDENT_MODELS = 4
-_CALL_SECONDS = 120.0
-_PROMPTS = ("What is 2 + 3?", "Name a planet.", "The quick brown fox")
+_UNUSED_MODELS = 5
+_CACHE_BYTES = 64 * 1024
+_LOG_BYTES = 16 * 1024
+_LOGS = 7
+_SETTLE_SECONDS = 8.0
+_KEPT_FOLDERS = 8
+_ITEMS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +56,54 @@ class Level:
     """What the fleet takes at one moment.
 
     Attributes:
-        triton_bytes: resident memory of Triton and all processes below it.
-        service_bytes: resident memory of the generation service.
-        disk_bytes: files in the state folders of both, logs left out.
-        log_bytes: their logs.
+        memory_mib: of each of ``PROCESSES`` with all processes below it.
+        files: sizes in bytes of all files in the state folder.
         register_seconds: from CreateModel to READY, of the checkpoint registered last.
+        evaluate_seconds: its run, from CreateRun to the last estimate.
     """
 
-    triton_bytes: int
-    service_bytes: int
-    disk_bytes: int
-    log_bytes: int
+    memory_mib: Mapping[str, float]
+    files: Mapping[str, int]
     register_seconds: float
+    evaluate_seconds: float
+
+    @property
+    def log_bytes(self) -> int:
+        """Logs with their older pieces."""
+        return sum(size for name, size in self.files.items() if ".log" in name)
+
+    @property
+    def ledger_bytes(self) -> int:
+        """Runs and results, which are kept."""
+        return sum(self.files.get(name, 0) for name in _LEDGERS)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Everything else."""
+        return sum(self.files.values()) - self.log_bytes - self.ledger_bytes
 
 
 def soak(base: Path, count: int, *, environment: Mapping[str, str] | None = None) -> list[Level]:
-    """Register and evaluate ``count`` checkpoints; return the level after each."""
-    with (
-        _fleet(base, environment or {}) as (fleet, root),
-        grpc.insecure_channel(fleet.endpoints["generation"]) as channel,
-    ):
+    """Register and evaluate ``count`` checkpoints; return the level after each.
+
+    Raises:
+        RuntimeError: an evaluation did not succeed.
+    """
+    with _fleet(base, environment or {}) as (running, root), Fleet.connect(running.endpoints) as fleet:
         weights = load_file(base / "model.safetensors")
         levels = []
         for index in range(count):
             folder = _perturbed(base, root / f"step-{index}", weights, index)
-            seconds = _register(channel, folder)
-            _evaluate(channel, folder.name)
-            levels.append(_level(fleet, seconds))
+            started = time.perf_counter()
+            fleet.models.add(folder, model_id=folder.name)
+            registered = time.perf_counter()
+            _evaluate(fleet, folder.name)
+            evaluated = time.perf_counter()
+            if index + 1 in (FIRST_LEVEL, count):
+                time.sleep(_SETTLE_SECONDS)
+            levels.append(_level(running, registered - started, evaluated - registered))
             # What a trainer that keeps its last checkpoints does.
-            shutil.rmtree(root / f"step-{index - 8}", ignore_errors=True)
+            shutil.rmtree(root / f"step-{index - _KEPT_FOLDERS}", ignore_errors=True)
         return levels
 
 
@@ -77,12 +113,16 @@ def _fleet(base: Path, environment: Mapping[str, str]) -> Iterator[tuple[Running
     limits = {
         "EVALFLEET_MODEL_MEMORY_BYTES": str(int((_RESIDENT_MODELS + 0.5) * cost)),
         "EVALFLEET_MODEL_OVERHEAD_BYTES": str(_OVERHEAD_BYTES),
-        "EVALFLEET_UNUSED_MODELS_KEPT": "5",
+        "EVALFLEET_UNUSED_MODELS_KEPT": str(_UNUSED_MODELS),
+        "EVALFLEET_CACHE_MAX_BYTES": str(_CACHE_BYTES),
+        "EVALFLEET_LOG_MAX_BYTES": str(_LOG_BYTES),
     }
     with tempfile.TemporaryDirectory(prefix="evalfleet-soak-") as folder:
         root = Path(folder)
-        with RunningFleet(checkpoint_roots=[root], environment={**limits, **environment}) as fleet:
-            yield fleet, root
+        with RunningFleet(
+            checkpoint_roots=[root], suite_dirs=[SUITE], environment={**limits, **environment}
+        ) as running:
+            yield running, root
 
 
 def _perturbed(base: Path, folder: Path, weights: Mapping[str, torch.Tensor], seed: int) -> Path:
@@ -96,63 +136,30 @@ def _perturbed(base: Path, folder: Path, weights: Mapping[str, torch.Tensor], se
     return folder
 
 
-def _register(channel: grpc.Channel, folder: Path) -> float:
-    models = model_pb2_grpc.ModelServiceStub(channel)
-    started = time.perf_counter()
-    request = model_pb2.CreateModelRequest(model_id=folder.name, checkpoint_path=str(folder))
-    model = models.CreateModel(request, timeout=_CALL_SECONDS).model
-    while model.state == model_pb2.MODEL_STATE_LOADING:
-        time.sleep(0.01)
-        model = models.GetModel(model_pb2.GetModelRequest(name=model.name), timeout=_CALL_SECONDS).model
-    assert model.state == model_pb2.MODEL_STATE_READY, model.failure
-    return time.perf_counter() - started
+def _evaluate(fleet: Fleet, model_id: str) -> None:
+    started = fleet.runs.start(model=model_id, suite="soak")
+    for snapshot in fleet.runs.watch(started.name):
+        state = snapshot.run.state
+    totals = fleet.runs.snapshot(started.name).totals
+    if state is not RunState.SUCCEEDED or sum(each.scored_count for each in totals) != _ITEMS:
+        raise RuntimeError(f"the evaluation of {model_id} did not succeed: {state}, {totals}")
 
 
-def _evaluate(channel: grpc.Channel, model_id: str) -> None:
-    stub = generation_pb2_grpc.GenerationServiceStub(channel)
-    for prompt in _PROMPTS:
-        sampling = generation_pb2.SamplingParameters(max_tokens=16)
-        stub.Generate(
-            generation_pb2.GenerateRequest(model=f"models/{model_id}", prompt=prompt, sampling=sampling),
-            timeout=_CALL_SECONDS,
-        )
-        stub.ScoreContinuations(
-            generation_pb2.ScoreContinuationsRequest(
-                model=f"models/{model_id}", prompt=prompt, continuations=[" 5", " Mars", " jumps"]
-            ),
-            timeout=_CALL_SECONDS,
-        )
-
-
-def _level(fleet: RunningFleet, register_seconds: float) -> Level:
-    logs = [*(fleet.state_dir / "logs").glob("*"), *(fleet.state_dir / "inference").glob("*.log")]
-    folders = (fleet.state_dir / "generation", fleet.state_dir / "inference")
-    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and file not in logs]
+def _level(running: RunningFleet, register_seconds: float, evaluate_seconds: float) -> Level:
+    processes = running.processes
+    files = {}
+    for file in running.state_dir.rglob("*"):
+        try:
+            if file.is_file():
+                files[file.relative_to(running.state_dir).as_posix()] = file.stat().st_size
+        except FileNotFoundError:
+            continue
     return Level(
-        triton_bytes=_tree_bytes(fleet.processes["inference"]),
-        service_bytes=_resident_bytes(fleet.processes["generation"]),
-        disk_bytes=sum(map(_size, files)),
-        log_bytes=sum(map(_size, logs)),
+        memory_mib={name: tree_resident_mib(processes[part]) for name, part in PROCESSES.items()},
+        files=files,
         register_seconds=register_seconds,
+        evaluate_seconds=evaluate_seconds,
     )
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _tree_bytes(process_id: int) -> int:
-    children: list[int] = []
-    for task in Path(f"/proc/{process_id}/task").iterdir():
-        children += map(int, (task / "children").read_text().split())
-    return _resident_bytes(process_id) + sum(map(_tree_bytes, children))
-
-
-def _resident_bytes(process_id: int) -> int:
-    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def figures_of(levels: Sequence[Level]) -> dict[str, float]:
@@ -161,15 +168,34 @@ def figures_of(levels: Sequence[Level]) -> dict[str, float]:
     figures: dict[str, float] = {
         "checkpoints": len(levels),
         "register_seconds_median": statistics.median(each.register_seconds for each in levels[1:]),
+        "evaluate_seconds_median": statistics.median(each.evaluate_seconds for each in levels[1:]),
     }
-    for name in ("triton", "service", "disk", "log"):
-        before, after = getattr(first, f"{name}_bytes"), getattr(last, f"{name}_bytes")
-        figures |= {
-            f"{name}_mib_after_10": before / _MIB,
-            f"{name}_mib_at_end": after / _MIB,
-            f"{name}_ratio": after / before,
-        }
+    pairs = {name: (first.memory_mib[name], last.memory_mib[name]) for name in PROCESSES}
+    pairs["disk"] = (first.disk_bytes / _MIB, last.disk_bytes / _MIB)
+    pairs["log"] = (first.log_bytes / _MIB, last.log_bytes / _MIB)
+    for name, (before, after) in pairs.items():
+        figures |= {f"{name}_mib_after_10": before, f"{name}_mib_at_end": after, f"{name}_ratio": after / before}
+    figures |= {
+        "disk_mib_most": max(each.disk_bytes for each in levels) / _MIB,
+        "log_mib_most": max(each.log_bytes for each in levels) / _MIB,
+        "log_mib_bound": _LOGS * _LOG_BYTES / _MIB,
+        "ledger_mib_after_10": first.ledger_bytes / _MIB,
+        "ledger_mib_at_end": last.ledger_bytes / _MIB,
+        "ledger_bytes_per_run": (last.ledger_bytes - first.ledger_bytes) / max(1, len(levels) - FIRST_LEVEL),
+    }
     return figures
+
+
+def what_grew(levels: Sequence[Level]) -> list[str]:
+    """Return a table of the files that changed since the tenth checkpoint, with their sizes in KiB on the way."""
+    steps = sorted({FIRST_LEVEL, len(levels) // 4, len(levels) // 2, len(levels)} - {0})
+    names = sorted({name for step in steps for name in levels[step - 1].files})
+    lines = [f"{'KiB after so many checkpoints':60}" + "".join(f"{step:>9}" for step in steps)]
+    for name in names:
+        sizes = [levels[step - 1].files.get(name, 0) for step in steps]
+        if len(set(sizes)) > 1:
+            lines.append(f"{name[-60:]:60}" + "".join(f"{size / 1024:9.1f}" for size in sizes))
+    return lines
 
 
 def main() -> None:
@@ -181,14 +207,25 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="checkpoints to register")
     parser.add_argument("--json", type=Path, default=RESULT, help="where to write the result")
     told = parser.parse_args()
+    if told.count < FIRST_LEVEL:
+        parser.error(f"--count must be at least {FIRST_LEVEL}, whose level is compared with")
     base = told.checkpoint or _tiny_policy()
-    figures = figures_of(soak(base, told.count))
+    levels = soak(base, told.count)
+    print("\n".join(what_grew(levels)))
+    figures = figures_of(levels)
     for name, value in figures.items():
         print(f"{name:28} {value:10.3f}")
     notes = [
-        f"{told.count} checkpoints with noise on their weights, registered and asked {2 * len(_PROMPTS)} things each "
-        f"through the generation service; memory for {_RESIDENT_MODELS} of them, 5 unused ones kept registered.",
-        "Ratios: the level at the end over the level after the tenth checkpoint; logs are counted apart from the disk.",
+        f"{told.count} checkpoints with noise on their weights, each registered and evaluated by a run of the "
+        f"evaluation service over {SUITE.name} (10 answers, 10 choices); memory for {_RESIDENT_MODELS} of them, "
+        f"{_UNUSED_MODELS} unused ones kept registered.",
+        f"The cache of answers was bounded to {_CACHE_BYTES // 1024} KiB and each log to {_LOG_BYTES // 1024} KiB, so "
+        "that both are full by the tenth checkpoint; their defaults are 2 GiB and 64 MiB.",
+        "Ratios: the level at the end over the level after the tenth checkpoint. disk: the state folder of the whole "
+        "fleet without logs and ledgers.",
+        "ledger: the databases of runs and results (ledger.sqlite, evaluation.sqlite). They keep a row an item for "
+        "ever, by design, and are not part of disk; ledger_bytes_per_run is what a run of 20 items adds.",
+        "Memory: proportional set size of each process with all below it; service is the generation service.",
     ]
     write_result(
         told.json,

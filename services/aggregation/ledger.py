@@ -27,6 +27,7 @@ from services.aggregation.schema import (
 from services.aggregation.writer import LedgerWriter, open_writer
 from services.runtime.database import open_database, unbroken
 from services.runtime.errors import not_found
+from services.runtime.sqlite_journal import BULK_PAGES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _PIECE_ROWS = 1000
@@ -160,7 +161,7 @@ async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
     Raises:
         StartupError: it cannot be opened, or a newer EvalFleet wrote it.
     """
-    engine = await open_database(url, migrations=MIGRATIONS, durable=True)
+    engine = await open_database(url, migrations=MIGRATIONS, durable=True, journal_pages=BULK_PAGES)
     try:
         async with open_writer(engine) as writer:
             yield SqlLedger(engine, writer)

@@ -20,6 +20,7 @@ from services.runtime.database import unbroken
 
 # Bounds how long a transaction keeps other processes and its own callers waiting.
 _LARGEST_TRANSACTION_ROWS = 10_000
+_MOST_KNOWN_RUNS = 1000
 
 _PreparedRow = tuple[str, RowValues]
 
@@ -95,6 +96,8 @@ class LedgerWriter:
                 raise
             return
         # Only now, because a transaction that is rolled back takes its new runs with it.
+        if len(self._run_ids) > _MOST_KNOWN_RUNS:
+            self._run_ids.clear()
         self._run_ids.update(run_ids)
         for batch, count in zip(batches, counts, strict=True):
             if not batch.counts.done():

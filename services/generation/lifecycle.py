@@ -228,8 +228,11 @@ class ModelLifecycle:
                     name = record.deployment.name
                     self._dropped.add(name)
                     await self._loader.unload(name, timeout_seconds=child_timeout(self._limits.unload_timeout_seconds))
+                    if activation is None:
+                        self._dropped.discard(name)
                 await self._registry.remove(model_id)
                 self.memory.forget(model_id)
+                self._epochs.pop(model_id, None)
                 self._log.info("model_deleted", model=model_id)
             finally:
                 self._deleting.discard(model_id)
@@ -295,6 +298,7 @@ class ModelLifecycle:
         self._dropped.add(record.deployment.name)
         try:
             await self._loader.unload(record.deployment.name)
+            self._dropped.discard(record.deployment.name)
         except ModelLostError as error:
             # With its server it is gone from memory, too; if it should come back, the loop unloads it.
             self._log.warning("eviction_unfinished", model=record.model_id, error=error.message)

@@ -16,6 +16,7 @@ from typing import Any
 from services.generation.checkpoints import FileStamp
 from services.generation.models import ModelRecord, ModelState
 from services.runtime.errors import StartupError
+from services.runtime.sqlite_journal import SMALL_PAGES, bounded_journal
 
 FILE_NAME = "models.sqlite3"
 _MIGRATIONS = (
@@ -132,12 +133,8 @@ class ModelRegistry:
 
     def _prepare(self) -> None:
         execute = self._connection.execute
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        # Kept small, because a registry is small and a day of registrations would leave megabytes beside it.
-        execute("PRAGMA wal_autocheckpoint = 64")
-        execute("PRAGMA synchronous = FULL")
-        execute("PRAGMA foreign_keys = ON")
+        for pragma in ("locking_mode=EXCLUSIVE", *bounded_journal(SMALL_PAGES), "synchronous=FULL", "foreign_keys=ON"):
+            execute(f"PRAGMA {pragma}")
         execute("BEGIN IMMEDIATE")
         (version,) = execute("PRAGMA user_version").fetchone()
         for migration in _MIGRATIONS[version:]:

@@ -34,7 +34,7 @@ class GenerationSettings(ServiceSettings):
         "default: answers.sqlite3 in the state folder.",
     )
     cache_max_bytes: int = Field(
-        2 * 1024**3, ge=1024**2, description="Bound of an SQLite cache in bytes; the least recently used go first."
+        2 * 1024**3, ge=64 * 1024, description="Bound of an SQLite cache in bytes; the least recently used go first."
     )
     cache_lifetime_seconds: float = Field(
         14 * 86_400.0, gt=0, description="Seconds after its last use that Redis keeps an answer."

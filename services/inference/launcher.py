@@ -20,6 +20,7 @@ from services.inference.triton_server import TritonOptions, TritonServer, free_p
 from services.runtime.entry import read_settings
 from services.runtime.errors import FleetError, StartupError
 from services.runtime.listening import write_ready_file
+from services.runtime.log_files import keep_bounded
 from services.runtime.log_setup import configure_logging
 from services.runtime.names import nearest_names
 from services.runtime.stopping import StoppedEarlyError, StopRequests
@@ -48,6 +49,7 @@ async def _run(settings: InferenceSettings) -> None:
     with stop.listening(settings.parent_pid), suppress(StoppedEarlyError):
         server = await TritonServer.start(files, options)
         _log.info("triton_started", pid=server.pid, log=str(options.log_path))
+        bounding = asyncio.create_task(keep_bounded([options.log_path], settings.log_max_bytes), name="bound the log")
         try:
             with stop.interrupting():
                 await server.wait_until_ready(settings.start_timeout_seconds)
@@ -57,6 +59,7 @@ async def _run(settings: InferenceSettings) -> None:
                 write_ready_file(settings.ready_file, address)
             await _until_stopped(server, stop, options.log_path)
         finally:
+            bounding.cancel()
             await server.stop()
             _log.info("stopped")
 

@@ -42,6 +42,9 @@ class InferenceSettings(ServiceSettings):
     exit_timeout_seconds: int = Field(
         5, ge=1, description="Seconds that Triton gives requests in flight when it stops."
     )
+    log_max_bytes: int = Field(
+        64 * 1024**2, ge=16 * 1024, description="Bound of Triton's log with its older pieces, in bytes."
+    )
     expected_engines: int = Field(
         1, ge=1, description="Models that compute at once most of the time; the CPU cores are shared out among them."
     )

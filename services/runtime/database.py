@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.runtime.errors import StartupError
+from services.runtime.sqlite_journal import SMALL_PAGES, bounded_journal
 
 ResultT = TypeVar("ResultT")
 
@@ -38,7 +39,9 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite+aiosqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
-async def open_database(url: str, *, migrations: Path, durable: bool = True) -> AsyncEngine:
+async def open_database(
+    url: str, *, migrations: Path, durable: bool = True, journal_pages: int = SMALL_PAGES
+) -> AsyncEngine:
     """Open the database at ``url``, creating an SQLite file if it is new, and run the missing migrations.
 
     Args:
@@ -46,6 +49,7 @@ async def open_database(url: str, *, migrations: Path, durable: bool = True) -> 
         migrations: folder of Alembic scripts.
         durable: SQLite only. True: a commit survives a power cut (synchronous=FULL). False: a power cut may take the
             last commits (synchronous=NORMAL); the death of a process takes none either way.
+        journal_pages: SQLite only. Pages of 4 KiB at which the journal beside the file is copied back.
 
     Raises:
         StartupError: the URL is malformed, the file cannot be opened, or a newer EvalFleet wrote it.
@@ -58,7 +62,7 @@ async def open_database(url: str, *, migrations: Path, durable: bool = True) -> 
     except (ArgumentError, ModuleNotFoundError, OSError) as error:
         raise StartupError(f"cannot use the database {url!r}: {error}", reason="DATABASE_URL_INVALID") from error
     if engine.dialect.name == "sqlite":
-        _tune_sqlite(engine, durable=durable)
+        _tune_sqlite(engine, durable=durable, journal_pages=journal_pages)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade, migrations)
@@ -71,12 +75,12 @@ async def open_database(url: str, *, migrations: Path, durable: bool = True) -> 
     return engine
 
 
-def _tune_sqlite(engine: AsyncEngine, *, durable: bool) -> None:
+def _tune_sqlite(engine: AsyncEngine, *, durable: bool, journal_pages: int) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         for pragma in (
-            "journal_mode=WAL",
+            *bounded_journal(journal_pages),
             f"synchronous={'FULL' if durable else 'NORMAL'}",
             "busy_timeout=10000",
             "foreign_keys=ON",

@@ -13,6 +13,8 @@ from services.standalone.errors import BadOptionError
 InferenceKind = Literal["triton", "local"]
 
 DEFAULT_PORT_BASE = 8100
+DEFAULT_LOG_BYTES = 64 * 1024**2
+LEAST_LOG_BYTES = 16 * 1024
 HOST = "127.0.0.1"
 """A fleet on one machine takes no calls from others: it asks nobody who they are."""
 
@@ -28,6 +30,7 @@ class FleetOptions:
         data_dirs: folders of benchmark data.
         checkpoint_roots: checkpoints may be loaded from below these folders alone.
         suite_dirs: further folders with suites and tasks.
+        log_max_bytes: bound of each process's log with its older pieces.
     """
 
     state_dir: Path
@@ -36,6 +39,7 @@ class FleetOptions:
     data_dirs: tuple[Path, ...]
     checkpoint_roots: tuple[Path, ...]
     suite_dirs: tuple[Path, ...]
+    log_max_bytes: int = DEFAULT_LOG_BYTES
 
     @classmethod
     def collect(
@@ -52,7 +56,8 @@ class FleetOptions:
         """Fill in what was not said from the environment, and that with the defaults.
 
         Raises:
-            BadOptionError: a folder does not exist or its name cannot be handed on.
+            BadOptionError: a folder does not exist or its name cannot be handed on, or EVALFLEET_LOG_MAX_BYTES is no
+                number of bytes.
         """
         environ = os.environ if environ is None else environ
         return cls(
@@ -65,7 +70,16 @@ class FleetOptions:
                 "--checkpoint-root",
             ),
             suite_dirs=_folders(suite_dirs or _listed(environ, "EVALFLEET_SUITE_DIRS"), "--suite-dir"),
+            log_max_bytes=_log_bytes(environ.get("EVALFLEET_LOG_MAX_BYTES", "")),
         )
+
+
+def _log_bytes(told: str) -> int:
+    if not told:
+        return DEFAULT_LOG_BYTES
+    if not told.isdecimal() or int(told) < LEAST_LOG_BYTES:
+        raise BadOptionError(f"EVALFLEET_LOG_MAX_BYTES={told}: it must be a number of bytes from {LEAST_LOG_BYTES} on")
+    return int(told)
 
 
 def _listed(environ: Mapping[str, str], variable: str) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from evalfleet.endpoints import default_state_dir
 from rich.console import Console
 
 from services.inference.platform_checks import check_platform, gather_platform_facts
+from services.runtime.log_files import keep_bounded
 from services.runtime.stopping import StopRequests
 from services.standalone.options import FleetOptions
 from services.standalone.plan import FleetPlan, key_file, plan_fleet
@@ -43,10 +44,12 @@ def run_fleet(
         )
         plan = plan_fleet(options, take_ports(options.port_base))
         prepare(plan, key_file(options))
-        asyncio.run(_run(plan, TerminalReporter(console), ready_file, parent_pid))
+        asyncio.run(_run(plan, TerminalReporter(console), ready_file, parent_pid, options.log_max_bytes))
 
 
-async def _run(plan: FleetPlan, report: TerminalReporter, ready_file: Path | None, parent_pid: int | None) -> None:
+async def _run(
+    plan: FleetPlan, report: TerminalReporter, ready_file: Path | None, parent_pid: int | None, log_max_bytes: int
+) -> None:
     stop = StopRequests()
     loop = asyncio.get_running_loop()
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -55,11 +58,14 @@ async def _run(plan: FleetPlan, report: TerminalReporter, ready_file: Path | Non
     supervisor = Supervisor(plan, StateFile(plan, ready_file), report)
     with stop.listening(parent_pid):
         announcing = loop.create_task(_announce_stop(stop, report))
+        logs = [each.log_path for each in plan.parts]
+        bounding = loop.create_task(keep_bounded(logs, log_max_bytes), name="bound the logs")
         report.starting(plan)
         try:
             await supervisor.run(stop, lambda: report.healthy(plan, default_state_dir()))
         finally:
             announcing.cancel()
+            bounding.cancel()
             report.stopped()
 
 

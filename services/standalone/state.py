@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evalfleet.endpoints import STATE_FILE_NAME
 
+from services.runtime.log_files import set_aside
 from services.standalone.errors import BadOptionError, FleetAlreadyRunningError
 from services.standalone.plan import INFERENCE, FleetPlan
 from services.standalone.processes import is_group_alive
@@ -80,8 +81,7 @@ def prepare(plan: FleetPlan, key_path: Path) -> None:
         for part in plan.parts:
             part.folder.mkdir(parents=True, exist_ok=True)
             part.log_path.parent.mkdir(parents=True, exist_ok=True)
-            if part.log_path.exists():
-                part.log_path.replace(part.log_path.with_suffix(".log.1"))
+            set_aside(part.log_path)
         _write(key_path, secrets.token_hex(32))
     except OSError as error:
         raise BadOptionError(f"--state-dir {plan.state_dir} cannot be written: {error.strerror}") from error

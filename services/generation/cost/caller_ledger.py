@@ -13,6 +13,7 @@ import structlog
 
 from services.generation.requests import Usage
 from services.runtime.errors import StartupError
+from services.runtime.sqlite_journal import SMALL_PAGES, bounded_journal
 
 FILE_NAME: Final = "caller_usage.sqlite3"
 OTHERS: Final = "others"
@@ -132,8 +133,9 @@ class CallerLedger:
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=5.0, check_same_thread=False)
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _SCHEMA):
-            self._connection.execute(statement)
+        for pragma in (*bounded_journal(SMALL_PAGES), "synchronous=NORMAL"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.execute(_SCHEMA)
         self._known = {caller for (caller,) in self._connection.execute("SELECT caller FROM caller_usage")}
 
     def _add(self, sums: Sequence[CallerUsage]) -> None:

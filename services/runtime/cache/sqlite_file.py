@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Final
 
 from services.runtime.cache.store import NewEntry, RecentEntry
+from services.runtime.sqlite_journal import BULK_PAGES, bounded_journal
 
 _VERSION: Final = 1
 _ROW_OVERHEAD_BYTES: Final = 160
-_RECENT_ROWS: Final = 20_000
+_MOST_RECENT_ROWS: Final = 20_000
+_LEAST_RECENT_ROWS: Final = 64
+_BYTES_A_RECENT_ROW: Final = 4096
 _KEPT_SHARE: Final = 0.9
 _KEYS_A_STATEMENT: Final = 500
 _BUSY_SECONDS: Final = 2.0
+_FREE_SHARE: Final = 0.25
+_PAGES_A_TIDYING: Final = 2000
 
 _SCHEMA: Final = f"""
 PRAGMA auto_vacuum=INCREMENTAL;
@@ -61,7 +66,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.executescript(_SCHEMA)
         elif version != _VERSION:
             raise sqlite3.DatabaseError(f"version {version} of the cache file is not known")
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "journal_size_limit=16777216"):
+        for pragma in (*bounded_journal(BULK_PAGES), "synchronous=NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
@@ -95,8 +100,18 @@ def stored_bytes(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT COALESCE(SUM(size), 0) FROM entries").fetchone()[0])
 
 
+def recent_rows(max_bytes: int) -> int:
+    """Return how many lines a cache of this bound keeps for explanations, some 200 bytes each: a twentieth of it."""
+    return min(_MOST_RECENT_ROWS, max(_LEAST_RECENT_ROWS, max_bytes // _BYTES_A_RECENT_ROW))
+
+
 def write_batch(
-    connection: sqlite3.Connection, put: Iterable[NewEntry], removed: Iterable[bytes], used: Mapping[bytes, float]
+    connection: sqlite3.Connection,
+    put: Iterable[NewEntry],
+    removed: Iterable[bytes],
+    used: Mapping[bytes, float],
+    *,
+    recent_rows: int,
 ) -> int:
     """Write entries, forget entries and note uses in one transaction; return by how many bytes the entries grew."""
     now = time.time()
@@ -117,7 +132,7 @@ def write_batch(
                     "INSERT INTO recents (grp, parts, stored) VALUES (?, ?, ?)",
                     [(group, each.parts, now) for group in each.groups],
                 )
-        cursor.execute("DELETE FROM recents WHERE id <= (SELECT MAX(id) FROM recents) - ?", (_RECENT_ROWS,))
+        cursor.execute("DELETE FROM recents WHERE id <= (SELECT MAX(id) FROM recents) - ?", (recent_rows,))
     return grown
 
 
@@ -137,5 +152,19 @@ def evict(connection: sqlite3.Connection, *, total_bytes: int, max_bytes: int) -
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("DELETE FROM entries WHERE key = ?", victims)
-    connection.execute("PRAGMA incremental_vacuum")
     return len(victims), freed
+
+
+def tidy(connection: sqlite3.Connection) -> bool:
+    """Empty the journal, and give pages back that a smaller bound leaves unused; return whether more is to be given.
+
+    A full cache has a tenth of its pages free and fills them again, so that a few free pages are no reason to move
+    others about.
+    """
+    free, pages = (int(connection.execute(f"PRAGMA {each}").fetchone()[0]) for each in ("freelist_count", "page_count"))
+    is_larger = free > _FREE_SHARE * pages
+    if is_larger:
+        # A script, because execute() takes one step of a statement, and each step gives one page back.
+        connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_A_TIDYING})")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return is_larger

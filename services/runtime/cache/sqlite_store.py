@@ -19,13 +19,15 @@ ResultT = TypeVar("ResultT")
 
 _BATCH_DELAY_SECONDS: Final = 0.02
 _LARGEST_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+_TIDY_SECONDS: Final = 1.0
 
 
 class SqliteCacheStore:
     """Implements ``CacheStore``. Reads and writes have a thread each; writes are gathered into transactions.
 
     A process that is killed loses at most the entries of its last moments: a transaction is there or not, and every
-    entry carries a checksum besides.
+    entry carries a checksum besides. When nothing is to be written for a moment, the journal beside the file is
+    emptied.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class SqliteCacheStore:
 
         Args:
             path: the file.
-            max_bytes: bound of the entries; the file itself can be a tenth larger.
+            max_bytes: bound of the entries; the file itself can be a tenth, and a batch of them, larger.
             metrics: counts.
             use_resolution_seconds: a use is noted if the last noted one is longer ago.
         """
@@ -51,6 +53,8 @@ class SqliteCacheStore:
         self._used: dict[bytes, float] = {}
         self._backlog_bytes = 0
         self._total_bytes = 0
+        # What an earlier process left may be larger than the bound of this one.
+        self._is_untidy = True
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -151,9 +155,12 @@ class SqliteCacheStore:
 
     async def _keep_writing(self) -> None:
         while True:
-            await self._wanted.wait()
+            if not await self._is_wanted_soon():
+                await self._tidy()
+                continue
             await asyncio.sleep(_BATCH_DELAY_SECONDS)
             self._wanted.clear()
+            self._is_untidy = True
             put, removed, used = self._put, self._removed, self._used
             self._writing, self._put, self._removed, self._used = put, {}, set(), {}
             self._backlog_bytes = 0
@@ -167,8 +174,25 @@ class SqliteCacheStore:
             if not self._wanted.is_set():
                 self._idle.set()
 
+    async def _is_wanted_soon(self) -> bool:
+        """Wait for something to write; only for a moment if there is tidying to do."""
+        try:
+            async with asyncio.timeout(_TIDY_SECONDS if self._is_untidy else None):
+                await self._wanted.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _tidy(self) -> None:
+        self._is_untidy = False
+        try:
+            self._is_untidy = await self._run(self._writes, lambda: sqlite_file.tidy(self._connection))
+        except sqlite3.Error as error:
+            self._log.warning("cache_not_tidied", path=str(self._path), problem=str(error))
+
     def _write(self, put: Sequence[NewEntry], removed: set[bytes], used: Mapping[bytes, float]) -> None:
-        self._total_bytes += sqlite_file.write_batch(self._connection, put, removed, used)
+        rows = sqlite_file.recent_rows(self._max_bytes)
+        self._total_bytes += sqlite_file.write_batch(self._connection, put, removed, used, recent_rows=rows)
         if self._total_bytes > self._max_bytes:
             count, freed = sqlite_file.evict(self._connection, total_bytes=self._total_bytes, max_bytes=self._max_bytes)
             self._total_bytes -= freed

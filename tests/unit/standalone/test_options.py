@@ -37,6 +37,14 @@ def test_a_missing_folder_names_its_option(tmp_path: Path) -> None:
         FleetOptions.collect(data_dirs=(tmp_path / "nowhere",), environ={})
 
 
+def test_the_bound_of_logs_comes_from_the_environment() -> None:
+    assert FleetOptions.collect(environ={}).log_max_bytes == 64 * 2**20
+    assert FleetOptions.collect(environ={"EVALFLEET_LOG_MAX_BYTES": "16384"}).log_max_bytes == 16384
+    for wrong in ("1000", "-1", "64 MiB"):
+        with pytest.raises(BadOptionError, match="EVALFLEET_LOG_MAX_BYTES"):
+            FleetOptions.collect(environ={"EVALFLEET_LOG_MAX_BYTES": wrong})
+
+
 def test_a_folder_that_cannot_be_handed_on_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / f"a{os.pathsep}b"
     folder.mkdir()

@@ -48,6 +48,16 @@ async def test_the_number_of_callers_is_bounded(tmp_path: Path) -> None:
     assert sums == {"0": 2, "1": 2, "2": 2, OTHERS: 14}
 
 
+async def test_the_journal_beside_the_sums_stays_small(tmp_path: Path) -> None:
+    ledger = await CallerLedger.open(tmp_path)
+    for number in range(300):
+        ledger.add(f"caller-{number % 7}", ONE, is_cached=False)
+        await ledger.callers()
+    journal = tmp_path / "caller_usage.sqlite3-wal"
+    assert 0 < journal.stat().st_size < 400_000
+    await ledger.close()
+
+
 async def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StartupError, match="EVALFLEET_STATE_DIR"):
