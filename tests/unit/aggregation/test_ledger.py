@@ -61,6 +61,20 @@ async def test_every_part_of_the_key_counts(ledger: SqlLedger, result: ResultFac
     assert await ledger.append(different) == AppendCounts(0, 5)
 
 
+async def test_the_journal_beside_the_ledger_stays_small_over_many_runs(
+    tmp_path: Path, result: ResultFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.aggregation.writer._MOST_KNOWN_RUNS", 5)
+    async with open_ledger(sqlite_url(tmp_path / "ledger.sqlite")) as ledger:
+        for run in range(40):
+            for item in range(10):
+                await ledger.append([result(str(item), run=f"runs/{run}", prompt="p" * 6000)])
+        assert await ledger.append([result("0", run="runs/0", prompt="p")]) == AppendCounts(0, 1)
+        sizes = {each.name: each.stat().st_size for each in tmp_path.iterdir()}  # noqa: ASYNC240
+    assert sizes["ledger.sqlite"] > 2 * 2**20
+    assert sizes["ledger.sqlite-wal"] < 1.5 * 2**20
+
+
 async def test_nothing_is_nothing(ledger: SqlLedger) -> None:
     assert await ledger.append([]) == AppendCounts()
 
