@@ -12,7 +12,7 @@ import structlog
 PIECES: Final = 4
 """A log is a file and up to three older pieces of it, ``*.log.1`` to ``*.log.3``."""
 
-_INTERVAL_SECONDS: Final = 5.0
+_INTERVAL_SECONDS: Final = 1.0
 
 
 async def keep_bounded(
@@ -40,7 +40,8 @@ async def keep_bounded(
 def bound(path: Path, max_bytes: int) -> None:
     """Set a log aside that has outgrown its share of ``max_bytes``; its writer goes on at the file's beginning.
 
-    The writer must have opened it for appending. A line that it writes in the very moment may be lost.
+    The writer must have opened it for appending. A line that it writes in the very moment may be lost. Older pieces go
+    until all together fit; the newest one stays, however large it is.
 
     Raises:
         OSError: it cannot be copied.
@@ -56,6 +57,12 @@ def bound(path: Path, max_bytes: int) -> None:
     os.truncate(path, 0)
     _shift(path)
     copy.replace(_piece(path, 1))
+    total = 0
+    for number in range(1, PIECES):
+        piece = _piece(path, number)
+        total += piece.stat().st_size if piece.exists() else 0
+        if number > 1 and total > max_bytes:
+            piece.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> None:

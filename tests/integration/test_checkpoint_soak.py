@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 def test_checkpoints_come_and_go_without_a_trace(tiny_checkpoint: Path) -> None:
     levels = soak(tiny_checkpoint, 24)
     figures = figures_of(levels)
-    print("\n".join(what_grew(levels)))
+    print("\n".join([*what_grew(levels), *(f"{name} {value:.3f}" for name, value in figures.items())]))
     assert figures["triton_ratio"] < 1.05
     assert figures["service_ratio"] < 1.05
     assert 0.9 < figures["disk_ratio"] < 1.1, what_grew(levels)
