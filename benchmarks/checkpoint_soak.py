@@ -28,7 +28,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
 from safetensors.torch import load_file, save_file
 
-from benchmarks.memory import tree_resident_mib
+from benchmarks.memory import tree_whole_resident_mib
 from benchmarks.report import installed_versions, write_result
 from services.standalone.testing import RunningFleet
 
@@ -155,7 +155,7 @@ def _level(running: RunningFleet, register_seconds: float, evaluate_seconds: flo
         except FileNotFoundError:
             continue
     return Level(
-        memory_mib={name: tree_resident_mib(processes[part]) for name, part in PROCESSES.items()},
+        memory_mib={name: tree_whole_resident_mib(processes[part]) for name, part in PROCESSES.items()},
         files=files,
         register_seconds=register_seconds,
         evaluate_seconds=evaluate_seconds,
@@ -187,11 +187,14 @@ def figures_of(levels: Sequence[Level]) -> dict[str, float]:
 
 
 def what_grew(levels: Sequence[Level]) -> list[str]:
-    """Return a table of the files that changed since the tenth checkpoint, with their sizes in KiB on the way."""
-    steps = sorted({FIRST_LEVEL, len(levels) // 4, len(levels) // 2, len(levels)} - {0})
-    names = sorted({name for step in steps for name in levels[step - 1].files})
-    lines = [f"{'KiB after so many checkpoints':60}" + "".join(f"{step:>9}" for step in steps)]
-    for name in names:
+    """Return a table of what changed since the tenth checkpoint, files and memory, with their sizes on the way."""
+    steps = sorted({FIRST_LEVEL, *(len(levels) * quarter // 4 for quarter in (1, 2, 3, 4))})
+    lines = [f"{'KiB (memory: MiB) after so many checkpoints':60}" + "".join(f"{step:>9}" for step in steps)]
+    for name in PROCESSES:
+        lines.append(
+            f"{'memory of ' + name:60}" + "".join(f"{levels[step - 1].memory_mib[name]:9.1f}" for step in steps)
+        )
+    for name in sorted({name for step in steps for name in levels[step - 1].files}):
         sizes = [levels[step - 1].files.get(name, 0) for step in steps]
         if len(set(sizes)) > 1:
             lines.append(f"{name[-60:]:60}" + "".join(f"{size / 1024:9.1f}" for size in sizes))
@@ -225,7 +228,7 @@ def main() -> None:
         "fleet without logs and ledgers.",
         "ledger: the databases of runs and results (ledger.sqlite, evaluation.sqlite). They keep a row an item for "
         "ever, by design, and are not part of disk; ledger_bytes_per_run is what a run of 20 items adds.",
-        "Memory: proportional set size of each process with all below it; service is the generation service.",
+        "Memory: resident set size of each process with all below it; service is the generation service.",
     ]
     write_result(
         told.json,

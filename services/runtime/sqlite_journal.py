@@ -6,7 +6,7 @@ keeps a few kilobytes in each of several files would hold megabytes of journals.
 
 from typing import Final
 
-SMALL_PAGES: Final = 64
+SMALL_PAGES: Final = 16
 """For files that change a little at a time."""
 BULK_PAGES: Final = 256
 """For files that take many rows at once, where copying back more often would cost writes to the disk."""

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.runtime.log_files import bound, keep_bounded, set_aside
@@ -44,6 +44,7 @@ def test_a_burst_costs_the_older_pieces(tmp_path: Path) -> None:
     assert {name: len(text) for name, text in pieces(tmp_path).items()} == {"a.log": 0, "a.log.1": 5000}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 90), max_size=60))
 def test_all_pieces_together_stay_within_the_bound(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
     folder = tmp_path_factory.mktemp("logs")
