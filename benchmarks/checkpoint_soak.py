@@ -181,6 +181,8 @@ def figures_of(levels: Sequence[Level]) -> dict[str, float]:
         "log_mib_bound": _LOGS * _LOG_BYTES / _MIB,
         "ledger_mib_after_10": first.ledger_bytes / _MIB,
         "ledger_mib_at_end": last.ledger_bytes / _MIB,
+        "disk_with_logs_ratio": (last.disk_bytes + last.log_bytes) / (first.disk_bytes + first.log_bytes),
+        "disk_with_logs_and_ledgers_ratio": sum(last.files.values()) / sum(first.files.values()),
         "ledger_bytes_per_run": (last.ledger_bytes - first.ledger_bytes) / max(1, len(levels) - FIRST_LEVEL),
     }
     return figures
@@ -217,7 +219,7 @@ def main() -> None:
     print("\n".join(what_grew(levels)))
     figures = figures_of(levels)
     for name, value in figures.items():
-        print(f"{name:28} {value:10.3f}")
+        print(f"{name:32} {value:10.3f}")
     notes = [
         f"{told.count} checkpoints with noise on their weights, each registered and evaluated by a run of the "
         f"evaluation service over {SUITE.name} (10 answers, 10 choices); memory for {_RESIDENT_MODELS} of them, "
