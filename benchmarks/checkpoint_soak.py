@@ -226,8 +226,9 @@ def main() -> None:
         f"{_UNUSED_MODELS} unused ones kept registered.",
         f"The cache of answers was bounded to {_CACHE_BYTES // 1024} KiB and each log to {_LOG_BYTES // 1024} KiB, so "
         "that both are full by the tenth checkpoint; their defaults are 2 GiB and 64 MiB.",
-        "Ratios: the level at the end over the level after the tenth checkpoint. disk: the state folder of the whole "
-        "fleet without logs and ledgers.",
+        "Ratios: the level at the end over the level after the tenth checkpoint, both after eight idle seconds. disk: "
+        "the state folder of the whole fleet without logs and ledgers, but with the journals of all databases; "
+        "disk_mib_most is without the idle seconds, in which the cache's journal (1 MiB) is emptied.",
         "ledger: the databases of runs and results (ledger.sqlite, evaluation.sqlite). They keep a row an item for "
         "ever, by design, and are not part of disk; ledger_bytes_per_run is what a run of 20 items adds.",
         "Memory: resident set size of each process with all below it; service is the generation service.",
