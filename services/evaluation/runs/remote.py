@@ -10,7 +10,6 @@ from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.items import Message, Prompt
 from services.evaluation.runs import translation
-from services.evaluation.runs.gathering import Gatherer
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
     ContinuationScores,
@@ -23,6 +22,7 @@ from services.evaluation.runs.peers import (
 )
 from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, InternalError, from_rpc_error, from_status, not_found
+from services.runtime.gathering import Gatherer
 
 _LEDGER_PAGE_SIZE = 10_000
 _LARGEST_SCORE_BATCH = 64

@@ -65,7 +65,8 @@ class CallerMetrics:
             else:
                 self._labelled.add(caller)
         for kind in _TOKEN_KINDS:
-            self._tokens.labels(caller, kind.removesuffix("_tokens")).inc(getattr(usage, kind))
+            if count := getattr(usage, kind):
+                self._tokens.labels(caller, kind.removesuffix("_tokens")).inc(count)
         self._engine_seconds.labels(caller).inc(usage.engine_seconds)
         self._cost.labels(caller).inc(usage.cost_nano_usd / 1e9)
 

@@ -14,10 +14,12 @@ from services.runtime.cache import sqlite_file
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import NewEntry, RecentEntry
 from services.runtime.errors import StartupError
+from services.runtime.gathering import Gatherer
 
 ResultT = TypeVar("ResultT")
 
 _BATCH_DELAY_SECONDS: Final = 0.02
+_LARGEST_LOOKUP: Final = 512
 _LARGEST_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _TIDY_SECONDS: Final = 1.0
 
@@ -47,6 +49,8 @@ class SqliteCacheStore:
         self._use_resolution_seconds = use_resolution_seconds
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="cache-read")
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
+        # Handing work to a thread costs more than the look-up, so those of the same moment share it.
+        self._lookups = Gatherer(self._read_rows, largest=_LARGEST_LOOKUP, concurrency=1)
         self._put: dict[bytes, NewEntry] = {}
         self._writing: dict[bytes, NewEntry] = {}
         self._removed: set[bytes] = set()
@@ -91,10 +95,12 @@ class SqliteCacheStore:
             elif key not in self._removed:
                 elsewhere.append(key)
         if elsewhere:
-            rows = await self._read(lambda: sqlite_file.read_entries(self._reader, elsewhere))
+            rows = await self._lookups.ask(elsewhere)
             now = time.time()
-            for key, (value, used) in (rows or {}).items():
-                found[key] = value
+            for key, row in zip(elsewhere, rows, strict=True):
+                if row is None:
+                    continue
+                found[key], used = row
                 if now - used > self._use_resolution_seconds:
                     self._used[key] = now
                     self._wake()
@@ -198,6 +204,10 @@ class SqliteCacheStore:
             self._total_bytes -= freed
             self._metrics.evicted_entries.inc(count)
         self._metrics.stored_bytes.set(self._total_bytes)
+
+    async def _read_rows(self, keys: Sequence[bytes]) -> Sequence[tuple[bytes, float] | None]:
+        rows = await self._read(lambda: sqlite_file.read_entries(self._reader, keys)) or {}
+        return [rows.get(key) for key in keys]
 
     async def _read(self, work: Callable[[], ResultT]) -> ResultT | None:
         try:

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.evaluation.runs.gathering import Gatherer
+from services.runtime.gathering import Gatherer
 
 
 class Service:
