@@ -1,15 +1,17 @@
 """The four other services over gRPC."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from typing import TypeVar
 
 import grpc.aio
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
-from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.items import Message, Prompt
 from services.evaluation.runs import translation
+from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
     ContinuationScores,
@@ -24,8 +26,18 @@ from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, InternalError, from_rpc_error, from_status, not_found
 from services.runtime.gathering import Gatherer
 
+ResponseT = TypeVar("ResponseT")
+
 _LEDGER_PAGE_SIZE = 10_000
 _LARGEST_SCORE_BATCH = 64
+
+
+async def _typed(call: Awaitable[ResponseT]) -> ResponseT:
+    """Await a call; what it fails with is raised as a FleetError."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
 
 
 class RemoteGenerator:
@@ -33,8 +45,22 @@ class RemoteGenerator:
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
         self._models = model_pb2_grpc.ModelServiceStub(channel)
-        self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._generations: ItemStreams[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse] = ItemStreams(
+            stub.StreamGenerate,
+            lambda item_id, request: generation_pb2.StreamGenerateRequest(item_id=item_id, request=request),
+            lambda request: _typed(stub.Generate(request, timeout=timeout_seconds)),
+            timeout_seconds=timeout_seconds,
+        )
+        self._scorings: ItemStreams[
+            generation_pb2.ScoreContinuationsRequest, generation_pb2.ScoreContinuationsResponse
+        ] = ItemStreams(
+            stub.StreamScoreContinuations,
+            lambda item_id, request: generation_pb2.StreamScoreContinuationsRequest(item_id=item_id, request=request),
+            lambda request: _typed(stub.ScoreContinuations(request, timeout=timeout_seconds)),
+            timeout_seconds=timeout_seconds,
+        )
 
     async def model_digest(self, model: str) -> str:
         """Content digest of a model that is ready; raises NotFoundError or FailedPreconditionError."""
@@ -52,10 +78,7 @@ class RemoteGenerator:
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         """``options.sample_count`` answers."""
         request = translation.generate_request(model, prompt, options)
-        try:
-            response = await self._stub.Generate(request, timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        response = await self._generations.ask(request)
         if len(response.completions) != options.sample_count:
             raise InternalError(f"{len(response.completions)} answers instead of {options.sample_count}")
         return translation.generated_from_proto(response)
@@ -65,10 +88,7 @@ class RemoteGenerator:
     ) -> ContinuationScores:
         """Log-likelihoods of all continuations of one context."""
         request = translation.score_continuations_request(model, context, continuations, truncate_left=truncate_left)
-        try:
-            response = await self._stub.ScoreContinuations(request, timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        response = await self._scorings.ask(request)
         if len(response.scores) != len(continuations):
             raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
         return ContinuationScores(

@@ -1,0 +1,185 @@
+"""Asks for many items over a few bidirectional streams, at a fraction of what a call each costs."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import grpc.aio
+from google.rpc import status_pb2
+
+from services.runtime.calls import current_scope
+from services.runtime.errors import DeadlineExceededError, FleetError, UnavailableError, from_rpc_error, from_status
+
+_ITEMS_A_STREAM: Final = 16
+_MOST_STREAMS: Final = 8
+"""Of one run: a stream stays at one replica of the peer, so a run with many items in flight opens several."""
+_LARGEST_STREAMED_BYTES: Final = 256 * 1024
+"""A message that the peer refuses for its size would end the stream, and with it everybody else's items."""
+_IDLE_SECONDS: Final = 1.0
+
+
+class Request(Protocol):
+    """A protobuf message."""
+
+    def ByteSize(self) -> int:
+        """Return how long it is when serialized."""
+
+
+class Outcome(Protocol):
+    """What the peer says of one item."""
+
+    item_id: str
+    status: status_pb2.Status
+
+    @property
+    def response(self) -> Any:
+        """The item's response, if it has one."""
+
+    def HasField(self, field_name: Any) -> bool:
+        """Return whether a field is set."""
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+ResponseT = TypeVar("ResponseT")
+OpenStream = Callable[[AsyncIterator[Any]], Any]
+
+
+class ItemStreams(Generic[RequestT, ResponseT]):
+    """Answers one item at a time, over the streams of the run that asks.
+
+    An item whose caller is cancelled goes on at the peer as long as its stream has other items: a run that is cancelled
+    cancels all of its items, and with the last one the stream.
+
+    Args:
+        open_stream: starts a stream of the peer's bulk method.
+        message: makes the stream's message of an item's id and request.
+        call: asks for one item by itself, for requests too large to share a stream.
+        timeout_seconds: longest time of one item.
+    """
+
+    def __init__(
+        self,
+        open_stream: OpenStream,
+        message: Callable[[str, RequestT], Any],
+        call: Callable[[RequestT], Awaitable[ResponseT]],
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        self._open_stream = open_stream
+        self._message = message
+        self._call = call
+        self._timeout_seconds = timeout_seconds
+        self._streams: dict[str | None, list[_Stream]] = {}
+
+    async def ask(self, request: RequestT) -> ResponseT:
+        """Return the response to one item.
+
+        Raises:
+            FleetError: the item's status, or that of its stream, which ended before.
+        """
+        if request.ByteSize() > _LARGEST_STREAMED_BYTES:
+            return await self._call(request)
+        stream = self._stream(current_scope().ids.run_id)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                response: ResponseT = await stream.ask(lambda item_id: self._message(item_id, request))
+                return response
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"no answer within {self._timeout_seconds:g} s", reason="PEER_DEADLINE_EXCEEDED"
+            ) from None
+
+    def _stream(self, run_id: str | None) -> "_Stream":
+        streams = self._streams.setdefault(run_id, [])
+        emptiest = min(streams, key=len, default=None)
+        if emptiest is not None and (len(emptiest) < _ITEMS_A_STREAM or len(streams) >= _MOST_STREAMS):
+            return emptiest
+        stream = _Stream(self._open_stream, lambda ended: self._forget(run_id, ended))
+        streams.append(stream)
+        return stream
+
+    def _forget(self, run_id: str | None, stream: "_Stream") -> None:
+        streams = self._streams.get(run_id, [])
+        if stream in streams:
+            streams.remove(stream)
+        if not streams:
+            self._streams.pop(run_id, None)
+
+
+class _Stream:
+    """One stream and the items that wait for it.
+
+    Args:
+        open_stream: starts it.
+        on_end: told once when no further item may be asked here.
+    """
+
+    def __init__(self, open_stream: OpenStream, on_end: Callable[["_Stream"], None]) -> None:
+        self._on_end = on_end
+        self._waiting: dict[str, asyncio.Future[Any]] = {}
+        self._outbox: asyncio.Queue[Any | None] = asyncio.Queue()
+        self._numbers = itertools.count(1)
+        self._idle: asyncio.TimerHandle | None = None
+        self._call = open_stream(self._messages())
+        self._reader = asyncio.create_task(self._read(), name="item stream")
+
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return len(self._waiting)
+
+    async def ask(self, message: Callable[[str], Any]) -> Any:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        item_id = str(next(self._numbers))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[item_id] = future
+        self._outbox.put_nowait(message(item_id))
+        try:
+            return await future
+        finally:
+            self._waiting.pop(item_id, None)
+            if not self._waiting:
+                self._rest(was_left=future.cancelled())
+
+    def _rest(self, *, was_left: bool) -> None:
+        """Nobody waits: stop the peer's work if somebody just left it, or close the stream if nobody comes soon."""
+        if was_left:
+            self._on_end(self)
+            self._call.cancel()
+        elif self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self._on_end(self)
+        self._outbox.put_nowait(None)
+
+    async def _messages(self) -> AsyncIterator[Any]:
+        while (message := await self._outbox.get()) is not None:
+            yield message
+
+    async def _read(self) -> None:
+        error: FleetError = UnavailableError("the stream of items ended early", reason="ITEM_STREAM_ENDED")
+        try:
+            async for outcome in self._call:
+                self._deliver(outcome)
+        except grpc.aio.AioRpcError as broken:
+            error = from_rpc_error(broken)
+        finally:
+            self._on_end(self)
+            self._fail(self._waiting.values(), error)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        future = self._waiting.get(outcome.item_id)
+        if future is None or future.done():
+            return
+        if outcome.HasField("status"):
+            future.set_exception(from_status(outcome.status))
+        else:
+            future.set_result(outcome.response)
+
+    def _fail(self, futures: Iterable["asyncio.Future[Any]"], error: FleetError) -> None:
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,181 @@
+"""Items over streams to a real server on a loopback port; its generation service is a fake that answers by prompt."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
+
+from services.evaluation.runs.item_streams import ItemStreams
+from services.runtime.calls import bind_ids
+from services.runtime.errors import (
+    DeadlineExceededError,
+    FleetError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from services.runtime.server import HostedService
+from services.runtime.status import to_status
+from services.runtime.testing import serve_in_process
+
+SERVICE = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+Streams = ItemStreams[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
+
+
+class FakeGeneration:
+    """Answers an item with its prompt; some prompts mean something else."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self.calls = 0
+        self.hanging = asyncio.Event()
+        self.left = asyncio.Event()
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "StreamGenerate": grpc.stream_stream_rpc_method_handler(
+                self._stream_generate,
+                generation_pb2.StreamGenerateRequest.FromString,
+                generation_pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            "Generate": grpc.unary_unary_rpc_method_handler(
+                self._generate,
+                generation_pb2.GenerateRequest.FromString,
+                generation_pb2.GenerateResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def _stream_generate(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        self.streams += 1
+        held: list[Any] = []
+        try:
+            async for item in request_iterator:
+                answer = generation_pb2.StreamGenerateResponse(item_id=item.item_id)
+                prompt = item.request.prompt
+                if prompt == "bad":
+                    answer.status.CopyFrom(to_status(InvalidArgumentError("bad prompt", reason="PROMPT_BAD")))
+                elif prompt == "break":
+                    raise ResourceExhaustedError("come back", reason="QUEUE_FULL")
+                elif prompt == "hang":
+                    self.hanging.set()
+                    continue
+                else:
+                    answer.response.completions.add(text=prompt)
+                held.append(answer)
+                if prompt.startswith("later"):
+                    continue
+                while held:
+                    yield held.pop()
+        finally:
+            # Whoever leaves ends the iteration above before the handler is cancelled.
+            self.left.set()
+
+    async def _generate(self, request: Any, context: Any) -> Any:
+        self.calls += 1
+        return generation_pb2.GenerateResponse(completions=[generation_pb2.Completion(text="alone")])
+
+
+@asynccontextmanager
+async def asking(fake: FakeGeneration, *, timeout_seconds: float = 20.0) -> AsyncIterator[Streams]:
+    hosted = HostedService(SERVICE, fake.add_to_server)
+    async with serve_in_process(hosted) as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+
+        async def alone(request: generation_pb2.GenerateRequest) -> generation_pb2.GenerateResponse:
+            response: generation_pb2.GenerateResponse = await stub.Generate(request)
+            return response
+
+        yield ItemStreams(
+            stub.StreamGenerate,
+            lambda item_id, request: generation_pb2.StreamGenerateRequest(item_id=item_id, request=request),
+            alone,
+            timeout_seconds=timeout_seconds,
+        )
+
+
+async def ask(streams: Streams, prompt: str) -> str:
+    response = await streams.ask(generation_pb2.GenerateRequest(prompt=prompt))
+    return response.completions[0].text
+
+
+async def test_answers_find_their_items_in_whatever_order_they_come() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        prompts = ["later 1", "later 2", "now", "later 3", "later 4", "end"]
+        assert await asyncio.gather(*(ask(streams, prompt) for prompt in prompts)) == prompts
+        assert fake.streams == 1
+
+
+async def test_an_item_that_fails_leaves_its_neighbours_alone() -> None:
+    async with asking(FakeGeneration()) as streams:
+        results = await asyncio.gather(*(ask(streams, each) for each in ("a", "bad", "b")), return_exceptions=True)
+    assert [results[0], results[2]] == ["a", "b"]
+    assert isinstance(results[1], InvalidArgumentError)
+    assert results[1].reason == "PROMPT_BAD"
+
+
+async def test_a_stream_that_breaks_gives_its_error_to_all_items_and_the_next_item_a_new_stream() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        results = await asyncio.gather(
+            *(ask(streams, each) for each in ("hang", "hang", "break")), return_exceptions=True
+        )
+        assert [isinstance(each, FleetError) and each.reason for each in results] == ["QUEUE_FULL"] * 3
+        assert await ask(streams, "again") == "again"
+        assert fake.streams == 2
+
+
+async def test_many_items_spread_over_streams_and_each_run_has_its_own() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        asked = [asyncio.create_task(ask(streams, f"later {number}")) for number in range(40)]
+        with bind_ids(run_id="other"):
+            asked += [asyncio.create_task(ask(streams, "now"))]
+        await asked[-1]
+        assert fake.streams in (2, 3, 4)
+        assert sum(map(len, next(iter(streams._streams.values())))) == 40
+        assert [len(each) for each in streams._streams[None]] == [16, 16, 8]
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_the_work_ends_when_the_last_item_is_cancelled() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        one, other = (asyncio.create_task(ask(streams, "hang")) for _ in range(2))
+        await fake.hanging.wait()
+        one.cancel()
+        await asyncio.wait([one])
+        assert await ask(streams, "still there") == "still there"
+        other.cancel()
+        async with asyncio.timeout(10):
+            await fake.left.wait()
+
+
+async def test_an_item_that_takes_too_long_has_a_typed_end() -> None:
+    async with asking(FakeGeneration(), timeout_seconds=0.05) as streams:
+        with pytest.raises(DeadlineExceededError) as caught:
+            await ask(streams, "hang")
+    assert caught.value.reason == "PEER_DEADLINE_EXCEEDED"
+
+
+async def test_an_item_too_large_for_company_goes_alone() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        assert await ask(streams, "x" * 300_000) == "alone"
+    assert (fake.streams, fake.calls) == (0, 1)
+
+
+async def test_a_server_that_stops_is_unavailable() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        waiting = asyncio.create_task(ask(streams, "hang"))
+        await fake.hanging.wait()
+    with pytest.raises(UnavailableError):
+        await waiting
