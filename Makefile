@@ -74,7 +74,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-guard bench-cancellation bench-soak ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cancellation bench-soak ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -90,6 +90,9 @@ bench-generation: $(VLLM_STAMP) ## Generation and log-likelihoods beside lm-eval
 
 bench-batching: $(VLLM_STAMP) ## Does an answer depend on its batch, and what does bfloat16 bring?
 	$(BIN)/python -m benchmarks.generation.batching --json $(RESULTS)/batching.json
+
+bench-second-run: $(STAMP) ## What the demo suite costs when it is run again
+	$(BIN)/python -m benchmarks.second_run --json $(RESULTS)/second_run.json
 
 bench-guard: $(STAMP) ## Quality of the embedded guard on public sets
 	$(BIN)/python -m examples.guard_head.evaluate --data $${EVALFLEET_DATA_DIR:-../shared/data} --json $(RESULTS)/guard_head.json
@@ -109,4 +112,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-guard bench-cancellation bench-soak constraints clean
+.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cancellation bench-soak constraints clean
