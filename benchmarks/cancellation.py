@@ -11,6 +11,7 @@ comparison would see one.
 
 import argparse
 import asyncio
+import os
 import re
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_p
 from benchmarks.endless_model import write_endless_model
 from benchmarks.memory import PlantedLeak, tree_resident_mib
 from benchmarks.report import installed_versions, write_result
+from services.inference.triton_server import log_tail
 from services.standalone.testing import RunningFleet
 
 RESULT = Path(__file__).parent / "results" / "cancellation.json"
@@ -33,7 +35,7 @@ RUNNING = "evalfleet_engine_running_sequences"
 GENERATED = "evalfleet_engine_generated_tokens_total"
 CANCELLED = "evalfleet_engine_cancelled_requests_total"
 WAVE = 32
-WAVES = 5
+WAVES = 10
 AT_ONCE = 50
 _POLL_SECONDS = 0.004
 
@@ -173,6 +175,13 @@ async def engine_is_ready(callers: Callers) -> None:
     call.cancel()
 
 
+def check_triton_lives(fleet: RunningFleet, process: int) -> None:
+    """Raise with the end of Triton's log if it is not the process that it was."""
+    if fleet.processes["inference"] != process:
+        log = fleet.state_dir / "inference" / "triton.log"
+        raise RuntimeError(f"Triton was started again in between; its log: {log_tail(log, lines=80)}\n{fleet.output}")
+
+
 async def memory(fleet: RunningFleet, engine: Engine, callers: Callers, streams: int) -> dict[str, float]:
     """Cancel many streams and compare the memory before and after."""
     await cancel_streams(callers, max(100, streams // 5))
@@ -182,7 +191,7 @@ async def memory(fleet: RunningFleet, engine: Engine, callers: Callers, streams:
     started = time.perf_counter()
     await cancel_streams(callers, streams)
     await engine.until(RUNNING, lambda running: running == 0)
-    assert parts["triton"] == fleet.processes["inference"], "Triton was started again in between: see its log"
+    check_triton_lives(fleet, parts["triton"])
     figures = {
         "cancelled_streams": float(streams),
         "cancelled_streams_per_second": streams / (time.perf_counter() - started),
@@ -204,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=10_000, help="streams to cancel (default: 10000)")
     arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_endless_model(Path(folder) / "endless")
         with RunningFleet(
@@ -222,6 +232,8 @@ def main() -> None:
             "deadline: the calls' own deadline ends them; the time starts when the last caller has its error.",
             "Memory is resident memory of the process tree, after a warm-up of a fifth as many cancelled streams.",
             "The planted leak keeps 4 KiB a stream in a process of its own and is measured in the same way.",
+            "Triton was the same process before and after; the benchmark fails otherwise.",
+            f"Load average of the machine: {load_before:.1f} before, {os.getloadavg()[0]:.1f} after.",
         ],
     )
 

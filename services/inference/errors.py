@@ -85,7 +85,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, model: str, target: str) -> e
     if any(key == _RICH_STATUS_KEY for key, _ in error.trailing_metadata() or ()):
         # The local host is a service of ours and sends typed errors.
         return errors.from_rpc_error(error)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    if errors.is_lost_connection(error):
         return errors.UnavailableError(
             f"the inference server at {target} cannot be reached ({details}); is it running?",
             reason="INFERENCE_UNAVAILABLE",

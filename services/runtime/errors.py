@@ -25,7 +25,7 @@ from services.runtime.error_types import (
     not_found,
 )
 from services.runtime.names import nearest_names
-from services.runtime.status import as_fleet_error, from_rpc_error, from_status, to_status
+from services.runtime.status import as_fleet_error, from_rpc_error, from_status, is_lost_connection, to_status
 
 __all__ = [
     "ERROR_DOMAIN",
@@ -52,6 +52,7 @@ __all__ = [
     "as_fleet_error",
     "from_rpc_error",
     "from_status",
+    "is_lost_connection",
     "nearest_names",
     "not_found",
     "to_status",

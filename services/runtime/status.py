@@ -18,6 +18,7 @@ from services.runtime.error_types import ERROR_DOMAIN, FieldViolation, FleetErro
 DetailT = TypeVar("DetailT", bound=Message)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+_LOCAL_FAILURE = "Internal error from Core"
 
 # A peer refuses trailers above 8 KiB. The message travels twice, once percent-encoded (up to 3 bytes per byte),
 # and the details travel base64-encoded, so these two bounds keep the worst case below 7 KiB.
@@ -103,8 +104,19 @@ def from_rpc_error(error: grpc.RpcError) -> FleetError:
             status = _parse(value)
             if status is not None and status.code == code.value[0]:
                 return from_status(status)
+    if is_lost_connection(error):
+        code = grpc.StatusCode.UNAVAILABLE
     number = code_pb2.Code.ValueType(code.value[0] or code_pb2.UNKNOWN)
     return from_status(status_pb2.Status(code=number, message=error.details() or ""))
+
+
+def is_lost_connection(error: grpc.RpcError) -> bool:
+    """Return whether the peer went away under a call.
+
+    Mostly gRPC says UNAVAILABLE. A call of ``grpc.aio`` that was just sending says INTERNAL, in words of its own.
+    """
+    is_local = error.code() is grpc.StatusCode.INTERNAL and error.details() == _LOCAL_FAILURE
+    return is_local or error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def code_of(code: grpc.StatusCode | int | None) -> grpc.StatusCode:

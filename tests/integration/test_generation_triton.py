@@ -307,6 +307,34 @@ async def test_a_killed_triton_gets_its_models_back(
         await service.delete(model.name)
 
 
+async def test_a_bulk_stream_loses_no_item_when_triton_dies_under_it(
+    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton
+) -> None:
+    async with running(settings) as service:
+        model = await service.create("streamed", tiny_checkpoint)
+        lengths = {"short": 1} | {f"long {number}": 200 for number in range(40)}
+        items = [
+            generation_pb2.StreamGenerateRequest(
+                item_id=key,
+                request=generation_pb2.GenerateRequest(
+                    model=model.name,
+                    prompt=f"{key} fox",
+                    sampling=generation_pb2.SamplingParameters(max_tokens=tokens),
+                ),
+            )
+            for key, tokens in lengths.items()
+        ]
+        outcomes: list[generation_pb2.StreamGenerateResponse] = []
+        async for outcome in service.generation.StreamGenerate(iter(items)):
+            if not outcomes:
+                await asyncio.to_thread(triton.kill)
+                await asyncio.to_thread(triton.start)
+            outcomes.append(outcome)
+        assert sorted(each.item_id for each in outcomes) == sorted(lengths)
+        assert all(each.HasField("response") for each in outcomes), outcomes
+        await service.delete(model.name)
+
+
 async def test_a_killed_engine_process_is_started_again_and_its_checkpoints_come_back(
     settings: GenerationSettings, checkpoint_factory: Callable[[int], Path], triton: Triton
 ) -> None:

@@ -52,8 +52,16 @@ def test_a_call_out_of_time_is_a_deadline_error() -> None:
     assert (error.code.name, error.reason) == ("DEADLINE_EXCEEDED", "INFERENCE_DEADLINE_EXCEEDED")
 
 
-def test_an_unreachable_host_is_named() -> None:
-    error = from_rpc_error(_rpc_error(grpc.StatusCode.UNAVAILABLE, "connection refused"), model="m", target="h:1")
+# The second is what a call gets that was just sending when its host was killed.
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "connection refused"),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+    ],
+)
+def test_an_unreachable_host_is_named(code: grpc.StatusCode, details: str) -> None:
+    error = from_rpc_error(_rpc_error(code, details), model="m", target="h:1")
     assert error.reason == "INFERENCE_UNAVAILABLE"
     assert "h:1" in error.message
 

@@ -215,6 +215,13 @@ def test_a_peer_without_message_or_known_code() -> None:
     assert type(from_status(status_pb2.Status(code=code_pb2.Code.ValueType(77), message="?"))) is UnknownError
 
 
+@pytest.mark.parametrize(
+    ("details", "kind"), [("Internal error from Core", errors.UnavailableError), ("a bug", errors.InternalError)]
+)
+def test_a_peer_that_died_while_it_was_sent_to_is_away(details: str, kind: type[FleetError]) -> None:
+    assert type(from_rpc_error(rpc_error(grpc.StatusCode.INTERNAL, details))) is kind
+
+
 def test_a_damaged_detail_is_ignored() -> None:
     status = to_status(errors.NotFoundError("x", reason="GONE"))
     status.details[0].value = b"\xff\xff"
