@@ -12,7 +12,9 @@ from tritonclient.grpc import service_pb2_grpc
 
 from services.generation.backend import Deployment, EngineAnswer
 from services.generation.engine_router import EngineRouter
-from services.generation.requests import Sampling, TextPiece
+from services.generation.registration import Registration
+from services.generation.requests import GenerationRequest, Sampling, TextPiece
+from services.generation.residency import MemoryLimits
 from services.inference import contract
 from services.inference.client import InferenceClient
 from services.inference.failures import InferenceFailure, encode_failure
@@ -20,6 +22,8 @@ from services.inference.host_contract import CHECKPOINT, HOST_MODEL, OPERATION, 
 from services.inference.tensors import read_request, write_response
 from services.inference.vllm_shapes import VLLM_HOST_PREFIX
 from services.runtime.errors import DeadlineExceededError, FailedPreconditionError, FleetError
+from tests.fakes.generation_domain import StartDomain
+from tests.fakes.inference_backend import write_checkpoint
 
 
 class FakeTritonHosts(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -86,6 +90,9 @@ class FakeTritonHosts(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: i
             contract.NUM_OUTPUT_TOKENS: np.array([2], dtype=np.uint32),
         }
 
+    async def ServerReady(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return kserve.ServerReadyResponse(ready=True)
+
     async def RepositoryModelLoad(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         self.hosts.setdefault(request.model_name, {})
         return kserve.RepositoryModelLoadResponse()
@@ -130,6 +137,12 @@ async def client(triton: tuple[FakeTritonHosts, str]) -> AsyncIterator[Inference
 @pytest.fixture
 def router(client: InferenceClient) -> EngineRouter:
     return EngineRouter(client)
+
+
+@pytest.fixture
+def backend(router: EngineRouter) -> EngineRouter:
+    """What ``start_domain`` builds on."""
+    return router
 
 
 def vllm(folder: Path, name: str, *, layers: int = 2, rank: int | None = None) -> Deployment:
@@ -264,6 +277,33 @@ async def test_a_restarted_service_finds_its_hosts_again(
     await once_more.load(vllm(tmp_path, "c", layers=3), timeout_seconds=5)
     assert len(hosts.stops) == 1
     assert await once_more.loaded_names(timeout_seconds=5) == {"b", "c"}
+
+
+async def test_models_of_both_engines_are_evicted_and_come_back(
+    start_domain: StartDomain, hosts: FakeTritonHosts, tmp_path: Path
+) -> None:
+    domain = await start_domain(memory=MemoryLimits(budget_bytes=250, overhead_bytes=100, patience_seconds=0.05))
+
+    def states() -> dict[str, str]:
+        return {record.model_id: record.state.value for record in domain.lifecycle.records()}
+
+    def held() -> list[str]:
+        return sorted(name.split("-")[1] for each in hosts.hosts.values() for name in each)
+
+    async def host_of(model_id: str) -> str:
+        return (await domain.generator.generate(GenerationRequest(model_id, "hello"))).completions[0].text
+
+    for name, engine in (("a", "transformers"), ("b", "vllm"), ("c", "vllm")):
+        folder = write_checkpoint(tmp_path / "checkpoints" / name, content=name)
+        await domain.registrar.create(Registration(str(folder), name, engine=engine))
+    assert states() == {"a": "evicted", "b": "ready", "c": "ready"}
+    assert held() == ["b", "c"]
+    assert (await host_of("b")).startswith(VLLM_HOST_PREFIX)
+    assert await host_of("a") == HOST_MODEL
+    assert states() == {"a": "ready", "b": "ready", "c": "evicted"}
+    assert (await host_of("c")).startswith(VLLM_HOST_PREFIX)
+    assert held() == ["a", "c"]
+    assert hosts.stops == [], "one vLLM host held all that were of its shape"
 
 
 async def test_a_silent_host_hides_nothing_of_the_others(

@@ -3,7 +3,7 @@
 from collections import Counter
 from itertools import count
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.generation.fair_queue import STARVING_SHARE, FairQueue, Ticket
@@ -84,6 +84,7 @@ def test_a_priority_that_has_not_waited_long_does_not_push_in() -> None:
         assert callers_in_turn(queue, 1, now=100.0) == ["high"]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_comes_and_goes_each_ticket_leaves_once_and_the_counts_hold(data: st.DataObject) -> None:
     queue, waiting, numbers = FairQueue(aging_seconds=1.0), [], count()
