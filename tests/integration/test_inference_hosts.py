@@ -106,7 +106,8 @@ async def test_everything_a_generating_model_does(
     assert "".join(piece.text for piece in pieces) == expected
     assert sum(piece.num_output_tokens for piece in pieces) == 24
     assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
-    assert len(pieces) > 3
+    # At least two: the first token is sent at once.
+    assert len(pieces) > 1
 
     stopped = await client.generate(
         model, "The quick", replace(GREEDY, stop=(expected[5:8],)), timeout_seconds=TIMEOUT_SECONDS
