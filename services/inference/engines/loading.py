@@ -105,7 +105,7 @@ def load_causal_lm(arguments: CausalLMArguments) -> LoadedCausalLM:
     adapter = None if arguments.adapter is None else inspect_adapter(arguments.adapter, facts)
     model = _load_causal_model(facts, adapter, pick_dtype(arguments.dtype, facts, device), device)
     tokenizer = load_tokenizer(facts)
-    window = _context_window(arguments, facts, tokenizer)
+    window = _context_window(arguments, facts, tokenizer, longest_steady_input(model.config.get_text_config()))
     return LoadedCausalLM(
         model=model,
         tokenizer=tokenizer,
@@ -229,12 +229,36 @@ def _typed_load_failures(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _context_window(arguments: CausalLMArguments, facts: CheckpointFacts, tokenizer: Any) -> int:
+def longest_steady_input(config: Any) -> int | None:
+    """Return how long inputs may be for a position's rotation not to depend on the longest input; None: any length.
+
+    With ``longrope`` and ``dynamic`` RoPE, transformers chooses the frequencies for all rows of a pass by the largest
+    position in it, so beyond the length of the first training an answer would depend on its neighbours.
+    """
+    told: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [told] if "rope_type" in told else [each for each in told.values() if isinstance(each, dict)]
+    bounds = []
+    for kind in kinds:
+        if kind.get("rope_type") in ("longrope", "dynamic"):
+            lengths = (
+                kind.get("original_max_position_embeddings"),
+                getattr(config, "original_max_position_embeddings", None),
+                getattr(config, "max_position_embeddings", None),
+            )
+            bounds += [int(length) for length in lengths if length]
+    return min(bounds, default=None)
+
+
+def _context_window(
+    arguments: CausalLMArguments, facts: CheckpointFacts, tokenizer: Any, longest_input: int | None
+) -> int:
     limit = facts.context_tokens
     if limit is None:
         told = tokenizer.model_max_length
         # transformers writes an astronomical number where nothing is known.
         limit = int(told) if isinstance(told, int | float) and told < 1e9 else DEFAULT_CONTEXT_TOKENS
+    if longest_input is not None:
+        limit = min(limit, longest_input)
     wanted = arguments.max_model_len
     if wanted is None:
         return limit

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from services.inference.engines.context_group import ContextGroup
 from services.inference.engines.packed import attention
+from services.inference.engines.packed import model as packed_model
 from services.inference.engines.packed.model import PackedLimits, PackedModel
 from services.inference.engines.packed.passes import SegmentPass
 
@@ -107,6 +108,22 @@ def test_what_contexts_share_is_computed_once(pair: tuple[Any, Any]) -> None:
     later = [ContextGroup(header + tokens(source, 20), [(0, tokens(source, 3))]) for _ in range(4)]
     score_all(model, later)
     assert model.counts.computed == 200 + 20 * 22
+
+
+@pytest.mark.parametrize(("max_logits", "parts"), [(100, 1), (50, 2), (20, 4), (1, 4)])
+def test_few_logits_at_once_do_not_make_contexts_be_computed_again(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, max_logits: int, parts: int
+) -> None:
+    source = random.Random(9)
+    monkeypatch.setattr(packed_model, "_LOGIT_BYTES", max_logits * 4 * VOCABULARY)
+    groups = [ContextGroup(tokens(source, 100), [(at, tokens(source, 17)) for at in range(4)]) for _ in range(5)]
+    model = new_model(pair[1])
+    score_all(model, groups)
+    # Each further part computes the context's last token again, off which the first tokens' scores are read.
+    assert model.counts.computed == 5 * (100 + 4 * 16 + parts - 1)
+    for index, continuation in groups[0].members:
+        expected, _ = by_definition(pair[0], groups[0].context, list(continuation))
+        assert groups[0].results[index].log_likelihood == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_the_prefix_cache_stays_within_its_memory_and_keeps_what_is_used(pair: tuple[Any, Any]) -> None:
@@ -233,7 +250,7 @@ def _same_twice() -> tuple[Any, Any]:
 _MODELS = _same_twice()
 
 
-def test_plain_products_attend_as_the_kernel_does() -> None:
+def test_plain_products_attend_as_the_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 4, 7, 8, generator=generator)
     key, value = torch.randn(2, 2, 2, 7, 8, generator=generator)
@@ -242,6 +259,8 @@ def test_plain_products_attend_as_the_kernel_does() -> None:
     for options in ({"mask": mask}, {"is_causal": True}, {"scale": 0.2}):
         arguments: dict[str, Any] = {"scale": None, "mask": None, "is_causal": False, **options}
         kernel = attention.attend_dense(query, key, value, **arguments)
-        products = attention._attend_by_products(query, key, value, **arguments)
-        for one, other in zip(kernel, products, strict=True):
-            assert torch.allclose(one, other, atol=1e-5)
+        for queries_at_once in (512, 3):
+            monkeypatch.setattr(attention, "_QUERIES_AT_ONCE", queries_at_once)
+            products = attention._attend_by_products(query, key, value, **arguments)
+            for one, other in zip(kernel, products, strict=True):
+                assert torch.allclose(one, other, atol=1e-5)

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 IMPLEMENTATION: Final = "evalfleet_packed"
 PASS_ARGUMENT: Final = "evalfleet_pass"
+_QUERIES_AT_ONCE: Final = 512
 
 
 class AttentionPass(Protocol):
@@ -87,19 +88,29 @@ def _attend_by_products(
     mask: torch.Tensor | None,
     is_causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the same with plain products, where no kernel gives the normaliser for any mask."""
+    """Compute the same with plain products, where no kernel gives the normaliser for any mask.
+
+    In float32 whatever the inputs are, as the kernels do, and a part of the queries at a time, so that memory grows
+    with the keys alone.
+    """
     groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query @ key.transpose(-1, -2)).float() * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if mask is not None:
-        scores = scores + mask
-    if is_causal:
-        count = query.shape[2]
-        future = torch.ones(count, count, dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(future, float("-inf"))
-    normaliser = scores.logsumexp(dim=-1)
-    weights = (scores - normaliser.unsqueeze(-1)).exp().to(value.dtype)
-    return weights @ value, normaliser
+    key = key.repeat_interleave(groups, dim=1).float().transpose(-1, -2)
+    value = value.repeat_interleave(groups, dim=1).float()
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    outputs, normalisers = [], []
+    for start in range(0, query.shape[2], _QUERIES_AT_ONCE):
+        part = query[:, :, start : start + _QUERIES_AT_ONCE]
+        scores = (part.float() * scale) @ key
+        end = start + part.shape[2]
+        if mask is not None:
+            scores += mask if mask.shape[-2] == 1 else mask[..., start:end, :]
+        if is_causal:
+            future = torch.ones(end - start, key.shape[-1], dtype=torch.bool, device=query.device).triu(start + 1)
+            scores.masked_fill_(future, float("-inf"))
+        normaliser = scores.logsumexp(dim=-1)
+        outputs.append(((scores - normaliser.unsqueeze(-1)).exp_() @ value).to(query.dtype))
+        normalisers.append(normaliser)
+    return torch.cat(outputs, dim=2), torch.cat(normalisers, dim=2)
 
 
 def merge(

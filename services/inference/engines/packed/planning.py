@@ -96,14 +96,15 @@ class Plan:
         logits = max_logits
         while self._ready:
             pending = self._ready[0]
-            tokens = len(pending.stem) + sum(len(ids) - 1 for _, ids in pending.members)
-            if tokens > room or tokens > logits:
+            branches = sum(len(ids) - 1 for _, ids in pending.members)
+            tokens, read = len(pending.stem) + branches, 1 + branches
+            if tokens > room or read > logits:
                 break
             self._ready.popleft()
             pieces.append(_whole(pending))
-            room, logits = room - tokens, logits - tokens
+            room, logits = room - tokens, logits - read
         if not pieces and self._ready:
-            pieces.append(self._take_part(self._ready.popleft(), max_tokens, min(max_tokens, max_logits)))
+            pieces.append(self._take_part(self._ready.popleft(), max_tokens, max_logits))
         return pieces
 
     def go_on(self, beginning: Beginning, block: Block) -> None:
@@ -139,13 +140,13 @@ class Plan:
 
     def _take_part(self, pending: PendingContext, max_tokens: int, max_logits: int) -> Piece:
         """Cut a context that exceeds a pass alone: first its beginning, then a few members at a time."""
-        stem = len(pending.stem)
-        if stem > 1 and stem > max_tokens // 2:
+        if len(pending.stem) > 1:
+            # Computed for itself, because every further part would compute it again.
             whole = Beginning([pending], pending.matched, len(pending.group.context) - 1)
             self._beginnings.append(whole)
             return self._take_beginning(max_tokens)
         taken: list[Member] = []
-        room = max_logits - stem
+        room = min(max_tokens, max_logits) - 1
         while pending.members and (not taken or len(pending.members[0][1]) - 1 <= room):
             member = pending.members.popleft()
             room -= len(member[1]) - 1
