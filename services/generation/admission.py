@@ -136,7 +136,9 @@ class Admission(Collector):
         """Hand out the free places."""
         now = time.monotonic()
         while (running := self._count_running()) < self._limits.running:
-            ticket = self._queue.pop(now, interactive_only=running >= self._open_places)
+            # Interactive requests in the open places must not use up what the others may have: those bound only others.
+            others = running - self._running[Priority.INTERACTIVE]
+            ticket = self._queue.pop(now, interactive_only=others >= self._open_places)
             if ticket is None:
                 return
             assert isinstance(ticket, _Waiting)

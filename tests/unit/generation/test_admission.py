@@ -90,6 +90,22 @@ async def test_some_places_are_kept_for_interactive_requests() -> None:
     assert work.began[-1] == "person"
 
 
+async def test_every_16th_place_goes_to_those_who_starve_however_many_people_wait() -> None:
+    work = Work(running=16, aging_seconds=0.0)
+    for number in range(120):
+        work.start(f"person {number}", HIGH)
+    work.start("evaluation", EVALUATION)
+    await settle()
+    for _ in range(20):
+        if "evaluation" in work.began:
+            break
+        await work.end(next(name for name in work.began if not work.ends[name].is_set()))
+    assert "evaluation" in work.began
+    for task in work.tasks.values():
+        task.cancel()
+    await asyncio.gather(*work.tasks.values(), return_exceptions=True)
+
+
 async def test_a_full_queue_says_when_to_come_back() -> None:
     work = Work(queued=3, queued_per_caller=2)
     for number in range(4):
