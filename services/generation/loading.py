@@ -32,12 +32,13 @@ class LoadingLimits:
 
     Attributes:
         load_timeout_seconds: time for one checkpoint.
-        unload_timeout_seconds: time for unloading one.
+        unload_timeout_seconds: time for unloading one; much more than the half minute that the engine host gives its
+            requests in flight.
         concurrent_loads: checkpoints that are loaded at once.
     """
 
     load_timeout_seconds: float = 600.0
-    unload_timeout_seconds: float = 30.0
+    unload_timeout_seconds: float = 120.0
     concurrent_loads: int = 2
 
 

@@ -76,8 +76,9 @@ class ModelMemory:
             self.notify()
 
     def touch(self, model_id: str) -> None:
-        """Count a model as used now."""
-        self._last_use[model_id] = time.monotonic()
+        """Count a model as used now; one that is not booked is none that could leave."""
+        if model_id in self._booked:
+            self._last_use[model_id] = time.monotonic()
 
     def is_in_use(self, model_id: str) -> bool:
         """Return whether requests are in flight."""
@@ -112,20 +113,24 @@ class ModelMemory:
         self,
         record: ModelRecord,
         ready: Callable[[], Sequence[ModelRecord]],
-        evict: Callable[[ModelRecord], Awaitable[None]],
+        evict: Callable[[ModelRecord], Awaitable[bool]],
     ) -> None:
         """Book a model's memory, after evicting the least recently used ones until it fits.
 
         Args:
             record: the model that is to be loaded.
             ready: returns the models that might go.
-            evict: unloads one; its requests are answered, and it takes no new ones until then.
+            evict: unloads one, whose requests are answered and which takes no new ones until then; returns whether it
+                has left. If not, it is none of those that ``ready`` returns any more. One whose unloading fails stays
+                booked.
         """
         if record.foreign_target:
             return
+        # Given back before the door: whoever is inside might wait for just this memory, which nobody can evict.
+        if self._booked.pop(record.model_id, None) is not None:
+            self.notify()
         async with self._door:
             needed = memory_cost(record, self._limits.overhead_bytes)
-            self._booked.pop(record.model_id, None)
             while self._booked and self.booked_bytes + needed > await self._budget_bytes():
                 victim = await self._idle_one(
                     lambda: [each for each in ready() if each.model_id in self._booked and each != record]
@@ -134,10 +139,13 @@ class ModelMemory:
                     continue  # all are being loaded right now, and cannot go before they are
                 self._leaving.add(victim.model_id)
                 try:
-                    await evict(victim)
+                    has_left = await evict(victim)
                 finally:
+                    self._leaving.discard(victim.model_id)
+                    self.notify()
+                if has_left:
                     self.release(victim.model_id)
-                self.evictions += 1
+                    self.evictions += 1
             self._booked[record.model_id] = needed
 
     async def _budget_bytes(self) -> int:
@@ -160,11 +168,13 @@ class ModelMemory:
         if oldest is not None:
             self._leaving.add(oldest.model_id)
             try:
-                await self._until(lambda: not self.is_in_use(oldest.model_id))
+                await self._until(lambda: not (self.is_in_use(oldest.model_id) and self.is_leaving(oldest.model_id)))
             except asyncio.CancelledError:
                 self._leaving.discard(oldest.model_id)
                 self.notify()
                 raise
+            if not self.is_leaving(oldest.model_id):
+                return None  # it was deleted meanwhile
         return oldest
 
     def _oldest_first(self, records: Sequence[ModelRecord]) -> list[ModelRecord]:

@@ -30,6 +30,7 @@ class FakeInferenceBackend:
         self.crashed: set[str] = set()
         self.load_gate: asyncio.Event | None = None
         self.load_errors: list[Exception] = []
+        self.unload_errors: list[Exception] = []
         self.on_load: list[Path] = []
         self.gate: asyncio.Event | None = None
         self.piece_gate: asyncio.Event | None = None
@@ -94,6 +95,8 @@ class FakeInferenceBackend:
     async def unload(self, name: str, *, timeout_seconds: float) -> None:
         self._check_up()
         self.unloads.append(name)
+        if self.unload_errors:
+            raise self.unload_errors.pop(0)
         self.loaded.pop(name, None)
         self.crashed.discard(name)
         self._happened.set()
