@@ -90,7 +90,9 @@ def check_sampling_parameters(sampling: SamplingParameters) -> SamplingParameter
             raise _refuse(name, f"must be an integer from {low} to {high}, not {value!r}")
     for name, (least, most) in _REAL_BOUNDS.items():
         value = getattr(sampling, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Only of a float, because an integer may be too large to be made one.
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise _refuse(name, f"must be a finite number, not {value!r}")
         if not least <= value <= most or (name == "top_p" and value == 0):
             raise _refuse(name, f"must lie between {least} and {most}, not {value!r}")
@@ -122,7 +124,7 @@ def parse_sampling_parameters(text: str) -> SamplingParameters:
     """
     try:
         values = json.loads(text) if text.strip() else {}
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits
         raise _refuse("*", f'is not valid JSON ({error}); send an object such as {{"max_tokens": 64}}') from error
     if not isinstance(values, dict):
         raise _refuse("*", 'must be a JSON object such as {"max_tokens": 64}')

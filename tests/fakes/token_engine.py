@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from services.inference.engines.vllm.token_engine import (
     GeneratedTokens,
@@ -29,6 +29,7 @@ class FakeTokenEngine:
         self.in_flight = 0
         self.most_in_flight: dict[str, int] = {}
         self.reload_failure: Exception | None = None
+        self.during_reload: Callable[[], object] = lambda: None
         self.is_crashed = False
         self.is_closed = False
         self.aborted = 0
@@ -86,6 +87,7 @@ class FakeTokenEngine:
         self.weights = "?"
         if self.reload_failure is not None:
             raise self.reload_failure
+        self.during_reload()
         self.reloads.append(path)
         self.cached.clear()
         self.weights = path

@@ -6,10 +6,9 @@ from typing import Final
 from services.inference.contract import CausalLMArguments
 from services.inference.engines.loading import LoadedCausalLM, load_causal_lm
 from services.inference.engines.model_choice import choose_model
-from services.inference.engines.request_reading import RequestReader, TextFacts
+from services.inference.engines.request_reading import RequestReader, TextFacts, answering_failures
 from services.inference.engines.scheduler import Limits, Scheduler
 from services.inference.engines.seams import EngineMetrics, Responder, Tensors
-from services.inference.failures import InferenceFailure
 
 _GIB: Final = 1 << 30
 
@@ -54,12 +53,8 @@ class CausalLMEngine:
 
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request and return before it is computed; a bad one is answered with its failure."""
-        try:
-            request = self._reader.read(tensors, responder)
-        except InferenceFailure as failure:
-            responder.fail(failure)
-        else:
-            self._scheduler.submit(request)
+        with answering_failures(responder):
+            self._scheduler.submit(self._reader.read(tensors, responder))
 
     def close(self) -> None:
         """Fail what is left and stop computing."""

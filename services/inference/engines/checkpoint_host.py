@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from services.inference.contract import CausalLMArguments
 from services.inference.engines.causal_lm import CausalLMEngine
 from services.inference.engines.memory import device_memory_bytes, release_free_memory
+from services.inference.engines.request_reading import answering_failures
 from services.inference.engines.seams import EngineMetrics, Responder, Tensors, decoded_texts, texts
 from services.inference.engines.shared_metrics import SharedMetrics
 from services.inference.engines.turns import FairLock
@@ -91,13 +92,11 @@ class CheckpointHost:
 
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request or an operation and return before it is done; a bad one is answered with its failure."""
-        try:
+        with answering_failures(responder):
             if OPERATION in tensors:
                 self._start_operation(tensors, responder)
             else:
                 self._compute(tensors, responder)
-        except InferenceFailure as failure:
-            responder.fail(failure)
 
     def close(self) -> None:
         """Unload everything at once; what is in flight fails."""
@@ -119,7 +118,9 @@ class CheckpointHost:
                     metadata={"checkpoint": name},
                 )
             resident.in_flight += 1
-        resident.engine.submit(tensors, _CountedResponder(responder, lambda: self._ended(resident)))
+        counted = _CountedResponder(responder, lambda: self._ended(resident))
+        with answering_failures(counted):
+            resident.engine.submit(tensors, counted)
 
     def _ended(self, resident: _Resident) -> None:
         with self._changed:
@@ -184,6 +185,7 @@ class CheckpointHost:
                 self._resident[name] = _Resident(engine)
         except InferenceFailure as failure:
             loading.failure = failure
+            self._metrics.forget(name)
             release_free_memory()
             raise
         except BaseException:

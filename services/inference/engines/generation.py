@@ -59,18 +59,19 @@ class GenerationBatch:
         self._entering = {}
 
     def _enter(self, prefilled: Prefilled) -> None:
-        requests = []
-        for group in prefilled.groups:
-            request = self._entering.pop(id(group))[0]
+        requests = [self._entering[id(group)][0] for group in prefilled.groups]
+        for request, group in zip(requests, prefilled.groups, strict=True):
             request.engine_seconds += group.engine_seconds
             request.num_cached_tokens = group.num_cached_tokens
-            requests.append(request)
         tokens, goes_on = self._choose(prefilled.logits, requests)
         kept = [row for row, survives in enumerate(goes_on) if survives]
         if kept:
             prefilled.keep(kept)
             self._rows += [requests[row] for row in kept]
             self._last_tokens += [tokens[row] for row in kept]
+        # Only now: until they run, a failure of the admission is theirs.
+        for group in prefilled.groups:
+            del self._entering[id(group)]
 
     def step(self) -> None:
         """Grow every running sequence by one token and let go of those that end or were cancelled."""
@@ -90,14 +91,14 @@ class GenerationBatch:
         rows, self._rows, self._last_tokens = self._rows, [], []
         self._model.forget_rows()
         for request in rows:
-            request.responder.fail(failure)
+            request.fail(failure)
         self.fail_entering(failure)
 
     def fail_entering(self, failure: InferenceFailure) -> None:
         """End every sequence whose prompt is being computed with an error."""
         entering, self._entering = self._entering, {}
         for request, _ in entering.values():
-            request.responder.fail(failure)
+            request.fail(failure)
 
     def _gave_up(self, request: GenerationRequest) -> bool:
         if not request.was_cancelled():
@@ -107,6 +108,7 @@ class GenerationBatch:
 
     def _let_go(self, request: GenerationRequest) -> None:
         self.counts.cancelled += 1
+        request.has_ended = True
         request.responder.finish()
 
     def _choose(self, logits: torch.Tensor, requests: Sequence[GenerationRequest]) -> tuple[list[int], list[bool]]:
@@ -124,7 +126,7 @@ class GenerationBatch:
                 log_probability = chosen.log_probabilities[row] if chosen.log_probabilities else 0.0
                 goes_on.append(request.accept(chosen.ids[row], log_probability))
             else:
-                request.responder.fail(nonfinite_logits())
+                request.fail(nonfinite_logits())
                 goes_on.append(False)
         return chosen.ids, goes_on
 

@@ -38,6 +38,7 @@ class GenerationRequest:
         num_generated: tokens so far.
         engine_seconds: this request's share of the engine's time so far.
         num_cached_tokens: tokens of the prompt that did not have to be computed for it.
+        has_ended: its caller has the outcome.
     """
 
     responder: Responder
@@ -53,6 +54,7 @@ class GenerationRequest:
     num_generated: int = 0
     engine_seconds: float = 0.0
     num_cached_tokens: int = 0
+    has_ended: bool = False
     _num_reported: int = 0
     _cumulative_logprob: float = 0.0
     _sent_at: float = -math.inf
@@ -78,6 +80,12 @@ class GenerationRequest:
             self._send_piece()
         return reason is None
 
+    def fail(self, failure: InferenceFailure) -> None:
+        """End with an error, unless it has ended."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.responder.fail(failure)
+
     def _send_piece(self) -> None:
         """Send what is certain of the answer, unless a piece was sent just now: then it goes with a later one."""
         now = time.monotonic()
@@ -94,8 +102,9 @@ class GenerationRequest:
 
     def _finish(self, reason: FinishReason) -> None:
         self.answer.finish()
-        text = self.answer.release(is_final=True)
-        self.responder.finish(self._outputs(self.input_text + text, reason))
+        outputs = self._outputs(self.input_text + self.answer.release(is_final=True), reason)
+        self.has_ended = True
+        self.responder.finish(outputs)
 
     def _outputs(self, text: str, reason: FinishReason | None) -> Tensors:
         outputs = {contract.TEXT_OUTPUT: texts(text)}

@@ -11,8 +11,12 @@ from typing import Any, Final
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-_GROWTH: Final = 1.5
+from services.inference.engines.buffer_sizes import row_capacity, token_capacity
+
 _SPARE_TOKENS: Final = 64
+
+RowBuffers = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of one layer, each [capacity rows, heads, capacity tokens, head size]."""
 
 
 class RowLayer(DynamicLayer):
@@ -34,24 +38,30 @@ class RowLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new tokens of all rows behind the old ones; return views of everything in use."""
         added = key_states.shape[-2]
-        keys, values = self._buffers(key_states, value_states, self._rows, self._tokens + added)
+        # Keys and values apart, so that the old buffer of one is free before the other grows.
+        self._key_buffer = keys = self._grown(self._key_buffer, key_states, self._rows, self._tokens + added)
+        self._value_buffer = values = self._grown(self._value_buffer, value_states, self._rows, self._tokens + added)
         keys[: self._rows, :, self._tokens : self._tokens + added] = key_states
         values[: self._rows, :, self._tokens : self._tokens + added] = value_states
         self._tokens += added
         return keys[: self._rows, :, : self._tokens], values[: self._rows, :, : self._tokens]
 
-    def append_rows(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> None:
-        """Add rows that were computed apart, aligned at the end of the time axis."""
+    def room_for(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> RowBuffers:
+        """Return buffers for more rows, computed apart, with the old ones in their place; changes nothing here."""
+        rows, tokens = self._rows + new_keys.shape[0], max(new_keys.shape[-2], self._tokens)
+        return (
+            self._grown(self._key_buffer, new_keys, rows, tokens, shift=tokens - self._tokens),
+            self._grown(self._value_buffer, new_values, rows, tokens, shift=tokens - self._tokens),
+        )
+
+    def append_rows(self, buffers: RowBuffers, new_keys: torch.Tensor, new_values: torch.Tensor) -> None:
+        """Take over the buffers of ``room_for`` and add its rows, aligned at the end of the time axis."""
         added, length = new_keys.shape[0], new_keys.shape[-2]
-        old_rows, old_tokens = self._rows, self._tokens
-        tokens = max(length, old_tokens)
-        shift = tokens - old_tokens
-        buffers = self._buffers(new_keys, new_values, old_rows + added, tokens)
+        rows, tokens = self._rows + added, max(length, self._tokens)
         for buffer, new in zip(buffers, (new_keys, new_values), strict=True):
-            if shift and old_rows:
-                buffer[:old_rows, :, shift:tokens] = buffer[:old_rows, :, :old_tokens].clone()
-            buffer[old_rows : old_rows + added, :, tokens - length : tokens] = new
-        self._rows, self._tokens = old_rows + added, tokens
+            buffer[self._rows : rows, :, tokens - length : tokens] = new
+        self._key_buffer, self._value_buffer = buffers
+        self._rows, self._tokens = rows, tokens
 
     def move_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
@@ -74,27 +84,19 @@ class RowLayer(DynamicLayer):
                 buffer[: self._rows, :, : self._tokens - tokens] = kept
         self._tokens -= tokens
 
-    def _buffers(
-        self, key_like: torch.Tensor, value_like: torch.Tensor, rows: int, tokens: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return buffers that hold ``rows`` × ``tokens``; what was in use is kept."""
-        self._key_buffer = self._grown(self._key_buffer, key_like, rows, tokens)
-        self._value_buffer = self._grown(self._value_buffer, value_like, rows, tokens)
-        return self._key_buffer, self._value_buffer
-
-    def _grown(self, buffer: torch.Tensor | None, like: torch.Tensor, rows: int, tokens: int) -> torch.Tensor:
-        if buffer is not None and buffer.shape[0] >= rows and buffer.shape[2] >= tokens:
+    def _grown(
+        self, buffer: torch.Tensor | None, like: torch.Tensor, rows: int, tokens: int, *, shift: int = 0
+    ) -> torch.Tensor:
+        """Return a buffer that holds ``rows`` × ``tokens``; what is in use is in it, ``shift`` tokens later."""
+        old_rows, old_tokens = (0, 0) if buffer is None else (buffer.shape[0], buffer.shape[2])
+        if buffer is not None and rows <= old_rows and tokens <= old_tokens and not (shift and self._rows):
             return buffer
-        capacity_rows = rows if buffer is None else max(rows, buffer.shape[0])
-        capacity_tokens = tokens + _SPARE_TOKENS
-        if buffer is not None:
-            capacity_tokens = (
-                max(capacity_tokens, int(buffer.shape[2] * _GROWTH)) if buffer.shape[2] < tokens else buffer.shape[2]
-            )
         # Zeros, because a masked position still takes part in a product and must not be NaN.
-        grown = like.new_zeros((capacity_rows, like.shape[1], capacity_tokens, like.shape[3]))
+        grown = like.new_zeros(
+            (row_capacity(rows, old_rows), like.shape[1], token_capacity(tokens, old_tokens), like.shape[3])
+        )
         if buffer is not None and self._rows:
-            grown[: self._rows, :, : self._tokens] = buffer[: self._rows, :, : self._tokens]
+            grown[: self._rows, :, shift : shift + self._tokens] = buffer[: self._rows, :, : self._tokens]
         return grown
 
 
@@ -118,10 +120,13 @@ class RowCache(Cache):
 
     def append_rows(self, computed: DynamicCache, lengths: Sequence[int]) -> None:
         """Add rows from a left-padded prefill; ``lengths`` are their tokens without padding."""
-        while len(self._row_layers) < len(computed.layers):
+        new = layer_tensors(computed)
+        while len(self._row_layers) < len(new):
             self._row_layers.append(RowLayer())
-        for own, (keys, values) in zip(self._row_layers, layer_tensors(computed), strict=True):
-            own.append_rows(keys, values)
+        # All room first, so that rows which are there stay as they are when there is none.
+        rooms = [own.room_for(keys, values) for own, (keys, values) in zip(self._row_layers, new, strict=True)]
+        for own, room, (keys, values) in zip(self._row_layers, rooms, new, strict=True):
+            own.append_rows(room, keys, values)
         self._lengths.extend(lengths)
 
     def note_step(self) -> None:

@@ -1,6 +1,8 @@
 """Requests as tensors to what an engine computes, with all checks that need no weights."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +17,8 @@ from services.inference.engines.seams import Responder, Tensors, decoded_texts
 from services.inference.engines.token_choice import TokenChooser
 from services.inference.failures import InferenceFailure
 from services.inference.sampling import SamplingParameters, parse_sampling_parameters
+
+_logger = logging.getLogger(__name__)
 
 _OUTPUT_BY_FLAG: Final = {
     contract.RETURN_FINISH_REASON: contract.FINISH_REASON,
@@ -157,6 +161,20 @@ class RequestReader:
             )
 
         return decode
+
+
+@contextmanager
+def answering_failures(responder: Responder) -> Iterator[None]:
+    """Answer a request that cannot be taken with its failure, whatever is raised: nobody else would answer it."""
+    try:
+        yield
+    except InferenceFailure as failure:
+        responder.fail(failure)
+    except Exception:  # a tokenizer or a chat template raises whatever comes to its mind
+        _logger.exception("request_not_read")
+        responder.fail(
+            InferenceFailure("the engine failed to read this request", reason="ENGINE_FAILED", code="INTERNAL")
+        )
 
 
 def _text(tensors: Tensors, name: str) -> str | None:

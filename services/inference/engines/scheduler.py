@@ -18,6 +18,7 @@ import torch
 from services.inference.engines import seams
 from services.inference.engines.generation import GenerationBatch
 from services.inference.engines.generation_request import GenerationRequest
+from services.inference.engines.reporting import publish_or_log
 from services.inference.engines.scoring_request import ScoringRequest
 from services.inference.engines.scoring_turns import ScoringTurns
 from services.inference.engines.seams import EngineMetrics
@@ -221,7 +222,8 @@ class Scheduler:
         with self._wake:
             waiting = len(self._waiting_prompts) + len(self._waiting_scorings)
         waiting += self._batch.num_entering + self._scorings.num_waiting
-        self._metrics.publish(
+        publish_or_log(
+            self._metrics,
             {
                 seams.RUNNING_SEQUENCES: len(self._batch.rows),
                 seams.WAITING_REQUESTS: waiting,
@@ -233,7 +235,7 @@ class Scheduler:
                 seams.CANCELLED_REQUESTS: generated.cancelled + self._scorings.num_cancelled + self._totals.cancelled,
                 seams.KV_CACHE_USAGE: self._model.kv_bytes / self._limits.kv_bytes,
                 seams.BUSY_SECONDS: self._totals.busy_seconds,
-            }
+            },
         )
 
 

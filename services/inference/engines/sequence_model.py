@@ -31,7 +31,8 @@ class Prefilled:
     Attributes:
         groups: the contexts; none after a pass that finished none.
         logits: behind the last token of each, float32 [contexts, vocabulary].
-        keep: makes the contexts with the given indices running rows, in that order behind those that run.
+        keep: makes the contexts with the given indices running rows, in that order behind those that run; if it
+            raises, those that run are as they were.
     """
 
     groups: Sequence[ContextGroup]

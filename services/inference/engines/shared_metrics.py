@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 
+from services.inference.engines.reporting import publish_or_log
 from services.inference.engines.seams import METRICS, EngineMetrics
 
 
@@ -19,39 +20,49 @@ class SharedMetrics:
     def __init__(self, published: EngineMetrics) -> None:
         self._published = published
         self._lock = threading.Lock()
-        self._of_engines: dict[str, Mapping[str, float]] = {}
+        self._shares: dict[str, _EngineShare] = {}
         self._of_the_gone: dict[str, float] = {}
 
     def of_engine(self, name: str) -> EngineMetrics:
-        """Return where one engine reports."""
-        return _EngineShare(self, name)
-
-    def report(self, name: str, values: Mapping[str, float]) -> None:
-        """Replace what one engine reported."""
+        """Return where one engine reports; what is reported there once it is forgotten counts no more."""
         with self._lock:
-            self._of_engines[name] = dict(values)
+            return self._shares.setdefault(name, _EngineShare(self, name))
+
+    def report(self, share: "_EngineShare", values: Mapping[str, float]) -> None:
+        """Replace what one engine reported; a counter that falls began anew."""
+        with self._lock:
+            if self._shares.get(share.name) is not share:
+                return
+            self._keep({name: before for name, before in share.values.items() if values.get(name, 0.0) < before})
+            share.values = dict(values)
             self._publish()
 
     def forget(self, name: str) -> None:
         """Keep the counters of an engine that is gone, and drop its gauges."""
         with self._lock:
-            for metric, value in self._of_engines.pop(name, {}).items():
-                if METRICS[metric][0] == "counter":
-                    self._of_the_gone[metric] = self._of_the_gone.get(metric, 0.0) + value
-            self._publish()
+            share = self._shares.pop(name, None)
+            if share is not None:
+                self._keep(share.values)
+                self._publish()
+
+    def _keep(self, values: Mapping[str, float]) -> None:
+        for metric, value in values.items():
+            if METRICS[metric][0] == "counter":
+                self._of_the_gone[metric] = self._of_the_gone.get(metric, 0.0) + value
 
     def _publish(self) -> None:
         sums = dict.fromkeys(METRICS, 0.0) | self._of_the_gone
-        for values in self._of_engines.values():
-            for metric, value in values.items():
+        for share in self._shares.values():
+            for metric, value in share.values.items():
                 sums[metric] = sums.get(metric, 0.0) + value
-        self._published.publish(sums)
+        publish_or_log(self._published, sums)
 
 
 class _EngineShare:
     def __init__(self, shared: SharedMetrics, name: str) -> None:
         self._shared = shared
-        self._name = name
+        self.name = name
+        self.values: Mapping[str, float] = {}
 
     def publish(self, values: Mapping[str, float]) -> None:
-        self._shared.report(self._name, values)
+        self._shared.report(self, values)

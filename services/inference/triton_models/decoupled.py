@@ -49,8 +49,11 @@ class StubResponder:
             self._sender.end(pb_utils.InferenceResponse(error=pb_utils.TritonError(encode_failure(failure))))
 
     def is_cancelled(self) -> bool:
-        """Return whether the caller gave up."""
-        return self._sender.is_cancelled()
+        """Return whether the caller gave up; false if Triton does not say."""
+        was_cancelled = False
+        with _logged():
+            was_cancelled = self._sender.is_cancelled()
+        return was_cancelled
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def _logged() -> Iterator[None]:
     try:
         yield
     except pb_utils.TritonModelException:
-        _logger.warning("response_not_sent", exc_info=True)
+        _logger.warning("triton_refuses", exc_info=True)
 
 
 def _response(tensors: Tensors) -> Any:

@@ -14,6 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 from services.inference import contract
 from services.inference.contract import CausalLMArguments, ClassifierArguments
+from services.inference.engines.reporting import RisingCounters
 from services.inference.engines.seams import METRICS
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.host_contract import HostArguments
@@ -60,7 +61,8 @@ class StubMetrics:
     def __init__(self, model_name: str) -> None:
         self._families: list[Any] = []
         self._metrics: dict[str, Any] = {}
-        self._published: dict[str, float] = {}
+        self._counters = RisingCounters()
+        self._gauges: dict[str, float] = {}
         for name, (kind, description) in METRICS.items():
             family_kind = pb_utils.MetricFamily.GAUGE if kind == "gauge" else pb_utils.MetricFamily.COUNTER
             family = pb_utils.MetricFamily(name=name, description=description, kind=family_kind)
@@ -74,11 +76,9 @@ class StubMetrics:
         Gauges come last: whoever sees there that nothing runs can trust the counters.
         """
         for name, value in sorted(values.items(), key=lambda item: METRICS[item[0]][0] == "gauge"):
-            before = self._published.get(name, 0.0)
-            if value == before:
-                continue
             if METRICS[name][0] == "gauge":
-                self._metrics[name].set(value)
-            else:
-                self._metrics[name].increment(value - before)
-            self._published[name] = value
+                if value != self._gauges.get(name, 0.0):
+                    self._metrics[name].set(value)
+                    self._gauges[name] = value
+            elif (more := self._counters.increment(name, value)) > 0:
+                self._metrics[name].increment(more)

@@ -1,6 +1,7 @@
 """The checkpoint host: many checkpoints in one process, each request answered by its own."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -183,6 +184,47 @@ def test_shared_counters_never_fall(metrics: Any) -> None:
     shared.forget("a")
     shared.of_engine("a").publish({seams.GENERATED_TOKENS: 1.0})
     assert metrics.values[seams.GENERATED_TOKENS] == 5.0
+
+
+def test_a_name_that_reports_again_lowers_no_counter(metrics: Any) -> None:
+    shared = SharedMetrics(metrics)
+    first = shared.of_engine("a")
+    first.publish({seams.GENERATED_TOKENS: 10.0})
+    first.publish({seams.GENERATED_TOKENS: 2.0})
+    assert metrics.values[seams.GENERATED_TOKENS] == 12.0
+    shared.forget("a")
+    # An engine's last report may come when it is forgotten already.
+    first.publish({seams.GENERATED_TOKENS: 3.0})
+    shared.of_engine("a").publish({seams.GENERATED_TOKENS: 1.0})
+    assert metrics.values[seams.GENERATED_TOKENS] == 13.0
+
+
+def test_metrics_that_are_refused_cost_no_unload(
+    host: CheckpointHost, operate: Any, metrics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(values: Any) -> None:
+        raise RuntimeError("refused")
+
+    operate("load", "a", "/a")
+    monkeypatch.setattr(metrics, "publish", refuse)
+    assert operate("unload", "a").checkpoints == ()
+
+
+def test_an_engine_that_raises_over_a_request_answers_it_and_can_be_unloaded(
+    host: CheckpointHost, operate: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def divide(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    operate("load", "a", "/a")
+    monkeypatch.setattr(FakeEngine, "submit", divide)
+    with pytest.raises(InferenceFailure) as caught:
+        answer_of(host, new_answers(), "a")
+    assert (caught.value.reason, caught.value.code) == ("ENGINE_FAILED", "INTERNAL")
+    host._drain_seconds = 60.0
+    started = time.monotonic()
+    operate("unload", "a")
+    assert time.monotonic() - started < 10
 
 
 def test_turns_are_taken_in_the_order_of_asking() -> None:

@@ -180,6 +180,18 @@ def test_bad_requests_are_answered_with_their_reason(ask: Ask, texts: Any) -> No
         assert caught.value.reason == reason
 
 
+def test_a_tokenizer_that_raises_is_the_requests_failure(
+    ask: Ask, tiny_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OverflowError("no such text")
+
+    monkeypatch.setattr(tiny_engine._reader._encoder, "encode", refuse)
+    with pytest.raises(InferenceFailure) as caught:
+        ask("x").wait()
+    assert (caught.value.reason, caught.value.code) == ("ENGINE_FAILED", "INTERNAL")
+
+
 def test_a_caller_that_gives_up_frees_its_place(
     ask: Ask, tiny_engine: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,12 @@
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache
 
-from services.inference.engines.kv_cache import RowCache, select_rows
+from services.inference.engines.kv_cache import RowCache, RowLayer, select_rows
 
 LAYERS, HEADS, SIZE = 2, 1, 3
 Row = list[list[torch.Tensor]]  # by layer: one [HEADS, SIZE] tensor a token
@@ -73,6 +74,46 @@ def test_the_time_axis_is_shortened_when_its_longest_row_leaves() -> None:
     cache.append_rows(prefill(rows), [400, 3])
     cache.remove_rows([0])
     assert cache.time_tokens == 3
+
+
+def test_what_was_needed_once_does_not_size_what_is_needed_now() -> None:
+    cache = RowCache()
+    token = torch.zeros(HEADS, SIZE)
+    cache.append_rows(prefill([[[token]] * LAYERS for _ in range(64)]), [1] * 64)
+    cache.remove_rows(range(1, 64))
+    for _ in range(2000):
+        for layer in range(LAYERS):
+            cache.update(torch.zeros(1, HEADS, 1, SIZE), torch.zeros(1, HEADS, 1, SIZE), layer)
+        cache.note_step()
+    layers: list[Any] = list(cache.layers)
+    rows, _, tokens, _ = layers[0]._key_buffer.shape
+    assert rows == 1
+    assert tokens <= 2001 * 1.2
+
+
+@pytest.mark.parametrize("lengths", [[2], [400]])
+def test_rows_that_find_no_room_leave_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+) -> None:
+    cache = RowCache()
+    rows: list[Row] = [[[torch.full((HEADS, SIZE), float(at))] * 5 for _ in range(LAYERS)] for at in range(3)]
+    cache.append_rows(prefill(rows), [5] * 3)
+    before = [contents(cache, row, layer).clone() for row in range(3) for layer in range(LAYERS)]
+    real, calls = RowLayer._grown, []
+
+    def grown(self: RowLayer, *arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if len(calls) == 2 * LAYERS:
+            raise torch.OutOfMemoryError("the last buffer")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(RowLayer, "_grown", grown)
+    new: list[Row] = [[[torch.ones(HEADS, SIZE)] * length] * LAYERS for length in lengths]
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.append_rows(prefill(new), lengths)
+    assert list(cache.lengths) == [5] * 3
+    after = [contents(cache, row, layer) for row in range(3) for layer in range(LAYERS)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_an_empty_cache_holds_no_memory() -> None:

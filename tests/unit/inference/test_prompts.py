@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def test_a_begun_answer_is_continued(encoder: PromptEncoder) -> None:
         ('[{"role": "user", "content": 3}]', "MESSAGES_INVALID"),
         ("[" * 100_000, "MESSAGES_INVALID"),
         ("nonsense", "MESSAGES_INVALID"),
+        ("1" * 5000, "MESSAGES_INVALID"),
     ],
 )
 def test_a_bad_conversation_is_refused(encoder: PromptEncoder, messages: str, reason: str) -> None:
@@ -70,6 +72,15 @@ def test_a_bad_conversation_is_refused(encoder: PromptEncoder, messages: str, re
         encoder.render(messages)
     assert caught.value.reason == reason
     assert caught.value.field == "messages"
+
+
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"])
+def test_a_template_that_fails_rejects_the_conversation(tokenizer: Any, template: str) -> None:
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = template
+    with pytest.raises(InferenceFailure) as caught:
+        PromptEncoder(tokenizer, 1000).render(conversation(("user", "Hi")))
+    assert caught.value.reason == "CHAT_TEMPLATE_REJECTED"
 
 
 def test_a_checkpoint_without_template_says_so(tiny_checkpoint: Path) -> None:

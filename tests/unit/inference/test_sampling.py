@@ -46,6 +46,7 @@ def test_a_single_stop_text_needs_no_list() -> None:
         ("temperature", -0.1),
         ("temperature", float("nan")),
         ("temperature", "hot"),
+        ("temperature", 10**400),
         ("top_p", 0),
         ("top_p", 1.1),
         ("top_k", -2),
@@ -73,7 +74,7 @@ def test_an_unknown_parameter_suggests_the_nearest() -> None:
         parse_sampling_parameters('{"temprature": 1}')
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", '"x"', "[" * 100_000])
+@pytest.mark.parametrize("text", ["{", "[]", "3", '"x"', "[" * 100_000, '{"seed": ' + "1" * 5000 + "}"])
 def test_anything_but_a_json_object_is_refused(text: str) -> None:
     with pytest.raises(InferenceFailure, match="JSON"):
         parse_sampling_parameters(text)

@@ -2,6 +2,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class ObservedModel:
         self.entered = threading.Event()
         self.error: BaseException | None = None
         self.step_error: BaseException | None = None
+        self.keep_error: BaseException | None = None
         self.logits_factor = 1.0
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +48,12 @@ class ObservedModel:
             self._enter()
         for done in self.real.prefill(groups):
             self.finished.append([len(group.context) for group in done.groups])
-            yield replace(done, logits=done.logits * self.logits_factor)
+            yield replace(done, logits=done.logits * self.logits_factor, keep=partial(self._keep, done.keep))
+
+    def _keep(self, keep: Any, rows: Any) -> None:
+        if self.keep_error is not None:
+            raise self.keep_error
+        keep(rows)
 
     def score(self, groups: Any) -> Iterator[Any]:
         if groups:
@@ -133,6 +140,31 @@ def test_a_failing_batch_fails_its_requests_and_the_engine_goes_on(
         answered = new_answers()
         engine.submit(request, answered)
         assert len(answered.wait()) == 1
+
+
+def test_memory_that_ends_while_a_batch_enters_leaves_nobody_without_an_outcome(
+    engine: CausalLMEngine, model: ObservedModel, new_answers: Any, texts: Any
+) -> None:
+    model.gate.clear()
+    first = new_answers()
+    engine.submit(scoring(texts), first)
+    assert model.entered.wait(timeout=30)
+    model.keep_error = torch.OutOfMemoryError("row store")
+    # One that its first token ends, and two that go on.
+    ended, *entering = [new_answers() for _ in range(3)]
+    for answers, max_tokens in zip((ended, *entering), (1, 4, 4), strict=True):
+        engine.submit(generation(texts, max_tokens=max_tokens), answers)
+    model.gate.set()
+    for answers in entering:
+        with pytest.raises(InferenceFailure) as caught:
+            answers.wait()
+        assert caught.value.reason == "ENGINE_OUT_OF_MEMORY"
+    assert len(ended.wait()) == 1
+    model.keep_error = None
+    answered = new_answers()
+    engine.submit(generation(texts), answered)
+    assert len(answered.wait()) == 1
+    assert ended.failure is None
 
 
 def test_a_failing_step_fails_the_running_and_the_engine_goes_on(

@@ -5,14 +5,11 @@ of its buffer, so a new token is written in place and nothing moves while rows c
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 
+from services.inference.engines.buffer_sizes import row_capacity, token_capacity
 from services.inference.engines.packed.prefix_cache import Layer
-
-_SPARE_TOKENS: Final = 64
-_GROWTH: Final = 1.5
 
 
 class RowStore:
@@ -90,9 +87,8 @@ class RowStore:
         old_rows, old_tokens = (self._buffers[0][0].shape[0], self._buffers[0][0].shape[2]) if self._buffers else (0, 0)
         if rows <= old_rows and tokens <= old_tokens:
             return
-        new_rows = old_rows if rows <= old_rows else max(rows, int(old_rows * _GROWTH))
-        new_tokens = old_tokens if tokens <= old_tokens else max(tokens + _SPARE_TOKENS, int(old_tokens * _GROWTH))
         count, longest = len(self._lengths), max(self._lengths, default=0)
+        new_rows, new_tokens = row_capacity(rows, old_rows), token_capacity(max(tokens, longest + 1), old_tokens)
         grown: list[Layer] = []
         for number, pair in enumerate(like):
             # Zeros, because a masked position still takes part in a product and must not be NaN.

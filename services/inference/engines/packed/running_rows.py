@@ -40,7 +40,6 @@ class RunningRows:
             [block for block in context if uses[id(block)] > 1 or block.num_tokens > _LONGEST_OWN_BLOCK]
             for context in contexts
         ]
-        self._paths += paths
         self._store.append(
             [
                 [block.layers for block in context if block not in path]
@@ -48,6 +47,8 @@ class RunningRows:
             ],
             like=contexts[0][-1].layers,
         )
+        # Behind what may run out of memory, so that the rows that were there stay as they are.
+        self._paths += paths
         self._shared = None
 
     def positions(self) -> torch.Tensor:

@@ -13,11 +13,11 @@ from services.inference.adapters import CONFIG_FILE
 from services.inference.checkpoints import inspect_checkpoint, read_json
 from services.inference.contract import CausalLMArguments
 from services.inference.engines.loading import DEFAULT_CONTEXT_TOKENS, load_tokenizer
-from services.inference.engines.request_reading import RequestReader, TextFacts
+from services.inference.engines.request_reading import RequestReader, TextFacts, answering_failures
 from services.inference.engines.seams import EngineMetrics, Responder, Tensors
 from services.inference.engines.vllm.engine import StartEngine, VllmEngine, Weights
 from services.inference.engines.vllm.environment import prepare_environment, require_vllm
-from services.inference.engines.vllm.token_engine import Adapter
+from services.inference.engines.vllm.token_engine import Adapter, crashed
 from services.inference.failures import InferenceFailure
 
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -37,6 +37,7 @@ class VllmCheckpoints:
         self._metrics = metrics
         self._starting = threading.Lock()
         self._engine: VllmEngine | None = None
+        self._totals: Mapping[str, float] = {}
         self._window = 0
         self._adapter_rank = 0
         self._adapter_numbers = itertools.count(1)
@@ -60,28 +61,40 @@ class VllmCheckpoints:
         if arguments.adapter is not None:
             number = next(self._adapter_numbers)
             adapter = Adapter(f"adapter-{number}", number, arguments.adapter)
-        weights = Weights(arguments.model, _stamp(Path(arguments.model)), adapter)
+        weights = Weights(arguments.model, _stamp(arguments.model), adapter)
         with self._starting:
             if self._engine is not None and self._engine.is_dead:
-                self._engine.close()
-                self._engine = None
+                self.close()
             if self._engine is None:
-                self._engine = VllmEngine(_starter(arguments, facts.context_tokens, rank), weights, self._metrics)
+                self._engine = VllmEngine(
+                    _starter(arguments, facts.context_tokens, rank),
+                    weights,
+                    self._metrics,
+                    stamp_of=_stamp,
+                    totals=self._totals,
+                )
                 self._window, self._adapter_rank = facts.context_tokens, rank
             self._check_fit(arguments, facts, rank)
             self._engine.try_out(weights)
         return VllmCheckpoint(self, RequestReader(facts), weights)
 
     def engine(self) -> VllmEngine:
-        """Return the running engine."""
-        assert self._engine is not None  # there is a checkpoint
-        return self._engine
+        """Return the running engine.
+
+        Raises:
+            InferenceFailure: ENGINE_CRASHED, it is starting anew.
+        """
+        engine = self._engine
+        if engine is None:
+            raise crashed("vLLM is starting anew")
+        return engine
 
     def close(self) -> None:
-        """End vLLM."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """End vLLM; what it has counted stays."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            self._totals = engine.totals
+            engine.close()
 
     def _check_fit(self, arguments: CausalLMArguments, facts: TextFacts, rank: int) -> None:
         if facts.context_tokens > self._window or rank > self._adapter_rank:
@@ -110,11 +123,8 @@ class VllmCheckpoint:
 
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request and return before it is computed; a bad one is answered with its failure."""
-        try:
+        with answering_failures(responder):
             request = self._reader.read(tensors, _EndedOnce(responder))
-        except InferenceFailure as failure:
-            responder.fail(failure)
-        else:
             self._checkpoints.engine().submit(request, self._weights)
 
     def close(self) -> None:
@@ -209,8 +219,8 @@ def _check_adapter_kind(config: Mapping[str, Any], folder: str) -> None:
         )
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    stats = ((file.name, file.stat()) for file in sorted(folder.glob("*.safetensors")))
+def _stamp(folder: str) -> tuple[tuple[str, int, int], ...]:
+    stats = ((file.name, file.stat()) for file in sorted(Path(folder).glob("*.safetensors")))
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from services.inference.engines.cancellation import CANCEL_CHECK_SECONDS
 from services.inference.engines.context_group import ContextGroup
 from services.inference.engines.generation_request import GenerationRequest, nonfinite_logits
+from services.inference.engines.reporting import publish_or_log
 from services.inference.engines.scoring_request import ScoringRequest
 from services.inference.engines.seams import (
     BUSY_SECONDS,
@@ -19,6 +20,7 @@ from services.inference.engines.seams import (
     CANCELLED_REQUESTS,
     GENERATED_TOKENS,
     KV_CACHE_USAGE,
+    METRICS,
     PROMPT_TOKENS,
     RUNNING_SEQUENCES,
     SCORED_CONTINUATIONS,
@@ -76,16 +78,29 @@ class VllmEngine:
         start: starts the token engine; called on the loop.
         first: the weights that it starts with.
         metrics: where to report.
+        stamp_of: reads a folder's stamp as it is now.
+        totals: counters of the engine that ran before it, to go on from.
 
     Raises:
         InferenceFailure: it does not start.
     """
 
-    def __init__(self, start: StartEngine, first: Weights, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        start: StartEngine,
+        first: Weights,
+        metrics: EngineMetrics,
+        *,
+        stamp_of: Callable[[str], Hashable],
+        totals: Mapping[str, float] | None = None,
+    ) -> None:
         self._metrics = metrics
-        self._figures: dict[str, float] = {}
+        self._stamp_of = stamp_of
+        self._figures: dict[str, float] = {**dict.fromkeys(_GAUGES.values(), 0.0), **(totals or {})}
+        self._busy_before = self._figures.get(BUSY_SECONDS, 0.0)
         self._shares = TimeShares()
         self._in_flight: dict[asyncio.Task[None], Callable[[], bool]] = {}
+        self._admitting = threading.Lock()
         self._is_closing = False
         self._is_dead = False
         self._loop = asyncio.new_event_loop()
@@ -97,7 +112,8 @@ class VllmEngine:
             self._stop_loop()
             raise
         self._turns = WeightTurns(self._switch)
-        self._turns.assume(first.base)
+        if stamp_of(first.path) == first.stamp:
+            self._turns.assume(first.base)
         self._watching = asyncio.run_coroutine_threadsafe(self._watch_callers(), self._loop)
 
     @property
@@ -105,12 +121,19 @@ class VllmEngine:
         """Whether vLLM's own processes are gone: nothing will be answered any more."""
         return self._is_dead
 
+    @property
+    def totals(self) -> Mapping[str, float]:
+        """What the counters say now."""
+        return {name: value for name, value in self._figures.items() if METRICS[name][0] == "counter"}
+
     def submit(self, request: GenerationRequest | ScoringRequest, weights: Weights) -> None:
         """Take a request and return before it is computed."""
-        if self._is_closing:
-            request.responder.fail(_closed())
-            return
-        self._loop.call_soon_threadsafe(self._begin, request, weights)
+        with self._admitting:
+            # Whatever comes onto the loop before it is closing is failed there by the close.
+            if not self._is_closing:
+                self._loop.call_soon_threadsafe(self._begin, request, weights)
+                return
+        request.responder.fail(_closed())
 
     def try_out(self, weights: Weights) -> None:
         """Put weights in place and compute one token with them. Not to be called from the loop's own thread.
@@ -126,10 +149,13 @@ class VllmEngine:
 
     def close(self) -> None:
         """Fail what is left and end vLLM."""
-        self._is_closing = True
-        self._await(self._fail_all())
-        self._engine.close()
-        self._stop_loop()
+        with self._admitting:
+            self._is_closing = True
+        try:
+            self._await(self._fail_all())
+            self._engine.close()
+        finally:
+            self._stop_loop()
 
     def _begin(self, request: GenerationRequest | ScoringRequest, weights: Weights) -> None:
         work = self._generate if isinstance(request, GenerationRequest) else self._score
@@ -210,7 +236,20 @@ class VllmEngine:
 
     async def _switch(self, base: Hashable) -> None:
         assert isinstance(base, tuple)
-        await self._engine.reload(base[0])
+        path, stamp = base
+        self._check_unchanged(path, stamp)
+        await self._engine.reload(path)
+        # Written to while it was read: what is in place now is neither the old checkpoint nor the new one.
+        self._check_unchanged(path, stamp)
+
+    def _check_unchanged(self, path: str, stamp: Hashable) -> None:
+        if self._stamp_of(path) != stamp:
+            raise InferenceFailure(
+                f"the weights in {path} have changed since the checkpoint was registered; register it again",
+                reason="CHECKPOINT_CHANGED",
+                code="FAILED_PRECONDITION",
+                metadata={"path": path},
+            )
 
     async def _watch_callers(self) -> None:
         """Cancel what nobody waits for any more.
@@ -248,8 +287,8 @@ class VllmEngine:
         self._figures[metric] = self._figures.get(metric, 0.0) + more
 
     def _publish(self) -> None:
-        self._figures[BUSY_SECONDS] = self._shares.busy_seconds
-        self._metrics.publish(self._figures)
+        self._figures[BUSY_SECONDS] = self._busy_before + self._shares.busy_seconds
+        publish_or_log(self._metrics, self._figures)
 
     def _await(self, work: Awaitable[Any]) -> Any:
         async def run() -> Any:

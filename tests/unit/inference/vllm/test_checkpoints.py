@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.inference.contract import CausalLMArguments
-from services.inference.engines.vllm.checkpoints import VllmCheckpoints, _EndedOnce, read_text_facts
+from services.inference.engines.vllm.checkpoints import VllmCheckpoint, VllmCheckpoints, _EndedOnce, read_text_facts
+from services.inference.engines.vllm.engine import Weights
 from services.inference.failures import InferenceFailure
 from services.inference.vllm_shapes import vllm_host_model
 
@@ -36,6 +38,19 @@ def test_an_answered_request_is_neither_asked_nor_ended_again() -> None:
     assert not guarded.is_cancelled()
     guarded.fail(InferenceFailure("late", reason="LATE"))
     assert touchy.ends == 1
+
+
+def test_a_request_that_meets_a_restart_is_told_that_vllm_is_gone(new_answers: Any) -> None:
+    class Reader:
+        def read(self, tensors: object, responder: object) -> object:
+            return object()
+
+    checkpoints = VllmCheckpoints(None)  # type: ignore[arg-type]
+    answers = new_answers()
+    VllmCheckpoint(checkpoints, Reader(), Weights("a", 0)).submit({}, answers)  # type: ignore[arg-type]
+    with pytest.raises(InferenceFailure) as caught:
+        answers.wait()
+    assert (caught.value.reason, caught.value.code) == ("ENGINE_CRASHED", "UNAVAILABLE")
 
 
 def test_what_requests_need_is_read_without_weights(tiny_checkpoint: Path) -> None:

@@ -94,7 +94,8 @@ class Running:
             self.watch = watch
             return self.vllm
 
-        self.engine = VllmEngine(start, A, self.metrics)
+        self.stamps: dict[str, int] = {}
+        self.engine = VllmEngine(start, A, self.metrics, stamp_of=lambda path: self.stamps.get(path, 0))
 
     def ask(self, weights: Weights = A, *, stream: bool = False, **sampling: Any) -> Caller:
         caller = Caller()
@@ -217,6 +218,73 @@ def test_the_schedulers_figures_become_metrics(running: Running) -> None:
     assert (values[seams.RUNNING_SEQUENCES], values[seams.WAITING_REQUESTS]) == (1, 2)
     assert values[seams.KV_CACHE_USAGE] == 0.5
     assert values[seams.GENERATED_TOKENS] == 8
+
+
+def test_a_checkpoint_that_changed_on_disk_is_not_read(running: Running) -> None:
+    running.stamps["b"] = 1
+    assert running.ask(B, max_tokens=2).reason == "CHECKPOINT_CHANGED"
+    assert running.vllm.reloads == []
+    assert running.ask(A, max_tokens=2).text == "aa"
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_not_used(running: Running) -> None:
+    running.vllm.during_reload = lambda: running.stamps.update(b=1)
+    assert running.ask(B, max_tokens=2).reason == "CHECKPOINT_CHANGED"
+    assert running.vllm.reloads == ["b"]
+    running.vllm.during_reload = lambda: None
+    # What is in place now is neither of them.
+    assert running.ask(A, max_tokens=2).text == "aa"
+    assert running.vllm.reloads == ["b", "a"]
+
+
+def test_a_checkpoint_that_changed_while_vllm_started_is_not_used() -> None:
+    engine = VllmEngine(lambda watch: FakeTokenEngine(), A, Metrics(), stamp_of=lambda path: 1)
+    with pytest.raises(InferenceFailure, match="changed"):
+        engine.try_out(A)
+    engine.close()
+
+
+def test_totals_go_on_where_the_engine_before_ended(running: Running) -> None:
+    running.on_loop(lambda: running.watch({"running": 3, "generated_tokens": 4}))
+    running.ask(max_tokens=2).text  # noqa: B018
+    running.engine.close()
+    metrics = Metrics()
+    later = VllmEngine(
+        lambda watch: FakeTokenEngine(), A, metrics, stamp_of=lambda path: 0, totals=running.engine.totals
+    )
+    later.close()
+    assert later.totals[seams.GENERATED_TOKENS] == 4
+    assert later.totals[seams.BUSY_SECONDS] >= running.engine.totals[seams.BUSY_SECONDS] > 0
+    assert seams.RUNNING_SEQUENCES not in later.totals
+
+
+def test_figures_that_cannot_be_published_cost_no_request(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(values: Mapping[str, float]) -> None:
+        raise RuntimeError("refused")
+
+    monkeypatch.setattr(running.metrics, "publish", refuse)
+    running.on_loop(lambda: running.watch({"running": 1}))
+    assert running.ask(max_tokens=2).text == "aa"
+    assert running.ask(max_tokens=2).text == "aa"
+
+
+def test_every_request_that_meets_a_close_is_answered(running: Running) -> None:
+    callers: list[Caller] = []
+    is_asking = threading.Event()
+
+    def ask() -> None:
+        while not running.vllm.is_closed:
+            callers.append(running.ask(max_tokens=2))
+            is_asking.set()
+        callers.append(running.ask(max_tokens=2))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert is_asking.wait(10)
+    running.engine.close()
+    asking.join(10)
+    assert all(caller.ended.wait(10) for caller in callers)
+    assert callers[-1].reason == "MODEL_NOT_LOADED"
 
 
 async def test_nobody_overtakes_a_request_that_waited_for_its_turn() -> None:
