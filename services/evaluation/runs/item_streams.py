@@ -48,8 +48,8 @@ OpenStream = Callable[[AsyncIterator[Any]], Any]
 class ItemStreams(Generic[RequestT, ResponseT]):
     """Answers one item at a time, over the streams of the run that asks.
 
-    An item whose caller is cancelled goes on at the peer as long as its stream has other items: a run that is cancelled
-    cancels all of its items, and with the last one the stream.
+    An item that is cancelled or takes too long goes on at the peer as long as others wait on its stream; when nobody
+    does and such an item has no outcome yet, the stream is cancelled, and its work with it.
 
     Args:
         open_stream: starts a stream of the peer's bulk method.
@@ -118,6 +118,7 @@ class _Stream:
     def __init__(self, open_stream: OpenStream, on_end: Callable[["_Stream"], None]) -> None:
         self._on_end = on_end
         self._waiting: dict[str, asyncio.Future[Any]] = {}
+        self._abandoned: set[str] = set()
         self._outbox: asyncio.Queue[Any | None] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._idle: asyncio.TimerHandle | None = None
@@ -140,12 +141,14 @@ class _Stream:
             return await future
         finally:
             self._waiting.pop(item_id, None)
+            if future.cancelled():
+                self._abandoned.add(item_id)
             if not self._waiting:
-                self._rest(was_left=future.cancelled())
+                self._rest()
 
-    def _rest(self, *, was_left: bool) -> None:
-        """Nobody waits: stop the peer's work if somebody just left it, or close the stream if nobody comes soon."""
-        if was_left:
+    def _rest(self) -> None:
+        """Nobody waits: stop the peer's work if it has any left, or close the stream if nobody comes soon."""
+        if self._abandoned:
             self._on_end(self)
             self._call.cancel()
         elif self._idle is None:
@@ -171,6 +174,7 @@ class _Stream:
             self._fail(self._waiting.values(), error)
 
     def _deliver(self, outcome: Outcome) -> None:
+        self._abandoned.discard(outcome.item_id)
         future = self._waiting.get(outcome.item_id)
         if future is None or future.done():
             return

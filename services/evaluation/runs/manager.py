@@ -18,7 +18,11 @@ from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.callers import current_caller
 from services.runtime.calls import bind_deadline, bind_ids
+from services.runtime.deadlines import child_timeout
 from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, as_fleet_error, not_found
+
+_LONGEST_CREATE_SECONDS = 30.0
+"""How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -81,19 +85,24 @@ class RunManager:
             NotFoundError: suite, task, scorer or model does not exist.
             AlreadyExistsError: the run id is taken.
         """
+        if (earlier := await self._earlier(request)) is not None:
+            return earlier
+        suite = await self._suites.resolve(request.suite, request.tasks)
+        await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
+        # Before the lock: the content of a model that was just registered may take a while to be read.
+        digest = await wait_out(
+            partial(self._peers.generator.model_digest, request.model),
+            patience_seconds=child_timeout(min(self._patience_seconds, _LONGEST_CREATE_SECONDS)),
+        )
         async with self._create_lock:
-            if request.request_id:
-                earlier = await self._store.find_request(request.request_id)
-                if earlier is not None:
-                    return self._live.get(earlier.run_id, earlier)
-            suite = await self._suites.resolve(request.suite, request.tasks)
-            await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
+            if (earlier := await self._earlier(request)) is not None:
+                return earlier
             run = Run(
                 run_id=request.run_id or new_run_id(suite.name),
                 suite=suite.name,
                 suite_digest=suite.digest,
                 model=request.model,
-                model_digest=await self._peers.generator.model_digest(request.model),
+                model_digest=digest,
                 seed=_seed_of(suite) if request.seed is None else request.seed,
                 concurrency=request.concurrency or self._default_concurrency,
                 create_time=time.time(),
@@ -112,6 +121,11 @@ class RunManager:
             await self._store.add(run)
             self._launch(run)
             return run
+
+    async def _earlier(self, request: RunRequest) -> Run | None:
+        """Return the run that a request with this id has made already."""
+        earlier = await self._store.find_request(request.request_id) if request.request_id else None
+        return None if earlier is None else self._live.get(earlier.run_id, earlier)
 
     async def get(self, run_id: str) -> Run:
         """Read a run as it stands; raises NotFoundError with the nearest names."""

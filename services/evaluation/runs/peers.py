@@ -89,7 +89,7 @@ class Generator(Protocol):
     """The generation service."""
 
     async def model_digest(self, model: str) -> str:
-        """Content digest of a model that is ready; raises NotFoundError or FailedPreconditionError."""
+        """Content digest of a model; UnavailableError until it is known, NotFoundError or FailedPreconditionError."""
         ...
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:

@@ -1,6 +1,6 @@
 """The four other services over gRPC."""
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import grpc.aio
@@ -23,13 +23,23 @@ from services.evaluation.runs.peers import (
     ScorerCall,
 )
 from services.evaluation.specification import SafetyJudging
-from services.runtime.errors import FailedPreconditionError, InternalError, from_rpc_error, from_status, not_found
+from services.runtime.errors import (
+    FailedPreconditionError,
+    InternalError,
+    UnavailableError,
+    from_rpc_error,
+    from_status,
+    not_found,
+)
 from services.runtime.gathering import Gatherer
 
 ResponseT = TypeVar("ResponseT")
 
 _LEDGER_PAGE_SIZE = 10_000
 _LARGEST_SCORE_BATCH = 64
+_LOADING_RETRY_SECONDS = 2.0
+_LEDGER_MESSAGE_BYTES = 4 << 20
+"""A quarter of what services take by default; one outcome alone may be longer."""
 
 
 async def _typed(call: Awaitable[ResponseT]) -> ResponseT:
@@ -38,6 +48,20 @@ async def _typed(call: Awaitable[ResponseT]) -> ResponseT:
         return await call
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
+
+
+def _cut(results: Sequence[aggregation_pb2.Result], largest_bytes: int) -> Iterator[list[aggregation_pb2.Result]]:
+    """Yield the results in pieces of at most so many bytes, or of one result."""
+    piece: list[aggregation_pb2.Result] = []
+    size = 0
+    for result in results:
+        if piece and size + result.ByteSize() > largest_bytes:
+            yield piece
+            piece, size = [], 0
+        piece.append(result)
+        size += result.ByteSize()
+    if piece:
+        yield piece
 
 
 class RemoteGenerator:
@@ -63,7 +87,13 @@ class RemoteGenerator:
         )
 
     async def model_digest(self, model: str) -> str:
-        """Content digest of a model that is ready; raises NotFoundError or FailedPreconditionError."""
+        """Content digest of a model.
+
+        Raises:
+            NotFoundError: there is no such model.
+            FailedPreconditionError: MODEL_FAILED.
+            UnavailableError: MODEL_LOADING, its content is still being read, so that it has no digest yet.
+        """
         try:
             request = model_pb2.GetModelRequest(name=model)
             found = (await self._models.GetModel(request, timeout=self._timeout_seconds)).model
@@ -72,6 +102,13 @@ class RemoteGenerator:
         if found.state == model_pb2.MODEL_STATE_FAILED:
             raise FailedPreconditionError(
                 f"{model} could not be loaded: {found.failure}", reason="MODEL_FAILED", metadata={"model": model}
+            )
+        if not found.digest:
+            raise UnavailableError(
+                f"{model} is still being loaded, and its content is not known yet; try again",
+                reason="MODEL_LOADING",
+                metadata={"model": model},
+                retry_after_seconds=_LOADING_RETRY_SECONDS,
             )
         return found.digest
 
@@ -187,7 +224,8 @@ class RemoteLedger:
         results = [translation.result_to_proto(run, outcome) for outcome in outcomes]
 
         async def requests() -> AsyncIterator[aggregation_pb2.AppendResultsRequest]:
-            yield aggregation_pb2.AppendResultsRequest(results=results)
+            for some in _cut(results, _LEDGER_MESSAGE_BYTES):
+                yield aggregation_pb2.AppendResultsRequest(results=some)
 
         try:
             response = await self._stub.AppendResults(requests(), timeout=self._timeout_seconds)

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
 
+from services.evaluation.runs import item_streams
 from services.evaluation.runs.item_streams import ItemStreams
 from services.runtime.calls import bind_ids
 from services.runtime.errors import (
@@ -156,6 +157,28 @@ async def test_the_work_ends_when_the_last_item_is_cancelled() -> None:
         other.cancel()
         async with asyncio.timeout(10):
             await fake.left.wait()
+
+
+@pytest.mark.parametrize("abandoned", ["hang", "later too"])
+async def test_what_was_left_while_others_waited_ends_with_them(
+    abandoned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_streams, "_IDLE_SECONDS", 60.0)
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        waiting = asyncio.create_task(ask(streams, "later"))  # the fake answers it last
+        left = asyncio.create_task(ask(streams, abandoned))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+        assert tuple(await asyncio.gather(ask(streams, "now"), waiting)) == ("now", "later")
+        if abandoned == "hang":
+            async with asyncio.timeout(10):
+                await fake.left.wait()
+        else:
+            # What was left has had its outcome: there is nothing to stop, and the stream is of use to others.
+            assert await ask(streams, "again") == "again"
+            assert fake.streams == 1
 
 
 async def test_an_item_that_takes_too_long_has_a_typed_end() -> None:

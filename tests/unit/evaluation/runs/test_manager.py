@@ -17,7 +17,13 @@ from services.runtime.callers import current_caller
 from services.runtime.calls import bind_deadline, bind_ids, current_scope
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.deadlines import remaining_seconds
-from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, not_found
+from services.runtime.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+    not_found,
+)
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 REQUEST = RunRequest(suite="demo", model="models/tiny")
@@ -81,6 +87,25 @@ async def test_a_run_is_worked_on_to_its_end_and_stays_readable(store: RunStore,
     assert (ended.progress[0].item_count, ended.progress[0].scored_count) == (10, 10)
     assert ended.create_time <= ended.start_time <= ended.end_time
     assert await manager(store, book, fleet).get(created.run_id) == ended
+
+
+async def test_a_run_waits_for_a_model_whose_content_is_still_being_read(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [UnavailableError("loading", reason="MODEL_LOADING", retry_after_seconds=0.01)]
+
+    async def model_digest(model: str) -> str:
+        if problems:
+            raise problems.pop()
+        return "digest-1"
+
+    monkeypatch.setattr(fleet.generator, "model_digest", model_digest)
+    runs = manager(store, book, fleet)
+    await runs.start()
+    created = await runs.create(REQUEST)
+    assert created.model_digest == "digest-1"
+    assert (await end_of(runs, created.run_id)).state is RunState.SUCCEEDED
+    await runs.stop()
 
 
 async def test_a_run_outlives_the_deadline_of_the_call_that_created_it(
