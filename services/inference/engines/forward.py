@@ -26,6 +26,11 @@ class ForwardPass:
         self._takes_positions = "position_ids" in accepted
         self._keeps_logits = "logits_to_keep" in accepted
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._device
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, DynamicCache]:
         """Compute prompts together.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from services.inference.engines.context_group import ContextGroup
+from services.inference.engines.device_clock import finished_at
 from services.inference.engines.generation_request import GenerationRequest, nonfinite_logits
 from services.inference.engines.sequence_model import Prefilled, SequenceModel
 from services.inference.engines.token_choice import choose_tokens
@@ -80,7 +81,7 @@ class GenerationBatch:
             return
         started = time.perf_counter()
         logits = self._model.decode(self._last_tokens)
-        seconds = (time.perf_counter() - started) / len(self._rows)
+        seconds = (finished_at(logits.device) - started) / len(self._rows)
         for request in self._rows:
             request.engine_seconds += seconds
         self._last_tokens, goes_on = self._choose(logits, self._rows)

@@ -39,6 +39,7 @@ class GenerationRequest:
         engine_seconds: this request's share of the engine's time so far.
         num_cached_tokens: tokens of the prompt that did not have to be computed for it.
         has_ended: its caller has the outcome.
+        own_tokens: tokens that it needs room for while it runs, at most; None until somebody counts them.
     """
 
     responder: Responder
@@ -55,6 +56,7 @@ class GenerationRequest:
     engine_seconds: float = 0.0
     num_cached_tokens: int = 0
     has_ended: bool = False
+    own_tokens: int | None = None
     _num_reported: int = 0
     _cumulative_logprob: float = 0.0
     _sent_at: float = -math.inf

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 from services.inference.engines.batching import padded_batches
 from services.inference.engines.context_group import ContextGroup
 from services.inference.engines.continuation_scoring import score_groups
+from services.inference.engines.device_clock import finished_at
 from services.inference.engines.forward import ForwardPass
 from services.inference.engines.kv_cache import RowCache
 from services.inference.engines.sequence_model import Prefilled, TokenCounts
@@ -55,14 +56,14 @@ class PaddedModel:
     def prefill(self, groups: Sequence[ContextGroup]) -> Iterator[Prefilled]:
         """See ``SequenceModel``."""
         for batch in self._batches(groups):
-            with _booked(self._counts, batch):
+            with _booked(self._counts, batch, self._forward.device):
                 logits, computed = self._forward.prefill([group.context for group in batch])
             yield Prefilled(batch, logits, partial(self._keep, batch, computed))
 
     def score(self, groups: Sequence[ContextGroup]) -> Iterator[Sequence[ContextGroup]]:
         """See ``SequenceModel``."""
         for batch in self._batches(groups):
-            with _booked(self._counts, batch):
+            with _booked(self._counts, batch, self._forward.device):
                 score_groups(self._forward, batch, self._kv_tokens)
             yield batch
 
@@ -91,11 +92,11 @@ class PaddedModel:
 
 
 @contextmanager
-def _booked(counts: TokenCounts, batch: Sequence[ContextGroup]) -> Iterator[None]:
+def _booked(counts: TokenCounts, batch: Sequence[ContextGroup], device: torch.device) -> Iterator[None]:
     """Book the time and the tokens of a batch."""
     started = time.perf_counter()
     yield
-    seconds = time.perf_counter() - started
+    seconds = finished_at(device) - started
     num_tokens = sum(group.num_tokens for group in batch)
     longest = max(len(group.context) for group in batch)
     counts.computed += num_tokens

@@ -5,12 +5,14 @@ one token for every running sequence, and so on. Nothing waits for a batch to fi
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, TypeVar
 
 import torch
@@ -65,6 +67,7 @@ class Scheduler:
         limits: bounds on a batch.
         metrics: where to report.
         turn: held while something is computed, for engines that share a process; it must be reusable.
+        end_process: ends the process at once, with a status.
     """
 
     def __init__(
@@ -73,7 +76,10 @@ class Scheduler:
         limits: Limits,
         metrics: EngineMetrics,
         turn: AbstractContextManager[object] | None = None,
+        *,
+        end_process: Callable[[int], object] = os._exit,
     ) -> None:
+        self._end_process = end_process
         self._model = model
         self._limits = limits
         self._metrics = metrics
@@ -132,9 +138,7 @@ class Scheduler:
 
     def _compute_prompts(self) -> None:
         if not self._batch.num_entering:
-            with self._wake:
-                requests = self._take_prompts()
-            self._admission = self._batch.admit(self._not_cancelled(requests))
+            self._admission = self._batch.admit(self._not_cancelled(self._take_prompts()))
         next(self._admission, None)
 
     def _compute_scores(self) -> None:
@@ -162,16 +166,27 @@ class Scheduler:
 
     def _take_prompts(self) -> list[GenerationRequest]:
         """Take the oldest prompts that fit beside what runs; the first always fits into an empty batch."""
-        taken: list[GenerationRequest] = []
         count = len(self._batch.rows)
-        longest = max((self._own_tokens(request) for request in self._batch.rows), default=0)
-        while self._waiting_prompts and count < self._limits.max_sequences:
-            longest = max(longest, self._own_tokens(self._waiting_prompts[0]))
+        with self._wake:
+            waiting = list(islice(self._waiting_prompts, max(0, self._limits.max_sequences - count)))
+        if not waiting:
+            return []
+        # Not under the lock, which every caller needs. Only this thread takes requests out, so they stay the first.
+        longest = max(map(self._own_tokens_of_row, self._batch.rows), default=0)
+        num_taken = 0
+        for request in waiting:
+            longest = max(longest, self._own_tokens(request))
             if count and (count + 1) * longest > self._limits.kv_tokens:
                 break
-            taken.append(self._waiting_prompts.popleft())
-            count += 1
-        return taken
+            num_taken, count = num_taken + 1, count + 1
+        with self._wake:
+            return [self._waiting_prompts.popleft() for _ in range(num_taken)]
+
+    def _own_tokens_of_row(self, request: GenerationRequest) -> int:
+        """Count once, now that its prompt is cached: asking costs a walk over the prompt."""
+        if request.own_tokens is None:
+            request.own_tokens = self._own_tokens(request)
+        return request.own_tokens
 
     def _own_tokens(self, request: GenerationRequest) -> int:
         """Return how many tokens a sequence needs room for, at most, besides what it shares."""
@@ -202,6 +217,11 @@ class Scheduler:
                     code="RESOURCE_EXHAUSTED",
                 )
             )
+        except torch.AcceleratorError:
+            # CUDA answers everything with this error from now on. Only a new process has a GPU again, and the client
+            # notices that this one is gone.
+            _logger.exception("engine_lost_its_gpu")
+            self._end_process(1)
         except Exception:  # the engine thread must outlive any batch, or every later request hangs
             _logger.exception("engine_batch_failed")
             fail(InferenceFailure("the engine failed on this batch", reason="ENGINE_FAILED", code="INTERNAL"))

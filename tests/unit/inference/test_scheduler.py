@@ -32,6 +32,9 @@ class ObservedModel:
         self.error: BaseException | None = None
         self.step_error: BaseException | None = None
         self.keep_error: BaseException | None = None
+        self.cached_errors: list[BaseException | None] = []
+        self.asked_for: list[Any] = []
+        self.is_locked: Any = lambda: False
         self.logits_factor = 1.0
 
     def __getattr__(self, name: str) -> Any:
@@ -65,6 +68,13 @@ class ObservedModel:
                     broken = replace(result, log_likelihood=result.log_likelihood * self.logits_factor)
                     group.results[index] = broken
             yield done
+
+    def cached_tokens(self, prompt: Any) -> int:
+        assert not self.is_locked()
+        self.asked_for.append(prompt)
+        if self.cached_errors and (error := self.cached_errors.pop(0)) is not None:
+            raise error
+        return self.real.cached_tokens(prompt)
 
     def decode(self, last_tokens: Any) -> torch.Tensor:
         self.decoded_rows.append(len(last_tokens))
@@ -165,6 +175,65 @@ def test_memory_that_ends_while_a_batch_enters_leaves_nobody_without_an_outcome(
     engine.submit(generation(texts), answered)
     assert len(answered.wait()) == 1
     assert ended.failure is None
+
+
+def test_what_runs_is_asked_about_once_and_never_while_nothing_waits(
+    engine: CausalLMEngine, model: ObservedModel, new_answers: Any, texts: Any
+) -> None:
+    wake: Any = engine._scheduler._wake
+    model.is_locked = wake._is_owned
+    alone = new_answers()
+    engine.submit(generation(texts, max_tokens=60), alone)
+    assert len(alone.wait()) == 1
+    assert len(model.asked_for) == 1
+    model.gate.clear()
+    # Three run at once; the fourth waits, and is not even looked at while all places are taken.
+    asked = [new_answers() for _ in range(4)]
+    for answers, max_tokens in zip(asked, (60, 60, 50, 4), strict=True):
+        engine.submit(generation(texts, max_tokens=max_tokens), answers)
+    model.gate.set()
+    for answers in asked:
+        assert len(answers.wait()) == 1
+    assert len(model.asked_for) <= 1 + 2 * 4 + 1
+
+
+def test_an_error_before_a_batch_enters_loses_no_request(
+    engine: CausalLMEngine, model: ObservedModel, new_answers: Any, texts: Any
+) -> None:
+    model.gate.clear()
+    engine.submit(scoring(texts), new_answers())
+    assert model.entered.wait(timeout=30)
+    model.cached_errors = [None, torch.OutOfMemoryError("prefix cache")]
+    asked = [new_answers() for _ in range(3)]
+    for answers in asked:
+        engine.submit(generation(texts), answers)
+    model.gate.set()
+    for answers in asked:
+        assert len(answers.wait()) == 1
+    assert not model.cached_errors
+
+
+def test_a_gpu_that_is_lost_ends_the_process(
+    engine: CausalLMEngine, model: ObservedModel, new_answers: Any, texts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exited(BaseException):
+        """The process would be gone."""
+
+    statuses: list[int] = []
+
+    def leave(status: int) -> None:
+        statuses.append(status)
+        raise Exited
+
+    monkeypatch.setattr(engine._scheduler, "_end_process", leave)
+    monkeypatch.setattr(threading, "excepthook", lambda raised: None)
+    model.error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    answers = new_answers()
+    engine.submit(generation(texts), answers)
+    engine._scheduler._thread.join(timeout=30)
+    assert statuses == [1]
+    # The caller hears it from the client, which sees that the process is gone.
+    assert answers.failure is None
 
 
 def test_a_failing_step_fails_the_running_and_the_engine_goes_on(

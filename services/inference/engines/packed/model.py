@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from services.inference.engines.context_group import ContextGroup
+from services.inference.engines.device_clock import finished_at
 from services.inference.engines.packed.attention import PASS_ARGUMENT, AttentionPass
 from services.inference.engines.packed.passes import PassAbandonedError, SegmentPass
 from services.inference.engines.packed.planning import Piece, Plan
@@ -82,7 +83,7 @@ class PackedModel:
 
     def cached_tokens(self, prompt: Sequence[int]) -> int:
         """See ``SequenceModel``."""
-        return self._cache.match(prompt, limit=len(prompt) - 1)[1]
+        return self._cache.matched_tokens(prompt[:-1])
 
     def prefill(self, groups: Sequence[ContextGroup]) -> Iterator[Prefilled]:
         """See ``SequenceModel``."""
@@ -151,7 +152,7 @@ class PackedModel:
         logits = self._run(
             layout.token_ids, layout.positions, torch.tensor(kept, dtype=torch.long, device=self._device), attention
         )
-        self._book(pieces, layout, time.perf_counter() - started)
+        self._book(pieces, layout, finished_at(self._device) - started)
         return _Computed(pieces, layout.starts, attention, logits)
 
     def _run(

@@ -111,9 +111,9 @@ def _attend_group(
         mask=None if group.mask is None else group.mask.to(query.dtype),
         is_causal=group.mask is None,
     )
-    where = group.index[group.is_token]
-    output[:, where] = own.transpose(0, 1)[:, group.is_token]
-    normaliser[:, where] = own_normaliser.transpose(0, 1)[:, group.is_token]
+    run, place = group.is_token
+    output[:, group.where] = own.transpose(0, 1)[:, run, place]
+    normaliser[:, group.where] = own_normaliser.transpose(0, 1)[:, run, place]
 
 
 def _merge_into(

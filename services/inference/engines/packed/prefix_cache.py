@@ -90,6 +90,18 @@ class PrefixCache:
         self._touch(path[-1] if path else None)
         return [node.block for node in path], matched
 
+    def matched_tokens(self, tokens: Sequence[int]) -> int:
+        """Return the length of the longest known beginning, and leave the tree as it is."""
+        matched = 0
+        children = self._roots
+        while matched < len(tokens) and (node := children.get(tokens[matched])) is not None:
+            common = _common_length(node.tokens, tuple(tokens[matched : matched + len(node.tokens)]))
+            if common < len(node.tokens):
+                return matched + (common if common >= MIN_SHARED_TOKENS else 0)
+            matched += common
+            children = node.children
+        return matched
+
     def insert(self, tokens: Sequence[int], start: int, block: Block) -> None:
         """Add the block of ``tokens[start:]``; nothing happens if the tree no longer holds what comes before.
 
@@ -138,10 +150,12 @@ class PrefixCache:
     def _split(self, node: _Node, length: int) -> _Node:
         """Cut a node in two and return the first half."""
         before = node.block.num_bytes
-        head = _Node(node.tokens[:length], node.block.part(0, length), node.parent)
+        # Both copies first: where there is no memory for them, the tree stays as it is.
+        first, second = node.block.part(0, length), node.block.part(length, len(node.tokens))
+        head = _Node(node.tokens[:length], first, node.parent)
         siblings = self._roots if node.parent is None else node.parent.children
         siblings[head.tokens[0]] = head
-        node.block = node.block.part(length, len(node.tokens))
+        node.block = second
         node.tokens = node.tokens[length:]
         node.parent = head
         head.children[node.tokens[0]] = node

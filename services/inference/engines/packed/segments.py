@@ -42,12 +42,14 @@ class PaddedGroup:
 
     Attributes:
         index: positions in the row, [runs, longest]; padding repeats the run's last position.
-        is_token: which of them are no padding, [runs, longest].
+        is_token: run and place in it of everything that is no padding, two index tensors.
+        where: their positions in the row, in the same order.
         mask: float [runs, 1, longest, longest], added to the scores; None if plain causality says it all.
     """
 
     index: torch.Tensor
-    is_token: torch.Tensor
+    is_token: tuple[torch.Tensor, torch.Tensor]
+    where: torch.Tensor
     mask: torch.Tensor | None
 
 
@@ -150,7 +152,9 @@ def _pad(runs: Sequence[_Run], device: torch.device) -> PaddedGroup:
         ours, theirs = branch_of.unsqueeze(2), branch_of.unsqueeze(1)
         sees = (time.unsqueeze(1) >= time) & ((theirs == 0) | (theirs == ours))
         mask = torch.where(sees, 0.0, float("-inf")).unsqueeze(1)
-    return PaddedGroup(index, time < lengths, mask)
+    # Found once rather than in every layer, where a GPU would be waited for.
+    run, place = (time < lengths).nonzero(as_tuple=True)
+    return PaddedGroup(index, (run, place), index[run, place], mask)
 
 
 def _shared_blocks(
