@@ -1,7 +1,7 @@
 """The seam between whoever answers requests and whoever asks: generator, cache, account of cost."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from services.generation.requests import (
     GenerationRequest,
@@ -16,6 +16,13 @@ BatchOutcome: TypeAlias = GenerationResult | BaseException
 
 class Answering(Protocol):
     """Generates and scores; every method but ``generate_batch`` raises ``FleetError``."""
+
+    def for_one_call(self) -> Self:
+        """Return the same, but all that it is asked counts as one call: a stream and its items, a batch.
+
+        Raises:
+            InvalidArgumentError: CALLER_INVALID.
+        """
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """Generate all samples of one request."""

@@ -48,9 +48,17 @@ class ModelFailedError(FailedPreconditionError):
 
 
 class ModelNotReadyError(UnavailableError):
-    """The model is (again) being loaded; the same request will succeed later."""
+    """The model is (again) being loaded; the same request will succeed later.
+
+    Attributes:
+        is_cut_short: the caller's own deadline ended the wait, before a model is waited for in vain.
+    """
 
     default_reason = "MODEL_LOADING"
+
+    def __init__(self, message: str, *, reason: str, model_id: str, is_cut_short: bool = False) -> None:
+        super().__init__(message, reason=reason, metadata={"model": model_id}, retry_after_seconds=2.0)
+        self.is_cut_short = is_cut_short
 
 
 class ModelControlRefusedError(FailedPreconditionError):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from copy import copy
 from dataclasses import replace
 from typing import TypeVar
 
@@ -56,6 +57,17 @@ class Generator:
         self._backend = backend
         self._admission = admission
         self._request_timeout_seconds = request_timeout_seconds
+        self._places: CallPlaces | None = None
+
+    def for_one_call(self) -> "Generator":
+        """Return the same with the places of one call for all that it is asked.
+
+        Raises:
+            InvalidArgumentError: CALLER_INVALID.
+        """
+        bound = copy(self)
+        bound._places = self._call_places()
+        return bound
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """Generate all samples of one request.
@@ -63,7 +75,7 @@ class Generator:
         Raises:
             FleetError: unknown or failed model, prompt too long, out of time, or inference unavailable.
         """
-        return await self._generate(request, self._admission.open_call())
+        return await self._generate(request, self._call_places())
 
     async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
         """Generate for many requests; one outcome each, in their order.
@@ -71,7 +83,7 @@ class Generator:
         Args:
             requests: an exception in place of a request is its outcome.
         """
-        places = self._admission.open_call()
+        places = self._call_places()
         seconds = batch_seconds()
 
         async def outcome(request: GenerationRequest | BaseException) -> GenerationResult:
@@ -91,7 +103,7 @@ class Generator:
         Raises:
             FleetError: as for ``generate``.
         """
-        places = self._admission.open_call()
+        places = self._call_places()
         for attempt in range(1, _ATTEMPTS + 1):
             model = await self._models.ready(request.model_id)
             has_begun = False
@@ -131,7 +143,7 @@ class Generator:
         Raises:
             FleetError: as for ``generate``.
         """
-        places = self._admission.open_call()
+        places = self._call_places()
 
         async def work(record: ModelRecord) -> ScoringResult:
             async with places.place(request.priority, _scoring_tokens(request)):
@@ -154,6 +166,9 @@ class Generator:
             return ScoringResult(answer.scores, usage, record.digest, answer.truncated, record.engine)
 
         return await self._with_model(request.model_id, work)
+
+    def _call_places(self) -> CallPlaces:
+        return self._places or self._admission.open_call()
 
     async def _generate(self, request: GenerationRequest, places: CallPlaces) -> GenerationResult:
         async def work(record: ModelRecord) -> GenerationResult:

@@ -148,6 +148,7 @@ class ModelLifecycle:
             ModelNotReadyError: it is not loaded in time; come back later.
         """
         record = _not_failed(self._known.get(model_id))
+        wait_seconds = child_timeout(self._limits.ready_wait_seconds)
         if not self._takes_requests(record):
             record = await self._settled_again(model_id)
         if not self._takes_requests(record):
@@ -157,8 +158,8 @@ class ModelLifecycle:
                 if reachable
                 else f"the inference server is not ready, so models/{model_id} cannot answer; try again",
                 reason="MODEL_LOADING" if reachable else "INFERENCE_UNAVAILABLE",
-                metadata={"model": model_id},
-                retry_after_seconds=2.0,
+                model_id=model_id,
+                is_cut_short=wait_seconds < self._limits.ready_wait_seconds,
             )
         return ServingModel(record, self._activations.epoch(model_id))
 

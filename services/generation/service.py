@@ -58,8 +58,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
         """Generate for every item of a stream, each with an outcome of its own."""
+        generator = self._generator.for_one_call()
         async with aclosing(read_items(context, translation.generation_request)) as items:
-            stream = ItemStream(items, self._generator.generate, self._stream_limits)
+            stream = ItemStream(items, generator.generate, self._stream_limits)
             async with aclosing(stream.outcomes()) as outcomes:
                 async for outcome in outcomes:
                     yield stream_messages.generation_outcome(outcome)
@@ -77,8 +78,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[generation_pb2.StreamScoreContinuationsResponse, None]:
         """Score the continuations of every item of a stream, each with an outcome of its own."""
+        generator = self._generator.for_one_call()
         async with aclosing(read_items(context, translation.scoring_request)) as items:
-            stream = ItemStream(items, self._generator.score, self._stream_limits)
+            stream = ItemStream(items, generator.score, self._stream_limits)
             async with aclosing(stream.outcomes()) as outcomes:
                 async for outcome in outcomes:
                     yield stream_messages.scoring_outcome(outcome)

@@ -193,7 +193,6 @@ async def _with_cache(
         lifecycle,
         AnswerCache(store, metrics),
         engine_revision=engine_revision(settings.engine_revision),
-        places_per_call=settings.max_engine_requests_per_call,
     )
 
 

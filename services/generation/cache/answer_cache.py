@@ -1,7 +1,7 @@
 """Looks answers up, has each computed once, keeps them, and says why one was not there."""
 
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -9,6 +9,7 @@ import grpc
 import structlog
 
 from services.generation.cache.key import AnswerKey, differing_parts
+from services.generation.errors import ModelNotReadyError
 from services.generation.requests import CacheExplanation, CacheMode, CacheOutcome
 from services.runtime.cache.entry import CorruptEntryError
 from services.runtime.cache.metrics import CacheMetrics
@@ -33,22 +34,35 @@ class Codec(Generic[StoredT]):
 
 @dataclass(frozen=True, slots=True)
 class Computed(Generic[StoredT]):
-    """A fresh answer: what is kept of it, and the key that it turned out to have; ``None`` if it must not be kept.
+    """A fresh answer.
 
-    The key can differ from the one asked for: the model may have been replaced in the meantime.
+    Attributes:
+        stored: what is kept of it.
+        key: what it turned out to have; ``None`` if it must not be kept. It can differ from the one asked for: the
+            model may have been replaced in the meantime.
+        model_digest: of the model that gave it.
     """
 
     stored: StoredT
     key: AnswerKey | None
+    model_digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[StoredT]):
-    """An answer, where it came from, and why it was not there, if that was asked."""
+    """An answer.
+
+    Attributes:
+        stored: the answer.
+        outcome: where it came from.
+        explanation: why it was not there, if that was asked.
+        computed_by: digest of the model that just computed it; empty for what was kept.
+    """
 
     stored: StoredT
     outcome: CacheOutcome
     explanation: CacheExplanation | None = None
+    computed_by: str = ""
 
 
 class AnswerCache:
@@ -99,7 +113,7 @@ class AnswerCache:
             if computed.key is not None:
                 value = codec.write(computed.key.digest, computed.stored)
                 await self._store.put(NewEntry(computed.key.digest, value, computed.key.groups, computed.key.parts))
-            return Found(computed.stored, outcome, explanation)
+            return Found(computed.stored, outcome, explanation, computed.model_digest)
 
         # The look-up is part of the flight: whoever comes late finds either the flight or the entry that it left.
         flight: tuple[Found[StoredT], bool]
@@ -111,7 +125,7 @@ class AnswerCache:
         if explained_index is not None and explanation is None:
             explanation = CacheExplanation(outcome, explained_index, key.digest.hex())
         self._count(outcome)
-        return Found(found.stored, outcome, explanation if explained_index is not None else None)
+        return replace(found, outcome=outcome, explanation=explanation if explained_index is not None else None)
 
     async def look_up(self, key: AnswerKey, codec: Codec[StoredT]) -> StoredT | None:
         """Return an answer that is there, without computing it."""
@@ -160,6 +174,8 @@ class AnswerCache:
 
 
 def _is_personal(error: BaseException) -> bool:
+    if isinstance(error, ModelNotReadyError):
+        return error.is_cut_short
     if isinstance(error, FleetError):
         return error.code in _PERSONAL_CODES
     return isinstance(error, TimeoutError)

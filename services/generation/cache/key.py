@@ -31,8 +31,9 @@ PART_NAMES: Final = (
     "stop",
     "seed",
     "sample_index",
+    "day",
 )
-_VERSION: Final = b"evalfleet/answer-key/1\0"
+_VERSION: Final = b"evalfleet/answer-key/2\0"
 _SHOWN_BYTES: Final = 8
 """Of each part's digest, what is kept to explain misses."""
 
@@ -48,12 +49,14 @@ class ModelIdentity:
         dtype: number type of the computation; also in the digest, named here for explanations.
         engine: ``transformers``, ``vllm`` or another.
         engine_revision: digest of the engine's code and of what the operator adds.
+        day: that its chat template prints into conversations; ``None`` if it prints none.
     """
 
     digest: str
     dtype: str
     engine: str
     engine_revision: str
+    day: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,22 @@ def sample_key(model: ModelIdentity, request: GenerationRequest, index: int) -> 
         stop=sampling.stop,
         seed=None if is_greedy else sampling.seed,
         sample_index=None if is_greedy else index,
+        day=_day(model, request.prompt),
     )
 
 
 def scores_key(model: ModelIdentity, request: ScoringRequest) -> AnswerKey:
     """Return the key of the scores of all continuations of one context."""
     system, turns = _split(request.context)
-    return _key("scores", model, system, turns, truncation=request.truncate, continuations=request.continuations)
+    return _key(
+        "scores",
+        model,
+        system,
+        turns,
+        truncation=request.truncate,
+        continuations=request.continuations,
+        day=_day(model, request.context),
+    )
 
 
 def differing_parts(one: bytes, other: bytes) -> tuple[str, ...]:
@@ -146,6 +158,11 @@ def _key(kind: str, model: ModelIdentity, system: Encodable, turns: Encodable, *
         prompt_group=b"p" + digests["prompt"][:_SHOWN_BYTES],
         model_group=b"m" + digests["model"][:_SHOWN_BYTES],
     )
+
+
+def _day(model: ModelIdentity, prompt: Prompt) -> str | None:
+    """Return the day that a prompt contains; a text is rendered by no template."""
+    return None if isinstance(prompt, str) else model.day
 
 
 def _split(prompt: Prompt) -> tuple[Encodable, Encodable]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from copy import copy
 from dataclasses import replace
 from typing import Final
 
@@ -86,6 +87,12 @@ class AccountedGenerator:
         self._prices = prices
         self._ledger = ledger
         self._metrics = CallerMetrics(metrics)
+
+    def for_one_call(self) -> "AccountedGenerator":
+        """Return the same for all of one call; raises InvalidArgumentError CALLER_INVALID."""
+        bound = copy(self)
+        bound._inner = self._inner.for_one_call()
+        return bound
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """Generate and book the answer.

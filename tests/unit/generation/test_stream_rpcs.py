@@ -34,7 +34,8 @@ async def channel(
         state_dir=tmp_path / "state",
         checkpoint_roots=str(tmp_path / "checkpoints"),
         max_stream_items=4,
-        max_engine_requests=2,
+        max_engine_requests=3,
+        max_engine_requests_per_call=2,
         max_queued_requests=3,
     )
     async with (
@@ -73,6 +74,21 @@ async def test_all_items_come_back_and_bad_ones_keep_to_themselves(
         "long": "PROMPT_TOO_LONG",
         "n": "MODEL_NOT_FOUND",
     }
+
+
+async def test_a_stream_has_the_places_of_one_call(generation: Any, backend: FakeInferenceBackend) -> None:
+    backend.gate = asyncio.Event()
+    items = [item(str(number), str(number)) for number in range(4)]
+    outcomes = asyncio.create_task(_all(generation.StreamGenerate(iter(items))))
+    await backend.until(lambda: backend.in_flight == 2)
+    await asyncio.sleep(0.05)
+    backend.gate.set()
+    assert len(await outcomes) == 4
+    assert backend.most_in_flight == 2
+
+
+async def _all(stream: Any) -> list[Any]:
+    return [each async for each in stream]
 
 
 async def test_scores_stream_too(generation: Any) -> None:
@@ -193,7 +209,7 @@ async def test_priorities_reach_the_queue_and_a_full_one_pushes_back(
     generation: Any, backend: FakeInferenceBackend, metrics: CollectorRegistry
 ) -> None:
     backend.gate = asyncio.Event()
-    sent = [(generation_pb2.PRIORITY_EVALUATION, 2), (generation_pb2.PRIORITY_BACKGROUND, 2)]
+    sent = [(generation_pb2.PRIORITY_EVALUATION, 3), (generation_pb2.PRIORITY_BACKGROUND, 2)]
     sent.append((generation_pb2.PRIORITY_INTERACTIVE, 1))
     calls = []
     for priority, count in sent:
@@ -201,6 +217,8 @@ async def test_priorities_reach_the_queue_and_a_full_one_pushes_back(
             prompt = f"{priority}/{number}"
             request = generation_pb2.GenerateRequest(model="models/m", prompt=prompt, priority=priority)
             calls.append(generation.Generate(request, metadata=((CALLER_KEY, "me"),)))
+        # The first ones hold all places before the others come.
+        await backend.until(lambda: backend.in_flight == 3)
 
     def queued(priority: str) -> float | None:
         return metrics.get_sample_value("evalfleet_generation_queued_requests", {"priority": priority})

@@ -1,8 +1,10 @@
 """The cache in front of the real generator, on real stores; only the inference server is a fake that counts."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,19 @@ from prometheus_client import CollectorRegistry
 
 from services.generation.cache.answer_cache import AnswerCache
 from services.generation.cache.cached_generator import CachedGenerator
+from services.generation.cache.dated_templates import DatedTemplates
 from services.generation.cache.key import ModelIdentity, sample_key
+from services.generation.errors import ModelDeletedError, ModelNotReadyError
 from services.generation.registration import Registration
 from services.generation.requests import (
     CacheMode,
     CacheOutcome,
     GenerationRequest,
     GenerationResult,
+    Prompt,
     Sampling,
     ScoringRequest,
+    ScoringResult,
     TextPiece,
     Turn,
     Usage,
@@ -62,7 +68,7 @@ async def cached(domain: Domain, register: Register, store: CacheStore, metrics:
 
 def wrap(domain: Domain, store: CacheStore, metrics: CacheMetrics, revision: str = "r1") -> CachedGenerator:
     cache = AnswerCache(store, metrics)
-    return CachedGenerator(domain.generator, domain.lifecycle, cache, engine_revision=revision, places_per_call=4)
+    return CachedGenerator(domain.generator, domain.lifecycle, cache, engine_revision=revision)
 
 
 def computed(domain: Domain) -> int:
@@ -256,6 +262,23 @@ async def test_a_hurried_caller_does_not_fail_a_patient_one(domain: Domain, cach
     assert len((await patient).completions) == 1
 
 
+async def test_a_hurried_caller_who_cannot_wait_for_the_model_does_not_fail_a_patient_one(
+    domain: Domain, cached: CachedGenerator
+) -> None:
+    domain.backend.kill()
+    domain.backend.is_up = True
+    domain.backend.load_gate = asyncio.Event()
+    domain.backend.loading.clear()
+    with bind_deadline(0.4):
+        hurried = asyncio.create_task(cached.generate(REQUEST))
+        await domain.backend.loading.wait()
+    patient = asyncio.create_task(cached.generate(REQUEST))
+    with pytest.raises(ModelNotReadyError):
+        await hurried
+    domain.backend.load_gate.set()
+    assert len((await patient).completions) == 1
+
+
 async def test_failures_are_not_kept(domain: Domain, cached: CachedGenerator) -> None:
     request = GenerationRequest("m", "bad")
     domain.backend.failures["bad"] = FailedPreconditionError("too long", reason="PROMPT_TOO_LONG")
@@ -355,6 +378,78 @@ async def test_a_model_that_was_replaced_while_it_answered_is_kept_under_its_own
     assert (again.is_cached, again.model_digest) == (True, result.model_digest)
 
 
+@pytest.mark.parametrize("kind", ["generate", "score"])
+async def test_who_shares_an_answer_is_not_told_that_another_model_gave_it(
+    domain: Domain, cached: CachedGenerator, register: Register, kind: str
+) -> None:
+    async def ask() -> GenerationResult | ScoringResult:
+        return await (
+            cached.generate(REQUEST) if kind == "generate" else cached.score(ScoringRequest("m", "c", ("a",)))
+        )
+
+    domain.backend.gate = asyncio.Event()
+    first = asyncio.create_task(ask())
+    await domain.backend.until(lambda: domain.backend.in_flight == 1)
+    second = asyncio.create_task(ask())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await domain.lifecycle.delete("m")
+    await register("m", weights="replaced")
+    domain.backend.gate.set()
+    assert (await first).model_digest == domain.lifecycle.get("m").digest
+    with pytest.raises(ModelDeletedError):
+        await second
+
+
+async def test_conversations_of_a_template_that_prints_the_day_are_kept_for_the_day(
+    domain: Domain, register: Register, store: CacheStore, metrics: CacheMetrics
+) -> None:
+    await register("dated", chat_template__jinja="{{ strftime_now('%d %b %Y') }}")
+    await register("plain", chat_template__jinja="{{ messages }}")
+    today = date(2026, 1, 1)
+    cache = AnswerCache(store, metrics)
+    templates = DatedTemplates(lambda: today)
+    cached = CachedGenerator(domain.generator, domain.lifecycle, cache, engine_revision="r", templates=templates)
+
+    async def is_cached(model: str, prompt: Prompt) -> bool:
+        await store.flush()
+        generated = await cached.generate(replace(REQUEST, model_id=model, prompt=prompt))
+        scored = await cached.score(ScoringRequest(model, prompt, ("a",)))
+        assert generated.is_cached == scored.is_cached
+        return generated.is_cached
+
+    prompts: tuple[Prompt, ...] = (CHAT, "a text")
+    asked = [(model, prompt) for model in ("dated", "plain") for prompt in prompts]
+    assert [await is_cached(*each) for each in asked] == [False] * 4
+    assert [await is_cached(*each) for each in asked] == [True] * 4
+    today = date(2026, 1, 2)
+    assert [await is_cached(*each) for each in asked] == [False, True, True, True]
+    today = date(2026, 1, 1)
+    assert await is_cached("dated", CHAT)
+
+
+async def test_a_template_that_cannot_be_read_any_more_counts_as_one_that_prints_the_day(domain: Domain) -> None:
+    folder = write_checkpoint(domain.root / "gone")
+    record = await domain.registrar.create(Registration(str(folder), "gone"))
+    shutil.rmtree(folder)
+    assert await DatedTemplates(lambda: date(2026, 1, 1)).day(record) == "2026-01-01"
+
+
+async def test_items_of_one_stream_share_a_calls_places(domain: Domain, cached: CachedGenerator) -> None:
+    domain.backend.gate = asyncio.Event()
+    stream = cached.for_one_call()
+    requests = [GenerationRequest("m", str(index), replace(SAMPLED), sample_count=3) for index in range(7)]
+    items = [asyncio.create_task(stream.generate(each)) for each in requests]
+    items += [asyncio.create_task(stream.generate(replace(requests[0], cache_mode=CacheMode.BYPASS)))]
+    scores = asyncio.create_task(stream.score(ScoringRequest("m", "c", ("a",))))
+    await domain.backend.until(lambda: domain.backend.in_flight == 4)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    domain.backend.gate.set()
+    await asyncio.gather(*items, scores)
+    assert domain.backend.most_in_flight == 4
+
+
 async def test_an_answer_that_is_watched_is_kept_and_found(domain: Domain, cached: CachedGenerator) -> None:
     async def watched(request: GenerationRequest) -> tuple[str, GenerationResult]:
         *pieces, result = [piece async for piece in cached.generate_pieces(request)]
@@ -367,8 +462,10 @@ async def test_an_answer_that_is_watched_is_kept_and_found(domain: Domain, cache
     assert texts(again) == texts(first)
     assert again.usage.cache_saved_tokens == first.usage.prompt_tokens + first.usage.completion_tokens
     assert (await cached.generate(REQUEST)).is_cached
-    for mode in (CacheMode.BYPASS, CacheMode.REFRESH):
-        assert not (await watched(replace(REQUEST, cache_mode=mode)))[1].is_cached
+    for mode, outcome in ((CacheMode.BYPASS, CacheOutcome.BYPASSED), (CacheMode.REFRESH, CacheOutcome.REFRESHED)):
+        result = (await watched(replace(REQUEST, cache_mode=mode, explain_cache=True)))[1]
+        assert result.cache is not None
+        assert (result.is_cached, result.cache.outcome) == (False, outcome)
     unseeded = replace(REQUEST, sampling=replace(SAMPLED, seed=None), explain_cache=True)
     for _ in range(2):
         result = (await watched(unseeded))[1]

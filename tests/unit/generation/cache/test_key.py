@@ -19,6 +19,7 @@ SAMPLED = Sampling(max_tokens=8, temperature=0.7, top_p=0.9, top_k=5, stop=("\n"
 CONVERSATION: Prompt = (Turn("system", "be brief"), Turn("user", "hi"))
 REQUEST = GenerationRequest("m", CONVERSATION, SAMPLED, sample_count=4)
 SCORING = ScoringRequest("m", "context", (" A", " B"))
+CHAT_SCORING = replace(SCORING, context=CONVERSATION)
 
 texts = st.text(st.characters(), max_size=12)
 prompts = texts | st.lists(
@@ -62,10 +63,17 @@ def test_each_part_of_the_model_is_seen_and_named(field: str) -> None:
     changed = replace(MODEL, **{field: "other"})
     for before, after in (
         (sample_key(MODEL, REQUEST, 0), sample_key(changed, REQUEST, 0)),
-        (scores_key(MODEL, SCORING), scores_key(changed, SCORING)),
+        (scores_key(MODEL, CHAT_SCORING), scores_key(changed, CHAT_SCORING)),
     ):
         assert before.digest != after.digest
         assert differing_parts(before.parts, after.parts) == ("model" if field == "digest" else field,)
+
+
+def test_a_text_is_the_same_on_every_day() -> None:
+    today, tomorrow = replace(MODEL, day="2026-01-01"), replace(MODEL, day="2026-01-02")
+    assert scores_key(today, SCORING) == scores_key(tomorrow, SCORING) == scores_key(MODEL, SCORING)
+    text = replace(REQUEST, prompt="hi")
+    assert sample_key(today, text, 0) == sample_key(tomorrow, text, 0) == sample_key(MODEL, text, 0)
 
 
 def test_samples_differ_unless_they_are_greedy() -> None:
