@@ -27,7 +27,7 @@ from benchmarks.report import installed_versions, write_result
 _BATCH_SIZES = (1, 4, 16)
 _TRIAL_QUESTIONS = 4
 _TRIAL_PROMPTS = 16
-_ROWS = {"mmlu": 160, "hellaswag": 32, "arc": 24, "own": 12, "gsm8k": 32}
+_ROWS = {"mmlu": 120, "hellaswag": 24, "arc": 18, "own": 10, "gsm8k": 24}
 _TINY = "tiny_policy_"
 _SIDES = ("hf", "vllm", "ours_transformers", "ours_vllm")
 
