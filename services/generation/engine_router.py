@@ -11,6 +11,7 @@ from services.generation.errors import ModelLostError
 from services.generation.requests import Prompt, Sampling, TextPiece
 from services.generation.triton_backend import TritonBackend, losses
 from services.inference.client import InferenceClient
+from services.inference.contract import DEFAULT_BOUNDS, EngineBounds
 from services.inference.errors import as_fleet_errors
 from services.inference.vllm_shapes import VLLM_HOST_PREFIX, vllm_host_model
 from services.runtime.errors import DeadlineExceededError, FleetError
@@ -24,11 +25,16 @@ class EngineRouter:
     A vLLM host stays when its last checkpoint is unloaded, because the next one is read into it within seconds, while
     starting it takes half a minute. It makes room for a host of another shape. Hosts that an earlier process of this
     service started are found again.
+
+    Args:
+        client: the connection.
+        bounds: of every engine.
     """
 
-    def __init__(self, client: InferenceClient) -> None:
+    def __init__(self, client: InferenceClient, bounds: EngineBounds = DEFAULT_BOUNDS) -> None:
         self._client = client
-        self._own = TritonBackend(client)
+        self._bounds = bounds
+        self._own = TritonBackend(client, bounds=bounds)
         self._vllm: dict[str, TritonBackend] = {}
         # Where a deployment is, or may be: it stands here before it is loaded, until it is known to be unloaded.
         self._places: dict[str, TritonBackend] = {}
@@ -132,7 +138,7 @@ class EngineRouter:
                 known = await self._client.list_models(timeout_seconds=timeout_seconds)
             for each in known:
                 if each.name.startswith(VLLM_HOST_PREFIX) and each.state == "READY":
-                    host = TritonBackend(self._client, each.name, "vllm_host")
+                    host = TritonBackend(self._client, each.name, "vllm_host", bounds=self._bounds)
                     for name in await host.loaded_names(timeout_seconds=timeout_seconds):
                         self._places[name] = host
                     self._vllm[each.name] = host
@@ -147,7 +153,7 @@ class EngineRouter:
         async with self._changing_hosts:
             if model not in self._vllm:
                 await self._stop_idle(timeout_seconds)
-                self._vllm[model] = TritonBackend(self._client, model, "vllm_host")
+                self._vllm[model] = TritonBackend(self._client, model, "vllm_host", bounds=self._bounds)
             host = self._vllm[model]
             self._places[deployment.name] = host
             self._loading.append(host)

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from services.generation.foreign.target import TARGET_RULE, is_target
+from services.inference.contract import DEFAULT_BOUNDS, EngineBounds
 from services.runtime.settings import ServiceSettings
 
 
@@ -26,6 +27,17 @@ class GenerationSettings(ServiceSettings):
     )
     auto_engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="What engine auto means: transformers, or vllm (GPUs; on CPUs after `make vllm`)."
+    )
+    max_num_seqs: int = Field(
+        DEFAULT_BOUNDS.max_num_seqs, ge=1, description="Sequences that an engine generates together, per model."
+    )
+    kv_cache_gib: float = Field(
+        DEFAULT_BOUNDS.kv_cache_gib,
+        ge=0,
+        description="Keys and values of a model's running sequences, in GiB; one sequence is always let in.",
+    )
+    prefix_cache_gib: float = Field(
+        DEFAULT_BOUNDS.prefix_cache_gib, ge=0, description="Keys and values of a model's shared prefixes, in GiB."
     )
 
     cache_url: str = Field(
@@ -123,6 +135,11 @@ class GenerationSettings(ServiceSettings):
     reconcile_interval_seconds: float = Field(
         2.0, gt=0, description="Seconds between two comparisons of the registry with what Triton has loaded."
     )
+
+    @property
+    def engine_bounds(self) -> EngineBounds:
+        """What each model may compute together and keep."""
+        return EngineBounds(self.max_num_seqs, self.kv_cache_gib, self.prefix_cache_gib)
 
     @property
     def allowed_protocols(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 from services.inference import contract
 from services.inference.client import InferenceClient
-from services.inference.contract import CausalLMArguments, DtypeName
+from services.inference.contract import DEFAULT_BOUNDS, CausalLMArguments, DtypeName, EngineBounds
 from services.inference.host_client import CheckpointHostClient
 from services.inference.host_contract import HOST_MODEL, HostKind, HostReport
 from services.inference.sampling import SamplingParameters
@@ -36,12 +36,19 @@ class TritonBackend:
         client: the connection.
         host_model: name of the checkpoint host in the server.
         kind: which engine the host has.
+        bounds: of what each checkpoint computes together and keeps.
     """
 
     def __init__(
-        self, client: InferenceClient, host_model: str = HOST_MODEL, kind: HostKind = "checkpoint_host"
+        self,
+        client: InferenceClient,
+        host_model: str = HOST_MODEL,
+        kind: HostKind = "checkpoint_host",
+        *,
+        bounds: EngineBounds = DEFAULT_BOUNDS,
     ) -> None:
         self._client = client
+        self._bounds = bounds
         self._host_model = host_model
         self._host = CheckpointHostClient(client, host_model, kind)
         self._starting = asyncio.Lock()
@@ -71,7 +78,12 @@ class TritonBackend:
         # The registry's dtypes are a subset of the contract's.
         dtype = cast(DtypeName, deployment.dtype)
         arguments = CausalLMArguments(
-            model=deployment.checkpoint_path, dtype=dtype, adapter=deployment.adapter_path or None
+            model=deployment.checkpoint_path,
+            dtype=dtype,
+            adapter=deployment.adapter_path or None,
+            max_num_seqs=self._bounds.max_num_seqs,
+            kv_cache_gib=self._bounds.kv_cache_gib,
+            prefix_cache_gib=self._bounds.prefix_cache_gib,
         )
         with losses():
             await self._running_host(timeout_seconds)

@@ -66,7 +66,7 @@ async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> Asyn
     key = _read_key(settings.triton_key_file)
     async with (
         InferenceClient(settings.triton_target, model_control_key=key) as client,
-        _warm(EngineRouter(client), settings) as backend,
+        _warm(EngineRouter(client, settings.engine_bounds), settings) as backend,
         wire_backend(settings, metrics, backend) as services,
     ):
         yield services

@@ -76,6 +76,18 @@ def messages_to_json(messages: Sequence[Message]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineBounds:
+    """What one checkpoint may compute together and keep, see ``CausalLMArguments``."""
+
+    max_num_seqs: int = 64
+    kv_cache_gib: float = 2.0
+    prefix_cache_gib: float = 1.0
+
+
+DEFAULT_BOUNDS: Final = EngineBounds()
+
+
+@dataclass(frozen=True, slots=True)
 class CausalLMArguments:
     """What model.json tells the causal-LM engine; names as in vLLM's engine arguments where those exist.
 
@@ -96,10 +108,10 @@ class CausalLMArguments:
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 64
+    max_num_seqs: int = DEFAULT_BOUNDS.max_num_seqs
     max_num_batched_tokens: int = 8192
-    kv_cache_gib: float = 2.0
-    prefix_cache_gib: float = 1.0
+    kv_cache_gib: float = DEFAULT_BOUNDS.kv_cache_gib
+    prefix_cache_gib: float = DEFAULT_BOUNDS.prefix_cache_gib
     torch_threads: int | None = None
     adapter: str | None = None
 

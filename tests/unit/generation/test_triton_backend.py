@@ -13,10 +13,11 @@ from tritonclient.grpc import service_pb2_grpc
 from services.generation.backend import Deployment
 from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Sampling, Turn
+from services.generation.settings import GenerationSettings
 from services.generation.triton_backend import TritonBackend
 from services.inference import contract
 from services.inference.client import InferenceClient
-from services.inference.contract import CausalLMArguments
+from services.inference.contract import DEFAULT_BOUNDS, CausalLMArguments, EngineBounds
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.host_contract import (
     CHECKPOINT,
@@ -109,13 +110,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
 
 @asynccontextmanager
-async def serving(servicer: FakeTriton, host_model: str = HOST_MODEL) -> AsyncIterator[TritonBackend]:
+async def serving(
+    servicer: FakeTriton, host_model: str = HOST_MODEL, bounds: EngineBounds = DEFAULT_BOUNDS
+) -> AsyncIterator[TritonBackend]:
     server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with InferenceClient(f"127.0.0.1:{port}", model_control_key="k") as client:
-        yield TritonBackend(client, host_model)
+        yield TritonBackend(client, host_model, bounds=bounds)
     await server.stop(None)
 
 
@@ -185,6 +188,14 @@ async def test_a_checkpoint_is_loaded_by_its_folder_in_its_dtype(backend: Triton
     assert triton.checkpoints["m"] == CausalLMArguments(model="/c/step-1", dtype="bfloat16")
     await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
     assert text(triton.inputs[CHECKPOINT]) == "m"
+
+
+async def test_a_checkpoint_is_loaded_with_the_services_bounds(triton: FakeTriton) -> None:
+    bounds = GenerationSettings(max_num_seqs=7, kv_cache_gib=3.5, prefix_cache_gib=0.25).engine_bounds
+    async with serving(triton, bounds=bounds) as backend:
+        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=5)
+    loaded = triton.checkpoints["m"]
+    assert (loaded.max_num_seqs, loaded.kv_cache_gib, loaded.prefix_cache_gib) == (7, 3.5, 0.25)
 
 
 async def test_checkpoints_share_one_host(backend: TritonBackend, triton: FakeTriton) -> None:
