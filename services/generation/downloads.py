@@ -49,6 +49,7 @@ class DownloadStore:
         self._max_bytes = max_bytes
         self._in_use = in_use
         self._lock = threading.Lock()
+        self._coming: dict[Path, int] = {}
         for partial in self.folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -66,46 +67,78 @@ class DownloadStore:
         os.utime(entry)
         return entry / _FILES
 
-    def add(self, key: str, files: Mapping[str, tuple[int, Opener]]) -> Path:
+    def add(self, key: str, files: Mapping[str, tuple[int, Opener]], *, taken_from: Path | None = None) -> Path:
         """Fetch an entry's files, each with the size that it must have, and return its folder.
+
+        Args:
+            key: of the entry.
+            files: by name, size and content.
+            taken_from: a partial folder of the store that holds these very files, which are not counted twice.
 
         Raises:
             CheckpointError: CHECKPOINT_CHANGED, a file is not as long as it was said to be; or too many files.
-            ResourceExhaustedError: it does not fit into the store.
+            ResourceExhaustedError: DOWNLOAD_TOO_LARGE, it does not fit into the store, or not beside what is in use.
         """
         total = sum(size for size, _ in files.values())
         if not 0 < len(files) <= MAX_FILES:
             raise CheckpointError(f"there are {len(files)} files to fetch; a checkpoint has 1 to {MAX_FILES}")
         if total > self._max_bytes:
-            raise ResourceExhaustedError(
-                f"the checkpoint has {total} bytes, the store of fetched checkpoints holds {self._max_bytes}; the "
-                "operator allows more with EVALFLEET_DOWNLOAD_BYTES",
-                reason="DOWNLOAD_TOO_LARGE",
-            )
+            raise _too_large(f"the checkpoint has {total} bytes, the store of fetched ones holds {self._max_bytes}")
+        partial = self.folder / f"{_PARTIAL}{uuid.uuid4().hex}"
+        entry = self.folder / _name(key)
         with self._lock:
-            self._make_room(total)
-            partial = self.folder / f"{_PARTIAL}{uuid.uuid4().hex}"
-            try:
-                (partial / _FILES).mkdir(parents=True)
-                manifest = {name: _copy(partial / _FILES / name, *told) for name, told in files.items()}
-                (partial / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-                entry = self.folder / _name(key)
-                shutil.rmtree(entry, ignore_errors=True)
-                partial.rename(entry)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            self._make_room(total, taken_from)
+            self._coming[partial] = total
+        # Without the lock: a source that is slow holds up nobody else.
+        try:
+            (partial / _FILES).mkdir(parents=True)
+            manifest = {name: _copy(partial / _FILES / name, *told) for name, told in files.items()}
+            (partial / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            with self._lock:
+                # Somebody else may have brought the same meanwhile, and use it already.
+                if self.find(key) is None:
+                    partial.rename(entry)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            with self._lock:
+                del self._coming[partial]
         return entry / _FILES
 
-    def _make_room(self, needed: int) -> None:
+    def _make_room(self, needed: int, taken_from: Path | None) -> None:
         entries = sorted((each for each in self.folder.glob("[0-9a-f]*")), key=lambda each: each.stat().st_mtime)
-        sizes = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in entries}
+        sizes = {each: _bytes_below(each) for each in entries}
+        # What others are writing is counted in full; what a library fetches, with what it has by now.
+        fetching = (each for each in self.folder.glob(f"{_PARTIAL}*") if each not in self._coming)
+        coming = sum(self._coming.values()) + sum(_bytes_below(each) for each in fetching if each != taken_from)
         kept = set(self._in_use())
         for entry in entries:
-            if sum(sizes.values()) + needed <= self._max_bytes:
+            if sum(sizes.values()) + coming + needed <= self._max_bytes:
                 return
             if str(entry / _FILES) not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
                 del sizes[entry]
+        if (taken := sum(sizes.values()) + coming) + needed > self._max_bytes:
+            raise _too_large(
+                f"the checkpoint has {needed} bytes, and of the {self._max_bytes} of the store of fetched ones {taken} "
+                "are in use by models that are loaded or being fetched; delete a model"
+            )
+
+
+def _too_large(problem: str) -> ResourceExhaustedError:
+    return ResourceExhaustedError(
+        f"{problem}; the operator allows more with EVALFLEET_DOWNLOAD_BYTES", reason="DOWNLOAD_TOO_LARGE"
+    )
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            # A hub's library keeps files once and links to them.
+            total += 0 if file.is_symlink() or not file.is_file() else file.stat().st_size
+        except OSError:
+            continue  # gone since it was listed
+    return total
 
 
 def _name(key: str) -> str:

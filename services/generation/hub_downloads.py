@@ -43,7 +43,7 @@ def fetch_from_hub(
             return found, commit
         with tempfile.TemporaryDirectory(dir=_made(store.folder), prefix=".partial-hub-") as folder:
             snapshot = _snapshot(hub, repo_id, commit, patterns, cache_dir=folder)
-            return _kept(store, repo_id, commit, snapshot, patterns), commit
+            return _kept(store, repo_id, commit, snapshot, patterns, taken_from=Path(folder)), commit
     except errors.GatedRepoError as error:
         raise PermissionDeniedError(
             f"the hub does not let this service read {repo_id}; set HF_TOKEN", reason="HUB_ACCESS_DENIED"
@@ -77,7 +77,15 @@ def _snapshot(hub: Any, repo_id: str, revision: str, patterns: Sequence[str], **
     return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), **options))
 
 
-def _kept(store: DownloadStore, repo_id: str, commit: str, snapshot: Path, patterns: Sequence[str]) -> Path:
+def _kept(
+    store: DownloadStore,
+    repo_id: str,
+    commit: str,
+    snapshot: Path,
+    patterns: Sequence[str],
+    *,
+    taken_from: Path | None = None,
+) -> Path:
     found = (each for each in snapshot.iterdir() if each.is_file() and is_wanted(each.name, patterns))
     files = {each.name: each.resolve() for each in found}
     if not files:
@@ -85,6 +93,7 @@ def _kept(store: DownloadStore, repo_id: str, commit: str, snapshot: Path, patte
     return store.add(
         _key(repo_id, commit, patterns),
         {name: (file.stat().st_size, partial(_open, file)) for name, file in files.items()},
+        taken_from=taken_from,
     )
 
 

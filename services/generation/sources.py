@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from services.runtime.errors import DeadlineExceededError
 
 HUB = "hub"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)(::|://)")
+_FETCHES_AT_ONCE = 4
 _LONGEST_WAIT_SECONDS = 24 * 3600.0
 
 
@@ -96,6 +98,8 @@ class CheckpointSources:
         self._fetch_hub = fetch_hub
         self._fetch_url = fetch_url
         self._running: dict[Source, asyncio.Task[Fetched]] = {}
+        # Of its own: fetches take minutes, and the loop's threads write the registry and the cache.
+        self._threads = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
 
     @property
     def folder(self) -> Path:
@@ -115,7 +119,7 @@ class CheckpointSources:
             raise _not_allowed("hub", HUB)
         task = self._running.get(source)
         if task is None:
-            task = asyncio.create_task(asyncio.to_thread(self._fetch, source), name="fetch checkpoint")
+            task = asyncio.create_task(self._fetch_in_thread(source), name="fetch checkpoint")
             self._running[source] = task
             task.add_done_callback(lambda done: self._forget(source, done))
         try:
@@ -145,6 +149,9 @@ class CheckpointSources:
             raise CheckpointPathError(f"{path!r} chains protocols, which is not supported", field=field)
         if found[1] not in self._protocols:
             raise _not_allowed(field, found[1])
+
+    async def _fetch_in_thread(self, source: Source) -> Fetched:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, source)
 
     def _fetch(self, source: Source) -> Fetched:
         path, commit = source.checkpoint_path, ""

@@ -9,7 +9,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import NewEntry, RecentEntry
@@ -66,6 +68,7 @@ class RedisCacheStore:
         self._idle = asyncio.Event()
         self._idle.set()
         self._away_until = 0.0
+        self._quiet_until = 0.0
         self._writer = asyncio.create_task(self._keep_writing(), name="cache writer")
         self._log: Any = structlog.get_logger(__name__)
 
@@ -81,7 +84,11 @@ class RedisCacheStore:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for key in elsewhere:
                     pipeline.getex(self._entry(key), px=self._lifetime_ms)
-                answers: list[bytes | None] = await pipeline.execute()
+                try:
+                    answers: list[bytes | None] = await pipeline.execute()
+                except ReadOnlyError:
+                    # A replica, as after a failover: it cannot let them live on, but it has them.
+                    answers = await self._redis.mget([self._entry(key) for key in elsewhere])
                 return answers
 
         values = await self._try(ask)
@@ -165,14 +172,20 @@ class RedisCacheStore:
         return True
 
     async def _try(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
-        """Do ``work`` in bounded time; ``None`` if Redis fails, after which it is left alone for a moment."""
+        """Do ``work`` in bounded time; ``None`` if that fails. A Redis that is away is left alone for a moment."""
         if self._is_away():
             return None
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await work()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
             self._metrics.store_failures.inc()
             self._away_until = time.monotonic() + _PAUSE_SECONDS
             self._log.warning("cache_unreachable", problem=f"{type(error).__name__}: {error}")
-            return None
+        except RedisError as error:
+            # It is there and refuses this, for instance writes while its memory is full: reads go on.
+            self._metrics.store_failures.inc()
+            if time.monotonic() >= self._quiet_until:
+                self._quiet_until = time.monotonic() + _PAUSE_SECONDS
+                self._log.warning("cache_refused", problem=f"{type(error).__name__}: {error}")
+        return None

@@ -1,9 +1,12 @@
 """Checkpoints that are fetched: from URLs of fsspec and from a hub, into a store that stays bounded."""
 
+import asyncio
 import io
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,72 @@ def test_the_store_stays_bounded_and_keeps_what_is_in_use(tmp_path: Path) -> Non
     assert [store.find(f"k{index}") for index in range(3)] == [None] * 3
     with pytest.raises(ResourceExhaustedError):
         store.add("large", {"config.json": (1001, lambda: io.BytesIO(b""))})
+
+
+def test_what_is_in_use_is_not_exceeded(tmp_path: Path) -> None:
+    used: list[str] = []
+    store = DownloadStore(tmp_path / "d", 1000, lambda: used)
+    used.append(str(store.add("first", {"config.json": (600, lambda: io.BytesIO(b"x" * 600))})))
+    with pytest.raises(ResourceExhaustedError, match="in use") as caught:
+        store.add("second", {"config.json": (600, lambda: io.BytesIO(b"x" * 600))})
+    assert caught.value.reason == "DOWNLOAD_TOO_LARGE"
+    assert store.find("second") is None
+    used.clear()
+    store.add("second", {"config.json": (600, lambda: io.BytesIO(b"x" * 600))})
+
+
+def test_what_a_hub_is_just_fetching_counts(tmp_path: Path) -> None:
+    store = DownloadStore(tmp_path / "d", 1000)
+    fetching = store.folder / ".partial-hub-1" / "blobs"
+    fetching.mkdir(parents=True)
+    (fetching / "a").write_bytes(b"x" * 600)
+    (fetching / "link").symlink_to(fetching / "a")
+    files = {"config.json": (600, lambda: io.BytesIO(b"x" * 600))}
+    with pytest.raises(ResourceExhaustedError):
+        store.add("k", files)
+    assert store.add("k", files, taken_from=fetching.parent).is_dir()
+
+
+def test_a_slow_source_holds_up_nobody_and_keeps_its_room(tmp_path: Path) -> None:
+    store = DownloadStore(tmp_path / "d", 1000)
+    asked, may_go_on = threading.Event(), threading.Event()
+
+    def slow() -> io.BytesIO:
+        asked.set()
+        assert may_go_on.wait(10)
+        return io.BytesIO(b"x" * 600)
+
+    with ThreadPoolExecutor(2) as threads:
+        coming = threads.submit(store.add, "slow", {"config.json": (600, slow)})
+        assert asked.wait(10)
+        try:
+            quick = {"config.json": (300, lambda: io.BytesIO(b"x" * 300))}
+            assert threads.submit(store.add, "quick", quick).result(timeout=5).is_dir()
+            with pytest.raises(ResourceExhaustedError):
+                store.add("too much", {"config.json": (500, lambda: io.BytesIO(b"x" * 500))})
+        finally:
+            may_go_on.set()
+        assert coming.result(timeout=5).is_dir()
+    assert not [each for each in store.folder.iterdir() if each.name.startswith(".")]
+
+
+async def test_fetches_leave_the_loops_own_threads_alone(store: DownloadStore) -> None:
+    may_go_on = threading.Event()
+
+    def fetch_url(_store: DownloadStore, url: str, _patterns: object) -> Path:
+        assert may_go_on.wait(10)
+        return Path("/fetched", url.rpartition("/")[2])
+
+    sources = CheckpointSources(store, ["memory"], fetch_url=fetch_url)
+    fetches = [asyncio.create_task(sources.fetch(Source(f"memory://bucket/{index}"))) for index in range(60)]
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        may_go_on.set()
+    assert [each.name for each in await asyncio.gather(*fetches)] == [str(index) for index in range(60)]
 
 
 def test_a_damaged_entry_is_fetched_again(store: DownloadStore) -> None:

@@ -98,6 +98,34 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, me
         await store.close()
 
 
+@pytest.mark.parametrize("refusal", ["OOM", "READONLY"])
+async def test_a_redis_that_takes_no_more_is_still_read(
+    redis_server: RedisServer, metrics: CacheMetrics, registry: CollectorRegistry, refusal: str
+) -> None:
+    store = store_at(redis_server.url, metrics)
+    redis: Any = Redis.from_url(redis_server.url)
+    other = hashlib.sha256(b"b").digest()
+    policy = (await redis.config_get("maxmemory-policy"))["maxmemory-policy"]
+    await store.put(NewEntry(KEY, b"value"))
+    await store.flush()
+    try:
+        if refusal == "OOM":
+            await redis.config_set("maxmemory-policy", "noeviction")
+            await redis.config_set("maxmemory", 1)
+        else:
+            await redis.replicaof("127.0.0.1", 1)
+        await store.put(NewEntry(other, b"refused"))
+        await store.flush()
+        assert registry.get_sample_value("evalfleet_test_cache_dropped_entries_total") == 1
+        assert await store.get_many([KEY, other]) == {KEY: b"value"}
+    finally:
+        await redis.config_set("maxmemory", 0)
+        await redis.config_set("maxmemory-policy", policy)
+        await redis.replicaof("NO", "ONE")
+    await redis.aclose()
+    await store.close()
+
+
 async def test_a_value_of_another_type_is_a_miss(redis_server: RedisServer, metrics: CacheMetrics) -> None:
     redis: Any = Redis.from_url(redis_server.url)
     await redis.delete("t:e:" + KEY.hex())
