@@ -107,8 +107,8 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateTokens(self, request, context):
-        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
-        computed: the cache of answers has no part in it.
+        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
+        the cache holds comes as one piece; one that is computed is kept there, but not shared while it is computed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

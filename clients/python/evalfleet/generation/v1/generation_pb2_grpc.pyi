@@ -49,8 +49,8 @@ class GenerationServiceStub:
     side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
     """
     GenerateTokens: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]
-    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
-    computed: the cache of answers has no part in it.
+    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
+    the cache holds comes as one piece; one that is computed is kept there, but not shared while it is computed.
     """
     ScoreContinuations: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]
     """Log-likelihoods of all continuations of one context, which is computed once."""
@@ -82,8 +82,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
     """
     GenerateTokens: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]  # type: ignore[assignment]
-    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
-    computed: the cache of answers has no part in it.
+    """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
+    the cache holds comes as one piece; one that is computed is kept there, but not shared while it is computed.
     """
     ScoreContinuations: _aio.UnaryUnaryMultiCallable[_generation_pb2.ScoreContinuationsRequest, _generation_pb2.ScoreContinuationsResponse]  # type: ignore[assignment]
     """Log-likelihoods of all continuations of one context, which is computed once."""
@@ -136,8 +136,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.GenerateTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateTokensResponse], _abc.AsyncIterator[_generation_pb2.GenerateTokensResponse]]:
-        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. It is always
-        computed: the cache of answers has no part in it.
+        """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
+        the cache holds comes as one piece; one that is computed is kept there, but not shared while it is computed.
         """
 
     @_abc_1.abstractmethod
