@@ -238,7 +238,7 @@ async def test_an_unload_reaches_what_was_given_up_while_it_was_loaded(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path, how: str
 ) -> None:
     hosts.gate = asyncio.Event()
-    load = asyncio.create_task(router.load(vllm(tmp_path, "a"), timeout_seconds=5 if how == "cancelled" else 0.2))
+    load = asyncio.create_task(router.load(vllm(tmp_path, "a"), timeout_seconds=5 if how == "cancelled" else 1.0))
     await hosts.loading.wait()
     if how == "cancelled":
         load.cancel()
