@@ -51,8 +51,8 @@ def fit(inputs: Matrix, targets: Matrix, weights: NDArray[np.float64], *, l2: fl
         optimiser.zero_grad()
         each = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight.T + bias, y, reduction="none")
         total = (each * known).sum() + l2 * weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return total
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return LinearHead(weight.detach().float().numpy(), bias.detach().float().numpy())

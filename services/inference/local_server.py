@@ -109,7 +109,7 @@ class LocalResponder:
             self._loop.call_soon_threadsafe(self._answers.put_nowait, answer)
 
 
-class LocalInferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class LocalInferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
     """Serves KServe's v2 protocol for the engines of this process.
 
     Args:

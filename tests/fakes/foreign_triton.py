@@ -27,7 +27,7 @@ _OUTPUTS = {
 }
 
 
-class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
     """Answers ``five`` in one token; a test decides whether it is up, ready, slow, or sends something else.
 
     Args:

@@ -88,7 +88,14 @@ async def serving(triton: InferenceHost, folder: Path, cache_url: str) -> AsyncI
 
 
 def request_for(model_id: str, **sampling: object) -> generation_pb2.GenerateRequest:
-    values = {"max_tokens": 6, "temperature": 0.9, "top_p": 0.95, "stop": ["zzz"], "seed": 11, **sampling}
+    values: dict[str, Any] = {
+        "max_tokens": 6,
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "stop": ["zzz"],
+        "seed": 11,
+        **sampling,
+    }
     turns = [
         common_pb2.Message(role=common_pb2.ROLE_SYSTEM, content="Be brief."),
         common_pb2.Message(role=common_pb2.ROLE_USER, content="What is 2 + 3?"),
@@ -96,7 +103,7 @@ def request_for(model_id: str, **sampling: object) -> generation_pb2.GenerateReq
     return generation_pb2.GenerateRequest(
         model=f"models/{model_id}",
         conversation=common_pb2.Conversation(messages=turns),
-        sampling=generation_pb2.SamplingParameters(**values),  # type: ignore[arg-type]
+        sampling=generation_pb2.SamplingParameters(**values),
     )
 
 

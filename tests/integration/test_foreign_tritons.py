@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 VLLM = model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND
 TENSORRT = model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM
-MODEL_NAMES = {VLLM: "fake-vllm-backend", TENSORRT: "fake-tensorrt-llm"}
+MODEL_NAMES: dict[int, str] = {VLLM: "fake-vllm-backend", TENSORRT: "fake-tensorrt-llm"}
+ENGINES: dict[int, str] = {VLLM: "vllm_backend", TENSORRT: "tensorrt_llm"}
 BLS_NAME = "fake-tensorrt-llm-bls"
 OLD_NAME = "fake-old-vllm-backend"
 PROMPT = "What is 2 + 3?"
@@ -76,16 +77,20 @@ class Service:
     async def register(self, protocol: int, **changes: Any) -> model_pb2.Model:
         told: dict[str, Any] = {
             "target": self.target,
-            "model_name": MODEL_NAMES[protocol],  # type: ignore[index]
+            "model_name": MODEL_NAMES[protocol],
             "protocol": protocol,
             "revision": "weights-1",
         }
         foreign = model_pb2.ForeignTriton(**told | changes)
         request = model_pb2.CreateModelRequest(checkpoint_path=str(self.tokenizer), foreign=foreign)
-        return (await self.models.CreateModel(request, timeout=30)).model  # type: ignore[no-any-return]
+        model: model_pb2.Model = (await self.models.CreateModel(request, timeout=30)).model
+        return model
 
     async def generate(self, model: model_pb2.Model, **fields: Any) -> generation_pb2.GenerateResponse:
-        return await self.generation.Generate(request_for(model, **fields), timeout=30)  # type: ignore[no-any-return]
+        response: generation_pb2.GenerateResponse = await self.generation.Generate(
+            request_for(model, **fields), timeout=30
+        )
+        return response
 
 
 def request_for(model: model_pb2.Model, **fields: Any) -> generation_pb2.GenerateRequest:
@@ -145,7 +150,7 @@ async def test_a_foreign_model_answers_like_any_other(
 ) -> None:
     model = await service.register(protocol, model_name=name)
     assert model.state == model_pb2.MODEL_STATE_READY
-    assert model.engine == {VLLM: "vllm_backend", TENSORRT: "tensorrt_llm"}[protocol]  # type: ignore[index]
+    assert model.engine == ENGINES[protocol]
     assert (model.foreign.target, model.foreign.revision) == (service.target, "weights-1")
     answer = await service.generate(model)
     assert answer.completions[0].text == reversed_prompt(PROMPT)

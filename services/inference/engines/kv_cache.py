@@ -23,7 +23,7 @@ class RowLayer(DynamicLayer):
     """One layer's buffers, [capacity rows, heads, capacity tokens, head size], of which a corner is in use."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self._key_buffer: torch.Tensor | None = None
         self._value_buffer: torch.Tensor | None = None
         self._rows = 0
@@ -104,6 +104,7 @@ class RowCache(Cache):
     """The cache of a running batch; rows are numbered from 0 without gaps."""
 
     def __init__(self) -> None:
+        # One list for both, so that layers added here are the cache's; a list of a subtype is no list of its base.
         self._row_layers: list[RowLayer] = []
         super().__init__(layers=self._row_layers)  # type: ignore[arg-type]
         self._lengths: list[int] = []

@@ -86,7 +86,7 @@ def _trial_passes(forward: ForwardPass, loaded: LoadedCausalLM, limits: PackedLi
         for _ in model.score(groups):
             pass
         found = [[group.results[at].log_likelihood for at in range(len(choices))] for group in groups]
-    except Exception:
+    except Exception:  # whatever a checkpoint's own attention raises here, it can still be computed padded
         _logger.warning("packed_model_refused", exc_info=True)
         return False
     last = expected[1, choices].cpu()

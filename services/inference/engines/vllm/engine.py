@@ -158,8 +158,11 @@ class VllmEngine:
             self._stop_loop()
 
     def _begin(self, request: GenerationRequest | ScoringRequest, weights: Weights) -> None:
-        work = self._generate if isinstance(request, GenerationRequest) else self._score
-        task = self._loop.create_task(self._answer(request, work(request, weights)))  # type: ignore[arg-type]
+        if isinstance(request, GenerationRequest):
+            work = self._generate(request, weights)
+        else:
+            work = self._score(request, weights)
+        task = self._loop.create_task(self._answer(request, work))
         self._in_flight[task] = request.was_cancelled
         task.add_done_callback(lambda done: self._ended(done, request))
 

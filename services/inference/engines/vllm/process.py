@@ -184,7 +184,7 @@ def _prompt_scores(job: ScoringJob, output: RequestOutput, cached: int) -> dict[
 
 
 def _watching_logger(watch: SchedulerWatch) -> Any:
-    class Logger(StatLoggerBase):  # type: ignore[misc]
+    class Logger(StatLoggerBase):  # type: ignore[misc]  # Any where vLLM is not installed
         """Hands vLLM's own figures on."""
 
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
