@@ -2,10 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
-from typing import Any, Final, cast
-
-import structlog
+from contextlib import aclosing, contextmanager
+from typing import Final, cast
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelControlRefusedError, ModelLostError
@@ -19,7 +17,6 @@ from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError, InternalError
 
 _ENGINE_CRASHED: Final = "ENGINE_CRASHED"
-_LOAD_FAILED: Final = "MODEL_LOAD_FAILED"
 _CONTROL_REFUSED: Final = "MODEL_CONTROL_REFUSED"
 # After these the model has to be (or may have to be) loaded again; other errors are the request's own.
 _LOST_REASONS: Final = frozenset(
@@ -55,7 +52,6 @@ class TritonBackend:
         self._host_model = host_model
         self._host = CheckpointHostClient(client, host_model, kind)
         self._starting = asyncio.Lock()
-        self._log: Any = structlog.get_logger(__name__)
 
     async def is_ready(self) -> bool:
         """Return whether Triton takes requests."""
@@ -120,20 +116,8 @@ class TritonBackend:
                 return reason
             if reason == _ENGINE_CRASHED:
                 await self._host.stop(timeout_seconds=timeout_seconds)
-            await self._start_host(timeout_seconds)
+            await self._host.start(timeout_seconds=timeout_seconds)
             return await self._host.list(timeout_seconds=timeout_seconds)
-
-    async def _start_host(self, timeout_seconds: float) -> None:
-        """Start the host; once more if a Triton that has just started could not: that is no checkpoint's fault."""
-        try:
-            await self._host.start(timeout_seconds=timeout_seconds)
-        except FleetError as error:
-            if error.reason != _LOAD_FAILED:
-                raise
-            self._log.warning("checkpoint_host_failed", failure=error.message)
-            with suppress(FleetError):
-                await self._host.stop(timeout_seconds=timeout_seconds)
-            await self._host.start(timeout_seconds=timeout_seconds)
 
     async def _report(self, timeout_seconds: float) -> HostReport | str:
         """Return what the checkpoint host holds, or the reason why there is none."""

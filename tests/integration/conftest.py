@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,19 @@ from services.standalone.testing import RunningFleet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICY_STEPS = 12
+LOG_TAIL_LINES = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the session's fleet logged: its state folder is gone when the report is read."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("fleet")
+    if report.failed and isinstance(running, RunningFleet):
+        for log in sorted(running.state_dir.glob("**/*.log")):
+            lines = [each for each in log.read_text(errors="replace").splitlines() if '"level": "info"' not in each]
+            report.sections.append((f"the end of {log.name}", "\n".join(lines[-LOG_TAIL_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Loads checkpoints into memory: safetensors only, from the local disk only, never with code of theirs."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ _LOAD_ERRORS: Final = (
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 """Context window of a checkpoint that names none, as in lm-evaluation-harness."""
 TORCH_THREADS_VARIABLE: Final = "EVALFLEET_TORCH_THREADS"
+
+# While transformers builds a model it takes the tying of weights out of its base class and changes torch's default
+# dtype, for the whole process. Of two at once, one would miss its tied weights, and the later would put back what the
+# earlier had put in: no model of the process would ever be tied again.
+_building: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +133,22 @@ def _load_causal_model(
             raise ValueError(f"{type(config).__name__} is not of a causal language model")
         # The mapping's values are written as tuples for the few kinds of model that have two classes.
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=read_weights(facts.path),
-            dtype=dtype,
-            output_loading_info=True,
-            **_model_options(config),
-        )
+        weights = read_weights(facts.path)
+        with _building:
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                output_loading_info=True,
+                **_model_options(config),
+            )
+        del weights
         _refuse_missing(facts.path, model, report["missing_keys"])
         if (facts.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(facts.path, local_files_only=True)
     if adapter is not None:
-        with _typed_load_failures(adapter.path):
+        with _typed_load_failures(adapter.path), _building:
             model = merge_adapter(model, adapter)
     return model.to(device).eval()
 
@@ -183,16 +192,17 @@ def load_model(
     transformers_logging.disable_progress_bar()
     with _typed_load_failures(facts.path):
         config = AutoConfig.from_pretrained(facts.path, local_files_only=True, trust_remote_code=False)
-        model, report = from_pretrained(
-            facts.path,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_model_options(config),
-        )
+        with _building:
+            model, report = from_pretrained(
+                facts.path,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_model_options(config),
+            )
         _refuse_missing(facts.path, model, report["missing_keys"], may_lack)
         return model.to(device).eval()
 

@@ -91,7 +91,7 @@ def _trial_passes(forward: ForwardPass, loaded: LoadedCausalLM, limits: PackedLi
         return False
     last = expected[1, choices].cpu()
     first = float(expected[0, tokens[-1]])
-    mean = float((torch.tensor(found) - torch.stack([first + last, last])).abs().mean())
+    mean = float((torch.tensor(found, dtype=last.dtype) - torch.stack([first + last, last])).abs().mean())
     # Rounding grows with the logits, and over the layers: a step of bfloat16 between 16 and 32 is 0.125.
     step = torch.finfo(loaded.model.dtype).eps * float(logits.abs().max())
     tolerance = max(_TRIAL_TOLERANCE, _TRIAL_STEPS * step)

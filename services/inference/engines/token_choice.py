@@ -99,7 +99,10 @@ def _sample(logits: torch.Tensor, choosers: Sequence[TokenChooser], *, is_filter
     The order of the tokens is fixed (by id, or by probability where a filter needs it), so a row's draw depends on
     its own logits and its own random number only.
     """
-    temperatures = torch.tensor([each.sampling.temperature for each in choosers], device=logits.device)
+    # The dtype is named because torch's default is another one while a checkpoint is being loaded beside this engine.
+    temperatures = torch.tensor(
+        [each.sampling.temperature for each in choosers], dtype=torch.float32, device=logits.device
+    )
     # Float64: a float32 cumulative sum over a large vocabulary is off by more than small probabilities.
     probabilities = (logits.double() / temperatures.double().unsqueeze(1)).softmax(dim=-1)
     uniforms = torch.tensor([[each.generator.random()] for each in choosers], dtype=torch.float64, device=logits.device)

@@ -30,7 +30,7 @@ from services.inference.host_contract import (
     parse_operation,
 )
 from services.inference.tensors import read_request, write_response
-from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError
+from services.runtime.errors import FleetError
 
 Outputs = Mapping[str, "np.ndarray[Any, Any]"]
 ANSWER: Outputs = {
@@ -267,25 +267,3 @@ async def test_a_server_that_is_away_is_a_loss(triton: FakeTriton) -> None:
             with pytest.raises(ModelLostError) as caught:
                 await call
             assert caught.value.reason == "INFERENCE_UNAVAILABLE"
-
-
-async def test_a_host_that_could_not_be_started_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = [FailedPreconditionError("load failed", reason="MODEL_LOAD_FAILED") for _ in range(3)]
-    starts: list[float] = []
-
-    async def start(self: object, *, timeout_seconds: float) -> None:
-        starts.append(timeout_seconds)
-        if failures:
-            raise failures.pop()
-
-    async def stop(self: object, *, timeout_seconds: float) -> None:
-        raise NotFoundError("nothing there", reason="MODEL_NOT_LOADED")
-
-    monkeypatch.setattr("services.inference.host_client.CheckpointHostClient.start", start)
-    monkeypatch.setattr("services.inference.host_client.CheckpointHostClient.stop", stop)
-    async with InferenceClient("127.0.0.1:1") as client:
-        backend = TritonBackend(client)
-        with pytest.raises(FailedPreconditionError):
-            await backend._start_host(5)
-        await backend._start_host(5)
-    assert starts == [5] * 4

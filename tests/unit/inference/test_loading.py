@@ -1,14 +1,16 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from services.inference.checkpoints import inspect_checkpoint
-from services.inference.contract import CausalLMArguments
+from services.inference.contract import CausalLMArguments, DtypeName
 from services.inference.engines import loading
 from services.inference.engines.loading import load_causal_lm, pick_device, pick_dtype, set_torch_threads
 from services.inference.failures import InferenceFailure
@@ -49,6 +51,23 @@ def test_missing_parameters_are_refused_rather_than_made_up(tiny_checkpoint: Pat
     with pytest.raises(InferenceFailure, match="up_proj") as caught:
         load(folder)
     assert caught.value.reason == "CHECKPOINT_INCOMPLETE"
+
+
+def test_checkpoints_with_tied_weights_are_loaded_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "tied"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tie_weights = PreTrainedModel.tie_weights
+    dtypes: list[DtypeName] = ["float32", "bfloat16"] * 16
+    with ThreadPoolExecutor(8) as pool:
+        models = [each.model for each in pool.map(lambda dtype: load(folder, dtype=dtype), dtypes)]
+    assert all(each.lm_head.weight is each.model.embed_tokens.weight for each in models)
+    assert [str(each.dtype) for each in models] == [f"torch.{dtype}" for dtype in dtypes]
+    assert PreTrainedModel.tie_weights is tie_weights
+    assert torch.get_default_dtype() is torch.float32
 
 
 @pytest.mark.parametrize(
