@@ -19,6 +19,7 @@ import services
 from services.inference import contract
 from services.inference.client import InferenceClient
 from services.inference.contract import ModelEntry
+from services.inference.orphans import end_orphans
 from services.inference.platform_checks import TritonFiles
 from services.inference.repository import write_repository
 from services.inference.settings import patient_threads
@@ -70,6 +71,11 @@ class TritonOptions:
         return self.work_dir / "triton.log"
 
     @property
+    def backends_dir(self) -> Path:
+        """Where Triton finds its backend, and with it the program of its model processes."""
+        return self.work_dir / "backends"
+
+    @property
     def shared_memory_prefix(self) -> str:
         """Beginning of the names of its shared-memory segments; the same after a restart."""
         return f"evalfleet-{hashlib.sha256(str(self.work_dir.resolve()).encode()).hexdigest()[:12]}-"
@@ -96,6 +102,7 @@ class TritonServer:
         """
         for port in filter(None, (options.port, options.metrics_port)):
             _check_port(options.host, port)
+        await asyncio.to_thread(end_orphans, options.backends_dir)
         _remove_shared_memory(options.shared_memory_prefix)
         await asyncio.to_thread(_prepare_folders, files, options)
         with options.log_path.open("ab") as log:
@@ -195,10 +202,10 @@ def _check_port(host: str, port: int) -> None:
 
 def _prepare_folders(files: TritonFiles, options: TritonOptions) -> None:
     """Lay out what Triton reads: its backend with the stub of this Python, and the models loaded at start."""
-    backends = options.work_dir / "backends"
-    shutil.rmtree(backends, ignore_errors=True)
-    shutil.copytree(files.backend, backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(files.stub, backends / "python" / files.stub.name)
+    shutil.rmtree(options.backends_dir, ignore_errors=True)
+    backend = options.backends_dir / "python"
+    shutil.copytree(files.backend, backend, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(files.stub, backend / files.stub.name)
     write_repository(options.work_dir / "repository", options.startup_models)
 
 
@@ -207,7 +214,7 @@ def _command(files: TritonFiles, options: TritonOptions) -> list[str]:
     command = [
         str(files.binary),
         f"--model-repository={options.work_dir / 'repository'}",
-        f"--backend-directory={options.work_dir / 'backends'}",
+        f"--backend-directory={options.backends_dir}",
         f"--backend-config=python,shm-region-prefix-name={options.shared_memory_prefix}",
         "--model-control-mode=explicit",
         # By default the whole server counts as not ready while any one model is being loaded.
