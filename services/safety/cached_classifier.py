@@ -85,7 +85,9 @@ class CachedClassifier:
     def _read(self, key: bytes, entry: bytes) -> LabelledText | None:
         try:
             probabilities, num_tokens, truncated = json.loads(decode_entry(key, entry))
-            return LabelledText([float(value) for value in probabilities], int(num_tokens), bool(truncated))
+            return LabelledText(
+                [float(value) for value in probabilities], int(num_tokens), bool(truncated), cached=True
+            )
         except (CorruptEntryError, ValueError, TypeError) as error:
             self._metrics.corrupt_entries.inc()
             self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))

@@ -88,6 +88,7 @@ class ClassifierGuard:
 
     def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
         threshold = self._about.default_threshold if turn.threshold is None else turn.threshold
+        assert threshold is not None, "a guard file without a threshold is refused when it is read"
         reference = self._about.reference
         if isinstance(answer, UnusableAnswerError):
             return Verdict(Decision.ERROR, reference, threshold, error_reason=answer.reason)
@@ -104,4 +105,5 @@ class ClassifierGuard:
             categories=categories,
             unmapped=any(is_unmapped(each.category) for each in categories),
             truncated=answer.truncated,
+            cached=answer.cached,
         )

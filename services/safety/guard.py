@@ -35,11 +35,13 @@ class LabelledText:
         probabilities: one a label, as the engine gave them; not checked.
         num_tokens: tokens that it read, special ones included.
         truncated: whether the text was longer than what it reads.
+        cached: whether the answer was known before.
     """
 
     probabilities: Sequence[float]
     num_tokens: int
     truncated: bool
+    cached: bool = False
 
 
 class Classifier(Protocol):

@@ -25,6 +25,7 @@ class Decision(Enum):
 
     SAFE = "safe"
     UNSAFE = "unsafe"
+    CONTROVERSIAL = "controversial"
     ERROR = "error"
 
 
@@ -79,10 +80,10 @@ class HazardCategory:
 
 @dataclass(frozen=True, slots=True)
 class CategoryScore:
-    """How sure a guard is of one category."""
+    """How sure a guard is of one category; None where it names categories without probabilities."""
 
     category: HazardCategory
-    probability: float
+    probability: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +114,28 @@ class Verdict:
     Attributes:
         decision: at ``threshold``.
         guard: who judged.
-        threshold: what was applied.
+        threshold: what was applied; None where the guard decides without one.
         unsafe_probability: None where the guard gave no usable one.
-        categories: those that reached the threshold, most probable first; empty unless UNSAFE.
+        categories: those that reached the threshold, most probable first; empty unless UNSAFE or CONTROVERSIAL.
         unmapped: the guard named something that its taxonomy does not have.
         truncated: only a part of the text was judged.
         error_reason: UPPER_SNAKE; empty unless ERROR.
+        refusal: whether the judged response declines what it was asked; None where the guard does not say.
+        over_refusal: whether it declines a harmless request; None where the guard does not say.
+        cached: whether the guard's answer came from the cache.
     """
 
     decision: Decision
     guard: GuardReference
-    threshold: float
+    threshold: float | None
     unsafe_probability: float | None = None
     categories: tuple[CategoryScore, ...] = ()
     unmapped: bool = False
     truncated: bool = False
     error_reason: str = ""
+    refusal: bool | None = None
+    over_refusal: bool | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +147,16 @@ class GuardDescription:
         description: a sentence.
         aspects: what it can judge.
         categories: what it knows.
-        default_threshold: on the unsafe probability.
-        max_tokens: longest text that it reads whole.
+        default_threshold: on the unsafe probability; None where it decides without one.
+        max_tokens: longest text that it reads whole; None where there is no limit.
     """
 
     reference: GuardReference
     description: str
     aspects: tuple[Aspect, ...]
     categories: tuple[HazardCategory, ...]
-    default_threshold: float
-    max_tokens: int
+    default_threshold: float | None
+    max_tokens: int | None
 
     @property
     def name(self) -> str:

@@ -29,6 +29,7 @@ _ASPECT_NUMBERS: Final = {aspect: number for number, aspect in _ASPECTS.items()}
 _DECISIONS: Final = {
     Decision.SAFE: safety_pb2.DECISION_SAFE,
     Decision.UNSAFE: safety_pb2.DECISION_UNSAFE,
+    Decision.CONTROVERSIAL: safety_pb2.DECISION_CONTROVERSIAL,
     Decision.ERROR: safety_pb2.DECISION_ERROR,
 }
 
@@ -71,6 +72,9 @@ def verdict_to_proto(verdict: Verdict) -> safety_pb2.Verdict:
         threshold_applied=verdict.threshold,
         truncated=verdict.truncated,
         error_reason=verdict.error_reason,
+        refusal=verdict.refusal,
+        over_refusal=verdict.over_refusal,
+        cached=verdict.cached,
     )
 
 
@@ -92,7 +96,7 @@ def guard_to_proto(about: GuardDescription) -> safety_pb2.Guard:
             for category in about.categories
         ],
         default_threshold=about.default_threshold,
-        max_tokens=about.max_tokens,
+        max_tokens=about.max_tokens or 0,
     )
 
 

@@ -28,7 +28,7 @@ class Reading:
 
     def reached(self, threshold: float) -> tuple[CategoryScore, ...]:
         """Return the categories at or above a threshold."""
-        return tuple(each for each in self.scores if each.probability >= threshold)
+        return tuple(each for each in self.scores if each.probability is not None and each.probability >= threshold)
 
 
 class LabelReader:
@@ -65,11 +65,13 @@ class LabelReader:
             raise UnusableAnswerError("WRONG_PROBABILITY_COUNT")
         if answer.num_tokens <= self._special_tokens:
             raise UnusableAnswerError("NOTHING_READ")
-        scores = [CategoryScore(category, probabilities[index]) for index, category in self._hazards]
-        candidates = [each.probability for each in scores] + [probabilities[index] for index in self._unsafe]
+        hazards = sorted(
+            ((probabilities[index], category) for index, category in self._hazards), key=lambda each: -each[0]
+        )
+        candidates = [each for each, _ in hazards] + [probabilities[index] for index in self._unsafe]
         if self._safe:
             candidates.append(_clamped(1 - sum(probabilities[index] for index in self._safe)))
-        return Reading(max(candidates), tuple(sorted(scores, key=lambda each: -each.probability)))
+        return Reading(max(candidates), tuple(CategoryScore(category, each) for each, category in hazards))
 
 
 def is_unmapped(category: HazardCategory) -> bool:

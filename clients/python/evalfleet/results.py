@@ -218,3 +218,6 @@ class Verdict:
     threshold: float | None
     truncated: bool
     error_reason: str
+    refusal: bool | None = None
+    over_refusal: bool | None = None
+    cached: bool = False

@@ -173,6 +173,9 @@ class Verdict(_message.Message):
     THRESHOLD_APPLIED_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    OVER_REFUSAL_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The decision at `threshold_applied`."""
     unsafe_probability: _builtins.float
@@ -185,9 +188,15 @@ class Verdict(_message.Message):
     """True if the text was longer than the guard can read, so that only a part was judged."""
     error_reason: _builtins.str
     """Why the decision is ERROR, UPPER_SNAKE; empty otherwise."""
+    refusal: _builtins.bool
+    """Whether the judged response declines what it was asked; absent if the guard does not say."""
+    over_refusal: _builtins.bool
+    """Whether the judged response declines a harmless request; absent if the guard does not say."""
+    cached: _builtins.bool
+    """True if the guard's answer came from the cache."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryScore]:
-        """The categories that reached the threshold, most probable first; for SAFE the list is empty."""
+        """The categories that reached the threshold or that the guard named, most probable first; for SAFE the list is empty."""
 
     @_builtins.property
     def guard(self) -> Global___GuardReference:
@@ -204,15 +213,26 @@ class Verdict(_message.Message):
         threshold_applied: _builtins.float | None = ...,
         truncated: _builtins.bool = ...,
         error_reason: _builtins.str = ...,
+        refusal: _builtins.bool | None = ...,
+        over_refusal: _builtins.bool | None = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "over_refusal", b"over_refusal", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__over_refusal: _TypeAlias = _typing.Literal["over_refusal"]  # noqa: Y015
+    _WhichOneofArgType__over_refusal: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal"]  # noqa: Y015
+    _WhichOneofReturnType__refusal: _TypeAlias = _typing.Literal["refusal"]  # noqa: Y015
+    _WhichOneofArgType__refusal: _TypeAlias = _typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
     _WhichOneofReturnType__threshold_applied: _TypeAlias = _typing.Literal["threshold_applied"]  # noqa: Y015
     _WhichOneofArgType__threshold_applied: _TypeAlias = _typing.Literal["_threshold_applied", b"_threshold_applied"]  # noqa: Y015
     _WhichOneofReturnType__unsafe_probability: _TypeAlias = _typing.Literal["unsafe_probability"]  # noqa: Y015
     _WhichOneofArgType__unsafe_probability: _TypeAlias = _typing.Literal["_unsafe_probability", b"_unsafe_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__over_refusal) -> _WhichOneofReturnType__over_refusal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_applied) -> _WhichOneofReturnType__threshold_applied | None: ...
     @_typing.overload
@@ -429,7 +449,7 @@ class Guard(_message.Message):
     default_threshold: _builtins.float
     """Its threshold on `unsafe_probability` when the caller names none."""
     max_tokens: _builtins.int
-    """Longest text that it reads whole, in tokens."""
+    """Longest text that it reads whole, in tokens; 0 if there is no limit."""
     @_builtins.property
     def reference(self) -> Global___GuardReference:
         """The exact guard."""
