@@ -1,5 +1,6 @@
 """Translate the services' messages into the values of ``evalfleet.results``."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,6 +13,9 @@ from evalfleet.results import (
     Decision,
     Estimate,
     FailedItem,
+    Guard,
+    GuardReference,
+    HazardCategory,
     HazardScore,
     Interval,
     Model,
@@ -32,6 +36,7 @@ _MODEL_STATES = {
     model_pb2.MODEL_STATE_FAILED: ModelState.FAILED,
     model_pb2.MODEL_STATE_EVICTED: ModelState.EVICTED,
 }
+_ASPECTS: dict[int, str] = {safety_pb2.ASPECT_PROMPT: "prompt", safety_pb2.ASPECT_RESPONSE: "response"}
 _RUN_STATES = {
     evaluation_pb2.RUN_STATE_PENDING: RunState.PENDING,
     evaluation_pb2.RUN_STATE_RUNNING: RunState.RUNNING,
@@ -178,7 +183,42 @@ def verdict(message: safety_pb2.Verdict) -> Verdict:
         refusal=message.refusal if message.HasField("refusal") else None,
         over_refusal=message.over_refusal if message.HasField("over_refusal") else None,
         cached=message.cached,
+        unmapped=message.unmapped,
+        guard_reference=guard_reference(message.guard) if message.HasField("guard") else None,
     )
+
+
+def guard_reference(message: safety_pb2.GuardReference) -> GuardReference:
+    """Translate which exact guard judged."""
+    return GuardReference(
+        name=message.name,
+        weights_digest=message.weights_digest,
+        template_digest=message.template_digest,
+        calibration_digest=message.calibration_digest,
+        engine=message.engine,
+        dtype=message.dtype,
+    )
+
+
+def guard(message: safety_pb2.Guard) -> Guard:
+    """Translate what a guard is and can do."""
+    return Guard(
+        name=message.name,
+        description=message.description,
+        reference=guard_reference(message.reference),
+        aspects=aspects(message.aspects),
+        categories=tuple(
+            HazardCategory(each.taxonomy, each.taxonomy_version, each.code, each.title, each.ailuminate_code)
+            for each in message.categories
+        ),
+        default_threshold=message.default_threshold if message.HasField("default_threshold") else None,
+        max_tokens=message.max_tokens or None,
+    )
+
+
+def aspects(numbers: Iterable[int]) -> tuple[str, ...]:
+    """Translate what can be judged; what this version does not know is left out."""
+    return tuple(_ASPECTS[each] for each in numbers if each in _ASPECTS)
 
 
 def _time(stamp: Timestamp) -> datetime:

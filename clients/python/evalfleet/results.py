@@ -208,8 +208,23 @@ class HazardScore:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardReference:
+    """Which exact guard judged; verdicts are comparable where the three SHA-256 digests are equal."""
+
+    name: str
+    weights_digest: str
+    template_digest: str
+    calibration_digest: str
+    engine: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """A guard's judgement of one turn of a conversation."""
+    """A guard's judgement of one turn of a conversation.
+
+    ``unmapped`` says that the guard named a hazard that its taxonomy does not have.
+    """
 
     decision: Decision
     unsafe_probability: float | None
@@ -221,3 +236,32 @@ class Verdict:
     refusal: bool | None = None
     over_refusal: bool | None = None
     cached: bool = False
+    unmapped: bool = False
+    guard_reference: GuardReference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HazardCategory:
+    """A hazard category that a guard knows; ``ailuminate_code`` is empty if MLCommons AILuminate has none for it."""
+
+    taxonomy: str
+    taxonomy_version: str
+    code: str
+    title: str
+    ailuminate_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A model that judges safety.
+
+    ``default_threshold`` is ``None`` if it decides without one, ``max_tokens`` if it reads texts of any length whole.
+    """
+
+    name: str
+    description: str
+    reference: GuardReference
+    aspects: tuple[str, ...]
+    categories: tuple[HazardCategory, ...]
+    default_threshold: float | None
+    max_tokens: int | None
