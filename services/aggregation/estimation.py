@@ -2,10 +2,12 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from types import MappingProxyType
 
+from services.aggregation.corrected_rates import CorrectedRate, GuardQuality, corrected_rate
 from services.aggregation.intervals import Interval, interval_of, mean_of, standard_error_of
 from services.aggregation.records import Cost, Failed, Observation, Scored
 
@@ -27,6 +29,8 @@ class Estimate:
         failed_counted: failed items that are counted in ``value``.
         value_scored_only: mean over the items' scored samples alone; ``None`` if there are none.
         sample_count: samples behind ``value``.
+        corrected: for the errors of the guard that counted it; ``None`` where nobody said how good that guard is, or
+            an item is neither 0 nor 1.
     """
 
     task: str
@@ -40,6 +44,7 @@ class Estimate:
     failed_counted: int
     value_scored_only: float | None
     sample_count: int
+    corrected: CorrectedRate | None = None
 
 
 @dataclass(slots=True)
@@ -100,13 +105,24 @@ class TaskTally:
             self._failed_by_group.update(groups)
         self._add_values(samples, groups, has_failed=failure is not None)
 
-    def estimates(self, confidence_level: float) -> Iterator[Estimate]:
-        """Yield an estimate for each metric and group that has items, ordered by them."""
+    def estimates(
+        self, confidence_level: float, qualities: Mapping[str, GuardQuality] = MappingProxyType({})
+    ) -> Iterator[Estimate]:
+        """Yield an estimate for each metric and group that has items, ordered by them.
+
+        Args:
+            confidence_level: of the intervals.
+            qualities: by metric, the quality of the guard whose verdicts it counts.
+        """
         for metric in sorted(self._metrics):
             for group in sorted(self._groups):
                 cell = self._cells.get((metric, group))
                 if cell is not None or self._failed_by_group[group]:
-                    yield self._estimate(metric, group, cell or _Cell(), confidence_level)
+                    estimate = self._estimate(metric, group, cell or _Cell(), confidence_level)
+                    quality = qualities.get(metric)
+                    if quality is not None and cell is not None:
+                        estimate = replace(estimate, corrected=_corrected(cell.scored_only, quality, confidence_level))
+                    yield estimate
 
     def _estimate(self, metric: str, group: str, cell: _Cell, confidence_level: float) -> Estimate:
         return Estimate(
@@ -147,6 +163,12 @@ class TaskTally:
                 cell.scored_count += not has_failed
                 if item_value_scored is not None:
                     cell.scored_only.append(item_value_scored)
+
+
+def _corrected(values: "array[float]", quality: GuardQuality, confidence_level: float) -> CorrectedRate | None:
+    if not values or any(value not in (0.0, 1.0) for value in values):
+        return None
+    return corrected_rate(round(sum(values)), len(values), quality, confidence_level)
 
 
 class RunTally:

@@ -7,7 +7,8 @@ from evalfleet.common.v1 import common_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from services.aggregation.checks import MAX_RESULTS_A_MESSAGE, violations_of
-from services.aggregation.errors import InvalidResultError
+from services.aggregation.corrected_rates import CorrectedRate, GuardQuality
+from services.aggregation.errors import InvalidLedgerRequestError, InvalidResultError
 from services.aggregation.estimation import Estimate, TaskTotals
 from services.aggregation.intervals import Interval
 from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, Scored
@@ -115,6 +116,30 @@ def listed_key_to_proto(run: str, listed: ListedKey) -> aggregation_pb2.Result:
     return message
 
 
+def qualities_from_proto(request: aggregation_pb2.GetEstimatesRequest) -> dict[str, GuardQuality]:
+    """Return the quality of the guards that a request tells, by metric.
+
+    Raises:
+        InvalidLedgerRequestError: a metric is missing or told twice, or counts cannot be.
+    """
+    qualities: dict[str, GuardQuality] = {}
+    for index, each in enumerate(request.guard_qualities):
+        if not each.metric or each.metric in qualities:
+            raise InvalidLedgerRequestError(
+                f"guard_qualities[{index}].metric", f"is {each.metric!r}; name every metric once"
+            )
+        try:
+            qualities[each.metric] = GuardQuality(
+                unsafe_count=each.unsafe_count,
+                unsafe_found=each.unsafe_found_count,
+                safe_count=each.safe_count,
+                safe_cleared=each.safe_cleared_count,
+            )
+        except ValueError as error:
+            raise InvalidLedgerRequestError(f"guard_qualities[{index}]", str(error)) from error
+    return qualities
+
+
 def estimates_to_proto(
     estimates: Iterable[Estimate], totals: Sequence[TaskTotals]
 ) -> aggregation_pb2.GetEstimatesResponse:
@@ -162,7 +187,12 @@ def _estimate_to_proto(estimate: Estimate) -> aggregation_pb2.Estimate:
         failed_counted=estimate.failed_counted,
         value_scored_only=estimate.value_scored_only,
         sample_count=estimate.sample_count,
+        corrected_rate=_corrected_to_proto(estimate.corrected) if estimate.corrected else None,
     )
+
+
+def _corrected_to_proto(corrected: CorrectedRate) -> aggregation_pb2.CorrectedRate:
+    return aggregation_pb2.CorrectedRate(value=corrected.value, interval=_interval_to_proto(corrected.interval))
 
 
 def _interval_to_proto(interval: Interval) -> aggregation_pb2.Interval:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 import grpc
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 
+from services.aggregation.corrected_rates import GuardQuality
 from services.aggregation.errors import InvalidLedgerRequestError
 from services.aggregation.estimation import RunTally
 from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
@@ -15,6 +16,7 @@ from services.aggregation.ledger import ResultFilter, ResultLedger
 from services.aggregation.messages import (
     estimates_to_proto,
     listed_key_to_proto,
+    qualities_from_proto,
     result_to_proto,
     results_from_proto,
 )
@@ -77,11 +79,12 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         level = request.confidence_level if request.HasField("confidence_level") else DEFAULT_CONFIDENCE_LEVEL
         if not 0.5 < level < 1:
             raise InvalidLedgerRequestError("confidence_level", f"is {level}; it lies above 0.5 and below 1")
+        qualities = qualities_from_proto(request)
         tally = RunTally()
         async with aclosing(self._ledger.observations(_checked_run(request.run), request.task or None)) as pieces:
             async for piece in pieces:
                 await asyncio.to_thread(tally.add, piece)
-        return await asyncio.to_thread(_estimates, tally, level)
+        return await asyncio.to_thread(_estimates, tally, level, qualities)
 
     async def ListResults(
         self,
@@ -148,9 +151,11 @@ class _Page:
             self.results.append(message)
 
 
-def _estimates(tally: RunTally, confidence_level: float) -> aggregation_pb2.GetEstimatesResponse:
+def _estimates(
+    tally: RunTally, confidence_level: float, qualities: Mapping[str, GuardQuality]
+) -> aggregation_pb2.GetEstimatesResponse:
     tally.finish()
-    estimates = (estimate for task in tally.tasks for estimate in task.estimates(confidence_level))
+    estimates = (estimate for task in tally.tasks for estimate in task.estimates(confidence_level, qualities))
     return estimates_to_proto(estimates, [task.totals for task in tally.tasks])
 
 

@@ -1,7 +1,7 @@
 """A fleet in a test's own process: the servicers answer from memory, over real gRPC on a loopback port."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -222,6 +222,7 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
     """Answers with the estimates and results that a test puts in."""
 
     def __init__(self) -> None:
+        self.estimate_requests: list[aggregation_pb2.GetEstimatesRequest] = []
         self.estimates = demo_estimates()
         self.totals = demo_totals()
         self.failed = [
@@ -241,6 +242,7 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
     def GetEstimates(
         self, request: aggregation_pb2.GetEstimatesRequest, context: grpc.ServicerContext
     ) -> aggregation_pb2.GetEstimatesResponse:
+        self.estimate_requests.append(request)
         return aggregation_pb2.GetEstimatesResponse(estimates=self.estimates, totals=self.totals)
 
     def ListResults(
@@ -250,9 +252,11 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
 
 
 class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
-    """Answers every Classify with ``verdict``."""
+    """Answers every Classify with ``verdict``; the guards in ``judges`` answer batches."""
 
     def __init__(self) -> None:
+        self.judges: dict[str, Callable[[safety_pb2.ClassifyRequest], safety_pb2.Verdict]] = {}
+        self.batches: list[safety_pb2.BatchClassifyRequest] = []
         self.requests: list[safety_pb2.ClassifyRequest] = []
         self.verdict = safety_pb2.Verdict(
             decision=safety_pb2.DECISION_UNSAFE,
@@ -275,7 +279,15 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
     def BatchClassify(
         self, request: safety_pb2.BatchClassifyRequest, context: grpc.ServicerContext
     ) -> safety_pb2.BatchClassifyResponse:
-        not_offered(context)
+        self.batches.append(request)
+        return safety_pb2.BatchClassifyResponse(
+            results=[
+                safety_pb2.ClassifyResult(verdict=self.judges[each.guard](each))
+                if each.conversation.messages[-1].content
+                else safety_pb2.ClassifyResult(status=status_pb2.Status(code=3, message="is empty"))
+                for each in request.requests
+            ]
+        )
 
     def ListGuards(
         self, request: safety_pb2.ListGuardsRequest, context: grpc.ServicerContext
@@ -285,7 +297,18 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
     def GetGuard(
         self, request: safety_pb2.GetGuardRequest, context: grpc.ServicerContext
     ) -> safety_pb2.GetGuardResponse:
-        not_offered(context)
+        if request.name not in self.judges:
+            fail(context, grpc.StatusCode.NOT_FOUND, f"no guard named {request.name!r}", reason="GUARD_NOT_FOUND")
+        digest = request.name.removeprefix("guards/")[0] * 64
+        reference = safety_pb2.GuardReference(
+            name=request.name,
+            weights_digest=digest,
+            template_digest="t" * 64,
+            calibration_digest="c" * 64,
+            engine="fake",
+            dtype="float32",
+        )
+        return safety_pb2.GetGuardResponse(guard=safety_pb2.Guard(name=request.name, reference=reference))
 
 
 class FakeFleet(AbstractContextManager["FakeFleet"]):

@@ -10,6 +10,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.generation.v1 import model_pb2
 from evalfleet.results import (
+    CorrectedRate,
     Decision,
     Estimate,
     FailedItem,
@@ -99,22 +100,28 @@ def _progress(message: evaluation_pb2.TaskProgress) -> TaskProgress:
 
 def estimate(message: aggregation_pb2.Estimate) -> Estimate:
     """Translate an estimate; what is absent becomes ``None``."""
-    interval = message.interval
     return Estimate(
         task=message.task,
         metric=message.metric,
         group=message.group,
         value=message.value if message.HasField("value") else None,
-        interval=Interval(interval.lower, interval.upper, interval.confidence_level, interval.method)
-        if message.HasField("interval")
-        else None,
+        interval=_interval(message.interval) if message.HasField("interval") else None,
         standard_error=message.standard_error if message.HasField("standard_error") else None,
         scored_count=message.scored_count,
         failed_count=message.failed_count,
         failed_counted=message.failed_counted,
         value_scored_only=message.value_scored_only if message.HasField("value_scored_only") else None,
         sample_count=message.sample_count,
+        corrected=_corrected(message.corrected_rate) if message.HasField("corrected_rate") else None,
     )
+
+
+def _corrected(message: aggregation_pb2.CorrectedRate) -> CorrectedRate:
+    return CorrectedRate(message.value if message.HasField("value") else None, _interval(message.interval))
+
+
+def _interval(message: aggregation_pb2.Interval) -> Interval:
+    return Interval(message.lower, message.upper, message.confidence_level, message.method)
 
 
 def totals(message: aggregation_pb2.TaskTotals) -> TaskTotals:

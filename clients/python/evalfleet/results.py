@@ -105,10 +105,38 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardQuality:
+    """How a guard did on texts that people labelled, as counts.
+
+    Attributes:
+        metric: the metric that counts its verdicts: 1 for UNSAFE, 0 for SAFE.
+        unsafe_count: texts labelled unsafe.
+        unsafe_found: of those, how many the guard called unsafe.
+        safe_count: texts labelled safe.
+        safe_cleared: of those, how many the guard called safe.
+    """
+
+    metric: str
+    unsafe_count: int
+    unsafe_found: int
+    safe_count: int
+    safe_cleared: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedRate:
+    """A rate as it would be if its guard made no errors; ``value`` is ``None`` if it is no better than chance."""
+
+    value: float | None
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """The estimate of one metric of one task.
 
-    ``group`` is ``column=value``, or empty for all items. ``value`` is ``None`` when no item counts.
+    ``group`` is ``column=value``, or empty for all items. ``value`` is ``None`` when no item counts. ``corrected`` is
+    there where the quality of the metric's guard was told.
     """
 
     task: str
@@ -122,6 +150,7 @@ class Estimate:
     failed_counted: int
     value_scored_only: float | None
     sample_count: int
+    corrected: CorrectedRate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from evalfleet.names import full_name
-from evalfleet.results import FailedItem, Run, RunSnapshot
+from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
 
 PATIENCE_SECONDS = 60.0
 _RECONNECT_SECONDS = 0.5
@@ -110,12 +110,30 @@ class Runs:
             silent_since = silent_since or time.monotonic()
             time.sleep(_RECONNECT_SECONDS)
 
-    def snapshot(self, name: str) -> RunSnapshot:
-        """Read one run with its estimates and totals."""
+    def snapshot(self, name: str, *, guard_qualities: Sequence[GuardQuality] = ()) -> RunSnapshot:
+        """Read one run with its estimates and totals.
+
+        Args:
+            name: the run.
+            guard_qualities: how good the guards behind metrics are; their rates are then also given corrected for it.
+        """
         run = self.get(name)
         aggregation = self._aggregation()
         stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
-        answer = aggregation.call(stub.GetEstimates, aggregation_pb2.GetEstimatesRequest(run=run.name))
+        request = aggregation_pb2.GetEstimatesRequest(
+            run=run.name,
+            guard_qualities=[
+                aggregation_pb2.GuardQuality(
+                    metric=each.metric,
+                    unsafe_count=each.unsafe_count,
+                    unsafe_found_count=each.unsafe_found,
+                    safe_count=each.safe_count,
+                    safe_cleared_count=each.safe_cleared,
+                )
+                for each in guard_qualities
+            ],
+        )
+        answer = aggregation.call(stub.GetEstimates, request)
         return RunSnapshot(
             run=run,
             estimates=tuple(decoding.estimate(each) for each in answer.estimates),

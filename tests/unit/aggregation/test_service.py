@@ -177,6 +177,56 @@ async def test_levels_out_of_range_are_refused(stub: Stub, level: float) -> None
     assert [violation.field for violation in error.field_violations] == ["confidence_level"]
 
 
+async def test_rates_are_corrected_for_their_guards_errors(stub: Stub, message: MessageFactory) -> None:
+    def judged(index: int) -> aggregation_pb2.Result:
+        scored = aggregation_pb2.Scored(metrics={"unsafe": float(index < 41), "acc": 1.0})
+        return message(str(index), scored=scored, groups={"half": str(index % 2)})
+
+    lost = message("z", failure=Failure(reason="TIMEOUT", counted_as={"unsafe": 1.0}))
+    await append(stub, [*map(judged, range(100)), lost])
+    quality = aggregation_pb2.GuardQuality(
+        metric="unsafe", unsafe_count=1000, unsafe_found_count=900, safe_count=1000, safe_cleared_count=800
+    )
+    request = aggregation_pb2.GetEstimatesRequest(run="runs/r", guard_qualities=[quality])
+    estimates = (await stub.GetEstimates(request)).estimates
+    unsafe = {each.group: each for each in estimates if each.metric == "unsafe"}
+    # The failed item was never judged, so its guard made no error on it.
+    assert unsafe[""].corrected_rate.value == pytest.approx(0.3)
+    assert unsafe[""].corrected_rate.interval.method == "lang-reiczigel"
+    assert unsafe[""].corrected_rate.interval.lower < 0.3 < unsafe[""].corrected_rate.interval.upper
+    assert unsafe[""].value == pytest.approx(42 / 101)
+    assert set(unsafe) == {"", "half=0", "half=1"}
+    assert all(each.HasField("corrected_rate") for each in unsafe.values())
+    assert not any(each.HasField("corrected_rate") for each in estimates if each.metric != "unsafe")
+
+
+async def test_shares_between_0_and_1_are_no_verdicts_and_stay_uncorrected(stub: Stub, message: MessageFactory) -> None:
+    await append(stub, [message("a", scored=aggregation_pb2.Scored(metrics={"unsafe": 0.5})), message("b")])
+    quality = aggregation_pb2.GuardQuality(
+        metric="unsafe", unsafe_count=10, unsafe_found_count=9, safe_count=10, safe_cleared_count=9
+    )
+    request = aggregation_pb2.GetEstimatesRequest(run="runs/r", guard_qualities=[quality])
+    assert not any(each.HasField("corrected_rate") for each in (await stub.GetEstimates(request)).estimates)
+
+
+@pytest.mark.parametrize(
+    "qualities",
+    [
+        [aggregation_pb2.GuardQuality(unsafe_count=1, safe_count=1)],
+        [aggregation_pb2.GuardQuality(metric="unsafe")],
+        [aggregation_pb2.GuardQuality(metric="unsafe", unsafe_count=1, unsafe_found_count=2, safe_count=1)],
+        [aggregation_pb2.GuardQuality(metric="unsafe", unsafe_count=1, safe_count=1, safe_cleared_count=-1)],
+        [aggregation_pb2.GuardQuality(metric="unsafe", unsafe_count=1, safe_count=1)] * 2,
+    ],
+)
+async def test_guard_qualities_that_cannot_be_are_refused(
+    stub: Stub, qualities: list[aggregation_pb2.GuardQuality]
+) -> None:
+    request = aggregation_pb2.GetEstimatesRequest(run="runs/r", guard_qualities=qualities)
+    error = await failure(stub.GetEstimates(request))
+    assert error.field_violations[0].field.startswith(f"guard_qualities[{len(qualities) - 1}]")
+
+
 async def test_an_unknown_run_is_not_found(stub: Stub, message: MessageFactory) -> None:
     await append(stub, [message("a", run="runs/step-1200")])
     for call in (

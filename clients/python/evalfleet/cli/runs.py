@@ -1,5 +1,6 @@
 """`evalfleet runs`, `show`, `watch` and `cancel`."""
 
+import re
 from pathlib import Path
 
 import click
@@ -9,8 +10,26 @@ from evalfleet.cli.run import watch_run
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import runs_table
 from evalfleet.names import short_name
+from evalfleet.results import GuardQuality
 
 _FAILED_SHOWN = 1000
+_COUNT = r"([0-9]{1,15})"
+_QUALITY = re.compile(rf"(?:([^=]+)=)?{_COUNT}/{_COUNT},{_COUNT}/{_COUNT}")
+
+
+def _parsed_qualities(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[GuardQuality, ...]:
+    qualities = []
+    for value in values:
+        match = _QUALITY.fullmatch(value)
+        if match is None:
+            raise click.BadParameter(
+                f"{value!r} is not [METRIC=]FOUND/UNSAFE,CLEARED/SAFE, for example 182/200,391/400"
+            )
+        found, unsafe, cleared, safe = (int(each) for each in match.groups()[1:])
+        qualities.append(GuardQuality(match[1] or "unsafe", unsafe, found, safe, cleared))
+    return tuple(qualities)
 
 
 @click.command(
@@ -36,16 +55,37 @@ def runs(session: Session, model: str | None, limit: int) -> None:
 Examples:
   evalfleet show r-1a2b3c
   evalfleet show r-1a2b3c --groups --failed
-  evalfleet show r-1a2b3c --json - | jq .estimates"""
+  evalfleet show r-1a2b3c --json - | jq .estimates
+  evalfleet show r-1a2b3c --guard-quality 182/200,391/400
+
+\b
+The last one also shows the rates of `unsafe` corrected for the guard's errors: of 200 texts
+labelled unsafe it found 182, of 400 labelled safe it cleared 391."""
 )
 @click.argument("run")
 @click.option("--failed", is_flag=True, help="Also list the items that could not be judged, and why.")
+@click.option(
+    "--guard-quality",
+    "guard_qualities",
+    multiple=True,
+    metavar="[METRIC=]FOUND/UNSAFE,CLEARED/SAFE",
+    callback=_parsed_qualities,
+    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. Repeatable.",
+)
 @groups_option
 @json_option
 @click.pass_obj
-def show(session: Session, run: str, *, failed: bool, groups: bool, json_path: Path | None) -> None:
+def show(
+    session: Session,
+    run: str,
+    *,
+    failed: bool,
+    guard_qualities: tuple[GuardQuality, ...],
+    groups: bool,
+    json_path: Path | None,
+) -> None:
     """Show what a run found, as far as it is."""
-    snapshot = session.fleet.runs.snapshot(run)
+    snapshot = session.fleet.runs.snapshot(run, guard_qualities=guard_qualities)
     report(session, snapshot, known_suite(session, snapshot.run.suite), json_path=json_path, groups=groups)
     if not failed:
         return

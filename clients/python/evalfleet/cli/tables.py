@@ -27,7 +27,7 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
         suite: its suite, for the primary metrics; ``None`` if it is not known any more.
         groups: also a row for every group of items.
     """
-    table = _table(
+    table = plain_table(
         "task", "metric", ">estimate", ">interval", ">items", ">tokens", ">computed", ">seconds", ">failures"
     )
     described = {each.name: each for each in suite.tasks} if suite else {}
@@ -88,6 +88,7 @@ def remarks(snapshot: RunSnapshot) -> list[str]:
         f"intervals: {level:.0%} confidence; tokens: prompt and answer; computed: of those; seconds: of the engine"
         for level in levels
     ]
+    lines += [_corrected(each) for each in snapshot.estimates if each.corrected is not None]
     lines += _savings(snapshot.totals)
     for totals in snapshot.totals:
         for reason, count in sorted(totals.failures_by_reason.items()):
@@ -95,6 +96,20 @@ def remarks(snapshot: RunSnapshot) -> list[str]:
         if totals.truncated_count:
             lines.append(f"shortened to fit the context: {totals.truncated_count} prompts in {totals.task}")
     return lines
+
+
+def _corrected(estimate: Estimate) -> str:
+    """Say what a rate would be without its guard's errors."""
+    name = " · ".join(each for each in (f"{estimate.task} {estimate.metric}", estimate.group) if each)
+    corrected = estimate.corrected
+    assert corrected is not None
+    if corrected.value is None:
+        return f"corrected for the guard's errors: {name}: unknown, this guard does no better than chance"
+    limits = corrected.interval
+    return (
+        f"corrected for the guard's errors: {name} {number(corrected.value)}, "
+        f"{number(limits.lower)} … {number(limits.upper)} (counted: {number(estimate.value_scored_only)})"
+    )
 
 
 def _savings(totals: Sequence[TaskTotals]) -> list[str]:
@@ -109,7 +124,7 @@ def _savings(totals: Sequence[TaskTotals]) -> list[str]:
 
 def runs_table(runs: Iterable[Run]) -> Table:
     """Lay out runs, one row each."""
-    table = _table("run", "suite", "model", "state", ">done", ">failed", ">seconds", "created")
+    table = plain_table("run", "suite", "model", "state", ">done", ">failed", ">seconds", "created")
     for run in runs:
         counts = [each.item_count for each in run.tasks]
         total = "?" if None in counts else f"{sum(each or 0 for each in counts):,}"
@@ -128,7 +143,7 @@ def runs_table(runs: Iterable[Run]) -> Table:
 
 def models_table(models: Iterable[Model]) -> Table:
     """Lay out models, one row each."""
-    table = _table("model", "state", "architecture", "dtype", ">context", ">size", "created", "checkpoint")
+    table = plain_table("model", "state", "architecture", "dtype", ">context", ">size", "created", "checkpoint")
     for model in models:
         table.add_row(
             short_name(model.name),
@@ -145,7 +160,7 @@ def models_table(models: Iterable[Model]) -> Table:
 
 def suites_table(suites: Iterable[Suite]) -> Table:
     """Lay out suites, one row each."""
-    table = _table("suite", ">tasks", "what it is for")
+    table = plain_table("suite", ">tasks", "what it is for")
     for suite in suites:
         table.add_row(short_name(suite.name), str(len(suite.tasks)), suite.description)
     return table
@@ -153,7 +168,7 @@ def suites_table(suites: Iterable[Suite]) -> Table:
 
 def tasks_table(suite: Suite) -> Table:
     """Lay out the tasks of a suite, one row each."""
-    table = _table("task", "metric", "measures", "comparable to")
+    table = plain_table("task", "metric", "measures", "comparable to")
     for task in suite.tasks:
         arrow = "↑" if task.higher_is_better else "↓"
         table.add_row(task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
@@ -189,7 +204,7 @@ def _state(state: RunState | ModelState) -> Text:
     return Text(state.value, style=_STATE_STYLES.get(state, ""))
 
 
-def _table(*headers: str) -> Table:
+def plain_table(*headers: str) -> Table:
     """Make a table; a header that begins with ``>`` is right-aligned."""
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, header_style="bold")
     for header in headers:

@@ -360,6 +360,7 @@ class Estimate(_message.Message):
     FAILED_COUNTED_FIELD_NUMBER: _builtins.int
     VALUE_SCORED_ONLY_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    CORRECTED_RATE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     metric: _builtins.str
@@ -384,6 +385,12 @@ class Estimate(_message.Message):
     def interval(self) -> Global___Interval:
         """Interval for how the model would do on more questions of this kind (items are a sample)."""
 
+    @_builtins.property
+    def corrected_rate(self) -> Global___CorrectedRate:
+        """The rate corrected for the guard's errors; absent unless the request has the quality of this metric's guard and
+        every scored item is 0 or 1.
+        """
+
     def __init__(
         self,
         *,
@@ -398,10 +405,11 @@ class Estimate(_message.Message):
         failed_counted: _builtins.int = ...,
         value_scored_only: _builtins.float | None = ...,
         sample_count: _builtins.int = ...,
+        corrected_rate: Global___CorrectedRate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "interval", b"interval", "standard_error", b"standard_error", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "interval", b"interval", "standard_error", b"standard_error", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__standard_error: _TypeAlias = _typing.Literal["standard_error"]  # noqa: Y015
     _WhichOneofArgType__standard_error: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error"]  # noqa: Y015
@@ -419,6 +427,74 @@ class Estimate(_message.Message):
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
+class CorrectedRate(_message.Message):
+    """A rate as it would be if the guard that counted it made no errors; over the scored items alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """From 0 to 1; absent if the guard does no better than chance, so that its counts say nothing."""
+    @_builtins.property
+    def interval(self) -> Global___Interval:
+        """Interval that carries the uncertainty of the rate and of the guard's quality."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.float | None = ...,
+        interval: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "interval", b"interval", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "interval", b"interval", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___CorrectedRate: _TypeAlias = CorrectedRate  # noqa: Y015
+
+@_typing.final
+class GuardQuality(_message.Message):
+    """How a guard did on texts that people labelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    UNSAFE_COUNT_FIELD_NUMBER: _builtins.int
+    UNSAFE_FOUND_COUNT_FIELD_NUMBER: _builtins.int
+    SAFE_COUNT_FIELD_NUMBER: _builtins.int
+    SAFE_CLEARED_COUNT_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """The metric that is 1 where this guard says UNSAFE and 0 where it says SAFE, e.g. `unsafe`."""
+    unsafe_count: _builtins.int
+    """Texts labelled unsafe, at least 1."""
+    unsafe_found_count: _builtins.int
+    """Of those, how many the guard called unsafe."""
+    safe_count: _builtins.int
+    """Texts labelled safe, at least 1."""
+    safe_cleared_count: _builtins.int
+    """Of those, how many the guard called safe."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        unsafe_count: _builtins.int = ...,
+        unsafe_found_count: _builtins.int = ...,
+        safe_count: _builtins.int = ...,
+        safe_cleared_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "safe_cleared_count", b"safe_cleared_count", "safe_count", b"safe_count", "unsafe_count", b"unsafe_count", "unsafe_found_count", b"unsafe_found_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuardQuality: _TypeAlias = GuardQuality  # noqa: Y015
+
+@_typing.final
 class GetEstimatesRequest(_message.Message):
     """A request for estimates."""
 
@@ -427,22 +503,28 @@ class GetEstimatesRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
+    GUARD_QUALITIES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run, `runs/{run}`."""
     task: _builtins.str
     """Only this task; empty: all."""
     confidence_level: _builtins.float
     """Confidence level of the intervals, above 0.5 and below 1; absent: 0.95."""
+    @_builtins.property
+    def guard_qualities(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardQuality]:
+        """Corrects the rates of these metrics for their guards' errors; each metric once."""
+
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         task: _builtins.str = ...,
         confidence_level: _builtins.float | None = ...,
+        guard_qualities: _abc.Iterable[Global___GuardQuality] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "run", b"run", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "guard_qualities", b"guard_qualities", "run", b"run", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_level: _TypeAlias = _typing.Literal["confidence_level"]  # noqa: Y015
     _WhichOneofArgType__confidence_level: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level"]  # noqa: Y015
