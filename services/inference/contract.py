@@ -7,7 +7,7 @@ and documented in docs/inference.md. Torch-free, and free of Triton's client.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 # Inputs of a causal language model, as the vLLM backend names them.
@@ -66,13 +66,37 @@ class Message:
     content: str
 
 
-Prompt = str | Sequence[Message]
-"""A text given to the model as it is, or a conversation."""
+@dataclass(frozen=True, slots=True)
+class TemplatePrompt:
+    """A conversation that is material for the model, not a dialogue with it: guard models read such prompts.
+
+    The checkpoint's chat template always opens the model's turn, also after a message of the assistant.
+
+    Attributes:
+        messages: what the template is given.
+        variables: further variables of the template, by name; JSON values.
+        as_parts: give each content as a list of one text part, as templates of multimodal models want it.
+    """
+
+    messages: Sequence[Message]
+    variables: Mapping[str, object] = field(default_factory=dict)
+    as_parts: bool = False
 
 
-def messages_to_json(messages: Sequence[Message]) -> str:
-    """Write the ``messages`` tensor."""
-    return json.dumps([{"role": each.role, "content": each.content} for each in messages], ensure_ascii=False)
+Prompt = str | Sequence[Message] | TemplatePrompt
+"""A text given to the model as it is, a conversation to go on with, or one to judge."""
+
+
+def messages_to_json(prompt: Sequence[Message] | TemplatePrompt) -> str:
+    """Write the ``messages`` tensor: a list of messages, or an object that also says how to render them."""
+    if not isinstance(prompt, TemplatePrompt):
+        return json.dumps([{"role": each.role, "content": each.content} for each in prompt], ensure_ascii=False)
+    body = {
+        "messages": [{"role": each.role, "content": each.content} for each in prompt.messages],
+        "variables": dict(prompt.variables),
+        "as_parts": prompt.as_parts,
+    }
+    return json.dumps(body, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,32 +4,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
-from services.runtime.errors import (
-    CancelledCallError,
-    DeadlineExceededError,
-    FleetError,
-    NotFoundError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
-from services.safety.errors import GuardLoadError, UnusableAnswerError
+from services.runtime.errors import DeadlineExceededError, FleetError
+from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
 from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.reading import LabelReader, is_unmapped
 
 TEMPLATE: Final = "judged-turn-content/1"
 """How a conversation becomes the classifier's input: the judged turn's content as it is."""
-
-# After these nobody judged anything and a later call may succeed, so the call fails instead of its items.
-_CALL_FAILURES: Final = (
-    UnavailableError,
-    ResourceExhaustedError,
-    CancelledCallError,
-    NotFoundError,
-    PermissionDeniedError,
-    GuardLoadError,
-)
 
 
 class ClassifierGuard:
@@ -71,7 +53,7 @@ class ClassifierGuard:
             if len(answers) == len(texts):
                 return list(answers)
             problem = UnusableAnswerError("WRONG_ANSWER_COUNT")
-        except _CALL_FAILURES:
+        except CALL_FAILURES:
             raise
         except (DeadlineExceededError, TimeoutError):
             if budget < self._timeout_seconds:

@@ -1,9 +1,15 @@
 """What can go wrong in the safety service, as callers see it."""
 
+from typing import Final
+
 from services.runtime.errors import (
+    CancelledCallError,
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
     StartupError,
     UnavailableError,
 )
@@ -33,8 +39,19 @@ class GuardUnavailableError(UnavailableError):
     default_reason = "GUARD_UNAVAILABLE"
 
 
+CALL_FAILURES: Final = (
+    UnavailableError,
+    ResourceExhaustedError,
+    CancelledCallError,
+    NotFoundError,
+    PermissionDeniedError,
+    GuardLoadError,
+)
+"""After these nobody judged anything and a later call may succeed, so the call fails instead of its items."""
+
+
 class UnusableAnswerError(Exception):
-    """A classifier answered something that is no judgement of the texts; becomes an ERROR verdict.
+    """A guard's model answered something that is no judgement of the texts; becomes an ERROR verdict.
 
     Attributes:
         reason: UPPER_SNAKE, the verdict's ``error_reason``.

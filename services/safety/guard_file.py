@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.runtime.errors import nearest_names
 from services.safety.errors import GuardFileError
 from services.safety.judgement import HazardCategory
+from services.safety.yaml_file import file_error, hint, read_yaml_mapping, validated
 
 SAFE_LABEL: Final = "safe"
 UNSAFE_LABEL: Final = "unsafe"
@@ -63,7 +62,7 @@ class GuardFile(BaseModel):
         meanings = (SAFE_LABEL, UNSAFE_LABEL, *self.categories)
         for label, meaning in self.labels.items():
             if meaning not in meanings:
-                raise ValueError(f"label {label!r} means {meaning!r}, {_hint(meaning, meanings)}")
+                raise ValueError(f"label {label!r} means {meaning!r}, {hint(meaning, meanings)}")
         return self
 
     def category(self, code: str) -> HazardCategory:
@@ -83,16 +82,19 @@ def read_guard_file(file: Path) -> GuardFile:
     Raises:
         GuardFileError: with file, line or field, and the nearest valid name.
     """
-    content = _read_yaml(file)
+    if not file.is_file():
+        raise GuardFileError(
+            f"there is no guard file {file}; it says what the model's labels mean (docs/api/safety.md)",
+            reason="GUARD_FILE_NOT_FOUND",
+            metadata={"path": str(file)},
+        )
+    content = read_yaml_mapping(file)
     calibration = file.with_name(CALIBRATION_FILE)
     if calibration.is_file():
         content["threshold"] = _read_threshold(calibration)
-    try:
-        guard = GuardFile.model_validate(content)
-    except ValidationError as error:
-        raise _bad_file(file, "; ".join(_explain(each) for each in error.errors())) from error
+    guard = validated(file, GuardFile, content)
     if guard.threshold is None:
-        raise _bad_file(file, f"threshold: is missing here and in {CALIBRATION_FILE}; give one above 0 and up to 1")
+        raise file_error(file, f"threshold: is missing here and in {CALIBRATION_FILE}; give one above 0 and up to 1")
     return guard
 
 
@@ -104,31 +106,9 @@ def check_labels(file: Path, guard: GuardFile, labels: tuple[str, ...]) -> None:
     """
     for label in guard.labels:
         if label not in labels:
-            raise _bad_file(file, f"labels: the model has no label {label!r}, {_hint(label, labels)}")
+            raise file_error(file, f"labels: the model has no label {label!r}, {hint(label, labels)}")
     if not any(guard.meaning(label) for label in labels):
-        raise _bad_file(file, f"labels: say what the model's labels mean ({', '.join(labels[:10])})")
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GuardFileError(
-            f"there is no guard file {file}; it says what the model's labels mean (docs/api/safety.md)",
-            reason="GUARD_FILE_NOT_FOUND",
-            metadata={"path": str(file)},
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad_file(file, f"cannot be read ({error})") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _bad_file(file, f"{where}{error.problem or 'is not YAML'}") from error
-    except yaml.YAMLError as error:
-        raise _bad_file(file, f"is not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise _bad_file(file, "must hold a mapping of fields")
-    return content
+        raise file_error(file, f"labels: say what the model's labels mean ({', '.join(labels[:10])})")
 
 
 def _read_threshold(file: Path) -> object:
@@ -136,20 +116,4 @@ def _read_threshold(file: Path) -> object:
         content = json.loads(file.read_text(encoding="utf-8"))
         return content["threshold"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _bad_file(file, f"must be a JSON object with a threshold ({error})") from error
-
-
-def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-        return f"{field}: is no field, {_hint(field, tuple(GuardFile.model_fields))}"
-    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
-
-
-def _hint(name: str, candidates: tuple[str, ...]) -> str:
-    near = nearest_names(name, candidates)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(candidates[:20])}"
-
-
-def _bad_file(file: Path, problem: str) -> GuardFileError:
-    return GuardFileError(f"{file}: {problem}", metadata={"path": str(file)})
+        raise file_error(file, f"must be a JSON object with a threshold ({error})") from error

@@ -1,10 +1,8 @@
 """The guards that this service can run: the embedded one, or a user's Hugging Face sequence classifier."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.inference.checkpoints import content_digest, inspect_checkpoint, read_json
 from services.inference.contract import ClassifierArguments, DtypeName
@@ -12,6 +10,7 @@ from services.inference.errors import as_fleet_errors
 from services.inference.repository import classifier_labels
 from services.safety.catalogue import COLLECTION
 from services.safety.classifier_guard import TEMPLATE
+from services.safety.digests import json_digest
 from services.safety.encoder import find_encoder
 from services.safety.errors import GuardFileError
 from services.safety.guard_file import GuardFile, check_labels, read_guard_file
@@ -93,8 +92,8 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
     reference = GuardReference(
         name=f"{COLLECTION}/{file.name}",
         weights_digest=content_digest(*folders),
-        template_digest=_digest({"template": TEMPLATE, "max_tokens": max_tokens}),
-        calibration_digest=_digest(
+        template_digest=json_digest({"template": TEMPLATE, "max_tokens": max_tokens}),
+        calibration_digest=json_digest(
             {
                 "threshold": file.threshold,
                 "special_tokens": file.special_tokens,
@@ -113,9 +112,5 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
         default_threshold=file.threshold,
         max_tokens=max_tokens,
     )
-    content = _digest([reference.weights_digest, arguments.dtype, max_tokens])
+    content = json_digest([reference.weights_digest, arguments.dtype, max_tokens])
     return GuardModel(about, file, labels, arguments, f"guard-{file.name}-{content[:12]}")
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

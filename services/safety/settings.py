@@ -50,6 +50,12 @@ class SafetySettings(ServiceSettings):
     guard_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number type that the guard computes in."
     )
+    guards_file: Path | None = Field(
+        None, description="YAML list of further guards to run beside the default one, see docs/guards/formats.md."
+    )
+    guard_max_concurrent_turns: int = Field(
+        64, ge=1, description="Turns that each language-model guard is asked about at once."
+    )
     guard_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest request to the guard, in seconds; then its verdict is ERROR."
     )

@@ -14,10 +14,11 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
 from services.runtime.server import HostedService
+from services.safety.beside_guards import GuardBuilder, KeptAnswers
 from services.safety.cached_classifier import CachedClassifier
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
-from services.safety.guard import Classifier
+from services.safety.guard import Classifier, Guard
 from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
 from services.safety.reading import LabelReader
 from services.safety.service import hosted
@@ -46,25 +47,25 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
             load_timeout_seconds=settings.guard_load_timeout_seconds,
             ready_wait_seconds=settings.guard_ready_wait_seconds,
         )
-        asked = await _with_cache(settings, metrics, model, classifier, stack)
+        kept = await _open_cache(settings, metrics, stack)
         guard = ClassifierGuard(
             model.about,
-            asked,
+            _with_cache(model, classifier, kept),
             LabelReader(model.labels, model.file),
             timeout_seconds=settings.guard_timeout_seconds,
         )
         stack.push_async_callback(classifier.close)
-        yield [hosted(GuardCatalogue([guard]))]
+        guards: list[Guard] = [guard]
+        if settings.guards_file is not None:
+            builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
+            guards += await builder.build(taken=model.about.name)
+        yield [hosted(GuardCatalogue(guards))]
 
 
-async def _with_cache(
-    settings: SafetySettings,
-    registry: CollectorRegistry,
-    model: GuardModel,
-    classifier: Classifier,
-    stack: AsyncExitStack,
-) -> Classifier:
-    """Return the classifier behind the cache that the settings name; it is closed with ``stack``."""
+async def _open_cache(
+    settings: SafetySettings, registry: CollectorRegistry, stack: AsyncExitStack
+) -> KeptAnswers | None:
+    """Open the cache that the settings name, for all guards; it is closed with ``stack``."""
     metrics = CacheMetrics("safety", registry)
     store = await open_store(
         settings.verdict_cache_url,
@@ -77,14 +78,20 @@ async def _with_cache(
         metrics=metrics,
     )
     if store is None:
-        return classifier
+        return None
     stack.push_async_callback(store.close)
+    return KeptAnswers(store, metrics, engine_revision(settings.engine_revision))
+
+
+def _with_cache(model: GuardModel, classifier: Classifier, kept: KeptAnswers | None) -> Classifier:
+    if kept is None:
+        return classifier
     return CachedClassifier(
         classifier,
         model.about.reference,
-        engine_revision=engine_revision(settings.engine_revision),
-        store=store,
-        metrics=metrics,
+        engine_revision=kept.engine_revision,
+        store=kept.store,
+        metrics=kept.metrics,
     )
 
 

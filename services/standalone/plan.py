@@ -14,6 +14,12 @@ INFERENCE = "inference"
 STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"), (INFERENCE,))
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
+_PATH_SETTINGS = (
+    "EVALFLEET_ENCODER_PATH",
+    "EVALFLEET_GUARD_CHECKPOINT",
+    "EVALFLEET_GUARD_FILE",
+    "EVALFLEET_GUARDS_FILE",
+)
 _SERVICE_DRAIN_SECONDS = 10
 # Safety is healthy once its guard is loaded, and that waits for the inference server.
 _START_SECONDS = 240.0
@@ -77,6 +83,10 @@ def plan_fleet(
         supervisor_pid: the process at whose end all of them end; default: this one.
     """
     inherited = dict(os.environ if environ is None else environ)
+    for name in _PATH_SETTINGS:
+        if told := inherited.get(name):
+            # The services work in folders of their own; people mean the one that they are in.
+            inherited[name] = str(Path(told).absolute())
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(

@@ -3,9 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from services.inference.failures import InferenceFailure
+
+# Names that transformers takes as arguments of the rendering itself, or that we set.
+_RENDERING_ARGUMENTS: Final = frozenset(
+    {
+        "self", "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message",
+        "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+        "return_assistant_tokens_mask", "tokenizer_kwargs",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +56,13 @@ class PromptEncoder:
     def render(self, messages_json: str) -> RenderedPrompt:
         """Render a conversation by the checkpoint's chat template.
 
-        The model's turn is opened at the end; if the last message is the assistant's, that turn is continued.
+        The model's turn is opened at the end; if the last message is the assistant's, that turn is continued. A
+        conversation that is only material (``TemplatePrompt``) is followed by a turn of the model in any case.
 
         Raises:
             InferenceFailure: MESSAGES_INVALID, CHAT_TEMPLATE_MISSING or CHAT_TEMPLATE_REJECTED.
         """
-        messages = _read_messages(messages_json)
+        told = _read_messages(messages_json)
         if self._tokenizer.chat_template is None:
             raise InferenceFailure(
                 "the checkpoint has no chat template, so it cannot take a conversation; send a text prompt",
@@ -60,16 +70,19 @@ class PromptEncoder:
                 code="FAILED_PRECONDITION",
                 field="messages",
             )
-        continues = messages[-1]["role"] == "assistant"
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+                told.messages,
+                tokenize=False,
+                add_generation_prompt=not told.continues,
+                continue_final_message=told.continues,
+                **told.variables,
             )
         except Exception as error:  # a template is a program: it divides by zero, recurses, takes all memory
             raise InferenceFailure(
                 f"the checkpoint's chat template rejects this conversation: {error}",
                 reason="CHAT_TEMPLATE_REJECTED",
-                metadata={"roles": ",".join(message["role"] for message in messages)},
+                metadata={"roles": ",".join(message["role"] for message in told.messages)},
                 field="messages",
             ) from error
         return RenderedPrompt(str(text), is_rendered=True)
@@ -155,11 +168,35 @@ class PromptEncoder:
         return ids
 
 
-def _read_messages(messages_json: str) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """What a chat template is given, and whether the last message is to be continued."""
+
+    messages: list[dict[str, Any]]
+    continues: bool
+    variables: dict[str, Any]
+
+
+def _read_messages(messages_json: str) -> _Conversation:
     try:
-        messages = json.loads(messages_json)
+        body = json.loads(messages_json)
     except (ValueError, RecursionError) as error:  # also of integers with thousands of digits
         raise _invalid_messages(f"not JSON: {error}") from error
+    if not isinstance(body, dict):
+        messages = _checked_messages(body)
+        return _Conversation(messages, continues=messages[-1]["role"] == "assistant", variables={})
+    variables, as_parts = body.get("variables"), body.get("as_parts")
+    if set(body) != {"messages", "variables", "as_parts"} or not isinstance(as_parts, bool):
+        raise _invalid_messages('an object must be {"messages": …, "variables": …, "as_parts": …}')
+    if not isinstance(variables, dict) or not _RENDERING_ARGUMENTS.isdisjoint(variables):
+        raise _invalid_messages("variables must be an object with names that mean nothing to the renderer")
+    messages = _checked_messages(body["messages"])
+    if as_parts:
+        messages = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    return _Conversation(messages, continues=False, variables=variables)
+
+
+def _checked_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise _invalid_messages("must be a non-empty list")
     for message in messages:

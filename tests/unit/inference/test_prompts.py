@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.inference.contract import Message, TemplatePrompt, messages_to_json
 from services.inference.engines.prompts import PromptEncoder, RenderedPrompt
 from services.inference.failures import InferenceFailure
 
@@ -51,6 +52,43 @@ def test_a_rendered_conversation_gets_no_second_bos(encoder: PromptEncoder, toke
 def test_a_begun_answer_is_continued(encoder: PromptEncoder) -> None:
     rendered = encoder.render(conversation(("user", "Hi"), ("assistant", "The answer is")))
     assert rendered.text == "<s><|user|>Hi</s><|assistant|>The answer is"
+
+
+def material(*turns: tuple[str, str], as_parts: bool = False, **variables: object) -> str:
+    messages = [Message(role, content) for role, content in turns]
+    return messages_to_json(TemplatePrompt(messages, variables, as_parts=as_parts))
+
+
+def test_a_conversation_to_judge_is_followed_by_the_models_turn(encoder: PromptEncoder) -> None:
+    rendered = encoder.render(material(("user", "Hi"), ("assistant", "The answer is")))
+    # This template has no end of turn behind a last answer; it is the opened turn that matters.
+    assert rendered.text == "<s><|user|>Hi</s><|assistant|>The answer is<|assistant|>"
+
+
+def test_a_template_gets_variables_and_parts(tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{{ guideline }}:{% for m in messages %}{{ m.content[0].type }}={{ m.content[0].text }}{% endfor %}"
+    )
+    encoder = PromptEncoder(own, len(own))
+    assert encoder.render(material(("user", "Hi"), as_parts=True, guideline="Rule")).text == "Rule:text=Hi"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"messages": [], "variables": {}, "as_parts": False},
+        {"messages": [{"role": "user", "content": "Hi"}], "variables": [], "as_parts": False},
+        {"messages": [{"role": "user", "content": "Hi"}], "variables": {}, "as_parts": 1},
+        {"messages": [{"role": "user", "content": "Hi"}], "variables": {"tokenize": True}, "as_parts": False},
+        {"messages": [{"role": "user", "content": "Hi"}], "variables": {"chat_template": "x"}, "as_parts": False},
+    ],
+)
+def test_a_bad_conversation_to_judge_is_refused(encoder: PromptEncoder, body: object) -> None:
+    with pytest.raises(InferenceFailure) as caught:
+        encoder.render(json.dumps(body))
+    assert caught.value.reason == "MESSAGES_INVALID"
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,15 @@ def test_callers_stop_before_those_whom_they_call() -> None:
     assert STOP_ORDER[0] == ("evaluation",)
     assert STOP_ORDER[-1] == (INFERENCE,)
     assert sorted(name for stage in STOP_ORDER for name in stage) == sorted((INFERENCE, *SERVICES))
+
+
+def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions) -> None:
+    told = {
+        "EVALFLEET_GUARDS_FILE": "rules/guards.yaml",
+        "EVALFLEET_GUARD_CHECKPOINT": "/guard",
+        "EVALFLEET_ENCODER_PATH": "",
+    }
+    environment = plan_fleet(options, PortBlock(8100), environ=told).part("safety").environment
+    assert environment["EVALFLEET_GUARDS_FILE"] == str(Path.cwd() / "rules" / "guards.yaml")
+    assert environment["EVALFLEET_GUARD_CHECKPOINT"] == "/guard"
+    assert environment["EVALFLEET_ENCODER_PATH"] == ""

@@ -1,0 +1,119 @@
+"""Builds the guards of the guards file."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.inference.client import InferenceClient
+from services.inference.host_client import CheckpointHostClient
+from services.runtime.cache.metrics import CacheMetrics
+from services.runtime.cache.store import CacheStore
+from services.safety.answer_cache import AnswerCache
+from services.safety.blocklist import read_blocklist
+from services.safety.catalogue import COLLECTION
+from services.safety.digests import json_digest
+from services.safety.encoder import file_sha256
+from services.safety.generative_guard import GenerativeGuard
+from services.safety.generative_models import GenerativeModel, generative_model
+from services.safety.guard import Guard
+from services.safety.guards_file import Entry, GenerativeEntry, KeywordEntry, read_guards_file
+from services.safety.judgement import GuardReference
+from services.safety.keyword_guard import TEMPLATE, KeywordGuard
+from services.safety.refusal_guard import RefusalGuard
+from services.safety.settings import SafetySettings
+from services.safety.triton_language_model import GUARD_HOST_MODEL, GuardHost, LoadLimits, TritonLanguageModel
+from services.safety.yaml_file import file_error
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswers:
+    """Where answers of guards are kept.
+
+    Attributes:
+        store: holds them.
+        metrics: of the cache.
+        engine_revision: of the engines' code.
+    """
+
+    store: CacheStore
+    metrics: CacheMetrics
+    engine_revision: str
+
+    def of(self, guard: GuardReference) -> AnswerCache:
+        """Return the cache of one guard's answers."""
+        return AnswerCache(guard, engine_revision=self.engine_revision, store=self.store, metrics=self.metrics)
+
+
+class GuardBuilder:
+    """Makes guards from entries of a guards file.
+
+    Args:
+        file: the guards file.
+        settings: of the service.
+        client: of the inference host.
+        kept: where answers are kept; None for nowhere.
+        stack: closes what the guards began.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        settings: SafetySettings,
+        client: InferenceClient,
+        kept: KeptAnswers | None,
+        stack: AsyncExitStack,
+    ) -> None:
+        self._file = file
+        self._settings = settings
+        self._client = client
+        self._kept = kept
+        self._stack = stack
+        self._host = GuardHost(CheckpointHostClient(client, GUARD_HOST_MODEL))
+
+    async def build(self, *, taken: str) -> list[Guard]:
+        """Build the guards of the file, in its order.
+
+        Args:
+            taken: resource name of the default guard, which no other may have.
+
+        Raises:
+            GuardFileError: the file, or one that it names, cannot be used.
+        """
+        entries = await asyncio.to_thread(read_guards_file, self._file)
+        for index, entry in enumerate(entries):
+            if f"{COLLECTION}/{entry.name}" == taken:
+                raise file_error(self._file, f"guards[{index}].name: {entry.name!r} is the default guard's name")
+        return [await self._guard(entry) for entry in entries]
+
+    async def _guard(self, entry: Entry) -> Guard:
+        if isinstance(entry, GenerativeEntry):
+            return self._generative(await asyncio.to_thread(generative_model, self._file, entry))
+        if isinstance(entry, KeywordEntry):
+            return await asyncio.to_thread(_keyword_guard, entry)
+        return RefusalGuard(f"{COLLECTION}/{entry.name}")
+
+    def _generative(self, model: GenerativeModel) -> Guard:
+        settings = self._settings
+        limits = LoadLimits(settings.guard_load_timeout_seconds, settings.guard_ready_wait_seconds)
+        language_model = TritonLanguageModel(self._client, self._host, model.checkpoint_name, model.arguments, limits)
+        self._stack.push_async_callback(language_model.close)
+        return GenerativeGuard(
+            model.about,
+            language_model,
+            model.guard_format,
+            timeout_seconds=settings.guard_timeout_seconds,
+            max_concurrent=settings.guard_max_concurrent_turns,
+            cache=self._kept.of(model.about.reference) if self._kept else None,
+        )
+
+
+def _keyword_guard(entry: KeywordEntry) -> Guard:
+    blocklist = read_blocklist(entry.blocklist)
+    return KeywordGuard(
+        f"{COLLECTION}/{entry.name}",
+        entry.description or "Looks for the words and patterns of a blocklist.",
+        blocklist,
+        content_digest=file_sha256(entry.blocklist),
+        template_digest=json_digest(TEMPLATE),
+    )

@@ -1,0 +1,51 @@
+"""The seam of generative guards: a causal language model that answers a prompt and scores what it could have said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.inference.contract import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedAnswer:
+    """A greedy answer.
+
+    Attributes:
+        text: without the prompt and without the stop text.
+        is_complete: the model ended it, or a stop text did; false where the limit of tokens cut it off.
+    """
+
+    text: str
+    is_complete: bool
+
+
+class LanguageModel(Protocol):
+    """A causal language model behind an inference server."""
+
+    async def is_ready(self) -> bool:
+        """Return whether it takes requests; if it does not, see to it that it soon does. Never raises."""
+
+    async def answer(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        stop: tuple[str, ...],
+        keep_special_tokens: bool,
+        timeout_seconds: float,
+    ) -> GeneratedAnswer:
+        """Return the greedy answer to a prompt; a prompt that does not fit whole is an error.
+
+        Raises:
+            FleetError: there is no answer.
+        """
+
+    async def log_likelihoods(
+        self, prompt: Prompt, continuations: Sequence[str], *, timeout_seconds: float
+    ) -> Sequence[float]:
+        """Return the natural-log likelihood of each continuation of a prompt.
+
+        Raises:
+            FleetError: there is no answer.
+        """
