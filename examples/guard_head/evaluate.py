@@ -57,6 +57,7 @@ class MeasuredGuard:
         metrics: EngineMetrics = _NoMetrics()
         self._engine = SequenceClassifierEngine.load(model.arguments, metrics)
         self._reader = LabelReader(model.labels, model.file)
+        assert model.about.default_threshold is not None, "a classifier's guard file has one"
         self.threshold = model.about.default_threshold
 
     def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
