@@ -26,8 +26,8 @@ from services.generation.requests import (
 )
 from services.generation.sample_seeds import sample_seed
 from services.generation.samples import all_samples
-from services.generation.time_limits import batch_seconds
 from services.runtime.deadlines import bind_deadline, child_timeout
+from services.runtime.time_limits import batch_seconds
 
 ResultT = TypeVar("ResultT")
 

@@ -9,19 +9,23 @@ from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_p
 
 from services.generation import model_messages, stream_messages, translation
 from services.generation.answering import Answering, BatchOutcome
-from services.generation.batch_reading import SalvagedBatch, read_batch
 from services.generation.cost.caller_ledger import CallerLedger
-from services.generation.item_reading import read_items
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.registration import ModelRegistrar
 from services.generation.requests import GenerationRequest
-from services.generation.streams import ItemStream, StreamLimits
+from services.runtime.batch_reading import SalvagedBatch, batch_reader
 from services.runtime.errors import InvalidArgumentError, to_status
+from services.runtime.item_reading import read_items
+from services.runtime.item_streams import ItemStream, StreamLimits
 from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
 MODEL_SERVICE = "evalfleet.generation.v1.ModelService"
-DECODERS = {"BatchGenerate": read_batch}
+DECODERS = {
+    "BatchGenerate": batch_reader(
+        f"{GENERATION_SERVICE}/BatchGenerate", generation_pb2.BatchGenerateRequest, generation_pb2.GenerateRequest
+    )
+}
 """Methods whose requests are read in parts: see ``batch_reading``."""
 UNBOUNDED_METHODS = frozenset({"StreamGenerate", "StreamScoreContinuations"})
 """Streams that may last as long as their caller likes; each of their items has a limit of its own."""
@@ -46,7 +50,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def BatchGenerate(
         self,
-        request: generation_pb2.BatchGenerateRequest | SalvagedBatch,
+        request: generation_pb2.BatchGenerateRequest | SalvagedBatch[generation_pb2.GenerateRequest],
         context: grpc.aio.ServicerContext[generation_pb2.BatchGenerateRequest, generation_pb2.BatchGenerateResponse],
     ) -> generation_pb2.BatchGenerateResponse:
         """Generate for many requests, each with an outcome of its own."""

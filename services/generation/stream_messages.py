@@ -4,9 +4,9 @@ from evalfleet.generation.v1 import generation_pb2
 
 from services.generation import translation
 from services.generation.requests import GenerationRequest, GenerationResult, Priority, ScoringResult, TextPiece
-from services.generation.streams import Outcome
 from services.generation.violations import Violations
 from services.runtime.errors import to_status
+from services.runtime.item_streams import Outcome
 
 
 def tokens_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:

@@ -44,12 +44,12 @@ from services.generation.service import (
 )
 from services.generation.settings import GenerationSettings
 from services.generation.sources import CheckpointSources
-from services.generation.streams import StreamLimits
 from services.inference.client import InferenceClient
 from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.errors import FleetError, StartupError
+from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 
 CACHE_FILE_NAME = "answers.sqlite3"

@@ -49,6 +49,16 @@ class Gatherer(Generic[RequestT, ResultT]):
             for _, future in asked:
                 future.cancel()
 
+    async def close(self) -> None:
+        """Give up the calls under way and those still to come; who waits for them is cancelled."""
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting = []
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
     def _send(self) -> None:
         while self._waiting and len(self._calls) < self._concurrency:
             task = asyncio.create_task(self._send_one())

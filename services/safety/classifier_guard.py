@@ -88,4 +88,5 @@ class ClassifierGuard:
             unmapped=any(is_unmapped(each.category) for each in categories),
             truncated=answer.truncated,
             cached=answer.cached,
+            all_scores=reading.scores,
         )

@@ -21,6 +21,18 @@ class GuardFileError(StartupError):
     default_reason = "GUARD_FILE_INVALID"
 
 
+class PolicyFileError(StartupError):
+    """A policy's file cannot be used."""
+
+    default_reason = "POLICY_FILE_INVALID"
+
+
+class PolicyNotApplicableError(FailedPreconditionError):
+    """This service's guards cannot apply the policy, e.g. because none of them knows one of its hazards."""
+
+    default_reason = "POLICY_NOT_APPLICABLE"
+
+
 class EncoderError(StartupError):
     """The guard's encoder is missing, or is not the one that its head was trained on."""
 

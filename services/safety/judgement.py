@@ -108,8 +108,23 @@ class GuardReference:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyReference:
+    """Which exact policy was applied.
+
+    Attributes:
+        name: resource name, ``policies/{policy}``; empty for one that came with the request.
+        version: that its authors gave it.
+        digest: SHA-256 (hex) of its rules.
+    """
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """A guard's judgement of one turn.
+    """A guard's judgement of one turn, or what a policy made of those of several.
 
     Attributes:
         decision: at ``threshold``.
@@ -119,10 +134,14 @@ class Verdict:
         categories: those that reached the threshold, most probable first; empty unless UNSAFE or CONTROVERSIAL.
         unmapped: the guard named something that its taxonomy does not have.
         truncated: only a part of the text was judged.
-        error_reason: UPPER_SNAKE; empty unless ERROR.
+        error_reason: UPPER_SNAKE; empty unless ERROR, or UNSAFE because a policy takes errors for it.
         refusal: whether the judged response declines what it was asked; None where the guard does not say.
         over_refusal: whether it declines a harmless request; None where the guard does not say.
         cached: whether the guard's answer came from the cache.
+        all_scores: every category that the guard gave a probability, whatever the threshold; policies read it. Empty
+            where it only names categories.
+        policy: what was applied; None from a guard.
+        guard_verdicts: what each of a policy's several guards said; empty from a guard.
     """
 
     decision: Decision
@@ -136,6 +155,9 @@ class Verdict:
     refusal: bool | None = None
     over_refusal: bool | None = None
     cached: bool = False
+    all_scores: tuple[CategoryScore, ...] = ()
+    policy: PolicyReference | None = None
+    guard_verdicts: tuple["Verdict", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

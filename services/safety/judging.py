@@ -8,47 +8,54 @@ from services.runtime.errors import FieldViolation, FleetError
 from services.safety.errors import invalid_field
 from services.safety.guard import Guard
 from services.safety.judgement import JudgedTurn, Verdict
+from services.safety.policies import Policy, apply_policy
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A turn and the guard that is to judge it."""
+    """A turn and who is to judge it.
+
+    Attributes:
+        turn: what is judged.
+        guards: who judges; one, unless a policy asks for more.
+        policy: what makes one verdict of theirs; None takes the guard's own.
+    """
 
     turn: JudgedTurn
-    guard: Guard
+    guards: tuple[Guard, ...]
+    policy: Policy | None = None
 
     def check(self) -> None:
-        """Make sure that the guard judges such turns.
+        """Make sure that the guards judge such turns.
 
         Raises:
-            InvalidArgumentError: it does not judge this aspect.
+            InvalidArgumentError: one does not judge this aspect.
         """
-        about = self.guard.about
-        if self.turn.aspect not in about.aspects:
-            known = " and ".join(f"{aspect.value}s" for aspect in about.aspects)
-            raise invalid_field("aspect", f"{about.name} judges {known} only", reason="ASPECT_NOT_JUDGED")
+        for guard in self.guards:
+            about = guard.about
+            if self.turn.aspect not in about.aspects:
+                known = " and ".join(f"{aspect.value}s" for aspect in about.aspects)
+                raise invalid_field("aspect", f"{about.name} judges {known} only", reason="ASPECT_NOT_JUDGED")
 
 
 async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verdict | FleetError]:
     """Judge each assignment; what is an error already stays one, at its place.
 
-    All turns of one guard go into one request. A guard that is away fails its own turns only.
+    All turns of one guard go into one request. A guard that is away fails the turns that need it only.
 
     Raises:
         FleetError: not a single turn could be judged because the guards are away: the whole call may be tried again.
     """
-    results: list[Verdict | FleetError | None] = [
-        each if isinstance(each, FleetError) else None for each in assignments
-    ]
-    groups: dict[str, list[int]] = {}
     guards: dict[str, Guard] = {}
+    groups: dict[str, list[int]] = {}
     for index, each in enumerate(assignments):
-        if isinstance(each, Assignment):
-            guards[each.guard.about.name] = each.guard
-            groups.setdefault(each.guard.about.name, []).append(index)
+        for guard in each.guards if isinstance(each, Assignment) else ():
+            guards[guard.about.name] = guard
+            groups.setdefault(guard.about.name, []).append(index)
+    said: list[dict[str, Verdict | FleetError]] = [{} for _ in assignments]
     failures: list[FleetError] = []
 
-    async def judge_group(name: str, indices: Sequence[int]) -> None:
+    async def ask(name: str, indices: Sequence[int]) -> None:
         turns = [each.turn for index in indices if isinstance(each := assignments[index], Assignment)]
         try:
             outcomes: Sequence[Verdict | FleetError] = await guards[name].judge(turns)
@@ -56,27 +63,60 @@ async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verd
             failures.append(error)
             outcomes = [error] * len(indices)
         for index, outcome in zip(indices, outcomes, strict=True):
-            results[index] = outcome
+            said[index][name] = outcome
 
     async with asyncio.TaskGroup() as group:
         for name, indices in groups.items():
-            group.create_task(judge_group(name, indices))
+            group.create_task(ask(name, indices))
     if failures and len(failures) == len(groups):
         raise failures[0]
-    return [result for result in results if result is not None]
+    return [
+        each if isinstance(each, FleetError) else _decided(each, answers)
+        for each, answers in zip(assignments, said, strict=True)
+    ]
+
+
+async def judge_one(assignment: Assignment) -> Verdict:
+    """Judge one turn.
+
+    Raises:
+        FleetError: nobody judged it.
+    """
+    if len(assignment.guards) == 1:
+        [guard] = assignment.guards
+        [verdict] = await guard.judge([assignment.turn])
+        return verdict if assignment.policy is None else apply_policy(assignment.policy, [verdict])
+    [outcome] = await judge_all([assignment])
+    if isinstance(outcome, FleetError):
+        raise outcome
+    return outcome
 
 
 def inside_batch(error: FleetError, index: int) -> FleetError:
     """Return the same error with its fields named from the batch's point of view: ``requests[3].aspect``."""
+    return inside(error, f"requests[{index}]")
+
+
+def inside(error: FleetError, path: str) -> FleetError:
+    """Return the same error with its fields named from the point of view of the message that holds its own."""
     if not error.field_violations:
         return error
     return type(error)(
         error.message,
         reason=error.reason,
         metadata=error.metadata,
-        field_violations=[
-            FieldViolation(f"requests[{index}].{each.field}", each.description) for each in error.field_violations
-        ],
+        field_violations=[FieldViolation(f"{path}.{each.field}", each.description) for each in error.field_violations],
         retry_after_seconds=error.retry_after_seconds,
         quota_violations=error.quota_violations,
     )
+
+
+def _decided(assignment: Assignment, answers: dict[str, Verdict | FleetError]) -> Verdict | FleetError:
+    """Return the verdict on one turn; where a guard is away, its error: nobody knows what it would have said."""
+    verdicts: list[Verdict] = []
+    for guard in assignment.guards:
+        answer = answers[guard.about.name]
+        if isinstance(answer, FleetError):
+            return answer
+        verdicts.append(answer)
+    return verdicts[0] if assignment.policy is None else apply_policy(assignment.policy, verdicts)

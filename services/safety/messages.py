@@ -5,6 +5,7 @@ from typing import Final
 from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2
 
+from services.runtime.errors import FleetError, to_status
 from services.safety.conversation import choose_turn
 from services.safety.errors import invalid_field
 from services.safety.judgement import (
@@ -18,6 +19,7 @@ from services.safety.judgement import (
     Turn,
     Verdict,
 )
+from services.safety.policy_messages import policy_reference_to_proto
 
 _ROLES: Final = {
     common_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -43,8 +45,22 @@ def turn_from_proto(request: safety_pb2.ClassifyRequest) -> JudgedTurn:
     aspect = _ASPECTS.get(request.aspect)
     if aspect is None:
         raise invalid_field("aspect", "must be ASPECT_PROMPT or ASPECT_RESPONSE", reason="ASPECT_MISSING")
+    return choose_turn(
+        turns_from_proto(request.conversation),
+        request.judged_turn if request.HasField("judged_turn") else None,
+        aspect,
+        request.threshold if request.HasField("threshold") else None,
+    )
+
+
+def turns_from_proto(conversation: common_pb2.Conversation) -> list[Turn]:
+    """Return the turns of a conversation.
+
+    Raises:
+        InvalidArgumentError: a turn has no role; names the field.
+    """
     turns = []
-    for index, message in enumerate(request.conversation.messages):
+    for index, message in enumerate(conversation.messages):
         role = _ROLES.get(message.role)
         if role is None:
             raise invalid_field(
@@ -53,12 +69,7 @@ def turn_from_proto(request: safety_pb2.ClassifyRequest) -> JudgedTurn:
                 reason="ROLE_MISSING",
             )
         turns.append(Turn(role, message.content))
-    return choose_turn(
-        turns,
-        request.judged_turn if request.HasField("judged_turn") else None,
-        aspect,
-        request.threshold if request.HasField("threshold") else None,
-    )
+    return turns
 
 
 def verdict_to_proto(verdict: Verdict) -> safety_pb2.Verdict:
@@ -75,7 +86,16 @@ def verdict_to_proto(verdict: Verdict) -> safety_pb2.Verdict:
         refusal=verdict.refusal,
         over_refusal=verdict.over_refusal,
         cached=verdict.cached,
+        policy=policy_reference_to_proto(verdict.policy) if verdict.policy else None,
+        guard_verdicts=[verdict_to_proto(each) for each in verdict.guard_verdicts],
     )
+
+
+def result_to_proto(outcome: Verdict | FleetError) -> safety_pb2.ClassifyResult:
+    """Return what became of one request of a batch as the contract's message."""
+    if isinstance(outcome, FleetError):
+        return safety_pb2.ClassifyResult(status=to_status(outcome))
+    return safety_pb2.ClassifyResult(verdict=verdict_to_proto(outcome))
 
 
 def guard_to_proto(about: GuardDescription) -> safety_pb2.Guard:

@@ -63,3 +63,17 @@ class SafetySettings(ServiceSettings):
     guard_ready_wait_seconds: float = Field(
         20.0, ge=0, description="Longest that a call waits for a guard that is being loaded, in seconds."
     )
+    policy_dirs: str = Field("", description="Further folders with policies (*.yaml), separated by colons.")
+    max_stream_items: int = Field(
+        256, ge=1, description="Items of one stream at once; while there are so many, no more are read."
+    )
+    stream_item_timeout_seconds: float = Field(300.0, gt=0, description="Longest time of one item of a stream.")
+    max_open_responses: int = Field(64, ge=1, description="Responses of one stream that are judged as they grow.")
+    max_response_characters: int = Field(
+        200_000, ge=1, description="Longest response that is judged as it grows, in characters."
+    )
+
+    @property
+    def policy_folders(self) -> tuple[Path, ...]:
+        """``policy_dirs`` as paths."""
+        return tuple(Path(each) for each in self.policy_dirs.split(":") if each)

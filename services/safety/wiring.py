@@ -13,6 +13,7 @@ from services.inference.repository import classifier_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
+from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 from services.safety.beside_guards import GuardBuilder, KeptAnswers
 from services.safety.cached_classifier import CachedClassifier
@@ -20,7 +21,9 @@ from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.guard import Classifier, Guard
 from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
+from services.safety.policies.catalogue import open_policies
 from services.safety.reading import LabelReader
+from services.safety.rolling import RollingLimits
 from services.safety.service import hosted
 from services.safety.settings import SafetySettings
 from services.safety.triton_classifier import TritonClassifier
@@ -34,7 +37,7 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
     """Yield the service; it is NOT_SERVING until Triton is there and has the guard.
 
     Raises:
-        FleetError: the guard's files or the key file cannot be used.
+        FleetError: the files of the guard or of a policy, or the key file, cannot be used.
     """
     key = _read_key(settings.triton_key_file)
     model = await asyncio.to_thread(_guard_model, settings)
@@ -59,7 +62,16 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
         if settings.guards_file is not None:
             builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
             guards += await builder.build(taken=model.about.name)
-        yield [hosted(GuardCatalogue(guards))]
+        yield [_hosted(settings, GuardCatalogue(guards))]
+
+
+def _hosted(settings: SafetySettings, guards: GuardCatalogue) -> HostedService:
+    return hosted(
+        guards,
+        open_policies(settings.policy_folders, guards),
+        stream_limits=StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds),
+        rolling_limits=RollingLimits(settings.max_open_responses, settings.max_response_characters),
+    )
 
 
 async def _open_cache(

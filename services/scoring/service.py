@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import grpc
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
+from services.runtime.batch_reading import SalvagedBatch, batch_reader
 from services.runtime.errors import FieldViolation, to_status
+from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
 from services.runtime.server import HostedService
 from services.scoring.errors import InvalidBatchError
@@ -21,6 +23,10 @@ from services.scoring.registry import BoundScorer, ScorerRegistry
 
 FULL_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
 MAX_BATCH_REQUESTS = 256
+DECODERS = {
+    "BatchScore": batch_reader(f"{FULL_NAME}/BatchScore", scoring_pb2.BatchScoreRequest, scoring_pb2.ScoreRequest)
+}
+"""Methods whose requests are read in parts: see ``batch_reading``."""
 # A batch is judged in pieces: between two of them a cancelled or expired call ends, and its thread is free again.
 _PIECE_REQUESTS = 16
 
@@ -45,7 +51,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
 
     async def BatchScore(
         self,
-        request: scoring_pb2.BatchScoreRequest,
+        request: scoring_pb2.BatchScoreRequest | SalvagedBatch[scoring_pb2.ScoreRequest],
         context: grpc.aio.ServicerContext[scoring_pb2.BatchScoreRequest, scoring_pb2.BatchScoreResponse],
     ) -> scoring_pb2.BatchScoreResponse:
         """Judge many outputs; one that cannot be judged leaves the others alone."""
@@ -93,7 +99,9 @@ def hosted(registry: ScorerRegistry) -> HostedService:
     """Return what a server needs to serve these scorers."""
     servicer = ScoringServicer(registry)
     return HostedService(
-        FULL_NAME, lambda server: scoring_pb2_grpc.add_ScoringServiceServicer_to_server(servicer, server)
+        FULL_NAME,
+        lambda server: scoring_pb2_grpc.add_ScoringServiceServicer_to_server(servicer, server),
+        decoders=DECODERS,
     )
 
 
@@ -113,11 +121,15 @@ class _Judging:
         bound = self._bind(request)
         return response_to_proto(bound.score(item_from_proto(request), output_from_proto(request)), bound.reference)
 
-    def judge_each(self, requests: Sequence[scoring_pb2.ScoreRequest]) -> list[scoring_pb2.ScoreResult]:
-        """Judge each request by itself."""
+    def judge_each(
+        self, requests: Sequence[scoring_pb2.ScoreRequest | MalformedRequestError]
+    ) -> list[scoring_pb2.ScoreResult]:
+        """Judge each request by itself; one that could not be read has its error already."""
         results = []
         for request in requests:
             try:
+                if isinstance(request, MalformedRequestError):
+                    raise request
                 results.append(scoring_pb2.ScoreResult(response=self.judge(request)))
             except Exception as error:  # noqa: BLE001 - what stops one request, a bug included, leaves the others alone
                 results.append(scoring_pb2.ScoreResult(status=to_status(error)))

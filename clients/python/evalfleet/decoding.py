@@ -192,6 +192,9 @@ def verdict(message: safety_pb2.Verdict) -> Verdict:
         cached=message.cached,
         unmapped=message.unmapped,
         guard_reference=guard_reference(message.guard) if message.HasField("guard") else None,
+        policy=message.policy.name,
+        policy_digest=message.policy.digest,
+        guard_verdicts=tuple(verdict(each) for each in message.guard_verdicts),
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from evalfleet.errors import EvalFleetError
+
 
 class ModelState(enum.StrEnum):
     """What a registered model is doing."""
@@ -250,9 +252,11 @@ class GuardReference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A guard's judgement of one turn of a conversation.
+    """A guard's judgement of one turn of a conversation, or what a policy made of those of several.
 
-    ``unmapped`` says that the guard named a hazard that its taxonomy does not have.
+    ``unmapped`` says that the guard named a hazard that its taxonomy does not have; ``guard_verdicts`` holds what each
+    of a policy's several guards said. ``policy`` is empty without one, and for a policy of the caller's own, whose
+    ``policy_digest`` says which it was.
     """
 
     decision: Decision
@@ -267,6 +271,9 @@ class Verdict:
     cached: bool = False
     unmapped: bool = False
     guard_reference: GuardReference | None = None
+    policy: str = ""
+    policy_digest: str = ""
+    guard_verdicts: tuple["Verdict", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,3 +301,46 @@ class Guard:
     categories: tuple[HazardCategory, ...]
     default_threshold: float | None
     max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RollingVerdict:
+    """The verdict on a response so far, or why there is none; only the last one, on the whole text, ``is_final``."""
+
+    outcome: Verdict | EvalFleetError
+    is_final: bool
+    judged_characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyHazard:
+    """A hazard that counts under a policy: an MLCommons AILuminate code, or ``TAXONOMY/CODE`` of a guard.
+
+    ``threshold`` is on its probability; default: the policy's, or else the guard's.
+    """
+
+    code: str
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which guards judge, which hazards count, and what becomes of errors. The defaults leave everything to the guard.
+
+    ``combination`` is ``any-unsafe`` or ``majority``, ``on_error`` is ``error`` or ``unsafe``, ``on_controversial`` is
+    ``keep``, ``unsafe`` or ``safe``. ``name``, ``digest`` and ``problem`` are the service's: leave them empty in a
+    policy of your own.
+    """
+
+    hazards: tuple[PolicyHazard, ...] = ()
+    threshold: float | None = None
+    guards: tuple[str, ...] = ()
+    combination: str = "any-unsafe"
+    on_error: str = "error"
+    on_controversial: str = "keep"
+    aspects: tuple[str, ...] = ()
+    version: str = ""
+    description: str = ""
+    name: str = ""
+    digest: str = ""
+    problem: str = ""

@@ -1,18 +1,21 @@
 """Verdicts of a fleet's guard models."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
-from evalfleet import decoding
+from evalfleet import decoding, policies
+from evalfleet.bulk import answered_items
 from evalfleet.common.v1 import common_pb2
 from evalfleet.connections import LARGEST_PAGE, Connection
-from evalfleet.errors import EvalFleetError, from_status
+from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
 from evalfleet.names import full_name
-from evalfleet.results import Guard, Verdict
+from evalfleet.results import Guard, Policy, RollingVerdict, Verdict
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 
 LARGEST_BATCH = 256
 BATCH_TIMEOUT_SECONDS = 300.0
+PATIENCE_SECONDS = 60.0
 
 Aspect = Literal["prompt", "response"]
 Role = Literal["system", "user", "assistant"]
@@ -28,7 +31,13 @@ _ROLES = {
 
 
 class Safety:
-    """The safety service's judgement of conversations."""
+    """The safety service's judgement of conversations.
+
+    All ways to ask take the same options: ``guard``, the name of a guard instead of the service's default;
+    ``threshold`` on the probability of a hazard, above 0 and up to 1, instead of the guard's; ``policy``, the name of
+    one that the service knows, or one of your own. ``aspect`` says as what the last turn is judged, ``prompt`` or
+    ``response``; without it, its role does.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -41,16 +50,10 @@ class Safety:
         aspect: Aspect | None = None,
         guard: str | None = None,
         threshold: float | None = None,
+        policy: str | Policy | None = None,
     ) -> Verdict:
-        """Judge the last turn of a conversation.
-
-        Args:
-            conversation: (role, text) of each turn, oldest first.
-            aspect: judge it as a ``prompt`` or as a ``response``; default: by the role of the last turn.
-            guard: name of the guard; default: the service's.
-            threshold: on the probability of a hazard, above 0 and up to 1; default: the guard's.
-        """
-        request = _request(conversation, aspect, guard, threshold)
+        """Judge the last turn of a conversation."""
+        request = _request(conversation, aspect, guard, threshold, policy)
         return decoding.verdict(self._connection.call(self._stub.Classify, request).verdict)
 
     def classify_batch(
@@ -60,33 +63,118 @@ class Safety:
         aspect: Aspect | None = None,
         guard: str | None = None,
         threshold: float | None = None,
+        policy: str | Policy | None = None,
         timeout_seconds: float = BATCH_TIMEOUT_SECONDS,
     ) -> list[Verdict | EvalFleetError]:
         """Judge the last turn of each conversation; one verdict or error each, in their order.
 
-        Any number may be given; each call of the service carries up to 256.
-
-        Args:
-            conversations: (role, text) of each turn, oldest first.
-            aspect: as in ``classify``.
-            guard: as in ``classify``.
-            threshold: as in ``classify``.
-            timeout_seconds: longest call of the service.
+        Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
         """
         outcomes: list[Verdict | EvalFleetError] = []
         for first in range(0, len(conversations), LARGEST_BATCH):
-            some = conversations[first : first + LARGEST_BATCH]
-            request = safety_pb2.BatchClassifyRequest(
-                requests=[_request(each, aspect, guard, threshold) for each in some]
-            )
-            answer = self._connection.call(self._stub.BatchClassify, request, timeout_seconds=timeout_seconds)
-            if len(answer.results) != len(some):
-                raise EvalFleetError(
-                    f"the safety service gave {len(answer.results)} results for {len(some)} requests",
-                    reason="WRONG_RESULT_COUNT",
-                )
-            outcomes += [_outcome(each) for each in answer.results]
+            some = [
+                _request_or_error(each, aspect, guard, threshold, policy)
+                for each in conversations[first : first + LARGEST_BATCH]
+            ]
+            sent = [each for each in some if not isinstance(each, EvalFleetError)]
+            answers = iter(self._batch(sent, timeout_seconds) if sent else ())
+            outcomes += [each if isinstance(each, EvalFleetError) else next(answers) for each in some]
         return outcomes
+
+    def classify_many(
+        self,
+        conversations: Iterable[Conversation],
+        *,
+        aspect: Aspect | None = None,
+        guard: str | None = None,
+        threshold: float | None = None,
+        policy: str | Policy | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Iterator[tuple[int, Verdict | EvalFleetError]]:
+        """Yield (index of the conversation, its verdict or error), in the order in which they are ready.
+
+        Conversations are read as fast as the service takes them, so there may be any number. A service that is
+        restarted meanwhile is waited for, up to ``patience_seconds``; leaving the loop stops the guards' work.
+        """
+        unsendable: deque[tuple[int, EvalFleetError]] = deque()
+        indices: dict[int, int] = {}
+
+        def requests() -> Iterator[safety_pb2.ClassifyRequest]:
+            number = 0
+            for index, each in enumerate(conversations):
+                request = _request_or_error(each, aspect, guard, threshold, policy)
+                if isinstance(request, EvalFleetError):
+                    unsendable.append((index, request))
+                    continue
+                indices[number] = index
+                number += 1
+                yield request
+
+        def exchange(
+            items: Iterator[tuple[int, safety_pb2.ClassifyRequest]],
+        ) -> Iterator[safety_pb2.StreamClassifyResponse]:
+            messages = (safety_pb2.StreamClassifyRequest(item_id=str(number), request=each) for number, each in items)
+            return self._connection.exchange(self._stub.StreamClassify, messages)
+
+        for number, outcome in answered_items(requests(), exchange, patience_seconds=patience_seconds):
+            while unsendable:
+                yield unsendable.popleft()
+            yield indices.pop(number), _outcome(outcome)
+        yield from unsendable
+
+    def classify_growing(
+        self,
+        conversation: Conversation,
+        pieces: Iterable[str],
+        *,
+        every_characters: int | None = None,
+        guard: str | None = None,
+        threshold: float | None = None,
+        policy: str | Policy | None = None,
+    ) -> Iterator[RollingVerdict]:
+        """Judge a response while it is being generated; yield a verdict now and then, and at last the final one.
+
+        Until then SAFE says nothing of what is still to come. Leave the loop to stop: ``pieces`` is read no further.
+
+        Args:
+            conversation: the turns before the response.
+            pieces: the response's text, piece by piece, as it is generated; read in a thread of its own.
+            every_characters: a verdict is due when so many characters are not judged yet; default: 200.
+            guard: as in ``classify``.
+            threshold: as in ``classify``.
+            policy: as in ``classify``.
+        """
+        opening = safety_pb2.ResponseOpening(
+            conversation=_conversation(conversation),
+            guard=full_name("guards", guard) if guard else "",
+            threshold=threshold,
+            policy=_policy_name(policy),
+            inline_policy=_own_policy(policy),
+            verdict_every_characters=every_characters or 0,
+        )
+        failures: list[BaseException] = []
+
+        def messages() -> Iterator[safety_pb2.StreamClassifyRequest]:
+            yield safety_pb2.StreamClassifyRequest(item_id="response", opening=opening)
+            try:
+                for text in pieces:
+                    piece = safety_pb2.ResponsePiece(text=text)
+                    yield safety_pb2.StreamClassifyRequest(item_id="response", piece=piece)
+            except Exception as error:
+                # gRPC would swallow it in its own thread: kept for the caller's.
+                failures.append(error)
+                raise
+            last = safety_pb2.ResponsePiece(last=True)
+            yield safety_pb2.StreamClassifyRequest(item_id="response", piece=last)
+
+        try:
+            for each in self._connection.exchange(self._stub.StreamClassify, messages()):
+                yield RollingVerdict(_outcome(each), each.final, each.judged_characters)
+                if each.final:
+                    return
+        finally:
+            if failures:
+                raise failures[0]
 
     def guards(self) -> tuple[Guard, ...]:
         """Return the guards of the service, ordered by name."""
@@ -101,21 +189,81 @@ class Safety:
         request = safety_pb2.GetGuardRequest(name=full_name("guards", name))
         return decoding.guard(self._connection.call(self._stub.GetGuard, request).guard)
 
+    def policies(self) -> tuple[Policy, ...]:
+        """Return the policies of the service, ordered by name."""
+        pages = self._connection.pages(
+            self._stub.ListPolicies,
+            lambda token: safety_pb2.ListPoliciesRequest(page_size=LARGEST_PAGE, page_token=token),
+        )
+        return tuple(policies.from_message(each) for page in pages for each in page.policies)
+
+    def policy(self, name: str) -> Policy:
+        """Return one policy; its name may be shortened to the part behind ``policies/``."""
+        request = safety_pb2.GetPolicyRequest(name=full_name("policies", name))
+        return policies.from_message(self._connection.call(self._stub.GetPolicy, request).policy)
+
+    def _batch(
+        self, requests: Sequence[safety_pb2.ClassifyRequest], timeout_seconds: float
+    ) -> list[Verdict | EvalFleetError]:
+        answer = self._connection.call(
+            self._stub.BatchClassify,
+            safety_pb2.BatchClassifyRequest(requests=requests),
+            timeout_seconds=timeout_seconds,
+        )
+        if len(answer.results) != len(requests):
+            raise EvalFleetError(
+                f"the safety service gave {len(answer.results)} results for {len(requests)} requests",
+                reason="WRONG_RESULT_COUNT",
+            )
+        return [_outcome(each) for each in answer.results]
+
 
 def _request(
-    conversation: Conversation, aspect: Aspect | None, guard: str | None, threshold: float | None
+    conversation: Conversation,
+    aspect: Aspect | None,
+    guard: str | None,
+    threshold: float | None,
+    policy: str | Policy | None,
 ) -> safety_pb2.ClassifyRequest:
     as_what = aspect or ("response" if conversation and conversation[-1][0] == "assistant" else "prompt")
     return safety_pb2.ClassifyRequest(
-        conversation=common_pb2.Conversation(
-            messages=[common_pb2.Message(role=_ROLES[role], content=text) for role, text in conversation]
-        ),
+        conversation=_conversation(conversation),
         aspect=_ASPECTS[as_what],
-        guard=full_name("guards", guard) if guard else "",
         threshold=threshold,
+        guard=full_name("guards", guard) if guard else "",
+        policy=_policy_name(policy),
+        inline_policy=_own_policy(policy),
     )
 
 
-def _outcome(result: safety_pb2.ClassifyResult) -> Verdict | EvalFleetError:
-    """Translate one result of a batch; one that holds nothing is an error, never a verdict."""
-    return decoding.verdict(result.verdict) if result.HasField("verdict") else from_status(result.status)
+def _request_or_error(
+    conversation: Conversation,
+    aspect: Aspect | None,
+    guard: str | None,
+    threshold: float | None,
+    policy: str | Policy | None,
+) -> safety_pb2.ClassifyRequest | EvalFleetError:
+    """Return the request, or what is wrong with this one of many: it must not keep the others from being judged."""
+    try:
+        return _request(conversation, aspect, guard, threshold, policy)
+    except UnicodeEncodeError:
+        return InvalidArgumentError("the conversation's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
+
+
+def _policy_name(policy: str | Policy | None) -> str:
+    return full_name("policies", policy) if isinstance(policy, str) and policy else ""
+
+
+def _own_policy(policy: str | Policy | None) -> safety_pb2.Policy | None:
+    return policies.to_message(policy) if isinstance(policy, Policy) else None
+
+
+def _conversation(turns: Conversation) -> common_pb2.Conversation:
+    return common_pb2.Conversation(
+        messages=[common_pb2.Message(role=_ROLES[role], content=text) for role, text in turns]
+    )
+
+
+def _outcome(message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse) -> Verdict | EvalFleetError:
+    """Translate one result of a batch or a stream; one that holds nothing is an error, never a verdict."""
+    return decoding.verdict(message.verdict) if message.HasField("verdict") else from_status(message.status)

@@ -39,8 +39,8 @@ from services.generation.requests import (
     TextPiece,
 )
 from services.generation.samples import all_samples
-from services.generation.time_limits import batch_seconds
 from services.runtime.deadlines import bind_deadline
+from services.runtime.time_limits import batch_seconds
 
 _SAMPLES: Final[Codec[StoredSample]] = Codec(write_sample, read_sample)
 _SCORES: Final[Codec[StoredScores]] = Codec(write_scores, read_scores)

@@ -75,3 +75,14 @@ async def test_a_cancelled_request_leaves_the_others_alone() -> None:
     assert await tasks[1] == [2]
     assert await tasks[3] == [6]
     assert service.calls == [[0, 1], [3]]
+
+
+async def test_closing_gives_up_the_calls_under_way_and_sends_no_more() -> None:
+    service = Service()
+    gatherer = Gatherer(service, largest=1, concurrency=1)
+    tasks = [asyncio.create_task(gatherer.ask([number])) for number in range(3)]
+    await settle()
+    await gatherer.close()
+    assert service.calls == [[0]]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [asyncio.CancelledError] * 3

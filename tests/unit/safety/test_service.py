@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runtime.errors import FailedPreconditionError, FleetError, UnavailableError, from_rpc_error, from_status
-from services.runtime.testing import serve_in_process
+from services.runtime.testing import as_bytes, serve_in_process
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.guard import LabelledText
 from services.safety.judgement import Aspect
+from services.safety.policies import Policy, PolicyCatalogue, PolicyHazard
 from services.safety.reading import LabelReader
 from services.safety.service import hosted
 from tests.fakes.classifier import LABELS, FakeClassifier, answer, description, guard_file
@@ -36,7 +37,7 @@ def other() -> FakeClassifier:
 
 
 @pytest.fixture
-async def stub(classifier: FakeClassifier, other: FakeClassifier) -> AsyncIterator[Stub]:
+async def channel(classifier: FakeClassifier, other: FakeClassifier) -> AsyncIterator[grpc.aio.Channel]:
     reader = LabelReader(LABELS, guard_file())
     catalogue = GuardCatalogue(
         [
@@ -44,8 +45,21 @@ async def stub(classifier: FakeClassifier, other: FakeClassifier) -> AsyncIterat
             ClassifierGuard(description("answers-only", (Aspect.RESPONSE,)), other, reader, timeout_seconds=30),
         ]
     )
-    async with serve_in_process(hosted(catalogue)) as channel:
-        yield safety_pb2_grpc.SafetyServiceStub(channel)
+    policies = PolicyCatalogue(
+        [
+            Policy("policies/soft", "2", "Little counts.", threshold=0.9),
+            Policy("policies/insults", hazards=(PolicyHazard("tests/insult", 0.2),)),
+            Policy("policies/answers", aspects=(Aspect.RESPONSE,), guards=("guards/fake", "guards/answers-only")),
+            Policy("policies/unfit", hazards=(PolicyHazard("cse"),)),
+        ]
+    )
+    async with serve_in_process(hosted(catalogue, policies)) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Stub:
+    return safety_pb2_grpc.SafetyServiceStub(channel)
 
 
 def prompt(text: str, **fields: Any) -> safety_pb2.ClassifyRequest:
@@ -151,6 +165,17 @@ async def test_a_batch_keeps_its_order_and_bad_items_to_themselves(stub: Stub, c
     assert unknown.code is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_request_of_a_batch_that_is_no_text_fails_alone(channel: grpc.aio.Channel) -> None:
+    message = safety_pb2.BatchClassifyRequest(requests=[prompt("a" * 100), prompt("##"), prompt("b" * 600), prompt("")])
+    batch = channel.unary_unary(
+        "/evalfleet.safety.v1.SafetyService/BatchClassify", as_bytes, safety_pb2.BatchClassifyResponse.FromString
+    )
+    results = (await batch(message.SerializeToString().replace(b"##", b"\xff\xfe"))).results
+    assert [result.WhichOneof("outcome") for result in results] == ["verdict", "status", "verdict", "status"]
+    assert [round(results[index].verdict.unsafe_probability, 6) for index in (0, 2)] == [0.1, 0.6]
+    assert [from_status(results[index].status).reason for index in (1, 3)] == ["MALFORMED_REQUEST", "TEXT_EMPTY"]
+
+
 async def test_a_batch_equals_single_calls(stub: Stub) -> None:
     requests = [prompt("x" * length) for length in (1, 10, 499, 500, 999, 5000)]
     batch = await stub.BatchClassify(safety_pb2.BatchClassifyRequest(requests=requests))
@@ -250,3 +275,126 @@ async def test_a_hundred_kilobytes_arrive_whole(stub: Stub, classifier: FakeClas
     text = "ab\x00🙂" * 20_000
     assert (await stub.Classify(prompt(text))).verdict.decision == DECISION.DECISION_UNSAFE
     assert classifier.requests == [(text,)]
+
+
+def answered(text: str, **fields: Any) -> safety_pb2.ClassifyRequest:
+    conversation = common_pb2.Conversation(messages=[common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, content=text)])
+    return safety_pb2.ClassifyRequest(conversation=conversation, aspect=safety_pb2.ASPECT_RESPONSE, **fields)
+
+
+async def test_a_named_policy_is_applied_and_told(stub: Stub) -> None:
+    verdict = (await stub.Classify(prompt("a" * 600, policy="policies/soft"))).verdict
+    assert (verdict.decision, verdict.threshold_applied) == (DECISION.DECISION_SAFE, 0.9)
+    assert (verdict.policy.name, verdict.policy.version, len(verdict.policy.digest)) == ("policies/soft", "2", 64)
+    assert not verdict.guard_verdicts
+    assert not (await stub.Classify(prompt("a"))).verdict.HasField("policy")
+
+
+async def test_a_policys_hazard_may_count_from_below_the_guards_threshold_on(
+    stub: Stub, classifier: FakeClassifier
+) -> None:
+    classifier.answer = lambda texts: [answer(0.1, 0.45, 0.25) for _ in texts]
+    verdict = (await stub.Classify(prompt("x", policy="policies/insults"))).verdict
+    assert (verdict.decision, verdict.unsafe_probability) == (DECISION.DECISION_UNSAFE, 0.25)
+    assert [each.code for each in verdict.categories] == ["insult"]
+    assert (await stub.Classify(prompt("x"))).verdict.decision == DECISION.DECISION_SAFE
+
+
+async def test_an_inline_policy_decides_like_a_named_one(stub: Stub) -> None:
+    inline = safety_pb2.Policy(threshold=0.9)
+    verdict = (await stub.Classify(prompt("a" * 600, inline_policy=inline))).verdict
+    named = (await stub.Classify(prompt("a" * 600, policy="policies/soft"))).verdict
+    assert (verdict.decision, verdict.policy.digest) == (named.decision, named.policy.digest)
+    assert verdict.policy.name == ""
+
+
+async def test_several_guards_of_a_policy_judge_and_each_is_told(stub: Stub, other: FakeClassifier) -> None:
+    other.answer = lambda texts: [answer(0.7) for _ in texts]
+    requests = [answered("a" * length, policy="policies/answers") for length in (100, 600)]
+    results = (await stub.BatchClassify(safety_pb2.BatchClassifyRequest(requests=requests))).results
+    for request, result in zip(requests, results, strict=True):
+        verdict = result.verdict
+        assert verdict == (await stub.Classify(request)).verdict
+        assert verdict.decision == DECISION.DECISION_UNSAFE
+        assert [each.guard.name for each in verdict.guard_verdicts] == ["guards/fake", "guards/answers-only"]
+    assert [result.verdict.guard.name for result in results] == ["guards/answers-only", "guards/fake"]
+
+
+async def test_a_guard_of_a_policy_that_is_away_is_not_left_out(stub: Stub, other: FakeClassifier) -> None:
+    def away(texts: Sequence[str]) -> Sequence[LabelledText]:
+        raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
+
+    other.answer = away
+    requests = [answered("a", policy="policies/answers"), answered("a")]
+    results = (await stub.BatchClassify(safety_pb2.BatchClassifyRequest(requests=requests))).results
+    assert from_status(results[0].status).reason == "GUARD_UNAVAILABLE"
+    assert results[1].verdict.decision == DECISION.DECISION_SAFE
+
+
+INLINE = safety_pb2.Policy
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "reason"),
+    [
+        (prompt("x", policy="soft"), "policy", "NAME_INVALID"),
+        (prompt("x", policy="policies/soft", inline_policy=INLINE()), "inline_policy", "POLICY_TWICE"),
+        (prompt("x", policy="policies/soft", threshold=0.5), "threshold", "POLICY_CONTRADICTED"),
+        (prompt("x", policy="policies/insults", threshold=0.5), "threshold", "POLICY_CONTRADICTED"),
+        (prompt("x", policy="policies/answers"), "aspect", "ASPECT_NOT_JUDGED"),
+        (answered("x", policy="policies/answers", guard="guards/fake"), "guard", "POLICY_CONTRADICTED"),
+        (prompt("x", inline_policy=INLINE(name="policies/soft")), "inline_policy.name", "POLICY_INVALID"),
+        (prompt("x", inline_policy=INLINE(digest="0")), "inline_policy.digest", "POLICY_INVALID"),
+        (prompt("x", inline_policy=INLINE(threshold=2)), "inline_policy.threshold", "POLICY_INVALID"),
+        (prompt("x", inline_policy=INLINE(combination=9)), "inline_policy.combination", "POLICY_INVALID"),  # type: ignore[arg-type]
+        (prompt("x", inline_policy=INLINE(on_error=9)), "inline_policy.on_error", "POLICY_INVALID"),  # type: ignore[arg-type]
+        (prompt("x", inline_policy=INLINE(aspects=[0])), "inline_policy.aspects[0]", "POLICY_INVALID"),  # type: ignore[list-item]
+        (prompt("x", inline_policy=INLINE(guards=["guards/f"])), "inline_policy.guards[0]", "POLICY_INVALID"),
+        (
+            prompt("x", inline_policy=INLINE(hazards=[safety_pb2.PolicyHazard(code="S10")])),
+            "inline_policy.hazards[0].code",
+            "POLICY_INVALID",
+        ),
+        (
+            prompt("x", inline_policy=INLINE(hazards=[safety_pb2.PolicyHazard(code="cse")])),
+            "inline_policy.hazards[0].code",
+            "POLICY_INVALID",
+        ),
+    ],
+)
+async def test_a_policy_that_contradicts_or_makes_no_sense_is_refused(
+    stub: Stub, request_: safety_pb2.ClassifyRequest, field: str, reason: str
+) -> None:
+    error = await failure(stub.Classify(request_))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert [each.field for each in error.field_violations] == [field]
+
+
+async def test_what_a_policy_leaves_open_or_says_itself_may_be_given(stub: Stub) -> None:
+    for request_ in (
+        prompt("x", policy="policies/soft", threshold=0.9, guard="guards/fake"),
+        prompt("x", inline_policy=INLINE(guards=["guards/fake"]), threshold=0.2, guard="guards/fake"),
+    ):
+        assert (await stub.Classify(request_)).verdict.guard.name == "guards/fake"
+
+
+async def test_a_policy_that_no_guard_can_apply_says_so(stub: Stub) -> None:
+    error = await failure(stub.Classify(prompt("x", policy="policies/unfit")))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "POLICY_NOT_APPLICABLE")
+    policy = (await stub.GetPolicy(safety_pb2.GetPolicyRequest(name="policies/unfit"))).policy
+    assert "'cse' is not known to guards/fake" in policy.problem
+
+
+async def test_policies_are_listed_in_pages_and_read(stub: Stub) -> None:
+    first = await stub.ListPolicies(safety_pb2.ListPoliciesRequest(page_size=3))
+    second = await stub.ListPolicies(safety_pb2.ListPoliciesRequest(page_size=3, page_token=first.next_page_token))
+    names = [policy.name for policy in [*first.policies, *second.policies]]
+    assert names == ["policies/answers", "policies/insults", "policies/soft", "policies/unfit"]
+    policy = (await stub.GetPolicy(safety_pb2.GetPolicyRequest(name="policies/insults"))).policy
+    assert [(each.code, each.threshold) for each in policy.hazards] == [("tests/insult", 0.2)]
+    assert (policy.combination, policy.on_error) == (
+        safety_pb2.COMBINATION_ANY_UNSAFE,
+        safety_pb2.ERROR_HANDLING_ERROR,
+    )
+    assert policy.problem == ""
+    assert (await failure(stub.GetPolicy(safety_pb2.GetPolicyRequest(name="policies/insult")))).metadata["nearest"]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runtime.errors import FleetError, from_rpc_error, from_status
-from services.runtime.testing import serve_in_process
+from services.runtime.testing import as_bytes, serve_in_process
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 from services.scoring.service import ScoringServicer, hosted
@@ -21,9 +21,14 @@ Stub: TypeAlias = "scoring_pb2_grpc.ScoringServiceAsyncStub"
 
 
 @pytest.fixture
-async def stub() -> AsyncIterator[Stub]:
-    async with serve_in_process(hosted(ScorerRegistry(builtin_scorers()))) as channel:
-        yield scoring_pb2_grpc.ScoringServiceStub(channel)
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    async with serve_in_process(hosted(ScorerRegistry(builtin_scorers()))) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Stub:
+    return scoring_pb2_grpc.ScoringServiceStub(channel)
 
 
 def request(scorer: str, text: str, *targets: str, **parameters: Any) -> scoring_pb2.ScoreRequest:
@@ -212,3 +217,15 @@ def test_wild_requests_score_within_zero_and_one_or_fail_typed(
         return
     assert response.metrics
     assert all(0.0 <= value <= 1.0 for value in response.metrics.values())
+
+
+async def test_a_request_of_a_batch_that_is_no_text_fails_alone(channel: grpc.aio.Channel) -> None:
+    message = scoring_pb2.BatchScoreRequest(
+        requests=[request("exact_match", "Paris", "Paris"), request("exact_match", "##", "Paris")]
+    )
+    batch = channel.unary_unary(
+        "/evalfleet.scoring.v1.ScoringService/BatchScore", as_bytes, scoring_pb2.BatchScoreResponse.FromString
+    )
+    good, bad = (await batch(message.SerializeToString().replace(b"##", b"\xff\xfe"))).results
+    assert dict(good.response.metrics) == {"exact_match": 1.0}
+    assert from_status(bad.status).reason == "MALFORMED_REQUEST"

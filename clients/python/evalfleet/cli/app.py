@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evalfleet.cli import classify, generate, models, run, runs, suites
+from evalfleet.cli import classify, generate, guards, models, run, runs, suites
 from evalfleet.cli.session import Session
 from evalfleet.endpoints import SERVICES, default_state_dir
 from evalfleet.errors import EvalFleetError
@@ -129,6 +129,8 @@ for command in (
     models.models,
     suites.suites,
     classify.classify,
+    guards.guards,
+    guards.policies,
     generate.generate,
 ):
     cli.add_command(command)

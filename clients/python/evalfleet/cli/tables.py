@@ -1,4 +1,4 @@
-"""Tables for people: results of a run, runs, models, suites."""
+"""Tables for people: results of a run, runs, models, suites, guards, policies."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -8,7 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from evalfleet.names import short_name
-from evalfleet.results import Estimate, Model, ModelState, Run, RunSnapshot, RunState, Suite, Task, TaskTotals
+from evalfleet.results import (
+    Estimate,
+    Guard,
+    Model,
+    ModelState,
+    Policy,
+    Run,
+    RunSnapshot,
+    RunState,
+    Suite,
+    Task,
+    TaskTotals,
+)
 
 _STATE_STYLES = {
     RunState.SUCCEEDED: "green",
@@ -172,6 +184,51 @@ def tasks_table(suite: Suite) -> Table:
     for task in suite.tasks:
         arrow = "↑" if task.higher_is_better else "↓"
         table.add_row(task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
+    return table
+
+
+def guards_table(guards: Iterable[Guard]) -> Table:
+    """Lay out guards, one row each."""
+    table = _table("guard", "judges", ">threshold", ">tokens", "AILuminate hazards", "what it is")
+    for guard in guards:
+        mapped = sorted({each.ailuminate_code for each in guard.categories if each.ailuminate_code})
+        table.add_row(
+            short_name(guard.name),
+            " ".join(guard.aspects),
+            number(guard.default_threshold),
+            "any" if guard.max_tokens is None else f"{guard.max_tokens:,}",
+            " ".join(mapped),
+            Text(guard.description),
+        )
+    return table
+
+
+def guard_table(guard: Guard) -> Table:
+    """Lay out the hazard categories of a guard, one row each."""
+    table = _table("category", "AILuminate", "covers")
+    for each in guard.categories:
+        table.add_row(f"{each.taxonomy}/{each.code}", each.ailuminate_code, each.title)
+    return table
+
+
+def policies_table(policies: Iterable[Policy]) -> Table:
+    """Lay out policies, one row each."""
+    table = _table("policy", "version", "judges", "guards", "hazards", ">threshold", "on error", "what it is for")
+    for policy in policies:
+        hazards = " ".join(
+            each.code + ("" if each.threshold is None else f"≥{each.threshold:g}") for each in policy.hazards
+        )
+        guards = f" ({policy.combination}) ".join(short_name(each) for each in policy.guards)
+        table.add_row(
+            short_name(policy.name),
+            policy.version,
+            " ".join(policy.aspects),
+            guards or "as asked",
+            hazards or "all",
+            "guard's" if policy.threshold is None else f"{policy.threshold:g}",
+            policy.on_error,
+            Text(policy.description),
+        )
     return table
 
 

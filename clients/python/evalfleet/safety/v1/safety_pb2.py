@@ -26,45 +26,73 @@ from evalfleet.common.v1 import common_pb2 as evalfleet_dot_common_dot_v1_dot_co
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n evalfleet/safety/v1/safety.proto\x12\x13\x65valfleet.safety.v1\x1a evalfleet/common/v1/common.proto\x1a\x17google/rpc/status.proto\"\x8c\x01\n\rCategoryScore\x12\x10\n\x08taxonomy\x18\x01 \x01(\t\x12\x18\n\x10taxonomy_version\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x61iluminate_code\x18\x05 \x01(\tB\x0e\n\x0c_probability\"\x8a\x01\n\x0eGuardReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x17\n\x0ftemplate_digest\x18\x03 \x01(\t\x12\x1a\n\x12\x63\x61libration_digest\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"\xad\x03\n\x07Verdict\x12/\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1d.evalfleet.safety.v1.Decision\x12\x1f\n\x12unsafe_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x36\n\ncategories\x18\x03 \x03(\x0b\x32\".evalfleet.safety.v1.CategoryScore\x12\x10\n\x08unmapped\x18\x04 \x01(\x08\x12\x32\n\x05guard\x18\x05 \x01(\x0b\x32#.evalfleet.safety.v1.GuardReference\x12\x1e\n\x11threshold_applied\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\ttruncated\x18\x07 \x01(\x08\x12\x14\n\x0c\x65rror_reason\x18\x08 \x01(\t\x12\x14\n\x07refusal\x18\t \x01(\x08H\x02\x88\x01\x01\x12\x19\n\x0cover_refusal\x18\n \x01(\x08H\x03\x88\x01\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x42\x15\n\x13_unsafe_probabilityB\x14\n\x12_threshold_appliedB\n\n\x08_refusalB\x0f\n\r_over_refusal\"\xd6\x01\n\x0f\x43lassifyRequest\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.evalfleet.common.v1.Conversation\x12\x18\n\x0bjudged_turn\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12+\n\x06\x61spect\x18\x03 \x01(\x0e\x32\x1b.evalfleet.safety.v1.Aspect\x12\r\n\x05guard\x18\x04 \x01(\t\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_judged_turnB\x0c\n\n_threshold\"A\n\x10\x43lassifyResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.evalfleet.safety.v1.Verdict\"N\n\x14\x42\x61tchClassifyRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.evalfleet.safety.v1.ClassifyRequest\"M\n\x15\x42\x61tchClassifyResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.evalfleet.safety.v1.ClassifyResult\"r\n\x0e\x43lassifyResult\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"r\n\x0eHazardCategory\x12\x10\n\x08taxonomy\x18\x01 \x01(\t\x12\x18\n\x10taxonomy_version\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x17\n\x0f\x61iluminate_code\x18\x05 \x01(\t\"\x93\x02\n\x05Guard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.safety.v1.GuardReference\x12,\n\x07\x61spects\x18\x04 \x03(\x0e\x32\x1b.evalfleet.safety.v1.Aspect\x12\x37\n\ncategories\x18\x05 \x03(\x0b\x32#.evalfleet.safety.v1.HazardCategory\x12\x1e\n\x11\x64\x65\x66\x61ult_threshold\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x07 \x01(\x05\x42\x14\n\x12_default_threshold\":\n\x11ListGuardsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListGuardsResponse\x12*\n\x06guards\x18\x01 \x03(\x0b\x32\x1a.evalfleet.safety.v1.Guard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetGuardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetGuardResponse\x12)\n\x05guard\x18\x01 \x01(\x0b\x32\x1a.evalfleet.safety.v1.Guard*H\n\x06\x41spect\x12\x16\n\x12\x41SPECT_UNSPECIFIED\x10\x00\x12\x11\n\rASPECT_PROMPT\x10\x01\x12\x13\n\x0f\x41SPECT_RESPONSE\x10\x02*|\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAFE\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_UNSAFE\x10\x02\x12\x1a\n\x16\x44\x45\x43ISION_CONTROVERSIAL\x10\x03\x12\x12\n\x0e\x44\x45\x43ISION_ERROR\x10\x04\x32\x88\x03\n\rSafetyService\x12W\n\x08\x43lassify\x12$.evalfleet.safety.v1.ClassifyRequest\x1a%.evalfleet.safety.v1.ClassifyResponse\x12\x66\n\rBatchClassify\x12).evalfleet.safety.v1.BatchClassifyRequest\x1a*.evalfleet.safety.v1.BatchClassifyResponse\x12]\n\nListGuards\x12&.evalfleet.safety.v1.ListGuardsRequest\x1a\'.evalfleet.safety.v1.ListGuardsResponse\x12W\n\x08GetGuard\x12$.evalfleet.safety.v1.GetGuardRequest\x1a%.evalfleet.safety.v1.GetGuardResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n evalfleet/safety/v1/safety.proto\x12\x13\x65valfleet.safety.v1\x1a evalfleet/common/v1/common.proto\x1a\x17google/rpc/status.proto\"\x8c\x01\n\rCategoryScore\x12\x10\n\x08taxonomy\x18\x01 \x01(\t\x12\x18\n\x10taxonomy_version\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x61iluminate_code\x18\x05 \x01(\tB\x0e\n\x0c_probability\"\x8a\x01\n\x0eGuardReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x17\n\x0ftemplate_digest\x18\x03 \x01(\t\x12\x1a\n\x12\x63\x61libration_digest\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"\x99\x04\n\x07Verdict\x12/\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1d.evalfleet.safety.v1.Decision\x12\x1f\n\x12unsafe_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x36\n\ncategories\x18\x03 \x03(\x0b\x32\".evalfleet.safety.v1.CategoryScore\x12\x10\n\x08unmapped\x18\x04 \x01(\x08\x12\x32\n\x05guard\x18\x05 \x01(\x0b\x32#.evalfleet.safety.v1.GuardReference\x12\x1e\n\x11threshold_applied\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\ttruncated\x18\x07 \x01(\x08\x12\x14\n\x0c\x65rror_reason\x18\x08 \x01(\t\x12\x14\n\x07refusal\x18\t \x01(\x08H\x02\x88\x01\x01\x12\x19\n\x0cover_refusal\x18\n \x01(\x08H\x03\x88\x01\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x34\n\x06policy\x18\x0c \x01(\x0b\x32$.evalfleet.safety.v1.PolicyReference\x12\x34\n\x0eguard_verdicts\x18\r \x03(\x0b\x32\x1c.evalfleet.safety.v1.VerdictB\x15\n\x13_unsafe_probabilityB\x14\n\x12_threshold_appliedB\n\n\x08_refusalB\x0f\n\r_over_refusal\"@\n\x0fPolicyReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x9a\x02\n\x0f\x43lassifyRequest\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.evalfleet.common.v1.Conversation\x12\x18\n\x0bjudged_turn\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12+\n\x06\x61spect\x18\x03 \x01(\x0e\x32\x1b.evalfleet.safety.v1.Aspect\x12\r\n\x05guard\x18\x04 \x01(\t\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x32\n\rinline_policy\x18\x07 \x01(\x0b\x32\x1b.evalfleet.safety.v1.PolicyB\x0e\n\x0c_judged_turnB\x0c\n\n_threshold\"A\n\x10\x43lassifyResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.evalfleet.safety.v1.Verdict\"N\n\x14\x42\x61tchClassifyRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.evalfleet.safety.v1.ClassifyRequest\"M\n\x15\x42\x61tchClassifyResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.evalfleet.safety.v1.ClassifyResult\"r\n\x0e\x43lassifyResult\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xd7\x01\n\x15StreamClassifyRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x07request\x18\x02 \x01(\x0b\x32$.evalfleet.safety.v1.ClassifyRequestH\x00\x12\x37\n\x07opening\x18\x03 \x01(\x0b\x32$.evalfleet.safety.v1.ResponseOpeningH\x00\x12\x33\n\x05piece\x18\x04 \x01(\x0b\x32\".evalfleet.safety.v1.ResponsePieceH\x00\x42\x06\n\x04part\"\xe5\x01\n\x0fResponseOpening\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.evalfleet.common.v1.Conversation\x12\r\n\x05guard\x18\x02 \x01(\t\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x32\n\rinline_policy\x18\x05 \x01(\x0b\x32\x1b.evalfleet.safety.v1.Policy\x12 \n\x18verdict_every_characters\x18\x06 \x01(\x05\x42\x0c\n\n_threshold\"+\n\rResponsePiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\xb5\x01\n\x16StreamClassifyResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12/\n\x07verdict\x18\x02 \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12\x19\n\x11judged_characters\x18\x05 \x01(\x05\x42\t\n\x07outcome\"r\n\x0eHazardCategory\x12\x10\n\x08taxonomy\x18\x01 \x01(\t\x12\x18\n\x10taxonomy_version\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x17\n\x0f\x61iluminate_code\x18\x05 \x01(\t\"\x93\x02\n\x05Guard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.safety.v1.GuardReference\x12,\n\x07\x61spects\x18\x04 \x03(\x0e\x32\x1b.evalfleet.safety.v1.Aspect\x12\x37\n\ncategories\x18\x05 \x03(\x0b\x32#.evalfleet.safety.v1.HazardCategory\x12\x1e\n\x11\x64\x65\x66\x61ult_threshold\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x07 \x01(\x05\x42\x14\n\x12_default_threshold\":\n\x11ListGuardsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListGuardsResponse\x12*\n\x06guards\x18\x01 \x03(\x0b\x32\x1a.evalfleet.safety.v1.Guard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetGuardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetGuardResponse\x12)\n\x05guard\x18\x01 \x01(\x0b\x32\x1a.evalfleet.safety.v1.Guard\"B\n\x0cPolicyHazard\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"\xa8\x03\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12,\n\x07\x61spects\x18\x04 \x03(\x0e\x32\x1b.evalfleet.safety.v1.Aspect\x12\x0e\n\x06guards\x18\x05 \x03(\t\x12\x35\n\x0b\x63ombination\x18\x06 \x01(\x0e\x32 .evalfleet.safety.v1.Combination\x12\x16\n\tthreshold\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x32\n\x07hazards\x18\x08 \x03(\x0b\x32!.evalfleet.safety.v1.PolicyHazard\x12\x34\n\x08on_error\x18\t \x01(\x0e\x32\".evalfleet.safety.v1.ErrorHandling\x12\x44\n\x10on_controversial\x18\n \x01(\x0e\x32*.evalfleet.safety.v1.ControversialHandling\x12\x0e\n\x06\x64igest\x18\x0b \x01(\t\x12\x0f\n\x07problem\x18\x0c \x01(\tB\x0c\n\n_threshold\"<\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListPoliciesResponse\x12-\n\x08policies\x18\x01 \x03(\x0b\x32\x1b.evalfleet.safety.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetPolicyResponse\x12+\n\x06policy\x18\x01 \x01(\x0b\x32\x1b.evalfleet.safety.v1.Policy*H\n\x06\x41spect\x12\x16\n\x12\x41SPECT_UNSPECIFIED\x10\x00\x12\x11\n\rASPECT_PROMPT\x10\x01\x12\x13\n\x0f\x41SPECT_RESPONSE\x10\x02*|\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAFE\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_UNSAFE\x10\x02\x12\x1a\n\x16\x44\x45\x43ISION_CONTROVERSIAL\x10\x03\x12\x12\n\x0e\x44\x45\x43ISION_ERROR\x10\x04*`\n\x0b\x43ombination\x12\x1b\n\x17\x43OMBINATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMBINATION_ANY_UNSAFE\x10\x01\x12\x18\n\x14\x43OMBINATION_MAJORITY\x10\x02*d\n\rErrorHandling\x12\x1e\n\x1a\x45RROR_HANDLING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45RROR_HANDLING_ERROR\x10\x01\x12\x19\n\x15\x45RROR_HANDLING_UNSAFE\x10\x02*\xa4\x01\n\x15\x43ontroversialHandling\x12&\n\"CONTROVERSIAL_HANDLING_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONTROVERSIAL_HANDLING_KEEP\x10\x01\x12!\n\x1d\x43ONTROVERSIAL_HANDLING_UNSAFE\x10\x02\x12\x1f\n\x1b\x43ONTROVERSIAL_HANDLING_SAFE\x10\x03\x32\xb8\x05\n\rSafetyService\x12W\n\x08\x43lassify\x12$.evalfleet.safety.v1.ClassifyRequest\x1a%.evalfleet.safety.v1.ClassifyResponse\x12\x66\n\rBatchClassify\x12).evalfleet.safety.v1.BatchClassifyRequest\x1a*.evalfleet.safety.v1.BatchClassifyResponse\x12m\n\x0eStreamClassify\x12*.evalfleet.safety.v1.StreamClassifyRequest\x1a+.evalfleet.safety.v1.StreamClassifyResponse(\x01\x30\x01\x12]\n\nListGuards\x12&.evalfleet.safety.v1.ListGuardsRequest\x1a\'.evalfleet.safety.v1.ListGuardsResponse\x12W\n\x08GetGuard\x12$.evalfleet.safety.v1.GetGuardRequest\x1a%.evalfleet.safety.v1.GetGuardResponse\x12\x63\n\x0cListPolicies\x12(.evalfleet.safety.v1.ListPoliciesRequest\x1a).evalfleet.safety.v1.ListPoliciesResponse\x12Z\n\tGetPolicy\x12%.evalfleet.safety.v1.GetPolicyRequest\x1a&.evalfleet.safety.v1.GetPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.safety.v1.safety_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ASPECT']._serialized_start=2032
-  _globals['_ASPECT']._serialized_end=2104
-  _globals['_DECISION']._serialized_start=2106
-  _globals['_DECISION']._serialized_end=2230
+  _globals['_ASPECT']._serialized_start=3706
+  _globals['_ASPECT']._serialized_end=3778
+  _globals['_DECISION']._serialized_start=3780
+  _globals['_DECISION']._serialized_end=3904
+  _globals['_COMBINATION']._serialized_start=3906
+  _globals['_COMBINATION']._serialized_end=4002
+  _globals['_ERRORHANDLING']._serialized_start=4004
+  _globals['_ERRORHANDLING']._serialized_end=4104
+  _globals['_CONTROVERSIALHANDLING']._serialized_start=4107
+  _globals['_CONTROVERSIALHANDLING']._serialized_end=4271
   _globals['_CATEGORYSCORE']._serialized_start=117
   _globals['_CATEGORYSCORE']._serialized_end=257
   _globals['_GUARDREFERENCE']._serialized_start=260
   _globals['_GUARDREFERENCE']._serialized_end=398
   _globals['_VERDICT']._serialized_start=401
-  _globals['_VERDICT']._serialized_end=830
-  _globals['_CLASSIFYREQUEST']._serialized_start=833
-  _globals['_CLASSIFYREQUEST']._serialized_end=1047
-  _globals['_CLASSIFYRESPONSE']._serialized_start=1049
-  _globals['_CLASSIFYRESPONSE']._serialized_end=1114
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=1116
-  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=1194
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=1196
-  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=1273
-  _globals['_CLASSIFYRESULT']._serialized_start=1275
-  _globals['_CLASSIFYRESULT']._serialized_end=1389
-  _globals['_HAZARDCATEGORY']._serialized_start=1391
-  _globals['_HAZARDCATEGORY']._serialized_end=1505
-  _globals['_GUARD']._serialized_start=1508
-  _globals['_GUARD']._serialized_end=1783
-  _globals['_LISTGUARDSREQUEST']._serialized_start=1785
-  _globals['_LISTGUARDSREQUEST']._serialized_end=1843
-  _globals['_LISTGUARDSRESPONSE']._serialized_start=1845
-  _globals['_LISTGUARDSRESPONSE']._serialized_end=1934
-  _globals['_GETGUARDREQUEST']._serialized_start=1936
-  _globals['_GETGUARDREQUEST']._serialized_end=1967
-  _globals['_GETGUARDRESPONSE']._serialized_start=1969
-  _globals['_GETGUARDRESPONSE']._serialized_end=2030
-  _globals['_SAFETYSERVICE']._serialized_start=2233
-  _globals['_SAFETYSERVICE']._serialized_end=2625
+  _globals['_VERDICT']._serialized_end=938
+  _globals['_POLICYREFERENCE']._serialized_start=940
+  _globals['_POLICYREFERENCE']._serialized_end=1004
+  _globals['_CLASSIFYREQUEST']._serialized_start=1007
+  _globals['_CLASSIFYREQUEST']._serialized_end=1289
+  _globals['_CLASSIFYRESPONSE']._serialized_start=1291
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1356
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_start=1358
+  _globals['_BATCHCLASSIFYREQUEST']._serialized_end=1436
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_start=1438
+  _globals['_BATCHCLASSIFYRESPONSE']._serialized_end=1515
+  _globals['_CLASSIFYRESULT']._serialized_start=1517
+  _globals['_CLASSIFYRESULT']._serialized_end=1631
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=1634
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=1849
+  _globals['_RESPONSEOPENING']._serialized_start=1852
+  _globals['_RESPONSEOPENING']._serialized_end=2081
+  _globals['_RESPONSEPIECE']._serialized_start=2083
+  _globals['_RESPONSEPIECE']._serialized_end=2126
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=2129
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=2310
+  _globals['_HAZARDCATEGORY']._serialized_start=2312
+  _globals['_HAZARDCATEGORY']._serialized_end=2426
+  _globals['_GUARD']._serialized_start=2429
+  _globals['_GUARD']._serialized_end=2704
+  _globals['_LISTGUARDSREQUEST']._serialized_start=2706
+  _globals['_LISTGUARDSREQUEST']._serialized_end=2764
+  _globals['_LISTGUARDSRESPONSE']._serialized_start=2766
+  _globals['_LISTGUARDSRESPONSE']._serialized_end=2855
+  _globals['_GETGUARDREQUEST']._serialized_start=2857
+  _globals['_GETGUARDREQUEST']._serialized_end=2888
+  _globals['_GETGUARDRESPONSE']._serialized_start=2890
+  _globals['_GETGUARDRESPONSE']._serialized_end=2951
+  _globals['_POLICYHAZARD']._serialized_start=2953
+  _globals['_POLICYHAZARD']._serialized_end=3019
+  _globals['_POLICY']._serialized_start=3022
+  _globals['_POLICY']._serialized_end=3446
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=3448
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=3508
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=3510
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=3604
+  _globals['_GETPOLICYREQUEST']._serialized_start=3606
+  _globals['_GETPOLICYREQUEST']._serialized_end=3638
+  _globals['_GETPOLICYRESPONSE']._serialized_start=3640
+  _globals['_GETPOLICYRESPONSE']._serialized_end=3704
+  _globals['_SAFETYSERVICE']._serialized_start=4274
+  _globals['_SAFETYSERVICE']._serialized_end=4970
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,82 @@ DECISION_ERROR: Decision.ValueType  # 4
 """The guard could not judge: timeout, unusable output, not a number. Never read it as safe."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
+class _Combination:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CombinationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Combination.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMBINATION_UNSPECIFIED: _Combination.ValueType  # 0
+    """The same as COMBINATION_ANY_UNSAFE."""
+    COMBINATION_ANY_UNSAFE: _Combination.ValueType  # 1
+    """UNSAFE if one guard says so; else ERROR if one guard could not judge."""
+    COMBINATION_MAJORITY: _Combination.ValueType  # 2
+    """UNSAFE if at least half of the guards say so; ERROR if those that could not judge might have made it so."""
+
+class Combination(_Combination, metaclass=_CombinationEnumTypeWrapper):
+    """How a policy makes one decision of several guards' verdicts."""
+
+COMBINATION_UNSPECIFIED: Combination.ValueType  # 0
+"""The same as COMBINATION_ANY_UNSAFE."""
+COMBINATION_ANY_UNSAFE: Combination.ValueType  # 1
+"""UNSAFE if one guard says so; else ERROR if one guard could not judge."""
+COMBINATION_MAJORITY: Combination.ValueType  # 2
+"""UNSAFE if at least half of the guards say so; ERROR if those that could not judge might have made it so."""
+Global___Combination: _TypeAlias = Combination  # noqa: Y015
+
+class _ErrorHandling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorHandlingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorHandling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_HANDLING_UNSPECIFIED: _ErrorHandling.ValueType  # 0
+    """The same as ERROR_HANDLING_ERROR."""
+    ERROR_HANDLING_ERROR: _ErrorHandling.ValueType  # 1
+    """The verdict stays ERROR."""
+    ERROR_HANDLING_UNSAFE: _ErrorHandling.ValueType  # 2
+    """The verdict becomes UNSAFE; `error_reason` says why."""
+
+class ErrorHandling(_ErrorHandling, metaclass=_ErrorHandlingEnumTypeWrapper):
+    """What a policy makes of the decision ERROR. It cannot be taken for SAFE."""
+
+ERROR_HANDLING_UNSPECIFIED: ErrorHandling.ValueType  # 0
+"""The same as ERROR_HANDLING_ERROR."""
+ERROR_HANDLING_ERROR: ErrorHandling.ValueType  # 1
+"""The verdict stays ERROR."""
+ERROR_HANDLING_UNSAFE: ErrorHandling.ValueType  # 2
+"""The verdict becomes UNSAFE; `error_reason` says why."""
+Global___ErrorHandling: _TypeAlias = ErrorHandling  # noqa: Y015
+
+class _ControversialHandling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ControversialHandlingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ControversialHandling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTROVERSIAL_HANDLING_UNSPECIFIED: _ControversialHandling.ValueType  # 0
+    """The same as CONTROVERSIAL_HANDLING_KEEP."""
+    CONTROVERSIAL_HANDLING_KEEP: _ControversialHandling.ValueType  # 1
+    """The verdict stays CONTROVERSIAL."""
+    CONTROVERSIAL_HANDLING_UNSAFE: _ControversialHandling.ValueType  # 2
+    """Strict: it counts as UNSAFE."""
+    CONTROVERSIAL_HANDLING_SAFE: _ControversialHandling.ValueType  # 3
+    """Loose: it counts as SAFE."""
+
+class ControversialHandling(_ControversialHandling, metaclass=_ControversialHandlingEnumTypeWrapper):
+    """What a policy makes of the middle level of guards that have one."""
+
+CONTROVERSIAL_HANDLING_UNSPECIFIED: ControversialHandling.ValueType  # 0
+"""The same as CONTROVERSIAL_HANDLING_KEEP."""
+CONTROVERSIAL_HANDLING_KEEP: ControversialHandling.ValueType  # 1
+"""The verdict stays CONTROVERSIAL."""
+CONTROVERSIAL_HANDLING_UNSAFE: ControversialHandling.ValueType  # 2
+"""Strict: it counts as UNSAFE."""
+CONTROVERSIAL_HANDLING_SAFE: ControversialHandling.ValueType  # 3
+"""Loose: it counts as SAFE."""
+Global___ControversialHandling: _TypeAlias = ControversialHandling  # noqa: Y015
+
 @_typing.final
 class CategoryScore(_message.Message):
     """How sure a guard is of one hazard category."""
@@ -176,18 +252,23 @@ class Verdict(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     OVER_REFUSAL_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    GUARD_VERDICTS_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The decision at `threshold_applied`."""
     unsafe_probability: _builtins.float
-    """Probability that the turn is hazardous at all; absent if the guard gives none."""
+    """Probability that the turn is hazardous at all; absent if the guard gives none. Of a policy that names hazards: the
+    largest of what it counts. Of several guards: the largest, or by majority, the one that decides; absent if one of
+    them gives none.
+    """
     unmapped: _builtins.bool
     """True if the guard named a category that its taxonomy does not have; the decision is then UNSAFE."""
     threshold_applied: _builtins.float
-    """The threshold on `unsafe_probability`; absent if the guard decides without one."""
+    """The threshold on `unsafe_probability`; absent if the guard decides without one, or a policy applied several."""
     truncated: _builtins.bool
     """True if the text was longer than the guard can read, so that only a part was judged."""
     error_reason: _builtins.str
-    """Why the decision is ERROR, UPPER_SNAKE; empty otherwise."""
+    """Why the decision is ERROR, or UNSAFE because the policy takes errors for it, UPPER_SNAKE; empty otherwise."""
     refusal: _builtins.bool
     """Whether the judged response declines what it was asked; absent if the guard does not say."""
     over_refusal: _builtins.bool
@@ -200,7 +281,15 @@ class Verdict(_message.Message):
 
     @_builtins.property
     def guard(self) -> Global___GuardReference:
-        """Which guard judged."""
+        """Which guard judged; of a policy's several guards, the first that decided so."""
+
+    @_builtins.property
+    def policy(self) -> Global___PolicyReference:
+        """The policy that was applied; absent if none was."""
+
+    @_builtins.property
+    def guard_verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """What each guard said by itself, in the policy's order; only if a policy asked more than one."""
 
     def __init__(
         self,
@@ -216,10 +305,12 @@ class Verdict(_message.Message):
         refusal: _builtins.bool | None = ...,
         over_refusal: _builtins.bool | None = ...,
         cached: _builtins.bool = ...,
+        policy: Global___PolicyReference | None = ...,
+        guard_verdicts: _abc.Iterable[Global___Verdict] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "over_refusal", b"over_refusal", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "guard_verdicts", b"guard_verdicts", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__over_refusal: _TypeAlias = _typing.Literal["over_refusal"]  # noqa: Y015
     _WhichOneofArgType__over_refusal: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal"]  # noqa: Y015
@@ -241,6 +332,36 @@ class Verdict(_message.Message):
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
+class PolicyReference(_message.Message):
+    """Which exact policy was applied."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, `policies/{policy}`; empty for one that came with the request."""
+    version: _builtins.str
+    """The version that its authors gave it."""
+    digest: _builtins.str
+    """SHA-256 (hex) of its rules: equal where two policies decide alike, whatever they are called."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyReference: _TypeAlias = PolicyReference  # noqa: Y015
+
+@_typing.final
 class ClassifyRequest(_message.Message):
     """A request to judge one turn."""
 
@@ -251,6 +372,8 @@ class ClassifyRequest(_message.Message):
     ASPECT_FIELD_NUMBER: _builtins.int
     GUARD_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    INLINE_POLICY_FIELD_NUMBER: _builtins.int
     judged_turn: _builtins.int
     """Index of the judged turn; absent: the last."""
     aspect: Global___Aspect.ValueType
@@ -259,9 +382,17 @@ class ClassifyRequest(_message.Message):
     """Resource name of the guard, `guards/{guard}`; empty: the service's default guard."""
     threshold: _builtins.float
     """Threshold on `unsafe_probability`, above 0 and up to 1; absent: the guard's own."""
+    policy: _builtins.str
+    """Resource name of a policy, `policies/{policy}`; empty: none. With a policy, `guard` and `threshold` may be given only
+    where the policy leaves them open, or says the same.
+    """
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """The conversation up to and including the judged turn."""
+
+    @_builtins.property
+    def inline_policy(self) -> Global___Policy:
+        """A policy of the caller's own, in place of `policy`; its `name`, `digest` and `problem` must be empty."""
 
     def __init__(
         self,
@@ -271,10 +402,12 @@ class ClassifyRequest(_message.Message):
         aspect: Global___Aspect.ValueType = ...,
         guard: _builtins.str = ...,
         threshold: _builtins.float | None = ...,
+        policy: _builtins.str = ...,
+        inline_policy: Global___Policy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "conversation", b"conversation", "judged_turn", b"judged_turn", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "conversation", b"conversation", "inline_policy", b"inline_policy", "judged_turn", b"judged_turn", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "aspect", b"aspect", "conversation", b"conversation", "guard", b"guard", "judged_turn", b"judged_turn", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "aspect", b"aspect", "conversation", b"conversation", "guard", b"guard", "inline_policy", b"inline_policy", "judged_turn", b"judged_turn", "policy", b"policy", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__judged_turn: _TypeAlias = _typing.Literal["judged_turn"]  # noqa: Y015
     _WhichOneofArgType__judged_turn: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn"]  # noqa: Y015
@@ -390,6 +523,172 @@ class ClassifyResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___ClassifyResult: _TypeAlias = ClassifyResult  # noqa: Y015
+
+@_typing.final
+class StreamClassifyRequest(_message.Message):
+    """One message of a stream of turns to judge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
+    @_builtins.property
+    def request(self) -> Global___ClassifyRequest:
+        """A whole turn to judge."""
+
+    @_builtins.property
+    def opening(self) -> Global___ResponseOpening:
+        """A response begins to be generated, and is to be judged as it grows."""
+
+    @_builtins.property
+    def piece(self) -> Global___ResponsePiece:
+        """More text of a response that was opened under this item id."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___ClassifyRequest | None = ...,
+        opening: Global___ResponseOpening | None = ...,
+        piece: Global___ResponsePiece | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "part", b"part", "piece", b"piece", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "opening", b"opening", "part", b"part", "piece", b"piece", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["request", "opening", "piece"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamClassifyRequest: _TypeAlias = StreamClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ResponseOpening(_message.Message):
+    """The beginning of a response that is judged as it grows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    INLINE_POLICY_FIELD_NUMBER: _builtins.int
+    VERDICT_EVERY_CHARACTERS_FIELD_NUMBER: _builtins.int
+    guard: _builtins.str
+    """As in ClassifyRequest."""
+    threshold: _builtins.float
+    """As in ClassifyRequest."""
+    policy: _builtins.str
+    """As in ClassifyRequest."""
+    verdict_every_characters: _builtins.int
+    """A verdict on the text so far follows the piece with which this many characters (Unicode code points) or more are
+    not judged yet; 16 to 100000; 0 means 200.
+    """
+    @_builtins.property
+    def conversation(self) -> _common_pb2.Conversation:
+        """The turns before the response; may be empty."""
+
+    @_builtins.property
+    def inline_policy(self) -> Global___Policy:
+        """As in ClassifyRequest."""
+
+    def __init__(
+        self,
+        *,
+        conversation: _common_pb2.Conversation | None = ...,
+        guard: _builtins.str = ...,
+        threshold: _builtins.float | None = ...,
+        policy: _builtins.str = ...,
+        inline_policy: Global___Policy | None = ...,
+        verdict_every_characters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "conversation", b"conversation", "inline_policy", b"inline_policy", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "conversation", b"conversation", "guard", b"guard", "inline_policy", b"inline_policy", "policy", b"policy", "threshold", b"threshold", "verdict_every_characters", b"verdict_every_characters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___ResponseOpening: _TypeAlias = ResponseOpening  # noqa: Y015
+
+@_typing.final
+class ResponsePiece(_message.Message):
+    """More text of a response that is judged as it grows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text since the piece before; may be empty."""
+    last: _builtins.bool
+    """True if the response is complete with this piece. A response that never gets here has no final verdict, only a
+    status, when the stream ends.
+    """
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponsePiece: _TypeAlias = ResponsePiece  # noqa: Y015
+
+@_typing.final
+class StreamClassifyResponse(_message.Message):
+    """What became of an item of a stream, or of a response so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    JUDGED_CHARACTERS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    final: _builtins.bool
+    """True if this is the item's last answer. False only for a response whose last piece has not been read: its verdict
+    is then on the text so far, and a status says that this part was not judged.
+    """
+    judged_characters: _builtins.int
+    """How much of a response was judged, in characters (Unicode code points) from its beginning; 0 for whole turns."""
+    @_builtins.property
+    def verdict(self) -> Global___Verdict:
+        """The verdict."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there is none. Paths of invalid fields begin at the item's request, opening or piece."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        verdict: Global___Verdict | None = ...,
+        status: _status_pb2.Status | None = ...,
+        final: _builtins.bool = ...,
+        judged_characters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "item_id", b"item_id", "judged_characters", b"judged_characters", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["verdict", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamClassifyResponse: _TypeAlias = StreamClassifyResponse  # noqa: Y015
 
 @_typing.final
 class HazardCategory(_message.Message):
@@ -582,3 +881,211 @@ class GetGuardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetGuardResponse: _TypeAlias = GetGuardResponse  # noqa: Y015
+
+@_typing.final
+class PolicyHazard(_message.Message):
+    """A hazard that counts under a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """An MLCommons AILuminate code, e.g. `hte`, or a guard's own code behind its taxonomy, e.g. `evalfleet-hazards/drugs`.
+    Codes of guards alone are refused: S10 means different things to different vendors.
+    """
+    threshold: _builtins.float
+    """Threshold on this hazard's probability, above 0 and up to 1; absent: the policy's, or else the guard's."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        threshold: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "code", b"code", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___PolicyHazard: _TypeAlias = PolicyHazard  # noqa: Y015
+
+@_typing.final
+class Policy(_message.Message):
+    """Which guards judge, which hazards count from which probability on, and what becomes of errors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ASPECTS_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
+    COMBINATION_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    HAZARDS_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    ON_CONTROVERSIAL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, `policies/{policy}`."""
+    version: _builtins.str
+    """The version that its authors gave it."""
+    description: _builtins.str
+    """What it is for, in a sentence."""
+    combination: Global___Combination.ValueType
+    """How several guards make one decision."""
+    threshold: _builtins.float
+    """Threshold above 0 and up to 1; absent: the guard's own."""
+    on_error: Global___ErrorHandling.ValueType
+    """What becomes of errors."""
+    on_controversial: Global___ControversialHandling.ValueType
+    """What becomes of the middle level."""
+    digest: _builtins.str
+    """SHA-256 (hex) of the rules: of everything but name, version and description."""
+    problem: _builtins.str
+    """Why this service cannot apply it, e.g. because no guard here knows one of its hazards; empty if it can."""
+    @_builtins.property
+    def aspects(self) -> _containers.RepeatedScalarFieldContainer[Global___Aspect.ValueType]:
+        """What it judges; empty: prompts and responses."""
+
+    @_builtins.property
+    def guards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resource names of the guards that judge, `guards/{guard}`, at most 8; empty: the one that a request names, or the
+        service's default.
+        """
+
+    @_builtins.property
+    def hazards(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyHazard]:
+        """The hazards that count; empty: all that the guards know. What a guard finds unsafe without saying why, and what its
+        taxonomy does not have, always counts.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        aspects: _abc.Iterable[Global___Aspect.ValueType] | None = ...,
+        guards: _abc.Iterable[_builtins.str] | None = ...,
+        combination: Global___Combination.ValueType = ...,
+        threshold: _builtins.float | None = ...,
+        hazards: _abc.Iterable[Global___PolicyHazard] | None = ...,
+        on_error: Global___ErrorHandling.ValueType = ...,
+        on_controversial: Global___ControversialHandling.ValueType = ...,
+        digest: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "aspects", b"aspects", "combination", b"combination", "description", b"description", "digest", b"digest", "guards", b"guards", "hazards", b"hazards", "name", b"name", "on_controversial", b"on_controversial", "on_error", b"on_error", "problem", b"problem", "threshold", b"threshold", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class ListPoliciesRequest(_message.Message):
+    """A request to list policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most policies to return, up to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesRequest: _TypeAlias = ListPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListPoliciesResponse(_message.Message):
+    """A page of policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """The policies, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___Policy] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class GetPolicyRequest(_message.Message):
+    """A request to read a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, `policies/{policy}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyRequest: _TypeAlias = GetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetPolicyResponse(_message.Message):
+    """The policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015

@@ -46,6 +46,11 @@ class SafetyServiceStub:
                 request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.BatchClassifyRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.BatchClassifyResponse.FromString,
                 _registered_method=True)
+        self.StreamClassify = channel.stream_stream(
+                '/evalfleet.safety.v1.SafetyService/StreamClassify',
+                request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyResponse.FromString,
+                _registered_method=True)
         self.ListGuards = channel.unary_unary(
                 '/evalfleet.safety.v1.SafetyService/ListGuards',
                 request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListGuardsRequest.SerializeToString,
@@ -55,6 +60,16 @@ class SafetyServiceStub:
                 '/evalfleet.safety.v1.SafetyService/GetGuard',
                 request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/evalfleet.safety.v1.SafetyService/ListPolicies',
+                request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/evalfleet.safety.v1.SafetyService/GetPolicy',
+                request_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
 
 
@@ -77,6 +92,22 @@ class SafetyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamClassify(self, request_iterator, context):
+        """Judges as many turns as the caller sends, each with an item id; verdicts come as they are ready, in any order. What
+        is wrong with an item is the status of that item and never ends the stream.
+
+        A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
+        in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+        on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
+
+        The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+        read its verdicts is not read from, either. The stream ends when the caller has closed its side and all verdicts
+        are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListGuards(self, request, context):
         """Lists the guards that this service can use, ordered by name.
         """
@@ -86,6 +117,20 @@ class SafetyServiceServicer:
 
     def GetGuard(self, request, context):
         """Reads one guard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """Lists the policies that this service knows, ordered by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPolicy(self, request, context):
+        """Reads one policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +149,11 @@ def add_SafetyServiceServicer_to_server(servicer, server):
                     request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.BatchClassifyRequest.FromString,
                     response_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.BatchClassifyResponse.SerializeToString,
             ),
+            'StreamClassify': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamClassify,
+                    request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyRequest.FromString,
+                    response_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyResponse.SerializeToString,
+            ),
             'ListGuards': grpc.unary_unary_rpc_method_handler(
                     servicer.ListGuards,
                     request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListGuardsRequest.FromString,
@@ -113,6 +163,16 @@ def add_SafetyServiceServicer_to_server(servicer, server):
                     servicer.GetGuard,
                     request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardRequest.FromString,
                     response_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyRequest.FromString,
+                    response_serializer=evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +242,33 @@ class SafetyService:
             _registered_method=True)
 
     @staticmethod
+    def StreamClassify(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/evalfleet.safety.v1.SafetyService/StreamClassify',
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyRequest.SerializeToString,
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.StreamClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListGuards(request,
             target,
             options=(),
@@ -225,6 +312,60 @@ class SafetyService:
             '/evalfleet.safety.v1.SafetyService/GetGuard',
             evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardRequest.SerializeToString,
             evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetGuardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.safety.v1.SafetyService/ListPolicies',
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesRequest.SerializeToString,
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.safety.v1.SafetyService/GetPolicy',
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyRequest.SerializeToString,
+            evalfleet_dot_safety_dot_v1_dot_safety__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

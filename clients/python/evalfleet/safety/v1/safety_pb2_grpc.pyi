@@ -39,10 +39,26 @@ class SafetyServiceStub:
     """Judges one turn of one conversation."""
     BatchClassify: _grpc.UnaryUnaryMultiCallable[_safety_pb2.BatchClassifyRequest, _safety_pb2.BatchClassifyResponse]
     """Judges up to 256 turns; one result or status each, in the order of the requests."""
+    StreamClassify: _grpc.StreamStreamMultiCallable[_safety_pb2.StreamClassifyRequest, _safety_pb2.StreamClassifyResponse]
+    """Judges as many turns as the caller sends, each with an item id; verdicts come as they are ready, in any order. What
+    is wrong with an item is the status of that item and never ends the stream.
+
+    A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
+    in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+    on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
+
+    The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+    read its verdicts is not read from, either. The stream ends when the caller has closed its side and all verdicts
+    are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
     ListGuards: _grpc.UnaryUnaryMultiCallable[_safety_pb2.ListGuardsRequest, _safety_pb2.ListGuardsResponse]
     """Lists the guards that this service can use, ordered by name."""
     GetGuard: _grpc.UnaryUnaryMultiCallable[_safety_pb2.GetGuardRequest, _safety_pb2.GetGuardResponse]
     """Reads one guard."""
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_safety_pb2.ListPoliciesRequest, _safety_pb2.ListPoliciesResponse]
+    """Lists the policies that this service knows, ordered by name."""
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_safety_pb2.GetPolicyRequest, _safety_pb2.GetPolicyResponse]
+    """Reads one policy."""
 
 @_typing.type_check_only
 class SafetyServiceAsyncStub(SafetyServiceStub):
@@ -55,10 +71,26 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
     """Judges one turn of one conversation."""
     BatchClassify: _aio.UnaryUnaryMultiCallable[_safety_pb2.BatchClassifyRequest, _safety_pb2.BatchClassifyResponse]  # type: ignore[assignment]
     """Judges up to 256 turns; one result or status each, in the order of the requests."""
+    StreamClassify: _aio.StreamStreamMultiCallable[_safety_pb2.StreamClassifyRequest, _safety_pb2.StreamClassifyResponse]  # type: ignore[assignment]
+    """Judges as many turns as the caller sends, each with an item id; verdicts come as they are ready, in any order. What
+    is wrong with an item is the status of that item and never ends the stream.
+
+    A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
+    in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+    on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
+
+    The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+    read its verdicts is not read from, either. The stream ends when the caller has closed its side and all verdicts
+    are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
     ListGuards: _aio.UnaryUnaryMultiCallable[_safety_pb2.ListGuardsRequest, _safety_pb2.ListGuardsResponse]  # type: ignore[assignment]
     """Lists the guards that this service can use, ordered by name."""
     GetGuard: _aio.UnaryUnaryMultiCallable[_safety_pb2.GetGuardRequest, _safety_pb2.GetGuardResponse]  # type: ignore[assignment]
     """Reads one guard."""
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_safety_pb2.ListPoliciesRequest, _safety_pb2.ListPoliciesResponse]  # type: ignore[assignment]
+    """Lists the policies that this service knows, ordered by name."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_safety_pb2.GetPolicyRequest, _safety_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """Reads one policy."""
 
 class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Judges turns of conversations with guard models. It fails closed: what could not be judged is an ERROR
@@ -82,6 +114,24 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Judges up to 256 turns; one result or status each, in the order of the requests."""
 
     @_abc_1.abstractmethod
+    def StreamClassify(
+        self,
+        request_iterator: _MaybeAsyncIterator[_safety_pb2.StreamClassifyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_safety_pb2.StreamClassifyResponse], _abc.AsyncIterator[_safety_pb2.StreamClassifyResponse]]:
+        """Judges as many turns as the caller sends, each with an item id; verdicts come as they are ready, in any order. What
+        is wrong with an item is the status of that item and never ends the stream.
+
+        A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
+        in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+        on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
+
+        The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+        read its verdicts is not read from, either. The stream ends when the caller has closed its side and all verdicts
+        are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+        """
+
+    @_abc_1.abstractmethod
     def ListGuards(
         self,
         request: _safety_pb2.ListGuardsRequest,
@@ -96,5 +146,21 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_safety_pb2.GetGuardResponse, _abc.Awaitable[_safety_pb2.GetGuardResponse]]:
         """Reads one guard."""
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _safety_pb2.ListPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_safety_pb2.ListPoliciesResponse, _abc.Awaitable[_safety_pb2.ListPoliciesResponse]]:
+        """Lists the policies that this service knows, ordered by name."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _safety_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_safety_pb2.GetPolicyResponse, _abc.Awaitable[_safety_pb2.GetPolicyResponse]]:
+        """Reads one policy."""
 
 def add_SafetyServiceServicer_to_server(servicer: SafetyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

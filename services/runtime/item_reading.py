@@ -7,8 +7,8 @@ import grpc
 from google.protobuf import wrappers_pb2
 from google.protobuf.message import DecodeError
 
-from services.generation.streams import Item
 from services.runtime.errors import InvalidArgumentError
+from services.runtime.item_streams import Item
 from services.runtime.malformed import MalformedRequestError
 
 RequestT = TypeVar("RequestT")
@@ -39,7 +39,7 @@ async def read_items(
         try:
             message: object = await context.read()
         except MalformedRequestError as error:
-            yield Item(_id_in(error.received), error)
+            yield Item(item_id_in(error.received), error)
             continue
         if message is grpc.aio.EOF:
             return
@@ -54,8 +54,8 @@ def _checked(request: Any, check: Callable[[Any], RequestT]) -> RequestT | Inval
         return error
 
 
-def _id_in(received: bytes) -> str:
-    """Find the item id in a message whose rest is damaged; empty if it is damaged, too."""
+def item_id_in(received: bytes) -> str:
+    """Find the item id, a message's field 1, where the rest is damaged; empty if it is damaged, too."""
     try:
         # The id is field 1, a string, as in this message, which skips over all other fields without looking at them.
         return wrappers_pb2.StringValue.FromString(received).value

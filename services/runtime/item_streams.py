@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from services.generation.time_limits import item_seconds
 from services.runtime.calls import bind_ids
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import CancelledCallError, FieldViolation, InvalidArgumentError
+from services.runtime.time_limits import item_seconds
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -20,18 +20,33 @@ REMEMBERED_ITEM_IDS: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Item(Generic[RequestT]):
-    """One item as it was read: its id, and its request or what is wrong with it."""
+    """One item as it was read.
+
+    Attributes:
+        item_id: as the caller named it.
+        request: what is asked, or what is wrong with it.
+        is_named_here: the id must be a new one, and is used up by this item. False where whoever reads the items
+            looks after this id, because several of them share it.
+    """
 
     item_id: str
     request: RequestT | Exception
+    is_named_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[ResultT]):
-    """What became of one item: its result, or why there is none."""
+    """What became of one item.
+
+    Attributes:
+        item_id: as the caller named it.
+        result: the result, or why there is none.
+        request: what was asked, as the item held it.
+    """
 
     item_id: str
     result: ResultT | BaseException
+    request: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,7 @@ class ItemStream(Generic[RequestT, ResultT]):
         items: the caller's items; ends when the caller has no more.
         work: answers one request; what it raises is that item's outcome.
         limits: bounds on the stream.
+        ids: the ids used in this stream; for whoever reads the items and uses up some ids itself.
     """
 
     def __init__(
@@ -64,12 +80,13 @@ class ItemStream(Generic[RequestT, ResultT]):
         items: AsyncIterator[Item[RequestT]],
         work: Callable[[RequestT], Awaitable[ResultT]],
         limits: StreamLimits,
+        ids: "ItemIds | None" = None,
     ) -> None:
         self._items = items
         self._work = work
         self._limits = limits
         self._room = asyncio.Semaphore(limits.in_flight)
-        self._ids = _SeenIds()
+        self._ids = ids or ItemIds()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Queue[Outcome[ResultT] | None] = asyncio.Queue()
         self._held = 0
@@ -111,12 +128,13 @@ class ItemStream(Generic[RequestT, ResultT]):
             self._ready.put_nowait(None)
 
     def _begin(self, item: Item[RequestT]) -> None:
-        problem = self._ids.problem_of(item.item_id)
+        problem = self._ids.problem_of(item.item_id) if item.is_named_here else None
         error = item.request if isinstance(item.request, Exception) else problem
-        if problem is None:
+        is_opened = item.is_named_here and problem is None
+        if is_opened:
             self._ids.open(item.item_id)
         if error is not None:
-            self._end(item.item_id, error, was_opened=problem is None)
+            self._end(item, error, was_opened=is_opened)
             return
         task = asyncio.create_task(self._answer(item), name="stream item")
         self._tasks.add(task)
@@ -138,15 +156,15 @@ class ItemStream(Generic[RequestT, ResultT]):
             result = CancelledCallError("the work on this item was cancelled", reason="ITEM_CANCELLED")
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome of this item alone
             result = error
-        self._end(item.item_id, result, was_opened=True)
+        self._end(item, result, was_opened=item.is_named_here)
 
-    def _end(self, item_id: str, result: ResultT | BaseException, *, was_opened: bool) -> None:
+    def _end(self, item: Item[RequestT], result: ResultT | BaseException, *, was_opened: bool) -> None:
         if was_opened:
-            self._ids.close(item_id)
-        self._ready.put_nowait(Outcome(item_id, result))
+            self._ids.close(item.item_id)
+        self._ready.put_nowait(Outcome(item.item_id, result, item.request))
 
 
-class _SeenIds:
+class ItemIds:
     """The ids in flight, and the most recent ones of those that are done."""
 
     def __init__(self) -> None:
@@ -155,6 +173,7 @@ class _SeenIds:
         self._order: deque[str] = deque()
 
     def problem_of(self, item_id: str) -> InvalidArgumentError | None:
+        """Return why a new item cannot have this id; None if it can."""
         if not 1 <= len(item_id) <= LONGEST_ITEM_ID:
             text = f"must have 1 to {LONGEST_ITEM_ID} characters"
             return _item_id_error(text, "ITEM_ID_INVALID")
@@ -162,10 +181,16 @@ class _SeenIds:
             return _item_id_error("was used by an earlier item of this stream", "ITEM_ID_REUSED")
         return None
 
+    def is_done(self, item_id: str) -> bool:
+        """Return whether the id was used and its item has ended, not too long ago."""
+        return item_id in self._done
+
     def open(self, item_id: str) -> None:
+        """Note that an item of this id is in flight."""
         self._open.add(item_id)
 
     def close(self, item_id: str) -> None:
+        """Note that the item of this id has ended."""
         self._open.discard(item_id)
         self._done.add(item_id)
         self._order.append(item_id)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation import streams
-from services.generation.streams import Item, ItemStream, Outcome, StreamLimits
+from services.runtime import item_streams
 from services.runtime.deadlines import bind_deadline, remaining_seconds
 from services.runtime.errors import CancelledCallError, FleetError, InvalidArgumentError
+from services.runtime.item_streams import Item, ItemIds, ItemStream, Outcome, StreamLimits
 
 LIMITS = StreamLimits(in_flight=4, item_seconds=60.0)
 
@@ -208,7 +208,7 @@ async def test_a_stream_with_a_deadline_reports_its_slow_items_before_it() -> No
 
 
 async def test_an_id_may_be_used_again_once_it_is_long_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "REMEMBERED_ITEM_IDS", 2)
+    monkeypatch.setattr(item_streams, "REMEMBERED_ITEM_IDS", 2)
     outcomes = await collected([Item(each, "x") for each in ("a", "b", "c", "c", "a")], StreamLimits(1, 60.0))
     assert [isinstance(outcome.result, str) for outcome in outcomes] == [True, True, True, False, True]
     assert reason(outcomes[3]) == "ITEM_ID_REUSED"
@@ -232,3 +232,16 @@ async def test_a_source_that_breaks_off_ends_the_stream_with_its_error() -> None
     with pytest.raises(ConnectionResetError):
         async for _ in ItemStream(Broken([Item("1", "x")]), echo, LIMITS).outcomes():
             pass
+
+
+async def test_items_may_share_an_id_that_their_reader_looks_after() -> None:
+    ids = ItemIds()
+    ids.open("shared")
+    items = [Item("shared", "x", is_named_here=False), Item("shared", "y"), Item("shared", "z", is_named_here=False)]
+    outcomes = [each async for each in ItemStream(Source(items), echo, LIMITS, ids).outcomes()]
+    by_request = {each.request: each for each in outcomes}
+    assert (by_request["x"].result, by_request["z"].result) == ("X", "Z")
+    assert reason(by_request["y"]) == "ITEM_ID_REUSED"
+    assert not ids.is_done("shared")
+    ids.close("shared")
+    assert ids.is_done("shared")

@@ -1,0 +1,135 @@
+"""Responses that are judged as they grow: when a verdict is due, and in which order verdicts are told."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from services.runtime.errors import FleetError
+from services.runtime.item_streams import Outcome
+from services.safety.errors import invalid_field
+from services.safety.judgement import Verdict
+from services.safety.judging import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class RollingLimits:
+    """Bounds on the growing responses of one stream.
+
+    Attributes:
+        open_responses: begun and not ended, at once.
+        characters: longest response, in code points.
+    """
+
+    open_responses: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which verdict on a growing response it is.
+
+    Attributes:
+        number: 0 for the first.
+        characters: of the response, that it is on.
+        is_final: the response is complete, or broken off; nothing comes after this.
+    """
+
+    number: int
+    characters: int
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict that a stream owes.
+
+    Attributes:
+        subject: what is judged and by whom, or why nobody can.
+        place: which verdict on a growing response; None for a whole turn.
+    """
+
+    subject: Assignment | FleetError
+    place: Place | None = None
+
+
+class GrowingResponse:
+    """One response that is being generated.
+
+    Args:
+        assign: says who judges a response with the given text; raises FleetError if nobody can.
+        every_characters: a verdict is due when so many are not judged yet.
+        longest_characters: a longer response is broken off.
+    """
+
+    def __init__(self, assign: Callable[[str], Assignment], *, every_characters: int, longest_characters: int) -> None:
+        self._assign = assign
+        self._every = every_characters
+        self._longest = longest_characters
+        self._pieces: list[str] = []
+        self._length = 0
+        self._judged = 0
+        self._verdicts = 0
+
+    def add(self, text: str, *, is_last: bool) -> Judgement | None:
+        """Take in more text; return the verdict that is due with it, None if none is.
+
+        Only the verdict on a complete response is final. As long as it is blank, there is nothing to judge.
+        """
+        self._pieces.append(text)
+        self._length += len(text)
+        if self._length > self._longest:
+            return self.break_off(
+                invalid_field(
+                    "text", f"makes the response longer than {self._longest} characters", reason="RESPONSE_TOO_LONG"
+                )
+            )
+        if not is_last and self._length - self._judged < self._every:
+            return None
+        whole = "".join(self._pieces)
+        self._pieces = [whole]
+        if not is_last and not whole.strip():
+            return None
+        try:
+            subject: Assignment | FleetError = self._assign(whole)
+        except FleetError as error:
+            subject = error
+        self._judged = self._length
+        return self._judgement(subject, is_final=is_last)
+
+    def break_off(self, error: FleetError) -> Judgement:
+        """End the response without a verdict on the whole."""
+        return self._judgement(error, is_final=True)
+
+    def _judgement(self, subject: Assignment | FleetError, *, is_final: bool) -> Judgement:
+        place = Place(self._verdicts, self._judged, is_final)
+        self._verdicts += 1
+        return Judgement(subject, place)
+
+
+class TellingOrder:
+    """Holds the verdicts on a growing response back until those before them were told."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+        self._held: dict[tuple[str, int], Outcome[Verdict]] = {}
+
+    def release(self, outcome: Outcome[Verdict]) -> Iterator[Outcome[Verdict]]:
+        """Yield what can be told now that this outcome is there."""
+        place = place_of(outcome)
+        if place is None:
+            yield outcome
+            return
+        item_id = outcome.item_id
+        self._held[item_id, place.number] = outcome
+        number = self._next.get(item_id, 0)
+        while ready := self._held.pop((item_id, number), None):
+            number += 1
+            self._next[item_id] = number
+            ready_place = place_of(ready)
+            if ready_place is not None and ready_place.is_final:
+                del self._next[item_id]
+            yield ready
+
+
+def place_of(outcome: Outcome[Verdict]) -> Place | None:
+    """Return which verdict on a growing response an outcome is; None if it is the only one of its item."""
+    return outcome.request.place if isinstance(outcome.request, Judgement) else None
