@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.runtime.errors import nearest_names
-from services.safety.errors import PolicyFileError
+from services.safety.errors import GuardFileError, PolicyFileError
 from services.safety.judgement import Aspect
 from services.safety.policies.policy import (
     Combination,
@@ -17,6 +15,7 @@ from services.safety.policies.policy import (
     PolicyFieldError,
     PolicyHazard,
 )
+from services.safety.yaml_file import hint, read_yaml_mapping
 
 POLICY_COLLECTION: Final = "policies"
 BUILTIN_FOLDER: Final = Path(__file__).with_name("builtin")
@@ -70,7 +69,9 @@ def read_policy(file: Path) -> Policy:
         PolicyFileError: with file, line or field, and the nearest valid name.
     """
     try:
-        entry = _PolicyEntry.model_validate(_read_yaml(file))
+        entry = _PolicyEntry.model_validate(read_yaml_mapping(file))
+    except GuardFileError as error:
+        raise PolicyFileError(error.message, metadata=error.metadata) from error
     except ValidationError as error:
         raise _bad_file(file, "; ".join(_explain(each) for each in error.errors())) from error
     try:
@@ -92,35 +93,14 @@ def read_policy(file: Path) -> Policy:
         raise _bad_file(file, f"{error.field}: {error.problem}") from error
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad_file(file, f"cannot be read ({error})") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _bad_file(file, f"{where}{error.problem or 'is not YAML'}") from error
-    except yaml.YAMLError as error:
-        raise _bad_file(file, f"is not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise _bad_file(file, "must hold a mapping of fields")
-    return content
-
-
 def _explain(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _PolicyEntry.model_fields if len(problem["loc"]) == 1 else _HazardEntry.model_fields
-        return f"{field}: is no field, {_hint(str(problem['loc'][-1]), tuple(known))}"
+        return f"{field}: is no field, {hint(str(problem['loc'][-1]), tuple(known))}"
     if problem["type"] == "literal_error":
         return f"{field}: {problem['msg']}, got {problem['input']!r}"
     return f"{field}: {problem['msg']}" if field else str(problem["msg"])
-
-
-def _hint(name: str, candidates: tuple[str, ...]) -> str:
-    near = nearest_names(name, candidates)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(candidates)}"
 
 
 def _bad_file(file: Path, problem: str) -> PolicyFileError:

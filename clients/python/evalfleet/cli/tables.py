@@ -189,7 +189,7 @@ def tasks_table(suite: Suite) -> Table:
 
 def guards_table(guards: Iterable[Guard]) -> Table:
     """Lay out guards, one row each."""
-    table = _table("guard", "judges", ">threshold", ">tokens", "AILuminate hazards", "what it is")
+    table = plain_table("guard", "judges", ">threshold", ">tokens", "AILuminate hazards", "what it is")
     for guard in guards:
         mapped = sorted({each.ailuminate_code for each in guard.categories if each.ailuminate_code})
         table.add_row(
@@ -205,7 +205,7 @@ def guards_table(guards: Iterable[Guard]) -> Table:
 
 def guard_table(guard: Guard) -> Table:
     """Lay out the hazard categories of a guard, one row each."""
-    table = _table("category", "AILuminate", "covers")
+    table = plain_table("category", "AILuminate", "covers")
     for each in guard.categories:
         table.add_row(f"{each.taxonomy}/{each.code}", each.ailuminate_code, each.title)
     return table
@@ -213,7 +213,7 @@ def guard_table(guard: Guard) -> Table:
 
 def policies_table(policies: Iterable[Policy]) -> Table:
     """Lay out policies, one row each."""
-    table = _table("policy", "version", "judges", "guards", "hazards", ">threshold", "on error", "what it is for")
+    table = plain_table("policy", "version", "judges", "guards", "hazards", ">threshold", "on error", "what it is for")
     for policy in policies:
         hazards = " ".join(
             each.code + ("" if each.threshold is None else f"≥{each.threshold:g}") for each in policy.hazards
