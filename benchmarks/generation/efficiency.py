@@ -40,8 +40,9 @@ def efficiency(
         figures[f"{asked.name}_share_of_matmul_rate"] = distinct[asked.name] * flops_per_token / seconds / rate
         shares.append(figures[f"{asked.name}_share_of_matmul_rate"])
         computed_total += computed
-    figures["computed_over_distinct_tokens"] = computed_total / sum(distinct.values())
-    figures["share_of_matmul_rate"] = statistics.median(shares)
+    if scored:
+        figures["computed_over_distinct_tokens"] = computed_total / sum(distinct.values())
+        figures["share_of_matmul_rate"] = statistics.median(shares)
     return figures
 
 
