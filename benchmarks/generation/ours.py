@@ -1,6 +1,8 @@
 """EvalFleet's side: a whole fleet with the real Triton, asked through gRPC as any client would."""
 
 import asyncio
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -45,6 +47,7 @@ class OurFleet:
         running: the fleet.
         channel: to its generation service.
         checkpoint: folder.
+        folder: where its copies go; the fleet may load from there.
         engine: what computes.
         dtype: number type of the weights; None is the engine's default.
     """
@@ -54,18 +57,24 @@ class OurFleet:
         running: RunningFleet,
         channel: grpc.aio.Channel,
         checkpoint: Path,
+        folder: Path,
         engine: str,
         dtype: str | None = None,
     ) -> None:
         self._running = running
         self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
         self._checkpoint = checkpoint
+        self._folder = folder
         self._engine = engine
         self._dtype = dtype
         self._model = ""
+        self._copies = 0
 
     async def load_afresh(self) -> None:
-        """Register the checkpoint anew, so that nothing is left of what an engine remembered."""
+        """Register a copy of the checkpoint, so that nothing is left of what an engine remembered.
+
+        A copy, because a vLLM engine that still holds the weights of a folder goes on with them, and with its cache.
+        """
         self._model = await asyncio.to_thread(self._register)
 
     async def answer(self, asked: PromptSet, *, concurrency: int = CONCURRENCY) -> Answer:
@@ -111,7 +120,10 @@ class OurFleet:
         with Fleet.connect(self._running.endpoints) as fleet:
             if self._model:
                 fleet.models.remove(self._model)
-            return fleet.models.add(self._checkpoint, engine=self._engine, dtype=self._dtype).name
+            self._copies += 1
+            folder = self._folder / f"{self._checkpoint.name}-{self._copies}"
+            shutil.copytree(self._checkpoint, folder)
+            return fleet.models.add(folder, engine=self._engine, dtype=self._dtype).name
 
 
 def _computed(response: generation_pb2.ScoreContinuationsResponse) -> int:
@@ -138,11 +150,12 @@ def peak_rss_mib(pid: int) -> float:
 @asynccontextmanager
 async def our_fleet(checkpoint: Path, engine: str, dtype: str | None = None) -> AsyncIterator[OurFleet]:
     """Start a fleet for one engine."""
-    async with (
-        RunningFleet(checkpoint_roots=[checkpoint.parent]) as running,
-        grpc.aio.insecure_channel(running.endpoints["generation"]) as channel,
-    ):
-        yield OurFleet(running, channel, checkpoint, engine, dtype)
+    with tempfile.TemporaryDirectory(prefix="evalfleet-bench-") as folder:
+        async with (
+            RunningFleet(checkpoint_roots=[Path(folder)]) as running,
+            grpc.aio.insecure_channel(running.endpoints["generation"]) as channel,
+        ):
+            yield OurFleet(running, channel, checkpoint, Path(folder), engine, dtype)
 
 
 def distinct_tokens(sequences: Sequence[Sequence[int]]) -> int:
