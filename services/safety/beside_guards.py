@@ -17,7 +17,7 @@ from services.safety.encoder import file_sha256
 from services.safety.generative_guard import GenerativeGuard
 from services.safety.generative_models import GenerativeModel, generative_model
 from services.safety.guard import Guard
-from services.safety.guards_file import Entry, GenerativeEntry, KeywordEntry, read_guards_file
+from services.safety.guards_file import CascadeEntry, Entry, GenerativeEntry, KeywordEntry, read_guards_file
 from services.safety.judgement import GuardReference
 from services.safety.keyword_guard import TEMPLATE, KeywordGuard
 from services.safety.refusal_guard import RefusalGuard
@@ -72,7 +72,7 @@ class GuardBuilder:
         self._host = GuardHost(CheckpointHostClient(client, GUARD_HOST_MODEL))
 
     async def build(self, *, taken: str) -> list[Guard]:
-        """Build the guards of the file, in its order.
+        """Build the guards of the file that are made of no others, in its order.
 
         Args:
             taken: resource name of the default guard, which no other may have.
@@ -84,7 +84,7 @@ class GuardBuilder:
         for index, entry in enumerate(entries):
             if f"{COLLECTION}/{entry.name}" == taken:
                 raise file_error(self._file, f"guards[{index}].name: {entry.name!r} is the default guard's name")
-        return [await self._guard(entry) for entry in entries]
+        return [await self._guard(entry) for entry in entries if not isinstance(entry, CascadeEntry)]
 
     async def _guard(self, entry: Entry) -> Guard:
         if isinstance(entry, GenerativeEntry):

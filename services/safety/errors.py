@@ -33,6 +33,12 @@ class PolicyNotApplicableError(FailedPreconditionError):
     default_reason = "POLICY_NOT_APPLICABLE"
 
 
+class CascadeFileError(StartupError):
+    """A cascade's calibration file cannot be used, or was made for other guards."""
+
+    default_reason = "CASCADE_FILE_INVALID"
+
+
 class EncoderError(StartupError):
     """The guard's encoder is missing, or is not the one that its head was trained on."""
 

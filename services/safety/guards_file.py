@@ -14,6 +14,7 @@ from services.safety.yaml_file import file_error, hint, read_yaml_mapping, valid
 
 KEYWORDS: Final = "keywords"
 REFUSAL: Final = "refusal"
+CASCADE: Final = "cascade"
 
 
 class Entry(BaseModel):
@@ -21,7 +22,7 @@ class Entry(BaseModel):
 
     Attributes:
         name: the guard's id; its resource name is ``guards/{name}``.
-        kind: a family of generative guards, ``keywords`` or ``refusal``.
+        kind: a family of generative guards, ``keywords``, ``refusal`` or ``cascade``.
         description: a sentence for ListGuards; default: one about the kind.
     """
 
@@ -91,8 +92,18 @@ class RefusalEntry(Entry):
     """The refusal detector; it needs nothing."""
 
 
+class CascadeEntry(Entry):
+    """A cascade of other guards of this service.
+
+    Attributes:
+        calibration: the file that ``evalfleet calibrate-guard`` wrote; it names the guards.
+    """
+
+    calibration: Path
+
+
 _ENTRY_KINDS: Final[Mapping[str, type[Entry]]] = MappingProxyType(
-    {**dict.fromkeys(FAMILIES, GenerativeEntry), KEYWORDS: KeywordEntry, REFUSAL: RefusalEntry}
+    {**dict.fromkeys(FAMILIES, GenerativeEntry), KEYWORDS: KeywordEntry, REFUSAL: RefusalEntry, CASCADE: CascadeEntry}
 )
 
 
@@ -130,6 +141,8 @@ def _entry(file: Path, place: str, told: Any) -> Entry:
         return entry.model_copy(update={"checkpoint": folder / entry.checkpoint})
     if isinstance(entry, KeywordEntry):
         return entry.model_copy(update={"blocklist": folder / entry.blocklist})
+    if isinstance(entry, CascadeEntry):
+        return entry.model_copy(update={"calibration": folder / entry.calibration})
     return entry
 
 

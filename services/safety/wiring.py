@@ -17,6 +17,8 @@ from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 from services.safety.beside_guards import GuardBuilder, KeptAnswers
 from services.safety.cached_classifier import CachedClassifier
+from services.safety.cascade import CascadeMetrics
+from services.safety.cascade_building import build_cascades
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.guard import Classifier, Guard
@@ -62,6 +64,7 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
         if settings.guards_file is not None:
             builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
             guards += await builder.build(taken=model.about.name)
+            guards += await build_cascades(settings.guards_file, guards, CascadeMetrics(metrics))
         yield [_hosted(settings, GuardCatalogue(guards))]
 
 

@@ -66,6 +66,10 @@ class EndpointError(EvalFleetError):
     """It is not known where a service is, or the fleet that was there has gone."""
 
 
+class CalibrationError(EvalFleetError):
+    """Guards cannot be calibrated with the rows or the numbers given."""
+
+
 class ModelLoadError(EvalFleetError):
     """A registered model could not be loaded, or not in the time allowed."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evalfleet.cli import classify, generate, guards, models, run, runs, suites
+from evalfleet.cli import calibrate_guard, classify, generate, guards, models, run, runs, suites
 from evalfleet.cli.session import Session
 from evalfleet.endpoints import SERVICES, default_state_dir
 from evalfleet.errors import EvalFleetError
@@ -131,6 +131,7 @@ for command in (
     classify.classify,
     guards.guards,
     guards.policies,
+    calibrate_guard.calibrate_guard,
     generate.generate,
 ):
     cli.add_command(command)

@@ -1,0 +1,173 @@
+"""`evalfleet calibrate-guard`: thresholds for a cascade of guards, with a promise that holds."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from evalfleet.calibration.document import cascade_document, write_document
+from evalfleet.calibration.fitting import CascadeFit, Promise, StageFit, fit_cascade
+from evalfleet.calibration.risk_control import HANDS_ALL_ON
+from evalfleet.calibration.rows import JudgedTexts, Text, judge_texts, read_texts
+from evalfleet.cli.session import Session
+from evalfleet.cli.tables import number, plain_table
+from evalfleet.names import full_name, short_name
+from evalfleet.results import Guard
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command(
+    "calibrate-guard",
+    epilog="""\b
+Examples:
+  evalfleet calibrate-guard texts.jsonl --guard minilm-hazard --guard llama-guard \\
+      --name two-stage --out cascade.json
+  evalfleet calibrate-guard judged.jsonl --guard minilm-hazard --guard llama-guard \\
+      --labels-are-last --epsilon 0.01 --delta 0.05 --out cascade.json
+
+\b
+Each line of ROWS is a JSON object: {"text": …}, {"prompt": …, "response": …} or {"messages": …},
+and perhaps "label": "safe" or "unsafe". Draw the rows like the texts that the cascade will judge:
+the promise is about such texts, and about no others.""",
+)
+@click.argument("rows", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option(
+    "--guard", "guards", multiple=True, metavar="NAME", help="A guard of the cascade; repeat, cheapest first."
+)
+@click.option("--name", default="cascade", show_default=True, help="The cascade's name as a guard.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Calibration file to write.")
+@click.option(
+    "--epsilon", type=_SHARE, default=0.02, show_default=True, help="Most disagreement with the last guard, as a share."
+)
+@click.option(
+    "--delta", type=_SHARE, default=0.1, show_default=True, help="Probability that the promise may fail by bad luck."
+)
+@click.option(
+    "--promised-rows", type=click.IntRange(min=1), help="Promise it of so many texts to come; default: in the long run."
+)
+@click.option(
+    "--labels-are-last", is_flag=True, help="The rows' labels are the last guard's decisions: it is not asked again."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split of the rows.")
+@click.pass_obj
+def calibrate_guard(
+    session: Session,
+    rows: Path,
+    guards: tuple[str, ...],
+    name: str,
+    out: Path | None,
+    epsilon: float,
+    delta: float,
+    promised_rows: int | None,
+    labels_are_last: bool,
+    seed: int,
+) -> None:
+    """Find what a cheap guard can decide alone, so that the last guard rarely has to.
+
+    Has the guards judge ROWS, chooses the thresholds that hand on least while the disagreement with the last guard
+    stays below a bound, at a stated confidence, and measures them on rows that had no part in it.
+    """
+    if len(set(guards)) < 2 or len(set(guards)) < len(guards):
+        raise click.UsageError("give two or more different guards with --guard, cheapest first")
+    promise = Promise(epsilon, delta, promised_rows)
+    texts = read_texts(rows)
+    described = [session.fleet.safety.guard(each) for each in guards]
+    names = [each.name for each in described]
+    with session.err.status("asking the guards") as status:
+        judged = judge_texts(
+            session.fleet.safety,
+            names,
+            texts,
+            labels_are_last=labels_are_last,
+            report=lambda guard, done: status.update(f"{guard}: {done:,}/{len(texts):,} rows"),
+        )
+    fit = fit_cascade(judged.rows, promise, seed=seed)
+    _show(session.out, described, texts, judged, fit, shows_labels=not labels_are_last)
+    if all(each == HANDS_ALL_ON for each in fit.thresholds):
+        raise click.ClickException(
+            "no guard can be promised to decide anything: give more rows, allow more disagreement, "
+            "or use guards that are more alike"
+        )
+    if out is not None:
+        content = cascade_document(
+            name, f"{', then '.join(short_name(each) for each in names)}.", described, fit, source=rows.name
+        )
+        write_document(out, content)
+        session.out.print(f"{full_name('guards', name)}: {out}, digest {content['digest']}", markup=False)
+
+
+def _show(
+    console: Console,
+    guards: list[Guard],
+    texts: list[Text],
+    judged: JudgedTexts,
+    fit: CascadeFit,
+    *,
+    shows_labels: bool,
+) -> None:
+    table = plain_table(
+        "guard", ">SAFE up to", ">UNSAFE from", ">decides", ">mistakes", ">p", ">temperature", ">ECE width", ">ECE mass"
+    )
+    for guard, stage in zip(guards, fit.stages, strict=False):
+        table.add_row(*_stage_row(guard, stage))
+    table.add_row(short_name(guards[-1].name), "", "", "the rest")
+    console.print(table)
+    promise, held_out = fit.promise, fit.held_out
+    about = "in the long run" if promise.promised_rows is None else f"in the next {promise.promised_rows:,} texts"
+    lines = [
+        f"promise: with confidence {1 - promise.delta:.1%}, {about} at most {promise.epsilon:.2%} of such texts are "
+        f"decided otherwise than by {short_name(guards[-1].name)}",
+        f"rests on {fit.promise_rows:,} rows; thresholds were ordered on {fit.ordering_rows:,} others",
+        f"held out: {held_out.rows:,} rows, disagreement {held_out.disagreement:.2%} ({held_out.mistakes}), "
+        f"handed on to the last guard {held_out.escalated_share:.1%}",
+        "ECE: expected calibration error on held-out rows against the last guard's decisions, before → after "
+        "temperature scaling, in bins of equal width and of equal mass",
+    ]
+    if judged.undecided:
+        lines.append(
+            f"{judged.undecided} rows were neither SAFE nor UNSAFE to the last guard: deciding them is a mistake"
+        )
+    lines += [
+        f"{count} rows are handed on by {short_name(guard.name)} whatever the thresholds: no probability, or cut"
+        for guard, count in zip(guards, judged.handed_on, strict=False)
+        if count
+    ]
+    if shows_labels:
+        lines += _against_labels(guards[-1], texts, judged)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _stage_row(guard: Guard, stage: StageFit) -> list[str]:
+    thresholds, outcome = stage.choice.thresholds, stage.choice.outcome
+    before, after = stage.errors_before, stage.errors_after
+    return [
+        short_name(guard.name),
+        "never" if thresholds.low is None else f"{thresholds.low:.4f}",
+        "never" if thresholds.high is None else f"{thresholds.high:.4f}",
+        f"{1 - outcome.escalated_share:.1%}",
+        f"{outcome.mistakes}/{outcome.rows:,}",
+        f"{stage.choice.p_value:.3f}",
+        f"{stage.temperature:.2f}",
+        "–" if before is None or after is None else f"{number(before.equal_width)} → {number(after.equal_width)}",
+        "–" if before is None or after is None else f"{number(before.equal_mass)} → {number(after.equal_mass)}",
+    ]
+
+
+def _against_labels(last: Guard, texts: list[Text], judged: JudgedTexts) -> list[str]:
+    """Say how the last guard does on labelled rows: what error-corrected rates need of it."""
+    decided = [
+        (text.is_unsafe, row.is_unsafe)
+        for text, row in zip(texts, judged.rows, strict=True)
+        if text.is_unsafe is not None and row.is_unsafe is not None
+    ]
+    unsafe = [said for label, said in decided if label]
+    safe = [said for label, said in decided if not label]
+    if not unsafe or not safe:
+        return []
+    found, cleared = sum(unsafe), len(safe) - sum(safe)
+    return [
+        f"{short_name(last.name)} against the labels: sensitivity {found / len(unsafe):.3f} ({found}/{len(unsafe)}), "
+        f"specificity {cleared / len(safe):.3f} ({cleared}/{len(safe)})"
+    ]

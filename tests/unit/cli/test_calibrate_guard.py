@@ -1,0 +1,156 @@
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from evalfleet.safety.v1 import safety_pb2
+
+from services.safety.cascade_file import read_cascade
+from tests.fakes.fleet import FakeFleet
+
+Invoke = Callable[..., Result]
+ROWS = 1200
+
+
+def verdict(probability: float, **changes: object) -> safety_pb2.Verdict:
+    decision = safety_pb2.DECISION_UNSAFE if probability >= 0.5 else safety_pb2.DECISION_SAFE
+    made = safety_pb2.Verdict(decision=decision, unsafe_probability=probability)
+    made.MergeFrom(safety_pb2.Verdict(**changes))  # type: ignore[arg-type]  # the test names the fields
+    return made
+
+
+def told(request: safety_pb2.ClassifyRequest) -> float:
+    return float(request.conversation.messages[0].content)
+
+
+@pytest.fixture(autouse=True)
+def guards(fake: FakeFleet) -> None:
+    """Two guards: the dear one knows the number that a text is, the cheap one about."""
+    fake.safety.judges["guards/dear"] = lambda request: verdict(told(request))
+    fake.safety.judges["guards/cheap"] = lambda request: verdict(
+        min(1.0, max(0.0, told(request) + random.Random(told(request)).gauss(0, 0.1)))
+    )
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    source = random.Random(1)
+    numbers = [source.random() for _ in range(ROWS)]
+    lines = [json.dumps({"text": str(each), "label": "unsafe" if each > 0.6 else "safe"}) for each in numbers]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_a_calibration_ends_in_a_table_and_a_file_that_the_service_reads(
+    fake: FakeFleet, invoke: Invoke, rows: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "cascade.json"
+    result = invoke(
+        "calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", "--name", "two", "--out", str(out)
+    )
+    assert result.exit_code == 0, result.output
+    assert "promise: with confidence 90.0%, in the long run at most 2.00% of such texts" in result.stdout
+    assert "rests on 600 rows; thresholds were ordered on 300 others" in result.stdout
+    assert "held out: 300 rows, disagreement" in result.stdout
+    assert "ECE" in result.stdout
+    assert "dear against the labels: sensitivity 1.000" in result.stdout
+    cascade = read_cascade(out)
+    assert (cascade.name, [stage.guard for stage in cascade.stages]) == ("two", ["guards/cheap", "guards/dear"])
+    assert cascade.stages[0].low is not None
+    assert cascade.stages[0].high is not None
+    assert 0.2 < cascade.stages[0].low < 0.5 < cascade.stages[0].high < 0.8
+    assert f"guards/two: {out}, digest {cascade.digest}" in result.stdout
+    assert [len(batch.requests) for batch in fake.safety.batches] == [128] * 9 + [48] + [128] * 9 + [48]
+
+
+def test_labels_can_stand_for_a_guard_that_was_asked_before(fake: FakeFleet, invoke: Invoke, rows: Path) -> None:
+    result = invoke("calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", "--labels-are-last")
+    assert result.exit_code == 0, result.output
+    assert {each.guard for batch in fake.safety.batches for each in batch.requests} == {"guards/cheap"}
+    assert "against the labels" not in result.stdout
+
+
+def test_what_a_guard_cannot_judge_is_counted_against_deciding_it(fake: FakeFleet, invoke: Invoke, rows: Path) -> None:
+    fake.safety.judges["guards/dear"] = lambda request: verdict(
+        told(request), decision=safety_pb2.DECISION_ERROR if told(request) < 0.05 else safety_pb2.DECISION_UNSPECIFIED
+    )
+    fake.safety.judges["guards/cheap"] = lambda request: verdict(told(request), truncated=told(request) > 0.9)
+    result = invoke("calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear")
+    assert "rows were neither SAFE nor UNSAFE to the last guard" in result.stdout
+    assert "rows are handed on by cheap whatever the thresholds" in result.stdout
+    assert "never" in result.stdout
+
+
+def test_a_guard_that_says_the_same_of_everything_is_promised_nothing(
+    fake: FakeFleet, invoke: Invoke, rows: Path, tmp_path: Path
+) -> None:
+    fake.safety.judges["guards/cheap"] = lambda request: verdict(0.5)
+    result = invoke(
+        "calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", "--out", str(tmp_path / "c.json")
+    )
+    assert result.exit_code == 1
+    assert "no guard can be promised to decide anything" in result.stderr
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "line 2"),
+        ("[]", "must be a JSON object"),
+        ('{"question": "x"}', "needs text"),
+        ('{"prompt": "x", "response": 3}', "response must be text"),
+        ('{"messages": []}', "messages must be a list of turns"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', "a turn needs role"),
+        ('{"text": "x", "label": "hazardous"}', "is none of unsafe, safe"),
+        ('{"text": "x", "label": [1]}', "is none of unsafe, safe"),
+        ('{"text": "x", "label": {"a": 1}}', "is none of unsafe, safe"),
+    ],
+)
+def test_a_bad_row_is_named(invoke: Invoke, tmp_path: Path, line: str, problem: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "0.5"}\n' + line + "\n", encoding="utf-8")
+    result = invoke("calibrate-guard", str(file), "--guard", "cheap", "--guard", "dear")
+    assert result.exit_code == 1
+    assert "line 2" in result.stderr
+    assert problem in result.stderr
+
+
+def test_rows_of_every_shape_are_read(fake: FakeFleet, invoke: Invoke, tmp_path: Path) -> None:
+    shapes: list[dict[str, object]] = [
+        {"text": "0.1", "label": 0},
+        {"prompt": "0.2", "response": "hello", "label": True},
+        {"messages": [{"role": "user", "content": "0.3"}, {"role": "assistant", "content": "x"}], "label": None},
+        {"text": "0.4\u2028", "label": "safe"},
+    ]
+    file = tmp_path / "shapes.jsonl"
+    file.write_text("\n\n".join(json.dumps(each, ensure_ascii=False) for each in shapes), encoding="utf-8")
+    result = invoke("calibrate-guard", str(file), "--guard", "cheap", "--guard", "dear")
+    assert "4 rows are too few" in result.stderr
+    aspects = [each.aspect for each in fake.safety.batches[0].requests]
+    prompt, response = safety_pb2.ASPECT_PROMPT, safety_pb2.ASPECT_RESPONSE
+    assert aspects == [prompt, response, response, prompt]
+
+
+@pytest.mark.parametrize("names", [(), ("cheap",), ("cheap", "cheap")])
+def test_a_cascade_needs_two_guards(invoke: Invoke, rows: Path, names: tuple[str, ...]) -> None:
+    result = invoke("calibrate-guard", str(rows), *(f"--guard={name}" for name in names))
+    assert result.exit_code == 2
+    assert "two or more different guards" in result.stderr
+
+
+def test_a_guard_that_is_not_there_is_the_services_answer(invoke: Invoke, rows: Path) -> None:
+    result = invoke("calibrate-guard", str(rows), "--guard", "chep", "--guard", "dear")
+    assert result.exit_code == 1
+    assert "no guard named 'guards/chep'" in result.stderr
+
+
+def test_missing_labels_cannot_stand_for_a_guard(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "0.5"}\n' * 20, encoding="utf-8")
+    result = invoke("calibrate-guard", str(file), "--guard", "cheap", "--guard", "dear", "--labels-are-last")
+    assert result.exit_code == 1
+    assert "have no label" in result.stderr
