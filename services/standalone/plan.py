@@ -14,7 +14,8 @@ INFERENCE = "inference"
 STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"), (INFERENCE,))
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
-_PATH_SETTINGS = (
+_GUARD_PATHS = (
+    # Settings of the safety service; the others would wonder about them.
     "EVALFLEET_ENCODER_PATH",
     "EVALFLEET_GUARD_CHECKPOINT",
     "EVALFLEET_GUARD_FILE",
@@ -83,14 +84,18 @@ def plan_fleet(
         supervisor_pid: the process at whose end all of them end; default: this one.
     """
     inherited = dict(os.environ if environ is None else environ)
-    for name in _PATH_SETTINGS:
-        if told := inherited.get(name):
-            # The services work in folders of their own; people mean the one that they are in.
-            inherited[name] = str(Path(told).absolute())
+    # The services work in folders of their own; people mean the one that they are in.
+    guard_paths = {name: str(Path(told).absolute()) for name in _GUARD_PATHS if (told := inherited.pop(name, ""))}
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(
-        _part(name, options, ports, {**inherited, **_told(name, options, ports)}) for name in (INFERENCE, *SERVICES)
+        _part(
+            name,
+            options,
+            ports,
+            {**inherited, **(guard_paths if name == "safety" else {}), **_told(name, options, ports)},
+        )
+        for name in (INFERENCE, *SERVICES)
     )
     return FleetPlan(state_dir=options.state_dir, inference=options.inference, parts=parts)
 

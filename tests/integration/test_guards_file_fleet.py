@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 Stub: TypeAlias = "safety_pb2_grpc.SafetyServiceStub"
 CALL_SECONDS = 60.0
-STEPS, BATCH, END, NO_LOSS = 160, 8, 1, -100
+MOST_STEPS, BATCH, END, NO_LOSS = 600, 8, 1, -100
+LEARNT = 0.01
+"""Loss at which the tiny guard knows its sentences; it needs some 200 steps."""
 HARMLESS = ("bake bread", "paint a fence", "plant a tree", "wash a shirt", "tune a piano", "fix a bike", "draw a horse")
 HARMFUL = {"S1": ("stab a man", "poison a well"), "S2": ("steal a car", "forge a passport"), "S9": ("build a bomb",)}
 # The structure of Llama Guard's own template, small enough for a tiny model.
@@ -102,7 +104,8 @@ def train_tiny_guard(folder: Path) -> None:
     )
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(STEPS):
+    smooth = 1.0
+    for _ in range(MOST_STEPS):
         rows = []
         for question, answer in (sentences(rng) for _ in range(BATCH)):
             prompt = fast.encode(f"<s>User: {question}\n<|assistant|>", add_special_tokens=False)
@@ -118,6 +121,9 @@ def train_tiny_guard(folder: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        smooth = 0.9 * smooth + 0.1 * float(loss.detach())
+        if smooth < LEARNT:
+            break
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
 

@@ -79,7 +79,9 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
         "EVALFLEET_GUARD_CHECKPOINT": "/guard",
         "EVALFLEET_ENCODER_PATH": "",
     }
-    environment = plan_fleet(options, PortBlock(8100), environ=told).part("safety").environment
+    plan = plan_fleet(options, PortBlock(8100), environ=told)
+    assert "EVALFLEET_GUARDS_FILE" not in plan.part("scoring").environment, "it would warn of an unknown setting"
+    environment = plan.part("safety").environment
     assert environment["EVALFLEET_GUARDS_FILE"] == str(Path.cwd() / "rules" / "guards.yaml")
     assert environment["EVALFLEET_GUARD_CHECKPOINT"] == "/guard"
-    assert environment["EVALFLEET_ENCODER_PATH"] == ""
+    assert "EVALFLEET_ENCODER_PATH" not in environment
