@@ -164,6 +164,7 @@ class GenerativeGuard:
             refusal=said.refusal,
             over_refusal=said.over_refusal,
             cached=all(cached for _, cached in answers),
+            all_scores=tuple(sorted((score for score, _ in scored), key=_certainty, reverse=True)),
         )
 
     def _named(self, findings: Sequence[Finding]) -> list[CategoryScore]:

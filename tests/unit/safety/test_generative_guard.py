@@ -110,6 +110,7 @@ async def test_one_question_a_category_gives_a_probability_each() -> None:
     assert {each.category.code for each in verdict.categories} == {"hate", "harassment"}
     assert all(each.probability == pytest.approx(0.9 / 0.95) for each in verdict.categories)
     assert verdict.unsafe_probability == max(each.probability or 0 for each in verdict.categories)
+    assert len(verdict.all_scores) == 4, "a policy may have lower thresholds than the guard"
 
 
 async def test_one_unusable_answer_of_several_makes_no_verdict() -> None:
