@@ -2,26 +2,39 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.inference.client import InferenceClient
 from services.inference.host_client import CheckpointHostClient
+from services.inference.repository import classifier_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore
 from services.safety.answer_cache import AnswerCache
 from services.safety.blocklist import read_blocklist
+from services.safety.cached_classifier import CachedClassifier
 from services.safety.catalogue import COLLECTION
+from services.safety.classifier_guard import ClassifierGuard
 from services.safety.digests import json_digest
 from services.safety.encoder import file_sha256
 from services.safety.generative_guard import GenerativeGuard
 from services.safety.generative_models import GenerativeModel, generative_model
-from services.safety.guard import Guard
-from services.safety.guards_file import CascadeEntry, Entry, GenerativeEntry, KeywordEntry, read_guards_file
+from services.safety.guard import Classifier, Guard
+from services.safety.guard_models import GuardModel, checkpoint_guard
+from services.safety.guards_file import (
+    CascadeEntry,
+    ClassifierEntry,
+    Entry,
+    GenerativeEntry,
+    KeywordEntry,
+    read_guards_file,
+)
 from services.safety.judgement import GuardReference
 from services.safety.keyword_guard import TEMPLATE, KeywordGuard
+from services.safety.reading import LabelReader
 from services.safety.refusal_guard import RefusalGuard
 from services.safety.settings import SafetySettings
+from services.safety.triton_classifier import TritonClassifier
 from services.safety.triton_language_model import GUARD_HOST_MODEL, GuardHost, LoadLimits, TritonLanguageModel
 from services.safety.yaml_file import file_error
 
@@ -89,9 +102,19 @@ class GuardBuilder:
     async def _guard(self, entry: Entry) -> Guard:
         if isinstance(entry, GenerativeEntry):
             return self._generative(await asyncio.to_thread(generative_model, self._file, entry))
+        if isinstance(entry, ClassifierEntry):
+            return await self._classifier(entry)
         if isinstance(entry, KeywordEntry):
             return await asyncio.to_thread(_keyword_guard, entry)
         return RefusalGuard(f"{COLLECTION}/{entry.name}")
+
+    async def _classifier(self, entry: ClassifierEntry) -> Guard:
+        model = await asyncio.to_thread(checkpoint_guard, entry.checkpoint, entry.guard_file, entry.dtype)
+        if model.file.name != entry.name:
+            raise file_error(self._file, f"guard {entry.name!r}: is called {model.file.name!r} in its own guard file")
+        if entry.description:
+            model = replace(model, about=replace(model.about, description=entry.description))
+        return classifier_guard(model, self._client, self._settings, self._kept, self._stack)
 
     def _generative(self, model: GenerativeModel) -> Guard:
         settings = self._settings
@@ -106,6 +129,36 @@ class GuardBuilder:
             max_concurrent=settings.guard_max_concurrent_turns,
             cache=self._kept.of(model.about.reference) if self._kept else None,
         )
+
+
+def classifier_guard(
+    model: GuardModel,
+    client: InferenceClient,
+    settings: SafetySettings,
+    kept: KeptAnswers | None,
+    stack: AsyncExitStack,
+) -> Guard:
+    """Return a guard that is a sequence classifier of the inference host; it is closed with ``stack``."""
+    classifier = TritonClassifier(
+        client,
+        model.model_name,
+        classifier_entry(model.arguments),
+        model.labels,
+        load_timeout_seconds=settings.guard_load_timeout_seconds,
+        ready_wait_seconds=settings.guard_ready_wait_seconds,
+    )
+    stack.push_async_callback(classifier.close)
+    asked: Classifier = classifier
+    if kept is not None:
+        asked = CachedClassifier(
+            classifier,
+            model.about.reference,
+            engine_revision=kept.engine_revision,
+            store=kept.store,
+            metrics=kept.metrics,
+        )
+    reader = LabelReader(model.labels, model.file)
+    return ClassifierGuard(model.about, asked, reader, timeout_seconds=settings.guard_timeout_seconds)
 
 
 def _keyword_guard(entry: KeywordEntry) -> Guard:

@@ -15,6 +15,7 @@ from services.safety.yaml_file import file_error, hint, read_yaml_mapping, valid
 KEYWORDS: Final = "keywords"
 REFUSAL: Final = "refusal"
 CASCADE: Final = "cascade"
+CLASSIFIER: Final = "classifier"
 
 
 class Entry(BaseModel):
@@ -22,7 +23,8 @@ class Entry(BaseModel):
 
     Attributes:
         name: the guard's id; its resource name is ``guards/{name}``.
-        kind: a family of generative guards, ``keywords``, ``refusal`` or ``cascade``.
+        kind: a family of generative guards, ``classifier``, ``keywords``, ``refusal`` or
+            ``cascade``.
         description: a sentence for ListGuards; default: one about the kind.
     """
 
@@ -78,6 +80,20 @@ class GenerativeEntry(Entry):
         return FAMILIES[self.kind]
 
 
+class ClassifierEntry(Entry):
+    """A Hugging Face sequence classifier.
+
+    Attributes:
+        checkpoint: its folder; Triton must see it under the same path.
+        guard_file: what its labels mean; default: guard.yaml inside the folder.
+        dtype: number type to compute in.
+    """
+
+    checkpoint: Path
+    guard_file: Path | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
 class KeywordEntry(Entry):
     """A blocklist.
 
@@ -103,7 +119,13 @@ class CascadeEntry(Entry):
 
 
 _ENTRY_KINDS: Final[Mapping[str, type[Entry]]] = MappingProxyType(
-    {**dict.fromkeys(FAMILIES, GenerativeEntry), KEYWORDS: KeywordEntry, REFUSAL: RefusalEntry, CASCADE: CascadeEntry}
+    {
+        **dict.fromkeys(FAMILIES, GenerativeEntry),
+        CLASSIFIER: ClassifierEntry,
+        KEYWORDS: KeywordEntry,
+        REFUSAL: RefusalEntry,
+        CASCADE: CascadeEntry,
+    }
 )
 
 
@@ -139,6 +161,9 @@ def _entry(file: Path, place: str, told: Any) -> Entry:
     if isinstance(entry, GenerativeEntry):
         _check_family(file, place, entry)
         return entry.model_copy(update={"checkpoint": folder / entry.checkpoint})
+    if isinstance(entry, ClassifierEntry):
+        guard_file = folder / entry.guard_file if entry.guard_file else None
+        return entry.model_copy(update={"checkpoint": folder / entry.checkpoint, "guard_file": guard_file})
     if isinstance(entry, KeywordEntry):
         return entry.model_copy(update={"blocklist": folder / entry.blocklist})
     if isinstance(entry, CascadeEntry):

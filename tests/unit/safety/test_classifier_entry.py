@@ -1,0 +1,80 @@
+"""Sequence classifiers of the guards file, beside the default guard."""
+
+import json
+import struct
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from services.inference.client import InferenceClient
+from services.safety.beside_guards import GuardBuilder
+from services.safety.errors import GuardFileError
+from services.safety.guard import Guard
+from services.safety.guards_file import ClassifierEntry, read_guards_file
+from services.safety.judgement import Aspect
+from services.safety.settings import SafetySettings
+from tests.fakes.classifier import write_guard_yaml
+
+GUARD = """
+name: mine
+description: A classifier of somebody else's.
+aspects: [response]
+threshold: 0.7
+taxonomy: mine
+taxonomy_version: "1"
+categories: {rude: {title: Rude}}
+labels: {LABEL_0: safe, LABEL_1: rude}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with what passes for a checkpoint without a model library: a header, no tensors."""
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "max_position_embeddings": 128}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "vocab.txt").write_text("[PAD]")
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    write_guard_yaml(model, GUARD)
+    return tmp_path
+
+
+def write(folder: Path, entry: str) -> Path:
+    file = folder / "guards.yaml"
+    file.write_text(f"guards:\n  - {{{entry}}}\n", encoding="utf-8")
+    return file
+
+
+async def build(file: Path) -> list[Guard]:
+    async with InferenceClient("127.0.0.1:1") as client, AsyncExitStack() as stack:
+        return await GuardBuilder(file, SafetySettings(), client, None, stack).build(taken="guards/minilm-hazard")
+
+
+def test_paths_are_beside_the_guards_file(folder: Path) -> None:
+    file = write(folder, "name: mine, kind: classifier, checkpoint: model, guard_file: other.yaml, dtype: float16")
+    [entry] = read_guards_file(file)
+    assert isinstance(entry, ClassifierEntry)
+    assert (entry.checkpoint, entry.guard_file) == (folder / "model", folder / "other.yaml")
+    assert entry.dtype == "float16"
+
+
+async def test_a_classifier_is_a_guard_with_its_own_description(folder: Path) -> None:
+    [guard] = await build(write(folder, "name: mine, kind: classifier, checkpoint: model"))
+    assert (guard.about.name, guard.about.default_threshold) == ("guards/mine", 0.7)
+    assert guard.about.aspects == (Aspect.RESPONSE,)
+    assert guard.about.description == "A classifier of somebody else's."
+    [told] = await build(write(folder, "name: mine, kind: classifier, checkpoint: model, description: Ours."))
+    assert told.about.description == "Ours."
+    assert told.about.reference == guard.about.reference
+
+
+async def test_two_names_for_one_guard_are_refused(folder: Path) -> None:
+    with pytest.raises(GuardFileError, match="guard 'yours': is called 'mine' in its own guard file"):
+        await build(write(folder, "name: yours, kind: classifier, checkpoint: model"))
+
+
+async def test_a_missing_guard_file_is_named(folder: Path) -> None:
+    with pytest.raises(GuardFileError, match=r"other\.yaml"):
+        await build(write(folder, "name: mine, kind: classifier, checkpoint: model, guard_file: other.yaml"))
