@@ -75,6 +75,35 @@ async def test_a_cut_text_is_marked() -> None:
     assert verdict.truncated
 
 
+async def test_the_worst_window_decides() -> None:
+    def given_answer(texts: Sequence[str]) -> Sequence[LabelledText]:
+        return [
+            answer(0.1, 0.9 if "bad" in text[:400] else 0.2, num_tokens=133, truncated=len(text) > 400)
+            for text in texts
+        ]
+
+    hidden = "good " * 300 + "bad " + "good " * 300
+    [harmless, hazardous] = await judge(given_answer, "good " * 600, hidden)
+    assert (harmless.decision, harmless.truncated, harmless.unsafe_probability) == (Decision.SAFE, False, 0.2)
+    assert (hazardous.decision, hazardous.truncated, hazardous.unsafe_probability) == (Decision.UNSAFE, False, 0.9)
+    assert [each.probability for each in hazardous.categories] == [0.9]
+
+
+async def test_a_window_that_cannot_be_judged_is_an_error_unless_another_is_hazardous() -> None:
+    def given_answer(texts: Sequence[str]) -> Sequence[LabelledText]:
+        return [
+            answer(math.nan if "odd" in text else 0.9 if "bad" in text else 0.1, num_tokens=133)
+            if len(text) <= 400
+            else answer(0.1, num_tokens=133, truncated=True)
+            for text in texts
+        ]
+
+    filler = "good " * 200
+    odd, both = await judge(given_answer, filler + "odd " + filler, filler + "odd " + filler + "bad " + filler)
+    assert (odd.decision, odd.error_reason, odd.unsafe_probability) == (Decision.ERROR, "PROBABILITY_NOT_FINITE", None)
+    assert both.decision is Decision.UNSAFE
+
+
 async def test_only_the_judged_turn_is_read() -> None:
     classifier = FakeClassifier()
     conversation = [Turn(Role.USER, "first"), Turn(Role.ASSISTANT, "second"), Turn(Role.USER, "third")]
