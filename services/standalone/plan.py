@@ -14,12 +14,13 @@ INFERENCE = "inference"
 STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"), (INFERENCE,))
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
-_GUARD_PATHS = (
+_SAFETY_PATHS = (
     # Settings of the safety service; the others would wonder about them.
     "EVALFLEET_ENCODER_PATH",
     "EVALFLEET_GUARD_CHECKPOINT",
     "EVALFLEET_GUARD_FILE",
     "EVALFLEET_GUARDS_FILE",
+    "EVALFLEET_POLICY_DIRS",
 )
 _SERVICE_DRAIN_SECONDS = 10
 # Safety is healthy once its guard is loaded, and that waits for the inference server.
@@ -85,7 +86,7 @@ def plan_fleet(
     """
     inherited = dict(os.environ if environ is None else environ)
     # The services work in folders of their own; people mean the one that they are in.
-    guard_paths = {name: str(Path(told).absolute()) for name in _GUARD_PATHS if (told := inherited.pop(name, ""))}
+    safety_paths = {name: _absolute(name, told) for name in _SAFETY_PATHS if (told := inherited.pop(name, ""))}
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(
@@ -93,7 +94,7 @@ def plan_fleet(
             name,
             options,
             ports,
-            {**inherited, **(guard_paths if name == "safety" else {}), **_told(name, options, ports)},
+            {**inherited, **(safety_paths if name == "safety" else {}), **_told(name, options, ports)},
         )
         for name in (INFERENCE, *SERVICES)
     )
@@ -154,6 +155,12 @@ def _told(name: str, options: FleetOptions, ports: PortBlock) -> dict[str, str]:
             }
         case _:
             return {}
+
+
+def _absolute(variable: str, told: str) -> str:
+    """Return a path as seen from any folder; the variables of several, ``…_DIRS``, separate them by colons."""
+    paths = told.split(":") if variable.endswith("_DIRS") else [told]
+    return ":".join(str(Path(each).absolute()) for each in paths if each)
 
 
 def _joined(folders: tuple[Path, ...]) -> str:

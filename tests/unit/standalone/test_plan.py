@@ -78,10 +78,12 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
         "EVALFLEET_GUARDS_FILE": "rules/guards.yaml",
         "EVALFLEET_GUARD_CHECKPOINT": "/guard",
         "EVALFLEET_ENCODER_PATH": "",
+        "EVALFLEET_POLICY_DIRS": "policies:/etc/policies",
     }
     plan = plan_fleet(options, PortBlock(8100), environ=told)
     assert "EVALFLEET_GUARDS_FILE" not in plan.part("scoring").environment, "it would warn of an unknown setting"
     environment = plan.part("safety").environment
     assert environment["EVALFLEET_GUARDS_FILE"] == str(Path.cwd() / "rules" / "guards.yaml")
     assert environment["EVALFLEET_GUARD_CHECKPOINT"] == "/guard"
+    assert environment["EVALFLEET_POLICY_DIRS"] == f"{Path.cwd() / 'policies'}:/etc/policies"
     assert "EVALFLEET_ENCODER_PATH" not in environment
