@@ -143,7 +143,7 @@ def test_a_family_that_needs_a_template_refuses_a_checkpoint_without(tmp_path: P
     bare = tmp_path / "model"
     bare.mkdir()
     for file in tiny_checkpoint.iterdir():
-        if file.name != "chat_template.jinja":
+        if file.is_file() and file.name != "chat_template.jinja":
             (bare / file.name).write_bytes(file.read_bytes())
     told = json.loads((bare / "tokenizer_config.json").read_text())
     (bare / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": None}))
