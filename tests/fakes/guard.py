@@ -1,6 +1,7 @@
 """A guard in memory: its verdicts are up to the test."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.safety.judgement import Aspect, Decision, GuardDescription, JudgedTurn, Role, Turn, Verdict
 from tests.fakes.classifier import description
@@ -64,11 +65,11 @@ class FakeGuard:
         return self.verdict(decision, probability, threshold)
 
     def verdict(
-        self, decision: Decision, probability: float | None = None, threshold: float | None = 0.5, **changes: object
+        self, decision: Decision, probability: float | None = None, threshold: float | None = 0.5, **changes: Any
     ) -> Verdict:
         """Build a verdict of this guard."""
         reason = "FAKE_FAILURE" if decision is Decision.ERROR else ""
-        return Verdict(decision, self._about.reference, threshold, probability, error_reason=reason, **changes)  # type: ignore[arg-type]  # the test names the fields
+        return Verdict(decision, self._about.reference, threshold, probability, error_reason=reason, **changes)
 
 
 def prompts(*texts: str, threshold: float | None = None) -> list[JudgedTurn]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from services.inference.contract import Prompt, TemplatePrompt
 from services.safety.formats import llama_guard, nemoguard, qwen3guard, shieldgemma, wildguard
@@ -124,11 +125,11 @@ class FakeLanguageModel:
         return [LIKELY if self._said.startswith(each) else UNLIKELY for each in continuations]
 
 
-def options(**changes: object) -> FormatOptions:
+def options(**changes: Any) -> FormatOptions:
     """Return what a test's format is made for: every family gets what it needs."""
     taxonomy = Taxonomy(name="house", version="1", categories={"H1": GuardedCategory(title="House rules")})
-    told: dict[str, object] = {"policy": "Nobody may name the cat.", "taxonomy": taxonomy, **changes}
-    return FormatOptions(**told)  # type: ignore[arg-type]
+    told: dict[str, Any] = {"policy": "Nobody may name the cat.", "taxonomy": taxonomy, **changes}
+    return FormatOptions(**told)
 
 
 def build_format(kind: str, **changes: object) -> GuardFormat:

