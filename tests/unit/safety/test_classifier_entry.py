@@ -1,7 +1,5 @@
 """Sequence classifiers of the guards file, beside the default guard."""
 
-import json
-import struct
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,30 +12,13 @@ from services.safety.guard import Guard
 from services.safety.guards_file import ClassifierEntry, read_guards_file
 from services.safety.judgement import Aspect
 from services.safety.settings import SafetySettings
-from tests.fakes.classifier import write_guard_yaml
-
-GUARD = """
-name: mine
-description: A classifier of somebody else's.
-aspects: [response]
-threshold: 0.7
-taxonomy: mine
-taxonomy_version: "1"
-categories: {rude: {title: Rude}}
-labels: {LABEL_0: safe, LABEL_1: rude}
-"""
+from tests.fakes.classifier_folder import write_classifier_folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with what passes for a checkpoint without a model library: a header, no tensors."""
-    model = tmp_path / "model"
-    model.mkdir()
-    config = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "max_position_embeddings": 128}
-    (model / "config.json").write_text(json.dumps(config))
-    (model / "vocab.txt").write_text("[PAD]")
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    write_guard_yaml(model, GUARD)
+    """A folder with a stand-in for a checkpoint in it."""
+    write_classifier_folder(tmp_path / "model")
     return tmp_path
 
 

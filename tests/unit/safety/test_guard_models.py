@@ -1,7 +1,5 @@
 """What a guard says it is, and what the inference host is told to load."""
 
-import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -12,29 +10,13 @@ from services.safety.errors import EncoderError, GuardFileError
 from services.safety.guard_models import EMBEDDED_FOLDER, checkpoint_guard, embedded_guard
 from services.safety.judgement import Aspect
 from tests.fakes.classifier import write_guard_yaml
-
-GUARD = """
-name: mine
-description: A classifier of somebody else's.
-aspects: [response]
-threshold: 0.7
-taxonomy: mine
-taxonomy_version: "1"
-categories: {rude: {title: Rude}}
-labels: {LABEL_0: safe, LABEL_1: rude}
-"""
+from tests.fakes.classifier_folder import GUARD, write_classifier_folder
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder that passes for a checkpoint without a model library: a header, no tensors."""
-    (tmp_path / "config.json").write_text(
-        json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "max_position_embeddings": 128})
-    )
-    (tmp_path / "vocab.txt").write_text("[PAD]")
-    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    write_guard_yaml(tmp_path, GUARD)
-    return tmp_path
+    """A stand-in for a checkpoint, with its guard.yaml."""
+    return write_classifier_folder(tmp_path)
 
 
 def test_the_embedded_guard_is_fully_described() -> None:
