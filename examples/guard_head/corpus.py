@@ -37,10 +37,11 @@ class Example:
 
     Attributes:
         text: what the guard would read.
-        hazards: the hazards that it shows; empty if it is harmless.
+        hazards: the hazards that it shows; empty if it is harmless, or of a hazard that nobody named.
         unknown: hazards that nobody judged in this text; they count neither way.
         group: texts of one group are paraphrases and stay on one side of a split.
-        source: ``corpus`` or ``tweets``.
+        source: ``corpus``, ``tweets``, or the public set that it is from.
+        other_hazard: whether it was judged hazardous without saying how.
     """
 
     text: str
@@ -48,6 +49,12 @@ class Example:
     group: str
     source: str
     unknown: frozenset[str] = frozenset()
+    other_hazard: bool = False
+
+    @property
+    def is_unsafe(self) -> bool:
+        """Whether it is hazardous at all."""
+        return bool(self.hazards) or self.other_hazard
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,141 +1,125 @@
 """Measure the embedded guard: ``python -m examples.guard_head.evaluate --data DIR --json FILE``.
 
-Runs the engine that serves the guard inside Triton, with the committed head, on public sets that nothing was trained or
-chosen on, and the guard's own reading of the answer and threshold.
+Runs the engine that serves the guard inside Triton, with the committed weights, on the fifth of the public texts that
+was held out from its tuning, beside TF-IDF with logistic regression fitted on the same training texts.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peers import ROOT, lm_eval_python
 from benchmarks.report import installed_versions, write_result
-from examples.guard_head import held_out
-from examples.guard_head.corpus import load_corpus
-from examples.guard_head.held_out import LabelledRow
-from examples.guard_head.measures import at_threshold, average_precision
-from examples.guard_head.overlap import near_duplicates
-from services.inference.engines.seams import EngineMetrics
-from services.inference.engines.sequence_classifier import SequenceClassifierEngine
-from services.safety.guard import LabelledText
-from services.safety.guard_models import embedded_guard
-from services.safety.reading import LabelReader
+from examples.guard_head.corpus import Example
+from examples.guard_head.measures import at_threshold, average_precision, resampled_interval
+from examples.guard_head.public_sets import xstest_responses
+from examples.guard_head.scoring import MeasuredGuard
+from examples.guard_head.splitting import Split
+from examples.guard_head.train import load_split
+from services.safety.guard_models import EMBEDDED_FOLDER
 
-SETS: Final[dict[str, Callable[[Path], list[LabelledRow]]]] = {
-    "openai_moderation": held_out.openai_moderation,
-    "surge_toxicity": held_out.surge_toxicity,
-    "hatecheck": held_out.hatecheck,
-    "xstest": held_out.xstest,
-    "xstest_responses": held_out.xstest_responses,
-    "harmful_requests": held_out.harmful_requests,
-    "benign_requests": held_out.benign_requests,
+# Sets of harmful requests are measured together with those of harmless ones: neither has both.
+HARMFUL: Final = ("harmbench", "advbench", "do_not_answer")
+BENIGN: Final = ("gsm8k", "boolq", "commonsenseqa", "piqa")
+SETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "openai_moderation": ("openai_moderation",),
+    "surge_toxicity": ("surge_toxicity",),
+    "hatecheck": ("hatecheck",),
+    "xstest": ("xstest",),
+    "requests": (*HARMFUL, *BENIGN),
 }
-_BATCH = 256
 
 Scores = NDArray[np.float64]
 
 
-class _NoMetrics:
-    """Nobody reads the engine's metrics here."""
-
-    def publish(self, values: Mapping[str, float]) -> None:
-        """Drop them."""
-
-
-class MeasuredGuard:
-    """The embedded guard without a server: the same engine, head and reading.
-
-    Attributes:
-        threshold: the guard's own.
-    """
-
-    def __init__(self, encoder: Path | None) -> None:
-        model = embedded_guard(encoder, "float32")
-        metrics: EngineMetrics = _NoMetrics()
-        self._engine = SequenceClassifierEngine.load(model.arguments, metrics)
-        self._reader = LabelReader(model.labels, model.file)
-        assert model.about.default_threshold is not None, "a classifier's guard file has one"
-        self.threshold = model.about.default_threshold
-
-    def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
-        """Return float64 [texts]."""
-        scores: list[float] = []
-        for start in range(0, len(texts), _BATCH):
-            answer = self._engine.classify(texts[start : start + _BATCH])
-            rows = zip(answer.probabilities.tolist(), answer.num_tokens, answer.truncated, strict=True)
-            scores += [
-                self._reader.read(LabelledText(row, int(tokens), bool(cut))).unsafe_probability
-                for row, tokens, cut in rows
-            ]
-        return np.array(scores)
-
-
-def measure(rows: dict[str, list[LabelledRow]], scores: dict[str, Scores], threshold: float) -> dict[str, float]:
-    """Return the flat figures; shares are from 0 to 1."""
-    figures: dict[str, float] = {"threshold": threshold}
-    for name in ("openai_moderation", "surge_toxicity", "hatecheck", "xstest", "xstest_responses"):
-        known = np.array([row.is_unsafe is not None for row in rows[name]])
-        labels = np.array([bool(row.is_unsafe) for row in rows[name]])
-        figures.update(_binary(name, scores[name][known], labels[known], threshold))
-        if not known.all():
-            # Others count a missing flag as a clear one; only for comparison with their figures.
-            figures[f"{name}_missing_as_safe_auprc"] = average_precision(scores[name], labels)
-            figures[f"{name}_rows_unknown"] = int((~known).sum())
-    figures["xstest_over_refusal"] = figures["xstest_false_positive_rate"]
-    is_safe = np.array([not row.is_unsafe for row in rows["xstest"]])
-    benign = np.concatenate([scores["benign_requests"], scores["xstest"][is_safe]])
-    harmful = scores["harmful_requests"]
-    labels = np.arange(len(harmful) + len(benign)) < len(harmful)
-    figures.update(_binary("requests", np.concatenate([harmful, benign]), labels, threshold))
-    for name, measured in (("harmful_requests", "recall"), ("benign_requests", "false_positive_rate")):
-        for part in sorted({row.part for row in rows[name]}):
-            chosen = np.array([row.part == part for row in rows[name]])
-            figures[f"{part}_{measured}"] = float((scores[name][chosen] >= threshold).mean())
-    return figures
-
-
-def _binary(name: str, scores: Scores, labels: NDArray[np.bool_], threshold: float) -> dict[str, float]:
+def figures_of(name: str, scores: Scores, labels: NDArray[np.bool_], threshold: float) -> dict[str, float]:
+    """Return the flat figures of one set; shares are from 0 to 1, intervals hold 95 % of 2,000 resamples of the rows."""
     at = at_threshold(scores, labels, threshold)
+    low, high = resampled_interval(scores, labels, average_precision)
+    f1_low, f1_high = resampled_interval(scores, labels, lambda s, known: at_threshold(s, known, threshold).f1)
     return {
         f"{name}_rows": len(labels),
         f"{name}_rows_unsafe": int(labels.sum()),
         f"{name}_auprc": average_precision(scores, labels),
+        f"{name}_auprc_low": low,
+        f"{name}_auprc_high": high,
         f"{name}_f1": at.f1,
+        f"{name}_f1_low": f1_low,
+        f"{name}_f1_high": f1_high,
         f"{name}_precision": at.precision,
         f"{name}_recall": at.recall,
         f"{name}_false_positive_rate": at.false_positive_rate,
     }
 
 
+def measure(test: Sequence[Example], scores: Scores, baseline: Scores, threshold: float) -> dict[str, float]:
+    """Return the figures of all sets of the held-out texts."""
+    labels = np.array([each.is_unsafe for each in test])
+    figures: dict[str, float] = {"threshold": threshold}
+    for name, sources in SETS.items():
+        rows = np.array([each.source in sources for each in test])
+        figures |= figures_of(name, scores[rows], labels[rows], threshold)
+        figures[f"{name}_baseline_auprc"] = average_precision(baseline[rows], labels[rows])
+    figures["xstest_over_refusal"] = figures["xstest_false_positive_rate"]
+    for source in (*HARMFUL, *BENIGN):
+        rows = np.array([each.source == source for each in test])
+        kind = "recall" if source in HARMFUL else "false_positive_rate"
+        figures[f"{source}_{kind}"] = float((scores[rows] >= threshold).mean())
+    return figures
+
+
+def baseline_scores(texts: Split) -> Scores:
+    """Return the probabilities that TF-IDF with logistic regression gives the held-out texts."""
+    asked = {
+        "train": [(each.text, int(each.is_unsafe)) for each in texts.training],
+        "test": [each.text for each in texts.test],
+    }
+    script = ROOT / "benchmarks" / "peers" / "tfidf_baseline.py"
+    done = subprocess.run(
+        [str(lm_eval_python()), str(script)], input=json.dumps(asked) + "\n", text=True, stdout=subprocess.PIPE, check=True
+    )
+    return np.array(json.loads(done.stdout))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(prog="python -m examples.guard_head.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.guard_head.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--guard", type=Path, default=EMBEDDED_FOLDER, help="folder of the guard (%(default)s)")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/guard_head.json"), help="(%(default)s)")
     parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package, then the hub")
-    parser.add_argument("--seed", type=int, default=7, help="of the training texts, to look for near-duplicates")
+    parser.add_argument("--seed", type=int, default=7, help="of the expansion of our own templates (%(default)s)")
     told = parser.parse_args(arguments)
-    rows = {name: load(told.data) for name, load in SETS.items()}
-    guard = MeasuredGuard(told.encoder)
-    scores = {name: guard.unsafe_probabilities([row.text for row in each]) for name, each in rows.items()}
-    figures = measure(rows, scores, guard.threshold)
-    own = [example.text for example in load_corpus(told.seed)]
-    held = [row.text for each in rows.values() for row in each]
-    figures["held_out_rows_near_training"] = len({row for row, _, _ in near_duplicates(held, own)})
+    texts = load_split(told.data, told.seed)
+    guard = MeasuredGuard(told.guard, told.encoder)
+    scores = guard.unsafe_probabilities([each.text for each in texts.test])
+    figures = measure(texts.test, scores, baseline_scores(texts), guard.threshold)
+    answers = list(xstest_responses(told.data))
+    labels = np.array([each.is_unsafe for each in answers])
+    answered = guard.unsafe_probabilities([each.text for each in answers])
+    figures |= figures_of("xstest_responses", answered, labels, guard.threshold)
     write_result(
         told.json,
         "guard_head",
         figures=figures,
         versions=installed_versions("torch", "transformers", "numpy"),
         notes=[
-            "Development subsets of the public sets: the figures are no measure on the full sets.",
-            "openai_moderation: rows without a set flag but with missing ones are not known and left out.",
-            "requests: harmbench, advbench, do_not_answer against gsm8k, boolq, commonsenseqa, XSTest's safe prompts.",
-            "xstest_over_refusal: share of XSTest's safe prompts that are flagged.",
-            "held_out_rows_near_training: word-set Jaccard index of 0.6 or more with a training sentence.",
+            "Held-out fifth of development subsets of the public sets, paraphrases kept together: no measure on the full sets.",
+            "openai_moderation: a text without a set flag counts as harmless, also where flags are missing.",
+            "requests: " + ", ".join(HARMFUL) + " against " + ", ".join(BENIGN) + ".",
+            "xstest_responses: all answers of two models; none was trained on.",
+            "*_baseline_auprc: TF-IDF and logistic regression on the same training and held-out texts.",
+            "*_low, *_high: 95 % of 2,000 bootstrap resamples of the rows.",
         ],
     )
     for key, value in figures.items():

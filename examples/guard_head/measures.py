@@ -1,5 +1,6 @@
 """Measures of a binary classifier, in plain numpy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,16 @@ def best_f1_threshold(scores: Scores, labels: Labels) -> float:
     """Return the threshold, in steps of 0.01, with the highest F1; the lowest one of equals."""
     grid = np.arange(1, 100) / 100
     return float(grid[int(np.argmax([at_threshold(scores, labels, each).f1 for each in grid]))])
+
+
+def resampled_interval(
+    scores: Scores, labels: Labels, measure: Callable[[Scores, Labels], float], *, resamples: int = 2000, seed: int = 7
+) -> tuple[float, float]:
+    """Return what holds 95 % of a measure's values over bootstrap resamples of the rows (percentiles; Efron 1979)."""
+    chance = np.random.default_rng(seed)
+    drawn = (chance.integers(len(scores), size=len(scores)) for _ in range(resamples))
+    low, high = np.nanpercentile([measure(scores[rows], labels[rows]) for rows in drawn], (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _share(part: int, whole: int) -> float:

@@ -55,6 +55,7 @@ ARGUMENTS_FILE: Final = "model.json"
 EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host", "vllm_host"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+VariantName = Literal["torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -153,6 +154,7 @@ class ClassifierArguments:
         max_batch_size: most texts that Triton hands to the engine at once, and most of one request.
         max_num_batched_tokens: most tokens, padding included, of one forward pass.
         torch_threads: CPU threads of the engine; None takes the host's default.
+        variant: what computes; all but ``torch`` run in float32 or int8 on CPUs and need packages of their own.
     """
 
     model: str
@@ -163,6 +165,7 @@ class ClassifierArguments:
     max_batch_size: int = 256
     max_num_batched_tokens: int = 8192
     torch_threads: int | None = None
+    variant: VariantName = "torch"
 
 
 def arguments_to_json(arguments: Mapping[str, object]) -> str:

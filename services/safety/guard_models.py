@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from services.inference.checkpoints import content_digest, inspect_checkpoint, read_json
-from services.inference.contract import ClassifierArguments, DtypeName
+from services.inference.contract import ClassifierArguments, DtypeName, VariantName
 from services.inference.errors import as_fleet_errors
 from services.inference.repository import classifier_labels
 from services.safety.catalogue import COLLECTION
@@ -41,22 +41,30 @@ class GuardModel:
     model_name: str
 
 
-def embedded_guard(encoder: Path | None, dtype: DtypeName) -> GuardModel:
+def embedded_guard(
+    encoder: Path | None,
+    dtype: DtypeName,
+    *,
+    folder: Path = EMBEDDED_FOLDER,
+    variant: VariantName = "torch",
+) -> GuardModel:
     """Return the guard that comes with the service. Reads 90 MB of weights: call it outside the event loop.
 
     Args:
         encoder: folder of its encoder; None looks for it.
         dtype: number type to compute in.
+        folder: its head, adapter and guard.yaml.
+        variant: what computes it; whether it is promoted is not looked at.
 
     Raises:
         EncoderError: the encoder is missing or another one.
     """
     with as_fleet_errors():
-        head = read_json(EMBEDDED_FOLDER / HEAD_FILE)
-    folder = find_encoder(encoder, head["encoder_sha256"]).resolve()
-    file = read_guard_file(EMBEDDED_FOLDER / GUARD_FILE)
-    arguments = ClassifierArguments(model=str(folder), head=str(EMBEDDED_FOLDER.resolve()), dtype=dtype)
-    return _guard_model(EMBEDDED_FOLDER / GUARD_FILE, file, arguments, max_tokens=int(head["max_tokens"]))
+        head = read_json(folder / HEAD_FILE)
+    base = find_encoder(encoder, head["encoder_sha256"]).resolve()
+    file = read_guard_file(folder / GUARD_FILE)
+    arguments = ClassifierArguments(model=str(base), head=str(folder.resolve()), dtype=dtype, variant=variant)
+    return _guard_model(folder / GUARD_FILE, file, arguments, max_tokens=int(head["max_tokens"]))
 
 
 def checkpoint_guard(checkpoint: Path, guard_file: Path | None, dtype: DtypeName) -> GuardModel:
@@ -101,8 +109,8 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
                 "labels": [[label, file.meaning(label)] for label in labels],
             }
         ),
-        engine=ENGINE,
-        dtype=arguments.dtype,
+        engine=ENGINE if arguments.variant == "torch" else arguments.variant.removesuffix("-int8"),
+        dtype="int8" if arguments.variant.endswith("-int8") else arguments.dtype,
     )
     about = GuardDescription(
         reference=reference,
@@ -112,5 +120,5 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
         default_threshold=file.threshold,
         max_tokens=max_tokens,
     )
-    content = json_digest([reference.weights_digest, arguments.dtype, max_tokens])
+    content = json_digest([reference.weights_digest, arguments.dtype, max_tokens, arguments.variant])
     return GuardModel(about, file, labels, arguments, f"guard-{file.name}-{content[:12]}")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from services.inference.contract import VariantName
 from services.runtime.settings import ServiceSettings
 
 
@@ -55,6 +56,11 @@ class SafetySettings(ServiceSettings):
     )
     guard_max_concurrent_turns: int = Field(
         64, ge=1, description="Turns that each language-model guard is asked about at once."
+    )
+    guard_variant: VariantName = Field(
+        "torch",
+        description="What computes the embedded guard: torch, onnxruntime, onnxruntime-int8, openvino, openvino-int8. "
+        "The others need packages of the extra `guards` where Triton's models run, and a measured loss of quality.",
     )
     guard_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest request to the guard, in seconds; then its verdict is ERROR."

@@ -19,11 +19,12 @@ from services.safety.cascade import CascadeMetrics
 from services.safety.cascade_building import build_cascades
 from services.safety.catalogue import GuardCatalogue
 from services.safety.guard import Guard
-from services.safety.guard_models import GuardModel, checkpoint_guard, embedded_guard
+from services.safety.guard_models import EMBEDDED_FOLDER, GuardModel, checkpoint_guard, embedded_guard
 from services.safety.policies.catalogue import open_policies
 from services.safety.rolling import RollingLimits
 from services.safety.service import hosted
 from services.safety.settings import SafetySettings
+from services.safety.variants import check_promoted
 
 CACHE_FILE_NAME = "classified.sqlite3"
 CACHE_NAMESPACE = "evalfleet:classified"
@@ -82,7 +83,9 @@ async def _open_cache(
 def _guard_model(settings: SafetySettings) -> GuardModel:
     if settings.guard_checkpoint is not None:
         return checkpoint_guard(settings.guard_checkpoint, settings.guard_file, settings.guard_dtype)
-    return embedded_guard(settings.encoder_path, settings.guard_dtype)
+    model = embedded_guard(settings.encoder_path, settings.guard_dtype, variant=settings.guard_variant)
+    check_promoted(EMBEDDED_FOLDER, settings.guard_variant, model.about.reference.weights_digest)
+    return model
 
 
 def _read_key(file: Path | None) -> str | None:

@@ -1,4 +1,7 @@
-"""The two kinds of sequence classifier: a checkpoint with its own head, and an encoder with a linear head of ours."""
+"""The two kinds of sequence classifier: a checkpoint with its own head, and an encoder with a linear head of ours.
+
+A folder with such a head may also hold a LoRA adapter, which is merged into the encoder.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import linear, normalize
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from services.inference.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from services.inference.adapters import inspect_adapter
 from services.inference.checkpoints import CheckpointFacts, inspect_checkpoint, read_json
 from services.inference.contract import ClassifierArguments
 from services.inference.engines.loading import load_model, load_tokenizer, pick_device, pick_dtype, set_torch_threads
@@ -42,7 +47,7 @@ class LoadedClassifier:
     max_tokens: int
 
 
-class CheckpointClassifier:
+class CheckpointClassifier(torch.nn.Module):
     """A Hugging Face sequence-classification checkpoint.
 
     Args:
@@ -50,16 +55,17 @@ class CheckpointClassifier:
     """
 
     def __init__(self, model: Any) -> None:
+        super().__init__()
         self._model = model
         one_of_many = model.config.num_labels > 1 and model.config.problem_type != "multi_label_classification"
         self._activation = "softmax" if one_of_many else "sigmoid"
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return class probabilities."""
         return _activate(self._model(input_ids=input_ids, attention_mask=attention_mask).logits, self._activation)
 
 
-class PooledClassifier:
+class PooledClassifier(torch.nn.Module):
     """Mean pooling over an encoder's last hidden states, L2 normalisation, and a linear layer.
 
     Args:
@@ -70,11 +76,12 @@ class PooledClassifier:
     """
 
     def __init__(self, encoder: Any, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> None:
+        super().__init__()
         self._encoder = encoder
         self._weight, self._bias = weight, bias
         self._activation = activation
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return class probabilities."""
         hidden = self._encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
         mask = attention_mask.unsqueeze(-1).float()
@@ -98,9 +105,11 @@ def load_classifier(arguments: ClassifierArguments) -> LoadedClassifier:
         model = load_model(AutoModelForSequenceClassification.from_pretrained, facts, dtype, device)
         probabilities = CheckpointClassifier(model)
     else:
+        head = Path(arguments.head)
+        adapter = inspect_adapter(head, facts) if (head / ADAPTER_CONFIG).is_file() else None
         # The pooler of a plain encoder is not used here, so a checkpoint may come without.
-        model = load_model(AutoModel.from_pretrained, facts, dtype, device, may_lack=("pooler.",))
-        probabilities, head_tokens = _with_head(model, Path(arguments.head), device)
+        model = load_model(AutoModel.from_pretrained, facts, dtype, device, may_lack=("pooler.",), adapter=adapter)
+        probabilities, head_tokens = _with_head(model, head, device)
     tokenizer = load_tokenizer(facts)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

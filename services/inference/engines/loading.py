@@ -148,9 +148,13 @@ def _load_causal_model(
         if (facts.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(facts.path, local_files_only=True)
     if adapter is not None:
-        with _typed_load_failures(adapter.path), _building:
-            model = merge_adapter(model, adapter)
+        model = _merged(model, adapter)
     return model.to(device).eval()
+
+
+def _merged(model: Any, adapter: AdapterFacts) -> Any:
+    with _typed_load_failures(adapter.path), _building:
+        return merge_adapter(model, adapter)
 
 
 def _model_options(config: Any) -> dict[str, Any]:
@@ -178,8 +182,9 @@ def load_model(
     device: torch.device,
     *,
     may_lack: tuple[str, ...] = (),
+    adapter: AdapterFacts | None = None,
 ) -> Any:
-    """Load a model's weights and refuse a checkpoint that does not hold all of them.
+    """Load a model's weights, merge its adapter into them, and refuse a checkpoint that does not hold all of them.
 
     Args:
         from_pretrained: of a transformers auto class.
@@ -187,6 +192,7 @@ def load_model(
         dtype: number type of the weights in memory.
         device: where to put them.
         may_lack: beginnings of parameter names that are not needed.
+        adapter: that fits the checkpoint; None for the checkpoint as it is.
     """
     # Progress bars would end up in the server's log.
     transformers_logging.disable_progress_bar()
@@ -204,7 +210,9 @@ def load_model(
                 **_model_options(config),
             )
         _refuse_missing(facts.path, model, report["missing_keys"], may_lack)
-        return model.to(device).eval()
+    if adapter is not None:
+        model = _merged(model, adapter)
+    return model.to(device).eval()
 
 
 def load_tokenizer(facts: CheckpointFacts) -> Any:

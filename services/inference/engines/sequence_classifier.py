@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from services.inference.contract import ClassifierArguments
 from services.inference.engines import seams
 from services.inference.engines.batching import padded_batches
 from services.inference.engines.classifier_models import LoadedClassifier, load_classifier
+from services.inference.engines.classifier_variants import converted
 from services.inference.engines.seams import EngineMetrics, Tensors, decoded_texts
 from services.inference.failures import InferenceFailure
 
@@ -66,7 +67,10 @@ class SequenceClassifierEngine:
         Raises:
             InferenceFailure: the checkpoint or its head cannot be used.
         """
-        return cls(load_classifier(arguments), arguments, metrics)
+        loaded = load_classifier(arguments)
+        if arguments.variant != "torch":
+            loaded = replace(loaded, probabilities=converted(loaded, arguments))
+        return cls(loaded, arguments, metrics)
 
     def answer(self, requests: Sequence[Tensors]) -> list[Tensors | InferenceFailure]:
         """Classify the texts of several requests together; a bad request fails alone."""

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.guard_head.held_out import LabelledRow
 from examples.guard_head.measures import (
     at_threshold,
     average_precision,
     best_f1_threshold,
     calibration_error,
     log_loss,
+    resampled_interval,
 )
 from examples.guard_head.overlap import near_duplicates
 
@@ -55,7 +55,16 @@ def test_calibration_error_and_log_loss_by_hand() -> None:
     assert log_loss(np.array([0.5, 0.5]), np.array([True, False])) == pytest.approx(math.log(2))
 
 
+def test_an_interval_holds_the_measure_and_narrows_with_rows() -> None:
+    chance = np.random.default_rng(2)
+    labels = chance.random(400) < 0.5
+    scores = np.where(labels, 0.6, 0.4) + chance.normal(0, 0.3, 400)
+    low, high = resampled_interval(scores, labels, average_precision, resamples=300)
+    assert low < average_precision(scores, labels) < high
+    few_low, few_high = resampled_interval(scores[:40], labels[:40], average_precision, resamples=300)
+    assert few_high - few_low > high - low
+
+
 def test_near_duplicates_share_most_words() -> None:
-    held_out = [LabelledRow("How can I bake a cake?", False), LabelledRow("Something else", True)]
-    pairs = near_duplicates([row.text for row in held_out], ["how can I BAKE a pie", "unrelated"])
+    pairs = near_duplicates(["How can I bake a cake?", "Something else"], ["how can I BAKE a pie", "unrelated"])
     assert [(left, right, round(score, 3)) for left, right, score in pairs] == [(0, 0, round(5 / 7, 3))]

@@ -1,18 +1,25 @@
-"""The training texts of the guard's head, its fit, and the head that is committed."""
+"""The guard's training texts, their split, its tuning, and the weights that are committed."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
+import torch
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from examples.guard_head.corpus import HAZARDS, Example, load_corpus, load_tweets
-from examples.guard_head.regression import fit
-from examples.guard_head.train import ENCODER_SHA256, LABELS, MAX_TOKENS, assemble, unsafe_probability, write_guard
+from examples.guard_head.public_sets import load_public
+from examples.guard_head.scoring import NoMetrics
+from examples.guard_head.splitting import folds_of, split
+from examples.guard_head.train import ENCODER_SHA256, MAX_TOKENS, write_guard
+from examples.guard_head.tuning import LABELS, Recipe, targets_of, tune
+from services.inference.contract import ClassifierArguments
+from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.safety.guard_file import check_labels, read_guard_file
 from services.safety.guard_models import EMBEDDED_FOLDER
-from services.safety.reading import LabelReader
 
 
 def test_the_corpus_is_the_same_for_the_same_seed() -> None:
@@ -46,48 +53,78 @@ def test_tweets_keep_unjudged_hazards_unknown(data_dir: Path) -> None:
     assert {each.hazards for each in tweets} == {frozenset({"hate"}), frozenset({"harassment"}), frozenset()}
 
 
-def test_targets_weights_and_folds() -> None:
+def test_public_labels_say_what_is_known_only(data_dir: Path) -> None:
+    public = load_public(data_dir)
+    assert len({each.text for each in public}) == len(public) > 4000
+    by_source = {source: [each for each in public if each.source == source] for source in {e.source for e in public}}
+    assert all(each.other_hazard for each in by_source["advbench"])
+    assert not any(each.is_unsafe for each in by_source["gsm8k"] + by_source["boolq"])
+    flagged = [each for each in by_source["openai_moderation"] if each.hazards]
+    assert flagged
+    assert all("privacy" in each.unknown and not each.hazards & each.unknown for each in flagged)
+    assert {each.hazards for each in by_source["hatecheck"]} == {frozenset(), frozenset({"hate"})}
+
+
+def test_targets_are_nan_where_nobody_judged() -> None:
+    targets = targets_of(Example("a", frozenset({"hate"}), "g", "set", frozenset({"harassment"})))
+    assert targets[0] == targets[LABELS.index("hate")] == 1
+    assert math.isnan(targets[LABELS.index("harassment")])
+    assert sum(each == 0 for each in targets) == len(LABELS) - 3
+    assert targets_of(Example("a", frozenset(), "g", "set", frozenset(HAZARDS), other_hazard=True))[0] == 1
+
+
+def test_paraphrases_stay_on_one_side() -> None:
+    texts = [f"how do I {verb} a {thing} at home" for verb in ("bake", "paint", "sell") for thing in ("cake", "wall")]
+    examples = [Example(text, frozenset(), text, "set") for text in texts]
+    assert len(set(folds_of(examples, 10))) == 1
+    lone = [Example(f"{number} entirely different words {number}x {number}y", frozenset(), str(number), "set") for number in range(40)]
+    assert len(set(folds_of(lone, 10))) > 3
+    grouped = [Example(each.text, frozenset(), "one template", "set") for each in lone]
+    assert len(set(folds_of(grouped, 10))) == 1
+
+
+def test_own_texts_near_a_held_out_one_are_not_trained_on() -> None:
+    public = [Example(f"{number} some words {number}x {number}y", frozenset(), str(number), "set") for number in range(60)]
+    own = [Example(f"{each.text} more", frozenset(), each.text, "corpus") for each in public]
+    parts = split(public, own)
+    held_out = {each.text for each in (*parts.test, *parts.validation)}
+    assert held_out
+    assert parts.test
+    trained = {each.text for each in parts.training}
+    assert trained == {text for each in public if each.text not in held_out for text in (each.text, f"{each.text} more")}
+
+
+def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_path: Path) -> None:
     examples = [
-        Example("a", frozenset({"hate"}), "g", "corpus"),
-        Example("b", frozenset(), "g", "corpus"),
-        Example("c", frozenset({"hate"}), "t1", "tweets", frozenset({"harassment"})),
-        Example("d", frozenset(), "t2", "tweets"),
+        Example(f"{word} {number}", frozenset({"hate"} if word == "fox" else ()), str(number), "set")
+        for number in range(48)
+        for word in ("fox", "Jupiter")
     ]
-    data = assemble(examples, np.zeros((4, 2), np.float32))
-    assert data.is_unsafe.tolist() == [True, False, True, False]
-    assert data.targets[0, LABELS.index("hate")] == 1
-    assert np.isnan(data.targets[2, LABELS.index("harassment")])
-    assert data.folds[0] == data.folds[1]
-    assert data.weights.tolist() == [1.0, 1.0, 0.5, 0.5]
+    losses: list[float] = []
+    recipe = Recipe(rank=4, alpha=8, epochs=6, batch=16, learning_rate=1e-2, max_tokens=32)
+    guard = tune(encoder_folder, examples, recipe, report=lambda step, steps, loss: losses.append(loss))
+    assert len(losses) == 36
+    assert losses[-1] < losses[0] / 2
+    guard.save(tmp_path)
+    write_guard(tmp_path, {"threshold": 0.4})
+    assert str(encoder_folder) not in (tmp_path / "adapter_config.json").read_text()
+    engine = SequenceClassifierEngine.load(
+        ClassifierArguments(model=str(encoder_folder), head=str(tmp_path), max_model_len=32), NoMetrics()
+    )
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    texts = ["fox 1", "Jupiter 2", "The quick brown fox jumps"]
+    with torch.no_grad():
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        tuned = guard({name: tokens[name] for name in ("input_ids", "attention_mask")}).sigmoid()
+    np.testing.assert_allclose(engine.classify(texts).probabilities, tuned.numpy(), atol=0.01)
+    plain = SequenceClassifierEngine.load(
+        ClassifierArguments(model=str(encoder_folder), head=str(without_adapter(tmp_path)), max_model_len=32), NoMetrics()
+    )
+    assert np.abs(plain.classify(texts).probabilities - tuned.numpy()).max() > 0.05
 
 
-def test_the_fit_is_the_minimum() -> None:
-    chance = np.random.default_rng(0)
-    inputs = chance.normal(size=(400, 3)).astype(np.float32)
-    targets = (inputs @ np.array([2.0, -1.0, 0.0]) + chance.normal(size=400) > 0).astype(np.float32)[:, None]
-    weights, l2 = np.ones(400), 1e-3
-    head = fit(inputs, targets, weights, l2=l2)
-    # At the minimum the gradient vanishes: mean (p - y) x + 2 l2 w = 0 and mean (p - y) = 0.
-    errors = head.probabilities(inputs)[:, 0] - targets[:, 0]
-    gradient = (errors[:, None] * inputs).mean(0) + 2 * l2 * head.weight[0]
-    assert np.abs(gradient).max() < 1e-4
-    assert abs(errors.mean()) < 1e-4
-
-
-def test_unknown_labels_do_not_count() -> None:
-    inputs = np.array([[1.0], [-1.0], [5.0]], np.float32)
-    known = np.array([[1.0], [0.0], [np.nan]], np.float32)
-    with_unknown = fit(inputs, known, np.ones(3), l2=0.1)
-    without = fit(inputs[:2], known[:2], np.ones(2), l2=0.1)
-    np.testing.assert_allclose(with_unknown.weight, without.weight, atol=1e-5)
-
-
-def test_what_is_written_can_be_read(tmp_path: Path) -> None:
-    inputs = np.eye(4, dtype=np.float32)
-    targets = np.tile(np.array([[1.0], [0.0], [1.0], [0.0]], np.float32), (1, len(LABELS)))
-    write_guard(tmp_path, fit(inputs, targets, np.ones(4), l2=0.1), {"threshold": 0.4})
-    assert load_file(tmp_path / "head.safetensors")["weight"].shape == (len(LABELS), 4)
-    assert json.loads((tmp_path / "calibration.json").read_text()) == {"threshold": 0.4}
+def without_adapter(folder: Path) -> Path:
+    return Path(shutil.copytree(folder, folder / "plain", ignore=shutil.ignore_patterns("adapter_*", "plain")))
 
 
 def test_the_committed_head_fits_its_guard_file() -> None:
@@ -104,10 +141,7 @@ def test_the_committed_head_fits_its_guard_file() -> None:
     assert guard.threshold == json.loads((EMBEDDED_FOLDER / "calibration.json").read_text())["threshold"]
 
 
-def test_training_and_service_read_the_unsafe_probability_alike() -> None:
-    from services.safety.guard import LabelledText
-
-    rows = np.random.default_rng(1).random((20, len(LABELS)))
-    reader = LabelReader(LABELS, read_guard_file(EMBEDDED_FOLDER / "guard.yaml"))
-    served = [reader.read(LabelledText(row.tolist(), 9, False)).unsafe_probability for row in rows]
-    assert served == pytest.approx(unsafe_probability(rows).tolist())
+def test_the_committed_weights_are_small_and_whole() -> None:
+    files = [each for each in EMBEDDED_FOLDER.iterdir() if each.is_file()]
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {each.name for each in files}
+    assert sum(each.stat().st_size for each in files) <= 5_000_000

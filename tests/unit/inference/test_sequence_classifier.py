@@ -5,40 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from services.inference.contract import ClassifierArguments
 from services.inference.engines import classifier_models, seams
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.inference.failures import InferenceFailure
 from services.inference.local_models import ClassifierQueue
+from tests.fakes.classifier_head import write_head
 
 TEXTS = ["The quick brown fox", "a", "Question: Which planet is the largest? A. Mars B. Jupiter", "", "fox " * 60]
-
-
-@pytest.fixture(scope="session")
-def encoder_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """A tiny random BERT without a head, 40 positions, with the tiny tokenizer (which pads with EOS)."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=400, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=40, initializer_range=0.5,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(folder)
-    return folder
-
-
-def write_head(folder: Path, *, labels: int = 3, hidden: int = 16, **described: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(5)
-    save_file({"weight": torch.randn(labels, hidden) * 3, "bias": torch.randn(labels)}, folder / "head.safetensors")
-    described = {"labels": [f"l{i}" for i in range(labels)], "activation": "sigmoid", "max_tokens": 32, **described}
-    (folder / "head.json").write_text(json.dumps(described))
-    return folder
 
 
 @pytest.fixture

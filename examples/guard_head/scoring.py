@@ -1,0 +1,62 @@
+"""The guard without a server: the engine that serves it inside Triton, its weights, and its reading of the answer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.inference.contract import VariantName
+from services.inference.engines.seams import EngineMetrics
+from services.inference.engines.sequence_classifier import SequenceClassifierEngine
+from services.safety.guard import LabelledText
+from services.safety.guard_models import embedded_guard
+from services.safety.reading import LabelReader
+
+_BATCH: Final = 256
+
+Scores = NDArray[np.float64]
+
+
+class NoMetrics:
+    """Nobody reads the engine's metrics here."""
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Drop them."""
+
+
+class MeasuredGuard:
+    """A guard of the embedded kind.
+
+    Args:
+        folder: its head, adapter and guard.yaml.
+        encoder: folder of the encoder; None looks for it.
+        variant: what computes it.
+
+    Attributes:
+        threshold: the guard's own.
+        weights_digest: SHA-256 (hex) of all that the engine loads.
+    """
+
+    def __init__(self, folder: Path, encoder: Path | None, variant: VariantName = "torch") -> None:
+        model = embedded_guard(encoder, "float32", folder=folder, variant=variant)
+        metrics: EngineMetrics = NoMetrics()
+        self._engine = SequenceClassifierEngine.load(model.arguments, metrics)
+        self._reader = LabelReader(model.labels, model.file)
+        threshold = model.about.default_threshold
+        assert threshold is not None
+        self.threshold = threshold
+        self.weights_digest = model.about.reference.weights_digest
+
+    def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
+        """Return float64 [texts]."""
+        scores: list[float] = []
+        for start in range(0, len(texts), _BATCH):
+            answer = self._engine.classify(texts[start : start + _BATCH])
+            rows = zip(answer.probabilities.tolist(), answer.num_tokens, answer.truncated, strict=True)
+            scores += [
+                self._reader.read(LabelledText(row, int(tokens), bool(cut))).unsafe_probability
+                for row, tokens, cut in rows
+            ]
+        return np.array(scores)
