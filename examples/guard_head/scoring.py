@@ -1,6 +1,7 @@
 """The guard without a server: the engine that serves it inside Triton, its weights, and its reading of the answer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,19 @@ class NoMetrics:
         """Drop them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the guard says of texts.
+
+    Attributes:
+        unsafe_probabilities: float64 [texts].
+        num_tokens: int64 [texts], that it read.
+    """
+
+    unsafe_probabilities: Scores
+    num_tokens: NDArray[np.int64]
+
+
 class MeasuredGuard:
     """A guard of the embedded kind.
 
@@ -49,14 +63,20 @@ class MeasuredGuard:
         self.threshold = threshold
         self.weights_digest = model.about.reference.weights_digest
 
-    def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
-        """Return float64 [texts]."""
+    def judge(self, texts: Sequence[str]) -> Judged:
+        """Judge texts in the order given, 256 at a time as Triton would."""
         scores: list[float] = []
+        tokens: list[int] = []
         for start in range(0, len(texts), _BATCH):
             answer = self._engine.classify(texts[start : start + _BATCH])
             rows = zip(answer.probabilities.tolist(), answer.num_tokens, answer.truncated, strict=True)
             scores += [
-                self._reader.read(LabelledText(row, int(tokens), bool(cut))).unsafe_probability
-                for row, tokens, cut in rows
+                self._reader.read(LabelledText(row, int(count), bool(cut))).unsafe_probability
+                for row, count, cut in rows
             ]
-        return np.array(scores)
+            tokens += answer.num_tokens.tolist()
+        return Judged(np.array(scores), np.array(tokens, dtype=np.int64))
+
+    def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
+        """Return float64 [texts]."""
+        return self.judge(texts).unsafe_probabilities

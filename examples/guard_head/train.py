@@ -29,8 +29,8 @@ from services.safety.guard_models import EMBEDDED_FOLDER, GUARD_FILE
 
 ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS: Final = 256
-# Our own sentences are many variations of few acts, and the tweets are much alike.
-DRAWN: Final = {"corpus": 0.4, "tweets": 0.4}
+# Our own sentences are many variations of few acts, the tweets are much alike, and comments that are toxic are few.
+DRAWN: Final = {"corpus": 0.4, "tweets": 0.3, "surge_toxicity": 2.0}
 _REPORT_STEPS: Final = 50
 
 
@@ -91,13 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    usual = Recipe()
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
     parser.add_argument("--out", type=Path, default=EMBEDDED_FOLDER, help="where the guard goes (%(default)s)")
     parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package, then the hub")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the texts (%(default)s)")
-    parser.add_argument("--rank", type=int, default=Recipe.rank, help="of the adapter (%(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate, help="highest (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="(%(default)s)")
+    parser.add_argument("--epochs", type=int, default=usual.epochs, help="passes over the texts (%(default)s)")
+    parser.add_argument("--rank", type=int, default=usual.rank, help="of the adapter (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=usual.learning_rate, help="highest (%(default)s)")
+    parser.add_argument("--seed", type=int, default=usual.seed, help="(%(default)s)")
     told = parser.parse_args(arguments)
     recipe = Recipe(
         rank=told.rank,

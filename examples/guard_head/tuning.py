@@ -37,12 +37,12 @@ class Recipe:
         weight_decay: of AdamW.
         max_tokens: texts are cut to this while tuning; the guard reads more.
         hazard_share: weight of the hazards' loss beside that of ``unsafe``.
-        drawn: by source, the share of texts that an epoch sees; 1 for sources that are not named.
+        drawn: by source, how often an epoch sees each text on average; 1 for sources that are not named.
         seed: of the weights, the order and the dropout.
     """
 
-    rank: int = 16
-    alpha: int = 32
+    rank: int = 32
+    alpha: int = 64
     dropout: float = 0.05
     epochs: int = 4
     batch: int = 32
@@ -78,7 +78,7 @@ class TunedGuard(torch.nn.Module):
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
-            target_modules=["query", "key", "value", "dense"],
+            target_modules=["word_embeddings", "query", "key", "value", "dense"],
             exclude_modules=["pooler.dense"],
             bias="none",
         )
@@ -96,7 +96,7 @@ class TunedGuard(torch.nn.Module):
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format, in half precision, and the head as the classifier engine reads it."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.encoder)
+        state = get_peft_model_state_dict(self.encoder, save_embedding_layers=False)
         save_file({name: each.half().contiguous() for name, each in state.items()}, folder / WEIGHTS_FILE)
         config = self.encoder.peft_config["default"]
         # Otherwise it names the folder that the encoder happened to lie in.
@@ -140,7 +140,7 @@ def tune(
             optimizer.step()
             schedule.step()
             step += 1
-            report(step, steps, float(loss))
+            report(step, steps, loss.item())
     return guard.eval()
 
 
@@ -174,7 +174,9 @@ def _rate(step: int, steps: int) -> float:
 
 def _drawn(examples: Sequence[Example], recipe: Recipe, chance: random.Random) -> list[Example]:
     shares = recipe.drawn or {}
-    return [each for each in examples if chance.random() < shares.get(each.source, 1.0)]
+    return [
+        each for each in examples for _ in range(math.floor(shares.get(each.source, 1.0) + chance.random()))
+    ]
 
 
 def _batches(examples: Sequence[Example], tokenizer: Any, recipe: Recipe, chance: random.Random) -> Iterator[Batch]:
