@@ -1,4 +1,4 @@
-"""The texts of the benchmark: held-out moderation, red-team and look-alike texts, and the questions most traffic is made of."""
+"""The texts of the benchmark: held-out moderation and red-team texts, and the questions most traffic is made of."""
 
 import csv
 from collections.abc import Iterator

@@ -29,6 +29,9 @@ MAX_TOKENS = 256
 class PooledForSequenceClassification(PreTrainedModel):
     """The embedded guard's model as a class of transformers' own kind, so that its pipeline can run it."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, encoder: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
         encoder.config.num_labels = len(bias)
         encoder.config.problem_type = "multi_label_classification"
@@ -44,7 +47,8 @@ class PooledForSequenceClassification(PreTrainedModel):
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).float()
         pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9), dim=-1)
-        return SequenceClassifierOutput(logits=torch.nn.functional.linear(pooled, self.weight, self.bias))
+        logits: Any = torch.nn.functional.linear(pooled, self.weight, self.bias)
+        return SequenceClassifierOutput(logits=logits)
 
 
 class Pipeline:
@@ -114,7 +118,11 @@ def main() -> None:
         else:
             began, cpu = time.perf_counter(), time.process_time()
             scores = model.scores(command["texts"], command["batch_size"])
-            answer = {"scores": scores, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+            answer = {
+                "scores": scores,
+                "seconds": time.perf_counter() - began,
+                "cpu_seconds": time.process_time() - cpu,
+            }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

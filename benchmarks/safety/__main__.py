@@ -1,9 +1,9 @@
 """Compare the safety service with what people use today to classify text, on the same rows and cores.
 
 Ours is the embedded guard behind gRPC, the safety service and the real Triton, in each variant that is promoted. The
-peers run in a process of their own: transformers' text-classification pipeline with the very same model, text by text and
-at the batch size that a trial finds best, and sentence-transformers with scikit-learn's logistic regression. The sides
-take turns; no verdict comes from a cache.
+peers run in a process of their own: transformers' text-classification pipeline with the very same model, text by text
+and at the batch size that a trial finds best, and sentence-transformers with scikit-learn's logistic regression. The
+sides take turns; no verdict comes from a cache.
 """
 
 import argparse
@@ -140,7 +140,9 @@ async def measure(texts: Split, encoder: Path, rounds: int, chosen: Sequence[Var
                 found.setdefault(name, []).append(peer.classify(asked, batch_size=size))
             for variant, ours in fleets.items():
                 found.setdefault(ours_name(variant), []).append(await ours.classify(asked, in_flight=_IN_FLIGHT))
-            print(f"round {number + 1}: " + ", ".join(f"{side} {each[-1].seconds:.2f} s" for side, each in found.items()))
+            print(
+                f"round {number + 1}: " + ", ".join(f"{side} {each[-1].seconds:.2f} s" for side, each in found.items())
+            )
         for name, peer in ((PIPELINE_1, pipeline), (EMBEDDINGS, embeddings)):
             single[name] = peer.classify_one_by_one(asked[:_SINGLE_TEXTS])
         for variant, ours in fleets.items():
@@ -200,9 +202,10 @@ def main() -> None:
         notes=[
             f"{len(texts.test)} texts that the guard was not tuned on; {arguments.rounds} rounds",
             f"best batch size of the pipeline, of {_BATCH_SIZES}: {found.best_batch_size}",
-            f"ours: batches of 256, {_IN_FLIGHT} calls in flight, verdict cache off; the fastest promoted variant is {chosen}",
-            "service_overhead_share: batches of 256 one after the other, wall clock beyond the engine's time over that time",
-            f"loaded: unary calls at random times at {_LOAD:.0%} of what 8 in flight reach; unloaded: one after the other",
+            f"ours: batches of 256, {_IN_FLIGHT} calls in flight, verdict cache off; the fastest promoted variant: "
+            f"{chosen}",
+            "service_overhead_share: batches of 256 one after the other, wall clock beyond the engine's time over that",
+            f"loaded: unary calls at random times at {_LOAD:.0%} of what 8 in flight reach; unloaded: one by one",
         ],
     )
 

@@ -87,12 +87,7 @@ class OurSafety:
         address = self._running.metrics_targets["inference"]
         with urllib.request.urlopen(f"http://{address}/metrics") as page:
             families = text_string_to_metric_families(page.read().decode())
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == BUSY_SECONDS
-        )
+        return sum(sample.value for family in families for sample in family.samples if sample.name == BUSY_SECONDS)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the safety service and of Triton with all that it started."""
@@ -121,8 +116,10 @@ def _request(text: str) -> safety_pb2.ClassifyRequest:
 async def our_safety(variant: VariantName) -> AsyncIterator[OurSafety]:
     """Start a fleet whose guard is computed by a variant; verdicts are not cached."""
     environment = {"EVALFLEET_GUARD_VARIANT": variant, "EVALFLEET_VERDICT_CACHE_URL": "off"}
-    async with RunningFleet(environment=environment) as running:
-        async with grpc.aio.insecure_channel(running.endpoints["safety"]) as channel:
-            ours = OurSafety(running, safety_pb2_grpc.SafetyServiceStub(channel))
-            await ours.classify(["What is the time?"] * 8, in_flight=1)
-            yield ours
+    async with (
+        RunningFleet(environment=environment) as running,
+        grpc.aio.insecure_channel(running.endpoints["safety"]) as channel,
+    ):
+        ours = OurSafety(running, safety_pb2_grpc.SafetyServiceStub(channel))
+        await ours.classify(["What is the time?"] * 8, in_flight=1)
+        yield ours

@@ -39,7 +39,7 @@ Scores = NDArray[np.float64]
 
 
 def figures_of(name: str, scores: Scores, labels: NDArray[np.bool_], threshold: float) -> dict[str, float]:
-    """Return the flat figures of one set; shares are from 0 to 1, intervals hold 95 % of 2,000 resamples of the rows."""
+    """Return the flat figures of one set; shares are 0 to 1, intervals hold 95 % of 2,000 resamples of the rows."""
     at = at_threshold(scores, labels, threshold)
     low, high = resampled_interval(scores, labels, average_precision)
     f1_low, f1_high = resampled_interval(scores, labels, lambda s, known: at_threshold(s, known, threshold).f1)
@@ -82,7 +82,11 @@ def baseline_scores(texts: Split) -> Scores:
     }
     script = ROOT / "benchmarks" / "peers" / "tfidf_baseline.py"
     done = subprocess.run(
-        [str(lm_eval_python()), str(script)], input=json.dumps(asked) + "\n", text=True, stdout=subprocess.PIPE, check=True
+        [str(lm_eval_python()), str(script)],
+        input=json.dumps(asked) + "\n",
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     return np.array(json.loads(done.stdout))
 
@@ -114,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures=figures,
         versions=installed_versions("torch", "transformers", "numpy"),
         notes=[
-            "Held-out fifth of development subsets of the public sets, paraphrases kept together: no measure on the full sets.",
+            "Held-out fifth of development subsets of the public sets, paraphrases kept together: not the full sets.",
             "openai_moderation: a text without a set flag counts as harmless, also where flags are missing.",
             "requests: " + ", ".join(HARMFUL) + " against " + ", ".join(BENIGN) + ".",
             "xstest_responses: all answers of two models; none was trained on.",

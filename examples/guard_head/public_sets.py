@@ -52,7 +52,7 @@ def surge_toxicity(data: Path) -> Iterator[Example]:
 
 
 def hatecheck(data: Path) -> Iterator[Example]:
-    """Functional tests of hate detection; cases of one template stay together. Abuse that is not hate is harmless here."""
+    """Functional tests of hate detection; cases of one template stay together. Abuse without hate is harmless."""
     for row in _csv(data / "hatecheck/test_suite_cases.csv"):
         hazards = frozenset({"hate"}) if row["label_gold"] == "hateful" else frozenset[str]()
         group = f"hatecheck-{row['templ_id'] or row['case_id']}"

@@ -153,7 +153,7 @@ def targets_of(example: Example) -> list[float]:
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, hazard_share: float) -> torch.Tensor:
-    """Binary cross-entropy of ``unsafe``, of the largest output (which is what the guard reports), and of the hazards."""
+    """Binary cross-entropy of ``unsafe``, of the largest output (what the guard reports), and of the hazards."""
     unsafe = targets[:, 0]
     known = ~targets.isnan()
     known[:, 0] = False
@@ -174,9 +174,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _drawn(examples: Sequence[Example], recipe: Recipe, chance: random.Random) -> list[Example]:
     shares = recipe.drawn or {}
-    return [
-        each for each in examples for _ in range(math.floor(shares.get(each.source, 1.0) + chance.random()))
-    ]
+    return [each for each in examples for _ in range(math.floor(shares.get(each.source, 1.0) + chance.random()))]
 
 
 def _batches(examples: Sequence[Example], tokenizer: Any, recipe: Recipe, chance: random.Random) -> Iterator[Batch]:

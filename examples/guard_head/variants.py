@@ -1,8 +1,8 @@
 """Measure what computes the guard fastest, and at what loss: ``python -m examples.guard_head.variants --data DIR``.
 
-Every variant judges the held-out public texts. One whose area under the precision-recall curve falls by no more than the
-bound on any set, against PyTorch in float32, is promoted: variants.json beside the weights then names it, and the safety
-service runs it when EVALFLEET_GUARD_VARIANT says so. Needs the packages of the extra ``guards``.
+Every variant judges the held-out public texts. One whose area under the precision-recall curve falls by no more than
+the bound on any set, against PyTorch in float32, is promoted: variants.json beside the weights then names it, and the
+safety service runs it when EVALFLEET_GUARD_VARIANT says so. Needs the packages of the extra ``guards``.
 """
 
 import argparse

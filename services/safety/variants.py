@@ -25,8 +25,8 @@ def check_promoted(folder: Path, variant: VariantName, weights_digest: str) -> N
     if content.get("weights_digest") != weights_digest or not isinstance(promoted, dict) or variant not in promoted:
         known = ", ".join(sorted(promoted)) if isinstance(promoted, dict) and promoted else "none"
         raise GuardFileError(
-            f"{folder / VARIANTS_FILE} promotes no variant {variant!r} of these weights (promoted: {known}); measure it with "
-            "python -m examples.guard_head.variants, or set EVALFLEET_GUARD_VARIANT=torch",
+            f"{folder / VARIANTS_FILE} promotes no variant {variant!r} of these weights (promoted: {known}); "
+            "measure it with python -m examples.guard_head.variants, or set EVALFLEET_GUARD_VARIANT=torch",
             reason="GUARD_VARIANT_NOT_PROMOTED",
             metadata={"variant": variant},
         )

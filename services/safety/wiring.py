@@ -83,7 +83,9 @@ async def _open_cache(
 def _guard_model(settings: SafetySettings) -> GuardModel:
     if settings.guard_checkpoint is not None:
         if settings.guard_variant != "torch":
-            raise StartupError("EVALFLEET_GUARD_VARIANT is for the embedded guard; unset it beside EVALFLEET_GUARD_CHECKPOINT")
+            raise StartupError(
+                "EVALFLEET_GUARD_VARIANT is for the embedded guard; unset it beside EVALFLEET_GUARD_CHECKPOINT"
+            )
         return checkpoint_guard(settings.guard_checkpoint, settings.guard_file, settings.guard_dtype)
     model = embedded_guard(settings.encoder_path, settings.guard_dtype, variant=settings.guard_variant)
     check_promoted(EMBEDDED_FOLDER, settings.guard_variant, model.about.reference.weights_digest)

@@ -83,7 +83,9 @@ def converted(loaded: LoadedClassifier, arguments: ClassifierArguments) -> Proba
         return _CONVERTERS[variant](loaded, samples)
     except ImportError as error:
         raise _refuse(
-            variant, "VARIANT_NOT_INSTALLED", f"the package {error.name} is missing; pip install 'evalfleet-services[guards]'"
+            variant,
+            "VARIANT_NOT_INSTALLED",
+            f"the package {error.name} is missing; pip install 'evalfleet-services[guards]'",
         ) from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -77,21 +77,28 @@ def test_paraphrases_stay_on_one_side() -> None:
     texts = [f"how do I {verb} a {thing} at home" for verb in ("bake", "paint", "sell") for thing in ("cake", "wall")]
     examples = [Example(text, frozenset(), text, "set") for text in texts]
     assert len(set(folds_of(examples, 10))) == 1
-    lone = [Example(f"{number} entirely different words {number}x {number}y", frozenset(), str(number), "set") for number in range(40)]
+    lone = [
+        Example(f"{number} entirely different words {number}x {number}y", frozenset(), str(number), "set")
+        for number in range(40)
+    ]
     assert len(set(folds_of(lone, 10))) > 3
     grouped = [Example(each.text, frozenset(), "one template", "set") for each in lone]
     assert len(set(folds_of(grouped, 10))) == 1
 
 
 def test_own_texts_near_a_held_out_one_are_not_trained_on() -> None:
-    public = [Example(f"{number} some words {number}x {number}y", frozenset(), str(number), "set") for number in range(60)]
+    public = [
+        Example(f"{number} some words {number}x {number}y", frozenset(), str(number), "set") for number in range(60)
+    ]
     own = [Example(f"{each.text} more", frozenset(), each.text, "corpus") for each in public]
     parts = split(public, own)
     held_out = {each.text for each in (*parts.test, *parts.validation)}
     assert held_out
     assert parts.test
     trained = {each.text for each in parts.training}
-    assert trained == {text for each in public if each.text not in held_out for text in (each.text, f"{each.text} more")}
+    assert trained == {
+        text for each in public if each.text not in held_out for text in (each.text, f"{each.text} more")
+    }
 
 
 def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_path: Path) -> None:
@@ -118,7 +125,8 @@ def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_
         tuned = guard({name: tokens[name] for name in ("input_ids", "attention_mask")}).sigmoid()
     np.testing.assert_allclose(engine.classify(texts).probabilities, tuned.numpy(), atol=0.01)
     plain = SequenceClassifierEngine.load(
-        ClassifierArguments(model=str(encoder_folder), head=str(without_adapter(tmp_path)), max_model_len=32), NoMetrics()
+        ClassifierArguments(model=str(encoder_folder), head=str(without_adapter(tmp_path)), max_model_len=32),
+        NoMetrics(),
     )
     assert np.abs(plain.classify(texts).probabilities - tuned.numpy()).max() > 0.05
 
