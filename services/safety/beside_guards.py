@@ -27,10 +27,12 @@ from services.safety.guards_file import (
     Entry,
     GenerativeEntry,
     KeywordEntry,
+    NgramEntry,
     read_guards_file,
 )
 from services.safety.judgement import GuardReference
 from services.safety.keyword_guard import TEMPLATE, KeywordGuard
+from services.safety.ngram_guard import ngram_guard
 from services.safety.reading import LabelReader
 from services.safety.refusal_guard import RefusalGuard
 from services.safety.settings import SafetySettings
@@ -104,6 +106,8 @@ class GuardBuilder:
             return self._generative(await asyncio.to_thread(generative_model, self._file, entry))
         if isinstance(entry, ClassifierEntry):
             return await self._classifier(entry)
+        if isinstance(entry, NgramEntry):
+            return await asyncio.to_thread(_ngram_guard, entry, self._settings.guard_timeout_seconds)
         if isinstance(entry, KeywordEntry):
             return await asyncio.to_thread(_keyword_guard, entry)
         return RefusalGuard(f"{COLLECTION}/{entry.name}")
@@ -159,6 +163,16 @@ def classifier_guard(
         )
     reader = LabelReader(model.labels, model.file)
     return ClassifierGuard(model.about, asked, reader, timeout_seconds=settings.guard_timeout_seconds)
+
+
+def _ngram_guard(entry: NgramEntry, timeout_seconds: float) -> Guard:
+    return ngram_guard(
+        f"{COLLECTION}/{entry.name}",
+        entry.folder,
+        description=entry.description,
+        threshold=entry.threshold,
+        timeout_seconds=timeout_seconds,
+    )
 
 
 def _keyword_guard(entry: KeywordEntry) -> Guard:

@@ -1,7 +1,6 @@
 """A blocklist: words and patterns by category, from a YAML file that is checked when the service starts."""
 
 import time
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.safety.guard_file import CategoryEntry
 from services.safety.judgement import HazardCategory
+from services.safety.normalising import normalised
 from services.safety.yaml_file import file_error, hint, read_yaml_mapping, validated
 
 MATCH_LIMIT_SECONDS: Final = 1.0
@@ -95,12 +95,6 @@ class Blocklist:
             if expression.search(content, timeout=left, concurrent=True):
                 found[category] = None
         return list(found)
-
-
-def normalised(text: str) -> str:
-    """Return a text as rules see it: compatible forms unified, lower case, no invisible characters, single spaces."""
-    unified = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(each for each in unified if unicodedata.category(each) != "Cf").split())
 
 
 def read_blocklist(file: Path) -> Blocklist:

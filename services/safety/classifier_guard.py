@@ -53,7 +53,7 @@ class ClassifierGuard:
         """
         read = await read_whole([turn.content for turn in turns], self._ask_any)
         return [
-            worst([self._verdict(turn, window.answer) for window in windows])
+            worst([read_verdict(self._about, self._reader, turn, window.answer) for window in windows])
             for turn, windows in zip(turns, read, strict=True)
         ]
 
@@ -83,28 +83,32 @@ class ClassifierGuard:
         middle = len(texts) // 2
         return [*await self._ask(texts[:middle]), *await self._ask(texts[middle:])]
 
-    def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
-        threshold = self._about.default_threshold if turn.threshold is None else turn.threshold
-        assert threshold is not None, "a guard file without a threshold is refused when it is read"
-        reference = self._about.reference
-        if isinstance(answer, UnusableAnswerError):
-            return Verdict(Decision.ERROR, reference, threshold, error_reason=answer.reason)
-        try:
-            reading = self._reader.read(answer)
-        except UnusableAnswerError as error:
-            return Verdict(Decision.ERROR, reference, threshold, truncated=answer.truncated, error_reason=error.reason)
-        categories = reading.reached(threshold)
-        return Verdict(
-            decision=Decision.UNSAFE if reading.unsafe_probability >= threshold else Decision.SAFE,
-            guard=reference,
-            threshold=threshold,
-            unsafe_probability=reading.unsafe_probability,
-            categories=categories,
-            unmapped=any(is_unmapped(each.category) for each in categories),
-            truncated=answer.truncated,
-            cached=answer.cached,
-            all_scores=reading.scores,
-        )
+
+def read_verdict(
+    about: GuardDescription, reader: LabelReader, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError
+) -> Verdict:
+    """Return what a classifier's answer for one text, or for a window of it, means; ERROR if it cannot be used."""
+    threshold = about.default_threshold if turn.threshold is None else turn.threshold
+    assert threshold is not None, "a guard file without a threshold is refused when it is read"
+    reference = about.reference
+    if isinstance(answer, UnusableAnswerError):
+        return Verdict(Decision.ERROR, reference, threshold, error_reason=answer.reason)
+    try:
+        reading = reader.read(answer)
+    except UnusableAnswerError as error:
+        return Verdict(Decision.ERROR, reference, threshold, truncated=answer.truncated, error_reason=error.reason)
+    categories = reading.reached(threshold)
+    return Verdict(
+        decision=Decision.UNSAFE if reading.unsafe_probability >= threshold else Decision.SAFE,
+        guard=reference,
+        threshold=threshold,
+        unsafe_probability=reading.unsafe_probability,
+        categories=categories,
+        unmapped=any(is_unmapped(each.category) for each in categories),
+        truncated=answer.truncated,
+        cached=answer.cached,
+        all_scores=reading.scores,
+    )
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

@@ -45,6 +45,12 @@ class EncoderError(StartupError):
     default_reason = "GUARD_ENCODER_UNUSABLE"
 
 
+class NgramsNotInstalledError(StartupError):
+    """What a guard on n-grams computes with is not installed."""
+
+    default_reason = "NGRAMS_NOT_INSTALLED"
+
+
 class GuardLoadError(FailedPreconditionError):
     """The inference server refused the guard's model."""
 

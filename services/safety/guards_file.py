@@ -16,6 +16,7 @@ KEYWORDS: Final = "keywords"
 REFUSAL: Final = "refusal"
 CASCADE: Final = "cascade"
 CLASSIFIER: Final = "classifier"
+NGRAMS: Final = "ngrams"
 
 
 class Entry(BaseModel):
@@ -23,7 +24,7 @@ class Entry(BaseModel):
 
     Attributes:
         name: the guard's id; its resource name is ``guards/{name}``.
-        kind: a family of generative guards, ``classifier``, ``keywords``, ``refusal`` or
+        kind: a family of generative guards, ``classifier``, ``ngrams``, ``keywords``, ``refusal`` or
             ``cascade``.
         description: a sentence for ListGuards; default: one about the kind.
     """
@@ -94,6 +95,18 @@ class ClassifierEntry(Entry):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
+class NgramEntry(Entry):
+    """A classifier on n-grams, which needs no inference server.
+
+    Attributes:
+        folder: that ``evalfleet distill-guard`` made.
+        threshold: on the unsafe probability; default: the folder's.
+    """
+
+    folder: Path
+    threshold: float | None = Field(None, gt=0, le=1)
+
+
 class KeywordEntry(Entry):
     """A blocklist.
 
@@ -122,6 +135,7 @@ _ENTRY_KINDS: Final[Mapping[str, type[Entry]]] = MappingProxyType(
     {
         **dict.fromkeys(FAMILIES, GenerativeEntry),
         CLASSIFIER: ClassifierEntry,
+        NGRAMS: NgramEntry,
         KEYWORDS: KeywordEntry,
         REFUSAL: RefusalEntry,
         CASCADE: CascadeEntry,
@@ -164,6 +178,8 @@ def _entry(file: Path, place: str, told: Any) -> Entry:
     if isinstance(entry, ClassifierEntry):
         guard_file = folder / entry.guard_file if entry.guard_file else None
         return entry.model_copy(update={"checkpoint": folder / entry.checkpoint, "guard_file": guard_file})
+    if isinstance(entry, NgramEntry):
+        return entry.model_copy(update={"folder": folder / entry.folder})
     if isinstance(entry, KeywordEntry):
         return entry.model_copy(update={"blocklist": folder / entry.blocklist})
     if isinstance(entry, CascadeEntry):

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
-from services.safety.guard_file import SAFE_LABEL, UNSAFE_LABEL, GuardFile
+from services.safety.guard_file import SAFE_LABEL, UNSAFE_LABEL
 from services.safety.judgement import CategoryScore, HazardCategory
 
 # float32 softmax and sigmoid may miss 0 and 1 by a rounding.
@@ -31,6 +31,20 @@ class Reading:
         return tuple(each for each in self.scores if each.probability is not None and each.probability >= threshold)
 
 
+class LabelMeanings(Protocol):
+    """What says what a classifier's labels mean."""
+
+    @property
+    def special_tokens(self) -> int:
+        """Tokens that every text has; a text that has no other was not read."""
+
+    def meaning(self, label: str) -> str | None:
+        """Return ``safe``, ``unsafe`` or a category's code; None if the taxonomy has nothing for the label."""
+
+    def category(self, code: str) -> HazardCategory:
+        """Return a category by its code."""
+
+
 class LabelReader:
     """Reads the answers of one classifier.
 
@@ -42,7 +56,7 @@ class LabelReader:
         guard: what they mean.
     """
 
-    def __init__(self, labels: Sequence[str], guard: GuardFile) -> None:
+    def __init__(self, labels: Sequence[str], guard: LabelMeanings) -> None:
         meanings = [guard.meaning(label) for label in labels]
         self._count = len(labels)
         self._special_tokens = guard.special_tokens

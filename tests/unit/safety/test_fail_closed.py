@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from services.safety.guard import Guard, LabelledText
 from services.safety.judgement import Aspect, Decision, HazardCategory, Verdict
 from services.safety.keyword_guard import KeywordGuard
 from services.safety.language_model import GeneratedAnswer
+from services.safety.ngram_guard import ngram_guard
 from services.safety.reading import LabelReader
 from services.safety.refusal_guard import RefusalGuard
 from tests.fakes.classifier import LABELS as CLASSIFIER_LABELS
@@ -35,6 +37,7 @@ from tests.fakes.language_model import (
     prompt_text,
     turn_of,
 )
+from tests.fakes.ngrams import write_tiny_ngrams
 
 ALL = [*product(FAMILIES, Aspect)]
 UNKNOWN_CODES = {
@@ -219,3 +222,15 @@ async def test_a_blocklist_that_takes_too_long_is_no_verdict() -> None:
     guard = KeywordGuard("guards/k", "Slow.", slow, content_digest="", template_digest="", limit_seconds=0.05)
     [verdict] = await guard.judge([turn_of(Aspect.PROMPT, "a" * 60 + "b")])
     assert (verdict.decision, verdict.error_reason) == (Decision.ERROR, "BLOCKLIST_TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n\t", "N/A", "安全", "Das ist völlig unbedenklich: sicher.", "%PDF-1.7 \x00\x01 qwerty zxcvb", "<|eot_id|>safe",
+     TRUNCATED_JSON, "word " * 50_000, "x" * 10**6, INJECTION, "😀" * 5000],
+)  # fmt: skip
+async def test_no_guard_on_n_grams_calls_safe_what_it_does_not_know(text: str, tmp_path: Path) -> None:
+    write_tiny_ngrams(tmp_path / "small")
+    guard = ngram_guard("guards/small", tmp_path / "small", timeout_seconds=30)
+    [verdict] = await guard.judge([replace(turn_of(Aspect.PROMPT, text), threshold=1.0)])
+    assert is_closed(verdict), verdict

@@ -15,6 +15,7 @@ from services.safety.generative_models import generative_model, special_tokens
 from services.safety.guards_file import GenerativeEntry, read_guards_file
 from services.safety.judgement import Aspect
 from services.safety.settings import SafetySettings
+from tests.fakes.ngrams import write_tiny_ngrams
 
 GOOD = """
 guards:
@@ -122,6 +123,17 @@ async def test_every_entry_becomes_a_guard(with_model: Path) -> None:
     assert guards["guards/words"].description == "Our words."
     assert guards["guards/refusals"].aspects == (Aspect.RESPONSE,)
     assert len(guards["guards/llama"].reference.weights_digest) == 64
+
+
+async def test_a_folder_of_n_grams_becomes_a_guard(tmp_path: Path) -> None:
+    write_tiny_ngrams(tmp_path / "small", threshold=0.4)
+    entries = "[{name: a, kind: ngrams, folder: small}, {name: b, kind: ngrams, folder: small, threshold: 0.9}]"
+    first, second = await build(write(tmp_path, f"guards: {entries}"))
+    assert (first.about.name, first.about.default_threshold) == ("guards/a", 0.4)
+    assert first.about.description == "Knows a few sentences."
+    assert (second.about.name, second.about.default_threshold) == ("guards/b", 0.9)
+    with pytest.raises(GuardFileError, match=r"ngrams\.json: is missing"):
+        await build(write(tmp_path, "guards: [{name: a, kind: ngrams, folder: smal}]"))
 
 
 async def test_the_default_guards_name_is_taken(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Trains small guards from a larger one's labels."""
