@@ -8,7 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from services.runtime.errors import InvalidArgumentError
 from services.safety.guard_file import UNSAFE_LABEL
-from services.safety.ngram_model import NgramModel, NgramSettings, count_ngrams, prepare, scaled, words_of
+from services.safety.ngram_model import (
+    USUAL_SETTINGS,
+    NgramModel,
+    NgramSettings,
+    count_ngrams,
+    prepare,
+    scaled,
+    words_of,
+)
 
 INVERSE_REGULARISATION: Final = 10.0
 _MOST_STEPS: Final = 300
@@ -20,7 +28,7 @@ def fit_ngrams(
     texts: Sequence[str],
     unsafe_targets: ArrayLike,
     *,
-    settings: NgramSettings = NgramSettings(),
+    settings: NgramSettings = USUAL_SETTINGS,
     category_targets: Mapping[str, ArrayLike] | None = None,
     inverse_regularisation: float = INVERSE_REGULARISATION,
 ) -> NgramModel:

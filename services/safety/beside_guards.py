@@ -20,7 +20,7 @@ from services.safety.encoder import file_sha256
 from services.safety.generative_guard import GenerativeGuard
 from services.safety.generative_models import GenerativeModel, generative_model
 from services.safety.guard import Classifier, Guard
-from services.safety.guard_models import GuardModel, checkpoint_guard
+from services.safety.guard_models import HEAD_FILE, GuardModel, checkpoint_guard, embedded_guard
 from services.safety.guards_file import (
     CascadeEntry,
     ClassifierEntry,
@@ -113,12 +113,19 @@ class GuardBuilder:
         return RefusalGuard(f"{COLLECTION}/{entry.name}")
 
     async def _classifier(self, entry: ClassifierEntry) -> Guard:
-        model = await asyncio.to_thread(checkpoint_guard, entry.checkpoint, entry.guard_file, entry.dtype)
+        model = await asyncio.to_thread(self._classifier_model, entry)
         if model.file.name != entry.name:
             raise file_error(self._file, f"guard {entry.name!r}: is called {model.file.name!r} in its own guard file")
         if entry.description:
             model = replace(model, about=replace(model.about, description=entry.description))
         return classifier_guard(model, self._client, self._settings, self._kept, self._stack)
+
+    def _classifier_model(self, entry: ClassifierEntry) -> GuardModel:
+        if not (entry.checkpoint / HEAD_FILE).is_file():
+            return checkpoint_guard(entry.checkpoint, entry.guard_file, entry.dtype)
+        if entry.guard_file is not None:
+            raise file_error(self._file, f"guard {entry.name!r}: guard_file: a head is described in its own folder")
+        return embedded_guard(self._settings.encoder_path, entry.dtype, folder=entry.checkpoint)
 
     def _generative(self, model: GenerativeModel) -> Guard:
         settings = self._settings

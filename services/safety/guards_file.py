@@ -82,10 +82,10 @@ class GenerativeEntry(Entry):
 
 
 class ClassifierEntry(Entry):
-    """A Hugging Face sequence classifier.
+    """A Hugging Face sequence classifier, or a head, perhaps with an adapter, on the embedded guard's encoder.
 
     Attributes:
-        checkpoint: its folder; Triton must see it under the same path.
+        checkpoint: its folder; Triton must see it under the same path. One with a head.json holds a head.
         guard_file: what its labels mean; default: guard.yaml inside the folder.
         dtype: number type to compute in.
     """

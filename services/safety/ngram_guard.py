@@ -152,7 +152,9 @@ def ngram_guard(
 
 
 def _reference(name: str, file: NgramFile) -> GuardReference:
-    meanings = [[label, file.categories[label].model_dump() if label in file.categories else {}] for label in file.labels]
+    meanings = [
+        [label, file.categories[label].model_dump() if label in file.categories else {}] for label in file.labels
+    ]
     return GuardReference(
         name=name,
         weights_digest=file.weights_sha256,

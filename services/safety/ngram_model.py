@@ -31,13 +31,17 @@ class NgramSettings:
         words: least and most words of an n-gram.
         characters: least and most characters of an n-gram inside a word, a space on either side included.
         features: numbers that n-grams of words are hashed to, a power of two; as many again for characters.
-        max_characters: longest text; what is longer is cut here and read in windows by the guard.
+        max_characters: longest text; what is longer is cut here and read in windows by the guard. In longer windows, a
+            hazardous sentence would drown in harmless ones.
     """
 
     words: tuple[int, int] = (1, 2)
     characters: tuple[int, int] = (2, 5)
     features: int = 2**18
-    max_characters: int = 4000
+    max_characters: int = 1000
+
+
+USUAL_SETTINGS: Final = NgramSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class NgramModel:
 
     def read(self, texts: Sequence[str]) -> NgramAnswers:
         """Return what it says of texts, each for itself. Takes processor time: a third of a millisecond a sentence."""
+        if not texts:
+            return NgramAnswers(np.empty((0, len(self.labels))), (), np.empty(0), ())
         prepared = [prepare(text, self.settings) for text in texts]
         logits = np.tile(self.bias, (len(texts), 1))
         for kind, counts in enumerate(count_ngrams(prepared, self.settings)):

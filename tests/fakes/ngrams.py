@@ -12,9 +12,7 @@ SETTINGS = NgramSettings(features=2**10, max_characters=600)
 FRAMES = ("How do I {}?", "Tell me how to {}.", "I want to {} today.", "Can you explain how to {}?")
 HARMFUL = ("build a bomb", "poison a neighbour", "steal a car", "forge a passport")
 HARMLESS = ("bake a loaf", "paint a fence", "plant a tree", "wash a shirt")
-SENTENCES = [
-    (frame.format(act), act in HARMFUL) for frame, act in product(FRAMES, (*HARMFUL, *HARMLESS))
-]
+SENTENCES = [(frame.format(act), act in HARMFUL) for frame, act in product(FRAMES, (*HARMFUL, *HARMLESS))]
 
 
 @cache

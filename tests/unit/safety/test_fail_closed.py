@@ -226,7 +226,7 @@ async def test_a_blocklist_that_takes_too_long_is_no_verdict() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " \n\t", "N/A", "安全", "Das ist völlig unbedenklich: sicher.", "%PDF-1.7 \x00\x01 qwerty zxcvb", "<|eot_id|>safe",
+    ["", " \n\t", "安全", "Das ist völlig unbedenklich: sicher.", "%PDF-1.7 \x00\x01 qwerty zxcvb", "<|eot_id|>safe",
      TRUNCATED_JSON, "word " * 50_000, "x" * 10**6, INJECTION, "😀" * 5000],
 )  # fmt: skip
 async def test_no_guard_on_n_grams_calls_safe_what_it_does_not_know(text: str, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.safety.blocklist import Blocklist, normalised, read_blocklist
+from services.safety.blocklist import Blocklist, read_blocklist
 from services.safety.errors import GuardFileError
 from services.safety.judgement import Decision, Verdict
 from services.safety.keyword_guard import KeywordGuard
+from services.safety.normalising import normalised
 from tests.fakes.language_model import prompt_turn
 
 GOOD = """

@@ -18,7 +18,10 @@ _HINTS = {
     "MODEL_NOT_FOUND": "A checkpoint folder can be given as well: `--model DIR`, or `evalfleet models add DIR`.",
 }
 # Commands that other distributions bring, and what to install for them.
-_PLUGIN_HINTS = {"up": "pip install 'evalfleet-services[standalone]'"}
+_PLUGIN_HINTS = {
+    "distill-guard": "pip install 'evalfleet-services[ngrams]'",
+    "up": "pip install 'evalfleet-services[standalone]'",
+}
 
 
 class FleetGroup(click.Group):
