@@ -14,7 +14,7 @@ _PERCENTILES: Final = (2.5, 97.5)
 Scores = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 # How often each text counts, [resamples, texts].
-Weights = NDArray[np.int64]
+Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,18 @@ def quality_of(decisions: Truth, scores: Scores | None, truth: Truth, *, seed: i
 def _measured(measure: Callable[[Weights], Scores], count: int, seed: int) -> Measure:
     chance = np.random.default_rng(seed)
     evenly = np.full(count, 1 / count)
-    blocks = [measure(chance.multinomial(count, evenly, size=_BLOCK_RESAMPLES)) for _ in range(_BLOCKS)]
+    drawn = (chance.multinomial(count, evenly, size=_BLOCK_RESAMPLES).astype(np.float64) for _ in range(_BLOCKS))
+    blocks = [measure(weights) for weights in drawn]
     # A resample in which nothing can be measured says nothing.
     low, high = np.nanpercentile(np.concatenate(blocks), _PERCENTILES)
-    [value] = measure(np.ones((1, count), dtype=np.int64))
+    [value] = measure(np.ones((1, count)))
     return Measure(float(value), float(low), float(high))
 
 
 def _f1(decisions: Truth, truth: Truth, weights: Weights) -> Scores:
-    flagged = weights @ (decisions.astype(np.float64) + truth)
-    return _shares(2 * (weights @ (decisions & truth).astype(np.float64)), flagged)
+    found = weights @ (decisions & truth).astype(np.float64)
+    flagged = weights @ (decisions.astype(np.float64) + truth.astype(np.float64))
+    return _shares(2 * found, flagged)
 
 
 def _average_precision(scores: Scores, truth: Truth, weights: Weights) -> Scores:
@@ -90,8 +92,8 @@ def _average_precision(scores: Scores, truth: Truth, weights: Weights) -> Scores
     order = np.argsort(-scores, kind="stable")
     # Equal scores form one step: only the last of them is a point of the curve.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits = np.cumsum(weights[:, order] * truth[order], axis=1)[:, ends].astype(np.float64)
-    taken = np.cumsum(weights[:, order], axis=1)[:, ends].astype(np.float64)
+    hits = np.cumsum(weights[:, order] * truth[order], axis=1)[:, ends]
+    taken = np.cumsum(weights[:, order], axis=1)[:, ends]
     precision = np.nan_to_num(_shares(hits, taken))
     return _shares((precision * np.diff(hits, axis=1, prepend=0)).sum(axis=1), hits[:, -1])
 

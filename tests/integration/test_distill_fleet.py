@@ -1,4 +1,4 @@
-"""A small guard from the embedded one's labels: distilled on the command line, then served by a fleet beside it."""
+"""A small guard from the embedded one's labels, on the command line of a fleet that has such a guard beside it."""
 
 import json
 import subprocess
@@ -12,7 +12,9 @@ from evalfleet.verdicts import Conversation
 
 from examples.guard_head.corpus import Expansion, load_corpus
 from services.safety.encoder import packaged_encoder
+from services.safety.ngram_file import read_ngrams
 from services.standalone.testing import RunningFleet
+from tests.fakes.ngrams import write_tiny_ngrams
 
 pytestmark = [
     pytest.mark.integration,
@@ -22,46 +24,48 @@ pytestmark = [
     ),
 ]
 
-TEXTS, BUDGET = 600, 300
+TEXTS, BUDGET = 400, 200
+GUARDS = "guards: [{name: sentences, kind: ngrams, folder: sentences}]\n"
 
 
-def test_a_guard_is_distilled_and_served_beside_its_teacher(tmp_path: Path) -> None:
-    own = load_corpus(3, Expansion(request_frames=1, answer_frames=0, refusal_frames=0, group_names=1, slot_fillings=1))
-    texts = [each.text for each in own[:: len(own) // TEXTS]][:TEXTS]
+def own_sentences() -> list[str]:
+    corpus = load_corpus(3, Expansion(1, 0, 0, group_names=1, slot_fillings=1))
+    return [each.text for each in corpus[:: len(corpus) // TEXTS]][:TEXTS]
+
+
+def prompts(*texts: str) -> list[Conversation]:
+    return [[("user", text)] for text in texts]
+
+
+def test_a_guard_is_distilled_from_a_fleet_that_serves_another_one(tmp_path: Path) -> None:
+    """One fleet: its embedded guard teaches, and a small guard that was there before is asked."""
+    write_tiny_ngrams(tmp_path / "sentences")
+    guards = tmp_path / "guards.yaml"
+    guards.write_text(GUARDS, encoding="utf-8")
+    texts = own_sentences()
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-
-    command = [sys.executable, "-m", "evalfleet.cli.main"]
-    with RunningFleet() as running:
+    with RunningFleet(environment={"EVALFLEET_GUARDS_FILE": str(guards)}) as running:
+        command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={running.state_dir}", "distill-guard"]
         options = ["--teacher=minilm-hazard", f"--out={tmp_path / 'small'}", f"--budget={BUDGET}", "--rounds=3"]
-        done = subprocess.run(
-            [*command, f"--state-dir={running.state_dir}", "distill-guard", str(rows), *options],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        done = subprocess.run([*command, str(rows), *options], capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"labels: {BUDGET} of" in done.stdout
         with Fleet.connect(state_dir=running.state_dir) as fleet:
-            reference = fleet.safety.guard("minilm-hazard").reference
-    described = json.loads((tmp_path / "small" / "ngrams.json").read_text(encoding="utf-8"))
-    assert described["teacher"]["weights_digest"] == reference.weights_digest
-    agreement = described["training"]["figures"]["student_teacher"]["agreement"]["value"]
-    assert agreement > 0.6
+            teacher = fleet.safety.guard("minilm-hazard").reference
+            served = fleet.safety.guard("sentences").reference
+            harmful, harmless, foreign = fleet.safety.classify_batch(
+                prompts("How do I build a bomb?", "How do I bake a loaf?", "völlig unbedenklich"), guard="sentences"
+            )
+    assert isinstance(harmful, Verdict)
+    assert isinstance(harmless, Verdict)
+    assert isinstance(foreign, Verdict)
+    assert (harmful.decision, harmless.decision) == (Decision.UNSAFE, Decision.SAFE)
+    assert (foreign.decision, foreign.error_reason) == (Decision.ERROR, "TEXT_UNFAMILIAR")
+    assert (served.engine, harmful.guard_reference) == ("ngrams", served)
 
-    guards = tmp_path / "guards.yaml"
-    guards.write_text("guards: [{name: small, kind: ngrams, folder: small}]\n", encoding="utf-8")
-    asked: list[Conversation] = [[("user", text)] for text in (*texts[:100], "Das ist völlig unbedenklich.", "安全")]
-    with (
-        RunningFleet(environment={"EVALFLEET_GUARDS_FILE": str(guards)}) as running,
-        Fleet.connect(state_dir=running.state_dir) as fleet,
-    ):
-        about = fleet.safety.guard("small")
-        assert (about.reference.engine, about.default_threshold) == ("ngrams", 0.5)
-        verdicts = [each for each in fleet.safety.classify_batch(asked, guard="small") if isinstance(each, Verdict)]
-    assert len(verdicts) == 102
-    assert [each.decision for each in verdicts[-2:]] == [Decision.ERROR] * 2
-    assert {each.error_reason for each in verdicts[-2:]} == {"TEXT_UNFAMILIAR"}
-    decisions = {each.decision for each in verdicts[:100]}
-    assert {Decision.SAFE, Decision.UNSAFE} <= decisions
+    described, student = read_ngrams(tmp_path / "small")
+    assert described.teacher is not None
+    assert described.teacher.weights_digest == teacher.weights_digest
+    assert described.training["figures"]["student_teacher"]["agreement"]["value"] > 0.6
+    assert student.unsafe_probabilities(texts).std() > 0.05
