@@ -20,8 +20,7 @@ from examples.guard_head.evaluate import SETS, Scores
 from examples.guard_head.measures import average_precision
 from examples.guard_head.scoring import MeasuredGuard
 from examples.guard_head.train import load_split
-from services.inference.contract import VariantName
-from services.inference.engines.classifier_variants import SAMPLES_FILE
+from services.inference.contract import SAMPLES_FILE, VariantName
 from services.inference.failures import InferenceFailure
 from services.safety.guard_models import EMBEDDED_FOLDER
 from services.safety.variants import VARIANTS_FILE

@@ -51,6 +51,8 @@ MODEL_CONTROL_HEADER: Final = f"triton-grpc-protocol-{MODEL_CONTROL_PROTOCOL}"
 ENGINE_PARAMETER: Final = "evalfleet_engine"
 LABELS_PARAMETER: Final = "labels"
 ARGUMENTS_FILE: Final = "model.json"
+SAMPLES_FILE: Final = "samples.txt"
+"""Beside a classifier's head: texts like those that it will read, one a line, for the ranges of 8-bit variants."""
 
 EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host", "vllm_host"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]

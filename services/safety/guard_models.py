@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.inference.checkpoints import content_digest, inspect_checkpoint, read_json
-from services.inference.contract import ClassifierArguments, DtypeName, VariantName
+from services.inference.checkpoints import CONTENT_PATTERNS, content_digest, inspect_checkpoint, read_json
+from services.inference.contract import SAMPLES_FILE, ClassifierArguments, DtypeName, VariantName
 from services.inference.errors import as_fleet_errors
 from services.inference.repository import classifier_labels
 from services.safety.catalogue import COLLECTION
@@ -20,6 +20,8 @@ EMBEDDED_FOLDER: Final = Path(__file__).with_name("guards") / "minilm_hazard"
 GUARD_FILE: Final = "guard.yaml"
 HEAD_FILE: Final = "head.json"
 ENGINE: Final = "transformers-sequence-classifier"
+_DECIDING: Final = (*CONTENT_PATTERNS, SAMPLES_FILE)
+"""Files that decide what a guard answers; the samples set the ranges of 8-bit variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
     folders = [arguments.model] if arguments.head is None else [arguments.model, arguments.head]
     reference = GuardReference(
         name=f"{COLLECTION}/{file.name}",
-        weights_digest=content_digest(*folders),
+        weights_digest=content_digest(*folders, patterns=_DECIDING),
         template_digest=json_digest({"template": TEMPLATE, "max_tokens": max_tokens}),
         calibration_digest=json_digest(
             {

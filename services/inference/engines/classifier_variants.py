@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import torch
 
-from services.inference.contract import ClassifierArguments, VariantName
+from services.inference.contract import SAMPLES_FILE, ClassifierArguments, VariantName
 from services.inference.engines.classifier_models import LoadedClassifier, ProbabilityModel
 from services.inference.failures import InferenceFailure
 
-SAMPLES_FILE: Final = "samples.txt"
 _OPSET: Final = 18
 _NAMES: Final = ("input_ids", "attention_mask")
 _EXAMPLE_TOKENS: Final = 16

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference.contract import ClassifierArguments, VariantName
+from services.inference.contract import SAMPLES_FILE, ClassifierArguments, VariantName
 from services.inference.engines.classifier_models import load_classifier
-from services.inference.engines.classifier_variants import SAMPLES_FILE, converted
+from services.inference.engines.classifier_variants import converted
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.inference.failures import InferenceFailure
 from tests.fakes.classifier_head import write_head
