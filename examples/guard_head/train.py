@@ -29,8 +29,8 @@ from services.safety.guard_models import EMBEDDED_FOLDER, GUARD_FILE
 
 ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS: Final = 256
-# Our own sentences are many variations of few acts, the tweets are much alike, and comments that are toxic are few.
-DRAWN: Final = {"corpus": 0.4, "tweets": 0.3, "surge_toxicity": 2.0}
+# Our own sentences are many variations of few acts, and the tweets are much alike.
+DRAWN: Final = {"corpus": 0.3, "tweets": 0.4}
 _REPORT_STEPS: Final = 50
 
 

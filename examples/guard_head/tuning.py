@@ -43,10 +43,10 @@ class Recipe:
 
     rank: int = 32
     alpha: int = 64
-    dropout: float = 0.05
-    epochs: int = 4
+    dropout: float = 0.1
+    epochs: int = 3
     batch: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     weight_decay: float = 0.01
     max_tokens: int = 128
     hazard_share: float = 0.5
@@ -78,7 +78,7 @@ class TunedGuard(torch.nn.Module):
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
-            target_modules=["word_embeddings", "query", "key", "value", "dense"],
+            target_modules=["query", "key", "value", "dense"],
             exclude_modules=["pooler.dense"],
             bias="none",
         )
