@@ -29,6 +29,8 @@ MAX_TOKENS = 256
 class PooledForSequenceClassification(PreTrainedModel):
     """The embedded guard's model as a class of transformers' own kind, so that its pipeline can run it."""
 
+    # The encoder inside attends as it was loaded.
+    _supports_sdpa = True
     weight: torch.Tensor
     bias: torch.Tensor
 

@@ -5,6 +5,7 @@ import locale
 import logging
 import os
 import select
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments, HostArg
 def prepare_stub() -> None:
     """Set what the stub lacks: UTF-8 as its text encoding, a log that says where, and an end when Triton dies."""
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    for stream in (sys.stdout, sys.stderr):
+        # They were opened as ASCII; a library that prints more than that would fail.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     threading.Thread(target=_end_with, args=(os.getppid(),), name="end-with-triton", daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
