@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from evalfleet.calibration.fitting import CascadeFit, JudgedRow, Promise, fit_cascade, measure_cascade
 from numpy.typing import NDArray
-from services.distillation.ngrams import fit_ngrams
 
 from benchmarks.cascade.texts import texts_to_judge
 from benchmarks.report import installed_versions, write_result
 from examples.guard_head.scoring import MeasuredGuard, Scores
 from examples.guard_head.train import load_split
+from services.distillation.ngrams import fit_ngrams
 from services.safety.guard_models import EMBEDDED_FOLDER
 
 # The n-gram guard answers ERROR, so that a cascade hands on, where it knows fewer of a text's words.

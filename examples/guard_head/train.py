@@ -19,11 +19,12 @@ from typing import Any, Final
 import numpy as np
 
 from examples.guard_head.corpus import load_corpus, load_tweets
+from examples.guard_head.lessons import LABELS, lessons_of
 from examples.guard_head.measures import at_threshold, average_precision, best_f1_threshold, calibration_error
 from examples.guard_head.public_sets import load_public
 from examples.guard_head.scoring import MeasuredGuard
 from examples.guard_head.splitting import Split, split
-from examples.guard_head.tuning import LABELS, Recipe, tune
+from services.distillation.tuning import Recipe, tune
 from services.safety.encoder import find_encoder
 from services.safety.guard_models import EMBEDDED_FOLDER, GUARD_FILE
 
@@ -68,7 +69,7 @@ def calibrate(guard: MeasuredGuard, texts: Split, recipe: Recipe) -> dict[str, A
     return {
         "threshold": threshold,
         "method": "best F1 on a tenth of the public texts, which the guard was not tuned on",
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "drawn": DRAWN},
         "texts": {
             "training": dict(sorted(Counter(each.source for each in texts.training).items())),
             "validation": len(texts.validation),
@@ -105,13 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alpha=2 * told.rank,
         epochs=told.epochs,
         learning_rate=told.learning_rate,
-        drawn=DRAWN,
         seed=told.seed,
     )
     texts = load_split(told.data, told.seed)
     encoder = find_encoder(told.encoder, ENCODER_SHA256)
     print(f"tuning on {len(texts.training)} texts; {len(texts.test)} are held out", flush=True)
-    guard = tune(encoder, texts.training, recipe, report=_Progress())
+    guard = tune(encoder, lessons_of(texts.training, DRAWN), recipe, report=_Progress())
     guard.save(told.out)
     if not (told.out / GUARD_FILE).is_file():
         shutil.copy(EMBEDDED_FOLDER / GUARD_FILE, told.out)

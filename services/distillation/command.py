@@ -1,7 +1,6 @@
 """The command `evalfleet distill-guard`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from evalfleet.cli.session import Session
@@ -9,12 +8,9 @@ from evalfleet.cli.session import Session
 from services.distillation.plan import LEAST_BUDGET, Plan
 from services.runtime.errors import FleetError
 
-if TYPE_CHECKING:
-    from services.distillation.report import Outcome
-
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_KINDS = ("ngrams",)
+_KINDS = ("ngrams", "minilm")
 _USUAL = Plan()
 
 
@@ -46,7 +42,7 @@ What comes next: name the folder in the guards file and let it decide what it is
     type=click.Choice(_KINDS),
     default="ngrams",
     show_default=True,
-    help="What is trained: a linear classifier on n-grams, which needs no Triton.",
+    help="What is trained: a linear classifier on n-grams, which needs no Triton, or the embedded guard's encoder.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make; it must not be there.")
 @click.option(
@@ -92,6 +88,12 @@ What comes next: name the folder in the guards file and let it decide what it is
     is_flag=True,
     help="Also train on as many labels drawn at random. Asks the teacher about those that it has not labelled yet.",
 )
+@click.option(
+    "--encoder",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    envvar="EVALFLEET_ENCODER_PATH",
+    help="Folder of the encoder of minilm.  [default: the offline package, then the hub]",
+)
 @click.option("--json", "json_file", type=_FILE, help="Also write plan, costs and figures here.")
 @click.option("--seed", type=int, default=_USUAL.seed, show_default=True, help="Of everything that is drawn.")
 @click.pass_obj
@@ -109,6 +111,7 @@ def distill_guard(
     rounds: int,
     random_share: float,
     compare_random: bool,
+    encoder: Path | None,
     json_file: Path | None,
     seed: int,
 ) -> None:
@@ -120,22 +123,17 @@ def distill_guard(
     the teacher, and both against the labels of people, on texts that it never learnt from.
     """
     # Help must come at once, and these bring numpy and scikit-learn with them.
+    from services.distillation.report import quality_table, remarks
     from services.distillation.running import Job, run_job
 
     plan = Plan(budget, held_out, first, rounds, random_share, seed)
     labels_file = labels or out.with_name(f"{out.name}.labels.jsonl")
+    job = Job(rows, teacher, student, out, labels_file, plan, compare_random, json_file, encoder)
     try:
-        outcome = run_job(session, Job(rows, teacher, student, out, labels_file, plan, compare_random, json_file))
+        outcome = run_job(session, job)
     except FleetError as error:
         raise click.ClickException(error.message) from error
-    _show(session, outcome, out)
-
-
-def _show(session: Session, outcome: "Outcome", out: Path) -> None:
-    from services.distillation.report import quality_table, remarks
-
     session.out.print(quality_table(outcome))
-    for line in remarks(outcome):
+    entry = outcome.distilled.student.entry(job.guard_name, out)
+    for line in (*remarks(outcome), f"for the guards file: - {entry}"):
         session.out.print(line, markup=False, soft_wrap=True)
-    entry = f"{{name: {out.name}, kind: {outcome.student}, folder: {out}}}"
-    session.out.print(f"{out}: for the guards file, - {entry}", markup=False, soft_wrap=True)

@@ -51,7 +51,7 @@ class LabelledRows:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A student after one of the rounds.
+    """Who chooses the texts, after one of the rounds: the student, or a cheaper one in its place.
 
     Attributes:
         labels: that it learnt from.
@@ -87,22 +87,25 @@ def distil(
     student: Student,
     plan: Plan,
     *,
+    chooser: Student | None = None,
     report: Callable[[Round], None] = lambda done: None,
 ) -> Distilled:
-    """Train a student on labels that it chose itself.
+    """Train a student on labels that it chose itself, or that a cheaper one chose for it.
 
     Args:
         texts: to choose from; no two alike, see ``distinct``.
         teacher: labels them.
         student: is trained.
         plan: how many labels, on what.
-        report: told after every fit.
+        chooser: is fitted in every round and says what it doubts in the student's place, who is trained only once
+            (selection via proxy: Coleman et al. 2020, arXiv:1906.11829).
+        report: told after every fit of the rounds.
 
     Raises:
         PlanError: the plan asks for too little, or has too few texts.
         TooFewLabelsError: the teacher decided too little, or always the same.
     """
-    return _Distillation(texts, teacher, student, plan, report).run()
+    return _Distillation(texts, teacher, student, chooser or student, plan, report).run()
 
 
 def distil_at_random(texts: Sequence[Text], teacher: Teacher, student: Student, plan: Plan) -> Distilled:
@@ -111,7 +114,7 @@ def distil_at_random(texts: Sequence[Text], teacher: Teacher, student: Student, 
     Its held-out texts and the first of its texts for training are those of ``distil`` under the same plan, so the
     teacher need be asked about the others only.
     """
-    return _Distillation(texts, teacher, student, plan, lambda done: None).run(at_random=True)
+    return _Distillation(texts, teacher, student, student, plan, lambda done: None).run(at_random=True)
 
 
 def distinct(texts: Sequence[Text]) -> list[Text]:
@@ -132,6 +135,7 @@ class _Distillation:
         texts: Sequence[Text],
         teacher: Teacher,
         student: Student,
+        chooser: Student,
         plan: Plan,
         report: Callable[[Round], None],
     ) -> None:
@@ -144,6 +148,7 @@ class _Distillation:
         self._texts = texts
         self._teacher = teacher
         self._student = student
+        self._chooser = chooser
         self._plan = plan
         self._report = report
         self._chance = np.random.default_rng(plan.seed)
@@ -171,6 +176,8 @@ class _Distillation:
                 f"the teacher decided {len(self._training.rows)} of the texts to learn from, none or all of them as "
                 "unsafe; give more texts, or a larger budget"
             )
+        if self._chooser is not self._student:
+            self._student.fit(*self._lessons())
         return Distilled(self._student, self._training, held_out, self._undecided, tuple(self._rounds))
 
     def _portions(self, count: int) -> Iterator[int]:
@@ -184,7 +191,7 @@ class _Distillation:
         candidates = np.arange(len(self._left))
         if len(candidates) > _MOST_CANDIDATES:
             candidates = self._chance.choice(candidates, size=_MOST_CANDIDATES, replace=False)
-        said = self._student.says([judged_text(self._texts[row]) for row in self._left[candidates]])
+        said = self._chooser.says([judged_text(self._texts[row]) for row in self._left[candidates]])
         return candidates[choose_next(said.probabilities, count, self._plan.random_share, self._chance)]
 
     def _take(self, places: Rows) -> None:
@@ -203,16 +210,19 @@ class _Distillation:
 
     def _fit(self, held_out: LabelledRows) -> bool:
         try:
-            self._student.fit([judged_text(self._texts[row]) for row in self._training.rows], self._training.targets)
+            self._chooser.fit(*self._lessons())
         except InvalidArgumentError as error:
             if error.reason != _ONE_SIDED:
                 raise
             return False
-        said = self._student.says([judged_text(self._texts[row]) for row in held_out.rows])
+        said = self._chooser.says([judged_text(self._texts[row]) for row in held_out.rows])
         agrees = ((said.probabilities >= THRESHOLD) == held_out.unsafe)[said.judged]
         self._rounds.append(Round(len(self._training.rows), float(agrees.mean()) if len(agrees) else None))
         self._report(self._rounds[-1])
         return True
+
+    def _lessons(self) -> tuple[list[str], NDArray[np.float64]]:
+        return [judged_text(self._texts[row]) for row in self._training.rows], self._training.targets
 
 
 def judged_text(text: Text) -> str:

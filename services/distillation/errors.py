@@ -1,6 +1,6 @@
 """What can go wrong when a guard is distilled."""
 
-from services.runtime.errors import FailedPreconditionError, InvalidArgumentError
+from services.runtime.errors import FailedPreconditionError, InvalidArgumentError, StartupError
 
 
 class LabelsFileError(FailedPreconditionError):
@@ -19,3 +19,9 @@ class PlanError(InvalidArgumentError):
     """The texts, or the number of labels, do not suffice for what is asked."""
 
     default_reason = "PLAN_INVALID"
+
+
+class NotInstalledError(StartupError):
+    """What a student is trained with is not installed."""
+
+    default_reason = "STUDENT_NOT_INSTALLED"

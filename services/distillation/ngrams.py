@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from services.runtime.errors import InvalidArgumentError
+from services.distillation.targets import checked_targets
 from services.safety.guard_file import UNSAFE_LABEL
 from services.safety.ngram_model import (
     USUAL_SETTINGS,
@@ -48,7 +48,7 @@ def fit_ngrams(
         InvalidArgumentError: the targets are not as many as the texts, no shares, or all on one side of 0.5.
     """
     targets = {UNSAFE_LABEL: unsafe_targets, **(category_targets or {})}
-    columns = [_checked(label, values, len(texts)) for label, values in targets.items()]
+    columns = [checked_targets(label, values, len(texts)) for label, values in targets.items()]
     prepared = [prepare(text, settings) for text in texts]
     counts = count_ngrams(prepared, settings)
     scale = np.concatenate([inverse_frequencies(each) for each in counts])
@@ -88,17 +88,3 @@ def _side_by_side(blocks: Sequence[Any], columns: NDArray[np.intp]) -> Any:
     from scipy.sparse import hstack
 
     return hstack(blocks, format="csc")[:, columns].tocsr()
-
-
-def _checked(label: str, values: ArrayLike, count: int) -> Numbers:
-    targets = np.asarray(values, dtype=np.float64)
-    if targets.shape != (count,):
-        raise InvalidArgumentError(f"{label}: {targets.size} targets for {count} texts", reason="TARGETS_INVALID")
-    if not ((targets >= 0) & (targets <= 1)).all():
-        raise InvalidArgumentError(f"{label}: targets must be from 0 to 1", reason="TARGETS_INVALID")
-    if not ((targets >= 0.5).any() and (targets < 0.5).any()):
-        raise InvalidArgumentError(
-            f"{label}: the targets are all on one side of 0.5, so there is nothing to tell apart",
-            reason="TARGETS_ONE_SIDED",
-        )
-    return targets

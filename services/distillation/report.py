@@ -91,7 +91,8 @@ def remarks(outcome: Outcome) -> list[str]:
         f"asked now {spent.asked:,}, known from the labels file {spent.known:,}",
         f"learnt from {len(distilled.training.rows):,}, of which {int(distilled.training.unsafe.sum()):,} unsafe; "
         f"measured on {assessment.held_out:,} others, drawn at random",
-        "agreement by labels: " + ", ".join(f"{each.labels:,} → {number(each.agreement)}" for each in distilled.rounds),
+        ("agreement by labels: " if outcome.student == "ngrams" else "agreement of the n-grams that chose, by labels: ")
+        + ", ".join(f"{each.labels:,} → {number(each.agreement)}" for each in distilled.rounds),
     ]
     if distilled.undecided:
         lines.append(

@@ -1,7 +1,7 @@
 """The seam of a student: what learns from a teacher's labels and becomes a guard."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,14 +36,20 @@ class Origin:
     """Where a student comes from, for the files that describe it.
 
     Attributes:
+        name: that it has as a guard.
         teacher: the guard that it learnt from.
         aspects: what the texts were judged as: prompt, response, or both.
         training: facts and figures for people, as JSON can hold them.
     """
 
+    name: str
     teacher: Guard
     aspects: tuple[str, ...]
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    def teacher_reference(self) -> dict[str, str]:
+        """Return which exact guard the teacher was."""
+        return asdict(self.teacher.reference) | {"name": self.teacher.name}
 
 
 class Student(Protocol):
@@ -65,6 +71,9 @@ class Student(Protocol):
         Raises:
             AlreadyExistsError: the folder is there.
         """
+
+    def entry(self, name: str, folder: Path) -> str:
+        """Return what the guards file has to say of it, as YAML in one line."""
 
 
 class NgramStudent:
@@ -99,15 +108,6 @@ class NgramStudent:
 
     def save(self, folder: Path, origin: Origin) -> None:
         """Write the folder of a guard of the kind ``ngrams``."""
-        reference = origin.teacher.reference
-        teacher = NgramTeacher(
-            name=origin.teacher.name,
-            weights_digest=reference.weights_digest,
-            template_digest=reference.template_digest,
-            calibration_digest=reference.calibration_digest,
-            engine=reference.engine,
-            dtype=reference.dtype,
-        )
         save_ngrams(
             folder,
             self.model,
@@ -115,6 +115,10 @@ class NgramStudent:
             aspects=origin.aspects,
             threshold=THRESHOLD,
             least_known_share=self._least_known_share,
-            teacher=teacher,
+            teacher=NgramTeacher(**origin.teacher_reference()),
             training=dict(origin.training),
         )
+
+    def entry(self, name: str, folder: Path) -> str:
+        """Return its entry of the guards file."""
+        return f"{{name: {name}, kind: ngrams, folder: {folder}}}"

@@ -34,9 +34,9 @@ class GuardFile(BaseModel):
         max_tokens: longest text in tokens; a head's own limit counts where it is left out.
         special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
         threshold: on the unsafe probability; calibration.json beside the file goes first.
-        taxonomy: name of the taxonomy that the category codes belong to.
+        taxonomy: name of the taxonomy that the category codes belong to; empty where there are none.
         taxonomy_version: its version.
-        categories: by code.
+        categories: by code; none for a model that only says ``safe`` or ``unsafe``.
         labels: what the model's labels mean: a category code, ``safe`` or ``unsafe``. A label that is not named here
             means the code of its own name.
     """
@@ -49,13 +49,15 @@ class GuardFile(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     special_tokens: int = Field(0, ge=0)
     threshold: float | None = Field(None, gt=0, le=1)
-    taxonomy: str = Field(min_length=1)
-    taxonomy_version: str = Field(min_length=1)
-    categories: dict[str, CategoryEntry] = Field(min_length=1)
+    taxonomy: str = ""
+    taxonomy_version: str = ""
+    categories: dict[str, CategoryEntry] = {}
     labels: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _check_labels(self) -> "GuardFile":
+    def _check_meanings(self) -> "GuardFile":
+        if self.categories and not (self.taxonomy and self.taxonomy_version):
+            raise ValueError("taxonomy: must be named, with its version, where there are categories")
         reserved = sorted({SAFE_LABEL, UNSAFE_LABEL} & set(self.categories))
         if reserved:
             raise ValueError(f"a category cannot be called {reserved[0]!r}: that word says what a label means")

@@ -1,21 +1,19 @@
 """The folder of an n-gram classifier: ngrams.json describes it, ngrams.safetensors holds its numbers. No pickle."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from services.runtime.errors import AlreadyExistsError
 from services.safety.digests import json_digest
 from services.safety.encoder import file_sha256
 from services.safety.errors import GuardFileError, NgramsNotInstalledError
 from services.safety.guard_file import SAFE_LABEL, UNSAFE_LABEL, CategoryEntry
 from services.safety.judgement import HazardCategory
+from services.safety.new_folder import new_folder
 from services.safety.ngram_model import NgramModel, NgramSettings, hashing_digest
 
 DESCRIPTION_FILE: Final = "ngrams.json"
@@ -141,11 +139,7 @@ def save_ngrams(folder: Path, model: NgramModel, description: str, **facts: Any)
     Raises:
         AlreadyExistsError: the folder is there.
     """
-    if folder.exists():
-        raise AlreadyExistsError(f"{folder} is there already; choose another", metadata={"path": str(folder)})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as made:
         _write_numbers(made / WEIGHTS_FILE, model)
         content = NgramFile(
             description=description,
@@ -158,11 +152,6 @@ def save_ngrams(folder: Path, model: NgramModel, description: str, **facts: Any)
         content = content.model_copy(update={_DIGEST_FIELD: _digest(content.model_dump(mode="json"))})
         text = json.dumps(content.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
         (made / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
-        made.chmod(0o755)
-        made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     return content
 
 

@@ -10,11 +10,10 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import Decision, Verdict
 from evalfleet.verdicts import Conversation
 
-from examples.guard_head.corpus import Expansion, load_corpus
 from services.safety.encoder import packaged_encoder
 from services.safety.ngram_file import read_ngrams
 from services.standalone.testing import RunningFleet
-from tests.fakes.ngrams import write_tiny_ngrams
+from tests.fakes.ngrams import SENTENCES, write_tiny_ngrams
 
 pytestmark = [
     pytest.mark.integration,
@@ -24,13 +23,9 @@ pytestmark = [
     ),
 ]
 
-TEXTS, BUDGET = 400, 200
+BUDGET = 160
 GUARDS = "guards: [{name: sentences, kind: ngrams, folder: sentences}]\n"
-
-
-def own_sentences() -> list[str]:
-    corpus = load_corpus(3, Expansion(1, 0, 0, group_names=1, slot_fillings=1))
-    return [each.text for each in corpus[:: len(corpus) // TEXTS]][:TEXTS]
+CITIES = ("Berlin", "Lisbon", "Oslo", "Vienna", "Prague", "Dublin", "Athens")
 
 
 def prompts(*texts: str) -> list[Conversation]:
@@ -42,7 +37,7 @@ def test_a_guard_is_distilled_from_a_fleet_that_serves_another_one(tmp_path: Pat
     write_tiny_ngrams(tmp_path / "sentences")
     guards = tmp_path / "guards.yaml"
     guards.write_text(GUARDS, encoding="utf-8")
-    texts = own_sentences()
+    texts = [f"{sentence} I live in {city}." for sentence, _ in SENTENCES for city in CITIES]
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     with RunningFleet(environment={"EVALFLEET_GUARDS_FILE": str(guards)}) as running:
@@ -67,5 +62,5 @@ def test_a_guard_is_distilled_from_a_fleet_that_serves_another_one(tmp_path: Pat
     described, student = read_ngrams(tmp_path / "small")
     assert described.teacher is not None
     assert described.teacher.weights_digest == teacher.weights_digest
-    assert described.training["figures"]["student_teacher"]["agreement"]["value"] > 0.6
-    assert student.unsafe_probabilities(texts).std() > 0.05
+    assert described.training["figures"]["student_teacher"]["agreement"]["value"] > 0.8
+    assert student.unsafe_probabilities(texts).std() > 0.1

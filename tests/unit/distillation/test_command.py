@@ -90,7 +90,7 @@ def test_it_ends_in_a_table_and_a_guard_that_the_service_takes(
     assert "large against the rows' labels" in result.stdout
     assert "labels: 200 of 300 texts (66.7%); asked now 200, known from the labels file 0" in result.stdout
     assert "learnt from 150, of which" in result.stdout
-    assert "{name: small, kind: ngrams, folder: guards/small}" in result.stdout
+    assert "for the guards file: - {name: small, kind: ngrams, folder: guards/small}" in result.stdout
     assert "labels: agreement" in result.stderr
 
     described, _ = read_ngrams(tmp_path / "guards" / "small")

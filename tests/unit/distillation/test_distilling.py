@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from evalfleet.calibration.rows import Text
+from numpy.typing import NDArray
 
 from services.distillation.assessing import assess
 from services.distillation.distilling import Round, distil, distil_at_random, distinct, judged_text
@@ -35,6 +36,17 @@ class FakeTeacher:
     def _one(self, text: Text) -> TeacherLabel:
         is_unsafe = "zap" in judged_text(text)
         return TeacherLabel("unsafe" if is_unsafe else "safe", 0.9 if is_unsafe else 0.1, 0.5)
+
+
+class CountingStudent(NgramStudent):
+    """Counts how often it is trained."""
+
+    fits = 0
+
+    def fit(self, texts: Sequence[str], targets: NDArray[np.float64]) -> None:
+        """Count and learn."""
+        self.fits += 1
+        super().fit(texts, targets)
 
 
 def prompt(content: str, is_unsafe: bool | None = None) -> Text:
@@ -113,6 +125,18 @@ def test_random_choice_is_measured_on_the_same_texts_and_shares_the_first_labels
     assert len(second.training.rows) == len(first.training.rows)
     assert second.training.rows[:38] == first.training.rows[:38]
     assert len(second.rounds) == 1
+
+
+def test_a_cheaper_student_can_choose_for_one_that_is_slow_to_train() -> None:
+    texts, plan = pool(600), Plan(200)
+    slow, cheap, alone = CountingStudent(SETTINGS), CountingStudent(SETTINGS), FakeTeacher()
+    chosen = FakeTeacher()
+    done = distil(texts, chosen, slow, plan, chooser=cheap)
+    distil(texts, alone, student(), plan)
+    assert (slow.fits, cheap.fits) == (1, 7)
+    assert done.student is slow
+    assert chosen.asked == alone.asked
+    assert slow.model.known_words == cheap.model.known_words
 
 
 def test_the_same_seed_makes_the_same_student() -> None:

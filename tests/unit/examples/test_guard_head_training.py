@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer
 
 from examples.guard_head.corpus import HAZARDS, Example, load_corpus, load_tweets
+from examples.guard_head.lessons import LABELS, lessons_of, targets_of
 from examples.guard_head.public_sets import load_public
 from examples.guard_head.scoring import NoMetrics
 from examples.guard_head.splitting import folds_of, split
 from examples.guard_head.train import ENCODER_SHA256, MAX_TOKENS, write_guard
-from examples.guard_head.tuning import LABELS, Recipe, targets_of, tune
+from services.distillation.tuning import Recipe, padding_tokenizer, tune
 from services.inference.contract import ClassifierArguments
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.safety.guard_file import check_labels, read_guard_file
@@ -109,7 +109,7 @@ def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_
     ]
     losses: list[float] = []
     recipe = Recipe(rank=4, alpha=8, epochs=6, batch=16, learning_rate=1e-2, max_tokens=32)
-    guard = tune(encoder_folder, examples, recipe, report=lambda step, steps, loss: losses.append(loss))
+    guard = tune(encoder_folder, lessons_of(examples, {}), recipe, report=lambda step, steps, loss: losses.append(loss))
     assert len(losses) == 36
     assert losses[-1] < losses[0] / 2
     guard.save(tmp_path)
@@ -118,7 +118,7 @@ def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_
     engine = SequenceClassifierEngine.load(
         ClassifierArguments(model=str(encoder_folder), head=str(tmp_path), max_model_len=32), NoMetrics()
     )
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    tokenizer = padding_tokenizer(encoder_folder)
     texts = ["fox 1", "Jupiter 2", "The quick brown fox jumps"]
     with torch.no_grad():
         tokens = tokenizer(texts, padding=True, return_tensors="pt")

@@ -35,6 +35,12 @@ def test_reads_what_labels_mean(tmp_path: Path) -> None:
     assert guard.threshold == 0.7
 
 
+def test_a_model_that_only_says_safe_or_unsafe_needs_no_categories(tmp_path: Path) -> None:
+    content = "name: plain\ndescription: Plain.\naspects: [prompt]\nthreshold: 0.5\nlabels: {LABEL_1: unsafe}\n"
+    guard = read_guard_file(write_guard_yaml(tmp_path, content))
+    assert (guard.categories, guard.meaning("LABEL_1"), guard.meaning("other")) == ({}, "unsafe", None)
+
+
 def test_a_measured_threshold_goes_first(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text('{"threshold": 0.41}')
     assert read_guard_file(write_guard_yaml(tmp_path, GOOD)).threshold == 0.41
@@ -51,6 +57,7 @@ def test_a_measured_threshold_goes_first(tmp_path: Path) -> None:
         (("insult: {title: Insults}", "safe: {title: Safe}"), "a category cannot be called 'safe'"),
         (("name: toxic-bert", "name: Toxic Bert"), "name: "),
         (("aspects: [response]", "aspects: [answer]"), "aspects.0: "),
+        (("taxonomy: toxic", ""), "taxonomy: must be named, with its version, where there are categories"),
         (("{title: Insults}", "{titel: Insults}"), "categories.insult.titel: "),
         (("aspects: [response]", "aspects: [response"), "line 5, column 10: "),
         ((GOOD, "- a list"), "must hold a mapping"),

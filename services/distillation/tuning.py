@@ -1,4 +1,4 @@
-"""Tunes the guard's encoder through a LoRA adapter, together with one linear output a hazard."""
+"""Tunes the embedded guard's encoder through a LoRA adapter, together with one linear output a label."""
 
 import math
 import random
@@ -13,31 +13,28 @@ from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits, linear, normalize
 from transformers import AutoModel, AutoTokenizer
 
-from examples.guard_head.corpus import HAZARDS, Example
 from services.inference.adapters import WEIGHTS_FILE
 from services.safety.encoder import HUB_REPOSITORY, HUB_REVISION
 
-UNSAFE: Final = "unsafe"
-LABELS: Final = (UNSAFE, *HAZARDS)
+HEAD_WEIGHTS_FILE: Final = "head.safetensors"
 _HEAD_SCALE: Final = 16.0
 """Embeddings have length 1; with this the outputs move as fast as the adapter at one learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the guard is tuned.
+    """How an encoder is tuned.
 
     Attributes:
         rank: of the adapter's matrices.
         alpha: its scale is ``alpha / rank``.
         dropout: before the adapter's matrices.
-        epochs: passes over the texts; each draws ``drawn`` anew.
+        epochs: passes over the texts.
         batch: texts a step.
         learning_rate: highest, after a tenth of the steps; then it falls along a half cosine to zero.
         weight_decay: of AdamW.
         max_tokens: texts are cut to this while tuning; the guard reads more.
         hazard_share: weight of the hazards' loss beside that of ``unsafe``.
-        drawn: by source, how often an epoch sees each text on average; 1 for sources that are not named.
         seed: of the weights, the order and the dropout.
     """
 
@@ -50,8 +47,22 @@ class Recipe:
     weight_decay: float = 0.01
     max_tokens: int = 128
     hazard_share: float = 0.5
-    drawn: Mapping[str, float] | None = None
     seed: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A text to learn.
+
+    Attributes:
+        text: what the guard would read.
+        targets: of each label, ``unsafe`` first: from 0 to 1, or NaN where nobody judged.
+        draws: how often an epoch sees it on average.
+    """
+
+    text: str
+    targets: tuple[float, ...]
+    draws: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +71,17 @@ class Batch:
 
     Attributes:
         tokens: input_ids and attention_mask, int64 [texts, tokens].
-        targets: float32 [texts, labels]: 1, 0, or NaN where nobody judged.
+        targets: float32 [texts, labels].
     """
 
     tokens: Mapping[str, torch.Tensor]
     targets: torch.Tensor
 
 
-class TunedGuard(torch.nn.Module):
+class TunedEncoder(torch.nn.Module):
     """The encoder with its adapter, mean pooling to length 1, and a linear output a label."""
 
-    def __init__(self, encoder: Path, recipe: Recipe) -> None:
+    def __init__(self, encoder: Path, num_labels: int, recipe: Recipe) -> None:
         super().__init__()
         torch.manual_seed(recipe.seed)
         base: Any = AutoModel.from_pretrained(encoder, local_files_only=True, dtype=torch.float32)
@@ -83,8 +94,8 @@ class TunedGuard(torch.nn.Module):
             bias="none",
         )
         self.encoder: Any = get_peft_model(base, config)
-        self.weight = torch.nn.Parameter(torch.randn(len(LABELS), base.config.hidden_size) * 0.02)
-        self.bias = torch.nn.Parameter(torch.full((len(LABELS),), -1.0 / _HEAD_SCALE))
+        self.weight = torch.nn.Parameter(torch.randn(num_labels, base.config.hidden_size) * 0.02)
+        self.bias = torch.nn.Parameter(torch.full((num_labels,), -1.0 / _HEAD_SCALE))
 
     def forward(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return logits, float32 [texts, labels]."""
@@ -103,28 +114,28 @@ class TunedGuard(torch.nn.Module):
         config.base_model_name_or_path, config.revision = HUB_REPOSITORY, HUB_REVISION
         config.save_pretrained(folder)
         head = {"weight": self.weight * _HEAD_SCALE, "bias": self.bias * _HEAD_SCALE}
-        save_file({name: each.detach().contiguous() for name, each in head.items()}, folder / "head.safetensors")
+        save_file({name: each.detach().contiguous() for name, each in head.items()}, folder / HEAD_WEIGHTS_FILE)
 
 
 def tune(
     encoder: Path,
-    examples: Sequence[Example],
+    lessons: Sequence[Lesson],
     recipe: Recipe,
     *,
     report: Callable[[int, int, float], None] = lambda step, steps, loss: None,
-) -> TunedGuard:
-    """Return the guard tuned on the texts.
+) -> TunedEncoder:
+    """Return the encoder tuned on the texts.
 
     Args:
         encoder: folder of the base encoder.
-        examples: labelled texts.
+        lessons: texts with their labels, at least one.
         recipe: how.
         report: called after each step with its number, the number of steps, and the loss.
     """
-    guard = TunedGuard(encoder, recipe)
-    tokenizer: Any = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+    guard = TunedEncoder(encoder, len(lessons[0].targets), recipe)
+    tokenizer = padding_tokenizer(encoder)
     chance = random.Random(recipe.seed)
-    epochs = [_drawn(examples, recipe, chance) for _ in range(recipe.epochs)]
+    epochs = [_drawn(lessons, chance) for _ in range(recipe.epochs)]
     steps = sum(math.ceil(len(each) / recipe.batch) for each in epochs)
     trained = [each for each in guard.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -144,12 +155,12 @@ def tune(
     return guard.eval()
 
 
-def targets_of(example: Example) -> list[float]:
-    """Return 1, 0 or NaN (nobody judged) for each label."""
-    hazards = [
-        1.0 if hazard in example.hazards else math.nan if hazard in example.unknown else 0.0 for hazard in HAZARDS
-    ]
-    return [float(example.is_unsafe), *hazards]
+def padding_tokenizer(encoder: Path) -> Any:
+    """Return an encoder's tokenizer, able to pad."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, hazard_share: float) -> torch.Tensor:
@@ -172,19 +183,18 @@ def _rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def _drawn(examples: Sequence[Example], recipe: Recipe, chance: random.Random) -> list[Example]:
-    shares = recipe.drawn or {}
-    return [each for each in examples for _ in range(math.floor(shares.get(each.source, 1.0) + chance.random()))]
+def _drawn(lessons: Sequence[Lesson], chance: random.Random) -> list[Lesson]:
+    return [each for each in lessons for _ in range(math.floor(each.draws + chance.random()))]
 
 
-def _batches(examples: Sequence[Example], tokenizer: Any, recipe: Recipe, chance: random.Random) -> Iterator[Batch]:
+def _batches(lessons: Sequence[Lesson], tokenizer: Any, recipe: Recipe, chance: random.Random) -> Iterator[Batch]:
     """Yield batches in random order; texts of like length share one, so that little is padded."""
-    ids = tokenizer([each.text for each in examples], truncation=True, max_length=recipe.max_tokens)["input_ids"]
-    order = sorted(range(len(examples)), key=lambda row: (len(ids[row]), chance.random()))
+    ids = tokenizer([each.text for each in lessons], truncation=True, max_length=recipe.max_tokens)["input_ids"]
+    order = sorted(range(len(lessons)), key=lambda row: (len(ids[row]), chance.random()))
     starts = list(range(0, len(order), recipe.batch))
     chance.shuffle(starts)
     for start in starts:
         rows = order[start : start + recipe.batch]
         padded = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
         tokens = {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
-        yield Batch(tokens, torch.tensor([targets_of(examples[row]) for row in rows]))
+        yield Batch(tokens, torch.tensor([lessons[row].targets for row in rows]))
