@@ -4,6 +4,7 @@ The loaded PyTorch model is converted when the engine starts, which takes second
 """
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -113,18 +114,23 @@ def _onnx_int8(loaded: LoadedClassifier, samples: Path) -> ProbabilityModel:
 
 
 def _exported(loaded: LoadedClassifier, folder: Path) -> Path:
+    import onnx  # noqa: F401 - the exporter needs it at its very end only
+
     file = folder / "float32.onnx"
     axes: Mapping[str, Any] = {name: {0: "texts", 1: "tokens"} for name in _NAMES}
-    torch.onnx.export(
-        _module(loaded),
-        _example(),
-        str(file),
-        input_names=list(_NAMES),
-        output_names=["probabilities"],
-        dynamic_axes={**axes, "probabilities": {0: "texts"}},
-        opset_version=_OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        # torch's newer exporter needs one package more and is no better at encoders.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            _module(loaded),
+            _example(),
+            str(file),
+            input_names=list(_NAMES),
+            output_names=["probabilities"],
+            dynamic_axes={**axes, "probabilities": {0: "texts"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
     return file
 
 
