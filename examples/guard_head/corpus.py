@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 SENTENCES_FOLDER: Final = Path(__file__).with_name("sentences")
+OWN_SOURCE: Final = "corpus"
 TWEETS_FILE: Final = "hate_speech_offensive/labeled_data.csv"
 HAZARDS: Final = (
     "violent_crimes",
@@ -116,14 +117,14 @@ def _hazard_examples(
     yield from _framed(content["acts"], unsafe, frames, chance, expansion)
     yield from _framed(content["lookalikes"], safe, frames, chance, expansion)
     for text in (*content["requests"], *content["answers"]):
-        yield Example(text, unsafe, text, "corpus")
+        yield Example(text, unsafe, text, OWN_SOURCE)
     for text in content["benign"]:
-        yield Example(text, safe, text, "corpus")
+        yield Example(text, safe, text, OWN_SOURCE)
     for key, hazards in (("statements", unsafe), ("counterstatements", safe)):
         for template in content.get(key, ()):
             for name in chance.sample(content["groups"], expansion.group_names):
                 text = template.replace("{groups}", name)
-                yield Example(text[0].upper() + text[1:], hazards, template, "corpus")
+                yield Example(text[0].upper() + text[1:], hazards, template, OWN_SOURCE)
 
 
 def _benign_examples(
@@ -132,11 +133,11 @@ def _benign_examples(
     safe = frozenset[str]()
     yield from _framed(content["acts"], safe, frames, chance, expansion)
     for text in (*content["requests"], *content["answers"]):
-        yield Example(text, safe, text, "corpus")
+        yield Example(text, safe, text, OWN_SOURCE)
     for template in content["templates"]:
         for _ in range(expansion.slot_fillings):
             words = {slot: chance.choice(values) for slot, values in content["slots"].items()}
-            yield Example(template.format(**words), safe, template, "corpus")
+            yield Example(template.format(**words), safe, template, OWN_SOURCE)
 
 
 def _framed(
@@ -155,4 +156,4 @@ def _framed(
         ]
         for frame, labels in chosen:
             text = frame.replace("{act}", act).replace("{Act}", act[0].upper() + act[1:])
-            yield Example(text, labels, act, "corpus")
+            yield Example(text, labels, act, OWN_SOURCE)

@@ -19,7 +19,7 @@ from benchmarks.report import installed_versions, write_result
 from examples.guard_head.corpus import Example
 from examples.guard_head.measures import at_threshold, average_precision, resampled_interval
 from examples.guard_head.public_sets import xstest_responses
-from examples.guard_head.scoring import MeasuredGuard
+from examples.guard_head.scoring import Judged, MeasuredGuard
 from examples.guard_head.splitting import Split
 from examples.guard_head.train import load_split
 from services.safety.guard_models import EMBEDDED_FOLDER
@@ -74,6 +74,22 @@ def measure(test: Sequence[Example], scores: Scores, baseline: Scores, threshold
     return figures
 
 
+def hazard_figures(own: Sequence[Example], judged: Judged, threshold: float) -> dict[str, float]:
+    """Return how well hazards are named on our own held-out sentences, the only ones with labels of all hazards."""
+    shown = [(each, scores) for each, scores in zip(own, judged.hazards, strict=True) if each.hazards]
+    named = [scores[0].category.code in each.hazards for each, scores in shown]
+    reached = [
+        any(score.category.code in each.hazards and (score.probability or 0.0) >= threshold for score in scores)
+        for each, scores in shown
+    ]
+    labels = np.array([each.is_unsafe for each in own])
+    return {
+        **figures_of("own_sentences", judged.unsafe_probabilities, labels, threshold),
+        "own_sentences_right_hazard_first": sum(named) / len(named),
+        "own_sentences_right_hazard_reached": sum(reached) / len(reached),
+    }
+
+
 def baseline_scores(texts: Split) -> Scores:
     """Return the probabilities that TF-IDF with logistic regression gives the held-out texts."""
     asked = {
@@ -112,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = np.array([each.is_unsafe for each in answers])
     answered = guard.unsafe_probabilities([each.text for each in answers])
     figures |= figures_of("xstest_responses", answered, labels, guard.threshold)
+    figures |= hazard_figures(texts.own_test, guard.judge([each.text for each in texts.own_test]), guard.threshold)
     write_result(
         told.json,
         "guard_head",
@@ -122,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "openai_moderation: a text without a set flag counts as harmless, also where flags are missing.",
             "requests: " + ", ".join(HARMFUL) + " against " + ", ".join(BENIGN) + ".",
             "xstest_responses: all answers of two models; none was trained on.",
+            "own_sentences: our own, whole groups held out; how often the most probable hazard is a right one, and how "
+            "often a right one reaches the threshold.",
             "*_baseline_auprc: TF-IDF and logistic regression on the same training and held-out texts.",
             "*_low, *_high: 95 % of 2,000 bootstrap resamples of the rows.",
         ],

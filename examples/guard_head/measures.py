@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+
+_THRESHOLDS: Final = tuple(each / 100 for each in range(1, 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,17 @@ def log_loss(scores: Scores, labels: Labels) -> float:
     return float(-np.where(labels, np.log(bounded), np.log(1 - bounded)).mean())
 
 
-def best_f1_threshold(scores: Scores, labels: Labels) -> float:
-    """Return the threshold, in steps of 0.01, with the highest F1; the lowest one of equals."""
-    grid = np.arange(1, 100) / 100
-    return float(grid[int(np.argmax([at_threshold(scores, labels, each).f1 for each in grid]))])
+def calm_threshold(scores: Scores, labels: Labels, slack: float) -> float:
+    """Return the highest threshold, in steps of 0.01, whose F1 is at most ``slack`` below the highest F1.
+
+    Where F1 hardly depends on the threshold, the highest one has the fewest false alarms.
+    """
+    f1 = _f1_of_thresholds(scores, labels)
+    return _THRESHOLDS[int(np.flatnonzero(f1 >= f1.max() - slack)[-1])]
+
+
+def _f1_of_thresholds(scores: Scores, labels: Labels) -> Scores:
+    return np.nan_to_num([at_threshold(scores, labels, each).f1 for each in _THRESHOLDS])
 
 
 def resampled_interval(

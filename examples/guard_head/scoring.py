@@ -13,7 +13,8 @@ from services.inference.engines.seams import EngineMetrics
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.safety.guard import LabelledText
 from services.safety.guard_models import embedded_guard
-from services.safety.reading import LabelReader
+from services.safety.judgement import CategoryScore
+from services.safety.reading import LabelReader, Reading
 
 _BATCH: Final = 256
 
@@ -34,10 +35,12 @@ class Judged:
     Attributes:
         unsafe_probabilities: float64 [texts].
         num_tokens: int64 [texts], that it read.
+        hazards: of each text, every hazard with its probability, most probable first.
     """
 
     unsafe_probabilities: Scores
     num_tokens: NDArray[np.int64]
+    hazards: list[tuple[CategoryScore, ...]]
 
 
 class MeasuredGuard:
@@ -65,17 +68,18 @@ class MeasuredGuard:
 
     def judge(self, texts: Sequence[str]) -> Judged:
         """Judge texts in the order given, 256 at a time as Triton would."""
-        scores: list[float] = []
+        readings: list[Reading] = []
         tokens: list[int] = []
         for start in range(0, len(texts), _BATCH):
             answer = self._engine.classify(texts[start : start + _BATCH])
             rows = zip(answer.probabilities.tolist(), answer.num_tokens, answer.truncated, strict=True)
-            scores += [
-                self._reader.read(LabelledText(row, int(count), bool(cut))).unsafe_probability
-                for row, count, cut in rows
-            ]
+            readings += [self._reader.read(LabelledText(row, int(count), bool(cut))) for row, count, cut in rows]
             tokens += answer.num_tokens.tolist()
-        return Judged(np.array(scores), np.array(tokens, dtype=np.int64))
+        return Judged(
+            np.array([each.unsafe_probability for each in readings]),
+            np.array(tokens, dtype=np.int64),
+            [each.scores for each in readings],
+        )
 
     def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
         """Return float64 [texts]."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from examples.guard_head.corpus import Example
+from examples.guard_head.corpus import OWN_SOURCE, Example
 from examples.guard_head.overlap import near_duplicates
 
 _FOLDS: Final = 10
 _TEST_FOLDS: Final = frozenset({0, 1})
 _VALIDATION_FOLDS: Final = frozenset({2})
+_OWN_TEST_FOLDS: Final = frozenset({0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +22,17 @@ class Split:
         training: the guard is tuned on these.
         validation: of the public sets; the threshold is chosen on these.
         test: of the public sets; nothing is chosen on these.
+        own_test: of our own sentences, whole groups of paraphrases; the hazards are measured on these.
     """
 
     training: list[Example]
     validation: list[Example]
     test: list[Example]
+    own_test: list[Example]
 
 
 def split(public: Sequence[Example], own: Sequence[Example]) -> Split:
-    """Hold a fifth of the public texts out for the test and a tenth for the threshold.
+    """Hold a fifth of the public texts out for the test and a tenth for the threshold; of our own, a tenth.
 
     Args:
         public: texts of the public sets.
@@ -42,8 +45,11 @@ def split(public: Sequence[Example], own: Sequence[Example]) -> Split:
     held_out = [each.text for each in (*test, *validation)]
     near = {row for _, row, _ in near_duplicates(held_out, [each.text for each in own])}
     training = [each for each, fold in chosen if fold not in _TEST_FOLDS | _VALIDATION_FOLDS]
-    training += [each for row, each in enumerate(own) if row not in near]
-    return Split(training, validation, test)
+    kept = [each for row, each in enumerate(own) if row not in near]
+    own_test = [each for each in kept if each.source == OWN_SOURCE and _fold(each.group, _FOLDS) in _OWN_TEST_FOLDS]
+    measured = {each.group for each in own_test}
+    training += [each for each in kept if each.source != OWN_SOURCE or each.group not in measured]
+    return Split(training, validation, test, own_test)
 
 
 def folds_of(examples: Sequence[Example], count: int) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from examples.guard_head.corpus import load_corpus, load_tweets
 from examples.guard_head.lessons import LABELS, lessons_of
-from examples.guard_head.measures import at_threshold, average_precision, best_f1_threshold, calibration_error
+from examples.guard_head.measures import at_threshold, average_precision, calibration_error, calm_threshold
 from examples.guard_head.public_sets import load_public
 from examples.guard_head.scoring import MeasuredGuard
 from examples.guard_head.splitting import Split, split
@@ -31,8 +31,9 @@ from services.safety.guard_models import EMBEDDED_FOLDER, GUARD_FILE
 ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS: Final = 256
 # Our own sentences are many variations of few acts, and the tweets are much alike.
-DRAWN: Final = {"corpus": 0.3, "tweets": 0.4}
+DRAWN: Final = {"corpus": 0.4, "tweets": 0.3}
 _REPORT_STEPS: Final = 50
+_F1_SLACK: Final = 0.001
 
 
 def load_split(data: Path, seed: int) -> Split:
@@ -64,11 +65,11 @@ def calibrate(guard: MeasuredGuard, texts: Split, recipe: Recipe) -> dict[str, A
     """Return the content of calibration.json: the threshold, how it came about, and how good the guard was there."""
     scores = guard.unsafe_probabilities([each.text for each in texts.validation])
     labels = np.array([each.is_unsafe for each in texts.validation])
-    threshold = best_f1_threshold(scores, labels)
+    threshold = calm_threshold(scores, labels, _F1_SLACK)
     at = at_threshold(scores, labels, threshold)
     return {
         "threshold": threshold,
-        "method": "best F1 on a tenth of the public texts, which the guard was not tuned on",
+        "method": f"highest with an F1 within {_F1_SLACK} of the best, on a tenth of the public texts, not tuned on",
         "recipe": {**asdict(recipe), "drawn": DRAWN},
         "texts": {
             "training": dict(sorted(Counter(each.source for each in texts.training).items())),

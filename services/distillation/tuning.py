@@ -34,7 +34,7 @@ class Recipe:
         learning_rate: highest, after a tenth of the steps; then it falls along a half cosine to zero.
         weight_decay: of AdamW.
         max_tokens: texts are cut to this while tuning; the guard reads more.
-        hazard_share: weight of the hazards' loss beside that of ``unsafe``.
+        hazard_share: weight of the hazards' loss, summed over a text's hazards, beside that of ``unsafe``.
         seed: of the weights, the order and the dropout.
     """
 
@@ -46,7 +46,7 @@ class Recipe:
     learning_rate: float = 7e-4
     weight_decay: float = 0.01
     max_tokens: int = 128
-    hazard_share: float = 0.5
+    hazard_share: float = 0.3
     seed: int = 7
 
 
@@ -167,11 +167,13 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, hazard_share: float) -> t
     """Binary cross-entropy of ``unsafe``, of the largest output (what the guard reports), and of the hazards."""
     unsafe = targets[:, 0]
     known = ~targets.isnan()
+    # Of an unsafe text, a hazard that nobody judged must not become the largest just because it is.
+    candidates = logits.masked_fill(~known & (unsafe >= 0.5).unsqueeze(1), -math.inf)
     known[:, 0] = False
-    hazards = binary_cross_entropy_with_logits(logits[known], targets[known]) if known.any() else logits.sum() * 0
+    hazards = binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum") / len(unsafe)
     return (
         binary_cross_entropy_with_logits(logits[:, 0], unsafe)
-        + binary_cross_entropy_with_logits(logits.amax(dim=1), unsafe)
+        + binary_cross_entropy_with_logits(candidates.amax(dim=1), unsafe)
         + hazard_share * hazards
     )
 

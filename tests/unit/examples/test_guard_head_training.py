@@ -90,15 +90,25 @@ def test_own_texts_near_a_held_out_one_are_not_trained_on() -> None:
     public = [
         Example(f"{number} some words {number}x {number}y", frozenset(), str(number), "set") for number in range(60)
     ]
-    own = [Example(f"{each.text} more", frozenset(), each.text, "corpus") for each in public]
+    own = [Example(f"{each.text} more", frozenset(), f"own {each.text}", "corpus") for each in public]
     parts = split(public, own)
     held_out = {each.text for each in (*parts.test, *parts.validation)}
     assert held_out
     assert parts.test
-    trained = {each.text for each in parts.training}
-    assert trained == {
+    trained, measured = ({each.text for each in part} for part in (parts.training, parts.own_test))
+    assert measured
+    assert not measured & trained
+    assert trained | measured == {
         text for each in public if each.text not in held_out for text in (each.text, f"{each.text} more")
     }
+
+
+def test_own_sentences_are_held_out_by_group() -> None:
+    own = [Example(f"{each} {number}", frozenset(), str(number), "corpus") for number in range(60) for each in "ab"]
+    parts = split([], own)
+    groups = {each.group for each in parts.own_test}
+    assert 0 < len(parts.own_test) == 2 * len(groups) < 40
+    assert not groups & {each.group for each in parts.training}
 
 
 def test_a_guard_learns_and_is_served_as_it_was_tuned(encoder_folder: Path, tmp_path: Path) -> None:
