@@ -65,7 +65,7 @@ class MinilmStudent:
         return self._tuned
 
     def fit(self, texts: Sequence[str], targets: NDArray[np.float64]) -> None:
-        """Tune the public encoder anew; about a minute a thousand texts on two cores."""
+        """Tune the public encoder anew; takes minutes."""
         from services.distillation.tuning import Lesson, tune
 
         checked_targets(UNSAFE_LABEL, targets, len(texts))

@@ -32,7 +32,7 @@ def fit_ngrams(
     category_targets: Mapping[str, ArrayLike] | None = None,
     inverse_regularisation: float = INVERSE_REGULARISATION,
 ) -> NgramModel:
-    """Return a classifier that says of texts what the targets say. Takes processor time, about a second a thousand.
+    """Return a classifier that says of texts what the targets say. Takes processor time.
 
     A target between 0 and 1 counts as that share of an unsafe and the rest of a safe text, so the fit is to a
     teacher's probabilities, not only to its decisions (distillation: Hinton et al. 2015, arXiv:1503.02531).

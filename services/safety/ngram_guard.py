@@ -1,4 +1,4 @@
-"""A guard on n-grams: it computes in this process, in microseconds a word, and says when it knows too little."""
+"""A guard on n-grams: it computes in this process, and says when it knows too little of a text."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ ENGINE: Final = "ngrams"
 UNFAMILIAR_REASON: Final = "TEXT_UNFAMILIAR"
 TIMEOUT_REASON: Final = "GUARD_TIMEOUT"
 _PORTION_CHARACTERS: Final = 20_000
-"""What is computed at once, some milliseconds; in between, other calls have their turn."""
+"""What is computed at once; in between, other calls have their turn."""
 
 
 class CountingClassifier(Protocol):

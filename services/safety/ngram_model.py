@@ -84,7 +84,7 @@ class NgramModel:
     known_words: frozenset[int]
 
     def read(self, texts: Sequence[str]) -> NgramAnswers:
-        """Return what it says of texts, each for itself. Takes processor time: a third of a millisecond a sentence."""
+        """Return what it says of texts, each for itself. Takes processor time."""
         if not texts:
             return NgramAnswers(np.empty((0, len(self.labels))), (), np.empty(0), ())
         prepared = [prepare(text, self.settings) for text in texts]
