@@ -48,6 +48,9 @@ demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
 	$(BIN)/pytest $(TESTS)
 
+fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
+	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
+
 lint: $(STAMP) verify-protos ## ruff, mypy --strict, import rules, buf lint, buf breaking
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -128,4 +131,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load constraints clean

@@ -59,7 +59,7 @@ class Engine:
                 await asyncio.sleep(_POLL_SECONDS)
 
     def _text(self) -> str:
-        with urllib.request.urlopen(self._url, timeout=5) as reply:
+        with urllib.request.urlopen(self._url, timeout=30) as reply:
             text: str = reply.read().decode()
         return text
 

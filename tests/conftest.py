@@ -1,9 +1,11 @@
-"""Fixtures that several rooms' tests share: the public data sets, a tiny checkpoint, a real Triton."""
+"""Fixtures that several rooms' tests share: the public data sets, a tiny checkpoint, a real Triton.
+
+Also what makes a test mean the same on every machine: it takes nothing from the shell.
+"""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from services.runtime.free_ports import free_port
+
+# Every run draws the same examples, however slow the machine is; `make fuzz` draws new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
+
+_LOOPBACK = "127.0.0.1,localhost,::1"
+_OF_THE_TERMINAL = (
+    "CLICOLOR_FORCE",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "LINES",
+    "NO_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+)
+
+
+def _forget_the_shell() -> None:
+    """Undo what a shell or a build server hands to its jobs and would change what the tests see."""
+    # A job in the background may get these ignored, and so would every process that a test starts and interrupts. A
+    # handler is not inherited by programs, and this process still ignores them.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in _OF_THE_TERMINAL:
+        os.environ.pop(name, None)
+    if os.environ.get("TERM") in ("dumb", "unknown"):
+        del os.environ["TERM"]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), _LOOPBACK)))
+    # Threads that wait for each other must not hold the cores that others need. Read when torch is first imported.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+_forget_the_shell()
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -149,7 +194,7 @@ def inference_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     for process in processes:
         process.send_signal(signal.SIGTERM)
     for process in processes:
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=90) == 0
 
 
 def _skip_without_triton() -> None:
@@ -162,9 +207,7 @@ def _skip_without_triton() -> None:
 
 
 def _start_inference_host(kind: str, state_dir: Path) -> tuple["subprocess.Popen[bytes]", int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        metrics_port = int(probe.getsockname()[1])
+    metrics_port = free_port("127.0.0.1")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("EVALFLEET_")},
         "EVALFLEET_INFERENCE": kind,
@@ -183,7 +226,7 @@ def _start_inference_host(kind: str, state_dir: Path) -> tuple["subprocess.Popen
 
 
 def _wait_for_inference_host(
-    process: "subprocess.Popen[bytes]", state_dir: Path, metrics_port: int, *, timeout_seconds: float = 100
+    process: "subprocess.Popen[bytes]", state_dir: Path, metrics_port: int, *, timeout_seconds: float = 240
 ) -> InferenceHost:
     deadline = time.monotonic() + timeout_seconds
     ready, key_file = state_dir / "ready", state_dir / "model-control.key"

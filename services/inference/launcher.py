@@ -16,9 +16,10 @@ from services.inference import repository
 from services.inference.contract import CausalLMArguments, ClassifierArguments, ModelEntry
 from services.inference.platform_checks import check_platform, gather_platform_facts
 from services.inference.settings import InferenceSettings, StartupModel
-from services.inference.triton_server import TritonOptions, TritonServer, free_port
+from services.inference.triton_server import TritonOptions, TritonServer
 from services.runtime.entry import read_settings
 from services.runtime.errors import FleetError, StartupError
+from services.runtime.free_ports import free_port
 from services.runtime.listening import write_ready_file
 from services.runtime.log_files import keep_bounded
 from services.runtime.log_setup import configure_logging

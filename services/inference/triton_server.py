@@ -179,13 +179,6 @@ def log_tail(path: Path, *, lines: int = 20) -> str:
         return ""
 
 
-def free_port(host: str) -> int:
-    """Return a port that nobody listens on now; Triton cannot choose one by itself."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -4,8 +4,8 @@ import random
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from services.runtime.free_ports import LOWEST_FREE, ephemeral_start
 from services.standalone.errors import BadOptionError, PortTakenError
 from services.standalone.options import HOST
 
@@ -14,11 +14,6 @@ METRICS_OFFSETS = {"inference": 11, "evaluation": 20, "generation": 21, "safety"
 BLOCK_SIZE = 25
 _LAST_PORT = 65535
 _ATTEMPTS = 200
-# Free blocks are looked for here, at most: below the ports that the system hands to outgoing connections, which could
-# take one between our look and the service's start.
-_LOWEST_FREE = 10_240
-_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_EPHEMERAL_START_ELSEWHERE = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +58,14 @@ def take_ports(base: int) -> PortBlock:
 
 
 def _free_block() -> PortBlock:
-    highest = max(_ephemeral_start() - BLOCK_SIZE, _LOWEST_FREE)
+    # Below the ports of outgoing connections, which could take one between our look and the service's start.
+    highest = max(ephemeral_start() - BLOCK_SIZE, LOWEST_FREE)
     for _ in range(_ATTEMPTS):
         # Random, so that two fleets which start together don't look at the same ports.
-        block = PortBlock(random.randint(_LOWEST_FREE, highest))
+        block = PortBlock(random.randint(LOWEST_FREE, highest))
         if not any(_obstacle(port) for port, _ in block.purposes()):
             return block
-    raise BadOptionError(f"no {BLOCK_SIZE} free ports from {_LOWEST_FREE} to {highest}: choose some with --port-base")
-
-
-def _ephemeral_start() -> int:
-    try:
-        return int(_EPHEMERAL_RANGE.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return _EPHEMERAL_START_ELSEWHERE
+    raise BadOptionError(f"no {BLOCK_SIZE} free ports from {LOWEST_FREE} to {highest}: choose some with --port-base")
 
 
 def _obstacle(port: int) -> str | None:

@@ -116,7 +116,7 @@ async def generation(tmp_path: Path) -> AsyncIterator[Any]:
             backend.failures[bad.fields["prompt"]] = bad.engine_error
     checkpoint = write_checkpoint(tmp_path / "checkpoints" / "m")
     settings = GenerationSettings(
-        port=0, state_dir=tmp_path / "state", checkpoint_roots=str(tmp_path / "checkpoints"), create_wait_seconds=5.0
+        port=0, state_dir=tmp_path / "state", checkpoint_roots=str(tmp_path / "checkpoints"), create_wait_seconds=60.0
     )
     async with (
         wire_backend(settings, CollectorRegistry(), backend) as services,

@@ -21,6 +21,7 @@ from services.safety.judgement import CategoryScore, JudgedTurn
 from services.safety.policies.catalogue import open_policies
 from services.safety.service import hosted
 from tests.fakes.guards import VIOLENCE, FakeGuard
+from tests.patience import LONGEST_WAIT_SECONDS
 
 ResultT = TypeVar("ResultT")
 
@@ -66,7 +67,7 @@ def invoke(target: str) -> Callable[..., Result]:
 
 async def off_loop(work: Callable[[], ResultT]) -> ResultT:
     """Run the synchronous client beside the server's event loop."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         return await asyncio.to_thread(work)
 
 

@@ -11,6 +11,7 @@ from services.runtime.cache.redis_store import RedisCacheStore
 from services.runtime.cache.sqlite_store import SqliteCacheStore
 from services.runtime.cache.store import CacheStore
 from tests.fakes.redis_server import RedisServer, running_redis
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +40,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, metrics: CacheMe
         opened = RedisCacheStore(
             server.url,
             namespace=str(tmp_path),
-            lifetime_seconds=60,
-            timeout_seconds=5,
+            lifetime_seconds=600,
+            timeout_seconds=LONGEST_WAIT_SECONDS,
             metrics=metrics,
         )
     yield opened

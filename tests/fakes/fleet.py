@@ -19,6 +19,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from services.runtime.free_ports import free_port
+
 CREATED = Timestamp(seconds=1_790_000_000)
 
 
@@ -344,7 +346,8 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         self.evaluation = FakeEvaluation()
         self.aggregation = FakeAggregation()
         self.safety = FakeSafety()
-        self.target = ""
+        # Chosen once: a test may stop the fleet and start it again.
+        self.target = f"127.0.0.1:{free_port('127.0.0.1')}"
         self._server: grpc.Server | None = None
         self.start()
 
@@ -354,13 +357,13 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         return dict.fromkeys(SERVICES, self.target)
 
     def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
+        """Listen, on the same port as before."""
         server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, server)
         evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(self.evaluation, server)
         aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(self.aggregation, server)
         safety_pb2_grpc.add_SafetyServiceServicer_to_server(self.safety, server)
-        self.target = f"127.0.0.1:{server.add_insecure_port(self.target or '127.0.0.1:0')}"
+        server.add_insecure_port(self.target)
         server.start()
         self._server = server
 

@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 
 from services.inference.tensors import Array, read_request, text_array, write_response
+from services.runtime.free_ports import free_port
 
 MODEL = "llama"
 _INPUTS = {
@@ -37,7 +38,8 @@ class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     def __init__(self, tokenizer_folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
         self._server: grpc.aio.Server | None = None
-        self.port = 0
+        # Chosen once: a test may stop it and start it again.
+        self.port = free_port("127.0.0.1")
         self.is_ready = True
         self.model_name = MODEL
         self.gate: asyncio.Event | None = None
@@ -58,10 +60,10 @@ class FakeForeignTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         return told
 
     async def start(self) -> None:
-        """Listen, on the port of the last time if there was one."""
-        self._server = grpc.aio.server()
+        """Listen, on the same port as before."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.add_insecure_port(self.target)
         await self._server.start()
 
     async def stop(self) -> None:

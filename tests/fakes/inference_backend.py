@@ -11,6 +11,7 @@ from services.generation.backend import Deployment, EngineAnswer, EngineScores
 from services.generation.errors import ModelLostError
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 from services.runtime.deadlines import remaining_seconds
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class FakeInferenceBackend:
@@ -56,7 +57,7 @@ class FakeInferenceBackend:
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until ``is_so``; asked again whenever the service has called the backend."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             while not is_so():
                 self._happened.clear()
                 await self._happened.wait()

@@ -6,7 +6,7 @@ Run as a script; the environment says what to do, as it does for the real servic
     FAKE_NOT_SERVING: serve, but never be healthy.
     FAKE_STUBBORN: ignore SIGTERM.
     FAKE_CHILD: start a child in the same group, and write its process id to this file.
-    FAKE_DIE_WHILE: exit with code 3 right after being healthy, as long as this file exists.
+    FAKE_DIE_WHEN: exit with code 3 when this file appears, which is removed.
 """
 
 import os
@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,11 +44,10 @@ def main() -> None:
     server.start()
     print("serving", flush=True)
     Path(os.environ["EVALFLEET_READY_FILE"]).write_text(address)
-    die_while = os.environ.get("FAKE_DIE_WHILE")
+    death = os.environ.get("FAKE_DIE_WHEN")
     while not stop.wait(0.05):
-        if die_while and Path(die_while).exists() and Path(os.environ["EVALFLEET_READY_FILE"]).exists():
-            # Long enough for the supervisor to have seen it healthy.
-            time.sleep(0.5)
+        if death and Path(death).exists():
+            Path(death).unlink()
             os._exit(3)
     server.stop(0).wait()
     print("drained", flush=True)

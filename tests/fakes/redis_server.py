@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-_START_SECONDS = 20.0
+from services.runtime.free_ports import free_port
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 60.0
 
 
 @dataclass
@@ -33,17 +36,17 @@ def running_redis(folder: Path, *, port: int | None = None) -> Iterator[RedisSer
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         pytest.skip("needs redis-server (Debian: apt-get install redis-server)")
-    port = port or _free_port()
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    port = port or free_port(_HOST)
+    command = [binary, "--port", str(port), "--bind", _HOST, "--save", "", "--appendonly", "no"]
     command += ["--dir", str(folder), "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
     with (folder / "redis.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             _wait(port, process)
-            yield RedisServer(f"redis://127.0.0.1:{port}/0", process)
+            yield RedisServer(f"redis://{_HOST}:{port}/0", process)
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
@@ -51,17 +54,10 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
     while time.monotonic() < give_up_at:
         assert process.poll() is None, "redis-server ended"
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            with socket.create_connection((_HOST, port), timeout=5) as connection:
                 connection.sendall(b"PING\r\n")
                 if connection.recv(16).startswith(b"+PONG"):
                     return
         except OSError:
             time.sleep(0.02)
     raise AssertionError("redis-server did not answer")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -25,6 +25,7 @@ RUN = "runs/kill"
 STREAMS = 4
 MESSAGES_A_STREAM = 3
 RESULTS_A_MESSAGE = 25
+WAIT_SECONDS = 120.0
 
 Stub: TypeAlias = "aggregation_pb2_grpc.AggregationServiceAsyncStub"
 
@@ -60,7 +61,7 @@ async def start(folder: Path, **settings: str) -> Process:
 async def address_of(process: Process) -> str:
     """Read the log until the process says that it serves."""
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_SECONDS):
         async for line in process.stdout:
             if line.startswith(b"{") and (event := json.loads(line))["event"] == "serving":
                 return str(event["address"])
@@ -104,7 +105,7 @@ async def send(stub: Stub, items: list[str], attempt: int) -> tuple[int, int]:
             batch = [result(item, attempt) for item in items[start : start + RESULTS_A_MESSAGE]]
             yield aggregation_pb2.AppendResultsRequest(results=batch)
 
-    response = await stub.AppendResults(requests(), timeout=60)
+    response = await stub.AppendResults(requests(), timeout=WAIT_SECONDS)
     assert response.appended_count + response.duplicate_count == len(items)
     return response.appended_count, response.duplicate_count
 
@@ -135,7 +136,7 @@ async def append_until_killed(
     async with asyncio.TaskGroup() as clients:
         for index in range(STREAMS):
             clients.create_task(client(index))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             await enough.wait()
         kill(running.process)
     return sent
@@ -148,7 +149,7 @@ async def stored(running: Running) -> list[tuple[str, str]]:
         stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
         request = aggregation_pb2.ListResultsRequest(run=RUN, page_size=5000)
         while True:
-            page = await stub.ListResults(request, timeout=60)
+            page = await stub.ListResults(request, timeout=WAIT_SECONDS)
             found += [(each.item, each.output) for each in page.results]
             request.page_token = page.next_page_token
             if not page.next_page_token:
@@ -184,7 +185,7 @@ async def test_stops_by_sigterm_and_leaves_a_ledger_of_one_file(tmp_path: Path) 
         async with open_channel(running.address) as channel:
             await send(aggregation_pb2_grpc.AggregationServiceStub(channel), ["a"], attempt=0)
         running.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await running.process.wait() == 0
     assert os.listdir(tmp_path) == ["ledger.sqlite"]
 
@@ -193,7 +194,7 @@ async def test_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("no database " * 1000)
     for settings, hint in (({}, "not a database"), ({"EVALFLEET_LEDGER_URL": "mysql://x/y"}, "sqlite:///")):
         process = await start(tmp_path, **settings)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             output, _ = await process.communicate()
         last = output.decode().strip().splitlines()[-1]
         assert process.returncode == 1

@@ -65,7 +65,7 @@ def test_a_second_identical_run_computes_nothing(priced_fleet: RunningFleet, tin
 
     with grpc.insecure_channel(priced_fleet.endpoints["generation"]) as channel:
         listed = generation_pb2_grpc.GenerationServiceStub(channel).ListCallerUsage(
-            generation_pb2.ListCallerUsageRequest(), timeout=10
+            generation_pb2.ListCallerUsageRequest(), timeout=60
         )
     [sums] = [each for each in listed.callers if each.caller == CALLER]
     assert sums.cached_request_count >= sums.request_count / 2

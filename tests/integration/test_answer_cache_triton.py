@@ -21,6 +21,7 @@ from services.generation.wiring import wire
 from services.runtime.testing import serve_in_process
 from tests.conftest import InferenceHost
 from tests.fakes.redis_server import RedisServer, running_redis
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -52,7 +53,7 @@ class Service:
         assert model.state == model_pb2.MODEL_STATE_READY, model.failure
 
     async def ask(self, request: generation_pb2.GenerateRequest) -> generation_pb2.GenerateResponse:
-        return await self.generation.Generate(request, timeout=60)
+        return await self.generation.Generate(request, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,8 @@ async def serving(triton: InferenceHost, folder: Path, cache_url: str) -> AsyncI
         checkpoint_roots=str(folder),
         ready_wait_seconds=120.0,
         cache_url=cache_url,
+        # A Redis that the machine holds up for a moment would be a miss.
+        cache_timeout_seconds=LONGEST_WAIT_SECONDS,
     )
     metrics = CollectorRegistry()
     async with wire(settings, metrics) as services, serve_in_process(*services, settings=settings) as channel:
@@ -191,7 +194,7 @@ async def test_one_changed_byte_of_an_adapter_misses(
             fresh, repeated = await service.ask(request), await service.ask(request)
             assert (fresh.cached, repeated.cached) == (False, True), name
             digests.add(fresh.model_digest)
-            await service.models.DeleteModel(model_pb2.DeleteModelRequest(name=f"models/{name}"), timeout=60)
+            await service.models.DeleteModel(model_pb2.DeleteModelRequest(name=f"models/{name}"), timeout=120)
     assert len(digests) == 3
 
 
@@ -222,9 +225,9 @@ async def test_each_change_misses_and_each_repeat_hits(
             fresh, repeated = await service.ask(request_for(name)), await service.ask(request_for(name))
             assert (fresh.cached, repeated.cached) == (False, True), name
             assert fresh.model_digest != first.model_digest
-            await service.models.DeleteModel(model_pb2.DeleteModelRequest(name=f"models/{name}"), timeout=60)
+            await service.models.DeleteModel(model_pb2.DeleteModelRequest(name=f"models/{name}"), timeout=120)
         assert (await service.ask(request_for("base"))).cached
-        await service.models.DeleteModel(model_pb2.DeleteModelRequest(name="models/base"), timeout=60)
+        await service.models.DeleteModel(model_pb2.DeleteModelRequest(name="models/base"), timeout=120)
 
 
 async def test_sixty_four_identical_requests_cause_one_inference(
@@ -243,4 +246,4 @@ async def test_sixty_four_identical_requests_cause_one_inference(
         assert total == computed.usage.completion_tokens
         lookup = "evalfleet_generation_cache_lookups_total"
         assert service.metrics.get_sample_value(lookup, {"outcome": "miss"}) == 1
-        await service.models.DeleteModel(model_pb2.DeleteModelRequest(name="models/flight"), timeout=60)
+        await service.models.DeleteModel(model_pb2.DeleteModelRequest(name="models/flight"), timeout=120)

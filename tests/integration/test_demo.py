@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ProcessesOf = Callable[[Path], dict[int, str]]
 
@@ -44,7 +44,7 @@ def test_two_checkpoints_are_evaluated_compared_and_nothing_is_left(
     beginning = read_until(demo, "=== 3. evalfleet run --model ")
     assert "inference (triton)" in beginning
     assert processes_of(tmp_path)
-    rest, _ = demo.communicate(timeout=200)
+    rest, _ = demo.communicate(timeout=500)
     assert rest.count("demo_arithmetic ") == 3
     assert rest.count("tokens computed: 0;") == 1
     assert "The fleet has drained; none of its processes is left." in rest
@@ -62,7 +62,7 @@ def test_an_interrupted_demo_leaves_nothing(
     read_until(demo, "=== 3. evalfleet run --model ")
     assert processes_of(tmp_path)
     demo.send_signal(number)
-    rest, _ = demo.communicate(timeout=120)
+    rest, _ = demo.communicate(timeout=250)
     assert "Interrupted; everything was stopped." in rest
     assert "Traceback" not in rest
     assert demo.returncode == 130

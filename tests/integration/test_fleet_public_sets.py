@@ -41,7 +41,7 @@ def results_of(fleet: Any, run: str) -> list[aggregation_pb2.Result]:
 
 
 @pytest.mark.usefixtures("data_dir")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("suite", METRICS)
 def test_rows_of_a_public_set_are_asked_judged_and_estimated(fleet: Any, model: str, suite: str) -> None:
     with Fleet.connect(fleet.endpoints) as client:

@@ -19,13 +19,14 @@ from tokenizers import Tokenizer
 from services.generation.settings import GenerationSettings
 from services.generation.wiring import wire
 from services.inference.client import InferenceClient
-from services.inference.triton_server import free_port
 from services.runtime.errors import FleetError, from_rpc_error
+from services.runtime.free_ports import free_port
 from services.runtime.testing import serve_in_process
 from tests.conftest import InferenceHost
 from tests.contract_fakes.entries import tensorrt_llm_entry, vllm_backend_entry
+from tests.patience import LONGEST_WAIT_SECONDS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 VLLM = model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND
 TENSORRT = model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM
@@ -34,6 +35,7 @@ ENGINES: dict[int, str] = {VLLM: "vllm_backend", TENSORRT: "tensorrt_llm"}
 BLS_NAME = "fake-tensorrt-llm-bls"
 OLD_NAME = "fake-old-vllm-backend"
 PROMPT = "What is 2 + 3?"
+CALL_SECONDS = 120.0
 USER = common_pb2.Conversation(messages=[common_pb2.Message(role=common_pb2.ROLE_USER, content="Which planet?")])
 
 
@@ -58,7 +60,7 @@ def foreign_triton(triton: InferenceHost, tiny_checkpoint: Path, cancel_log: Pat
                 BLS_NAME: tensorrt_llm_entry(tokenizer_file, is_decoupled=True),
             }
             await asyncio.gather(
-                *(client.load_model(name, entry, timeout_seconds=60) for name, entry in entries.items())
+                *(client.load_model(name, entry, timeout_seconds=CALL_SECONDS) for name, entry in entries.items())
             )
 
     asyncio.run(load())
@@ -83,12 +85,12 @@ class Service:
         }
         foreign = model_pb2.ForeignTriton(**told | changes)
         request = model_pb2.CreateModelRequest(checkpoint_path=str(self.tokenizer), foreign=foreign)
-        model: model_pb2.Model = (await self.models.CreateModel(request, timeout=30)).model
+        model: model_pb2.Model = (await self.models.CreateModel(request, timeout=CALL_SECONDS)).model
         return model
 
     async def generate(self, model: model_pb2.Model, **fields: Any) -> generation_pb2.GenerateResponse:
         response: generation_pb2.GenerateResponse = await self.generation.Generate(
-            request_for(model, **fields), timeout=30
+            request_for(model, **fields), timeout=CALL_SECONDS
         )
         return response
 
@@ -201,7 +203,7 @@ async def test_an_answer_ends_before_its_stop_string(
 async def test_pieces_are_the_answer(service: Service, protocol: int, fewest_pieces: int) -> None:
     model = await service.register(protocol, revision="")
     request = generation_pb2.GenerateTokensRequest(request=request_for(model))
-    events = [event async for event in service.generation.GenerateTokens(request, timeout=30)]
+    events = [event async for event in service.generation.GenerateTokens(request, timeout=CALL_SECONDS)]
     pieces, whole = [event.piece for event in events[:-1]], events[-1].response.completions[0]
     assert "".join(piece.text for piece in pieces) == whole.text
     assert sum(piece.token_count for piece in pieces) == whole.token_count
@@ -235,7 +237,7 @@ async def test_choices_of_one_token_are_scored_exactly(
     model = await service.register(protocol)
     for asked in (choices[:3], [choices[0], *choices[-3:]]):
         request = scoring_request(model, *(text for text, _ in asked))
-        response = await service.generation.ScoreContinuations(request, timeout=30)
+        response = await service.generation.ScoreContinuations(request, timeout=CALL_SECONDS)
         expected = [pytest.approx(value, abs=1e-5) for _, value in asked]
         assert [each.log_likelihood for each in response.scores] == expected
         assert [each.token_count for each in response.scores] == [1] * len(asked)
@@ -244,8 +246,12 @@ async def test_choices_of_one_token_are_scored_exactly(
 
 async def test_an_older_vllm_scores_only_what_it_tells(service: Service, choices: Sequence[tuple[str, float]]) -> None:
     model = await service.register(VLLM, model_name=OLD_NAME)
-    assert (await service.generation.ScoreContinuations(scoring_request(model, choices[0][0]), timeout=30)).scores
-    error = await error_of(service.generation.ScoreContinuations(scoring_request(model, choices[-1][0]), timeout=30))
+    assert (
+        await service.generation.ScoreContinuations(scoring_request(model, choices[0][0]), timeout=CALL_SECONDS)
+    ).scores
+    error = await error_of(
+        service.generation.ScoreContinuations(scoring_request(model, choices[-1][0]), timeout=CALL_SECONDS)
+    )
     assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "FOREIGN_LOGPROB_MISSING")
 
 
@@ -253,7 +259,7 @@ async def test_an_older_vllm_scores_only_what_it_tells(service: Service, choices
 async def test_what_cannot_be_scored_exactly_is_refused(service: Service, protocol: int) -> None:
     model = await service.register(protocol)
     request = scoring_request(model, " The largest planet")
-    error = await error_of(service.generation.ScoreContinuations(request, timeout=30))
+    error = await error_of(service.generation.ScoreContinuations(request, timeout=CALL_SECONDS))
     assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "FOREIGN_SCORING_UNSUPPORTED")
 
 
@@ -291,7 +297,7 @@ async def test_a_bos_of_the_server_is_noticed(service: Service, tmp_path: Path) 
     tokenizer.save(str(folder / "tokenizer.json"))
     foreign = model_pb2.ForeignTriton(target=service.target, model_name=MODEL_NAMES[VLLM], protocol=VLLM)
     request = model_pb2.CreateModelRequest(checkpoint_path=str(folder), foreign=foreign)
-    model = (await service.models.CreateModel(request, timeout=30)).model
+    model = (await service.models.CreateModel(request, timeout=CALL_SECONDS)).model
     error = await error_of(service.generate(model))
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "FOREIGN_TOKEN_COUNT_MISMATCH")
     assert "double BOS" in error.message
@@ -301,10 +307,10 @@ async def test_leaving_a_stream_stops_the_foreign_model(service: Service, cancel
     model = await service.register(VLLM)
     before = cancelled(cancel_log)
     request = generation_pb2.GenerateTokensRequest(request=request_for(model, prompt="!slow " + PROMPT))
-    call = service.generation.GenerateTokens(request, timeout=30)
+    call = service.generation.GenerateTokens(request, timeout=CALL_SECONDS)
     assert (await anext(aiter(call))).HasField("piece")
     call.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while cancelled(cancel_log) == before:  # noqa: ASYNC110 - it happens in another process
             await asyncio.sleep(0.02)
 

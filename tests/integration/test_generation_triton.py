@@ -23,14 +23,16 @@ from services.generation.wiring import wire
 from services.inference.client import InferenceClient
 from services.inference.host_client import CheckpointHostClient
 from services.inference.host_contract import HOST_MODEL
-from services.inference.triton_server import free_port
 from services.runtime.errors import FleetError, from_rpc_error, from_status
+from services.runtime.free_ports import free_port
 from services.runtime.testing import serve_in_process
+from tests.patience import LONGEST_WAIT_SECONDS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 HOST = "127.0.0.1"
 PROMPT = "What is 2 + 3?"
+START_SECONDS = 200.0
 
 
 class Triton:
@@ -65,7 +67,7 @@ class Triton:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "services.inference"], env=os.environ | environment, stdout=log, stderr=log
             )
-        ends_at = time.monotonic() + 120
+        ends_at = time.monotonic() + START_SECONDS
         while not ready_file.exists():
             assert self.process.poll() is None, (self.folder / "launcher.log").read_text()
             assert time.monotonic() < ends_at, "Triton did not become ready"
@@ -78,7 +80,7 @@ class Triton:
         for child in map(int, children):
             if "tritonserver" in Path(f"/proc/{child}/cmdline").read_text():
                 os.kill(child, signal.SIGKILL)
-        assert self.process.wait(30) == 1
+        assert self.process.wait(LONGEST_WAIT_SECONDS) == 1
 
     def kill_engine(self, deployment: str) -> None:
         """Kill the process that runs one model."""
@@ -101,7 +103,7 @@ class Triton:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(LONGEST_WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +131,13 @@ class Service:
         assert model.state == model_pb2.MODEL_STATE_READY, model.failure
         return model
 
-    async def answer(self, model: str, *, timeout_seconds: float = 120.0) -> str:
+    async def answer(self, model: str, *, timeout_seconds: float = START_SECONDS) -> str:
         """Answer the prompt greedily."""
         response = await self.generation.Generate(request_for(model), timeout=timeout_seconds)
         return response.completions[0].text
 
     async def delete(self, model: str) -> None:
-        await self.models.DeleteModel(model_pb2.DeleteModelRequest(name=model), timeout=60)
+        await self.models.DeleteModel(model_pb2.DeleteModelRequest(name=model), timeout=120)
 
 
 def request_for(model: str, prompt: str = PROMPT) -> generation_pb2.GenerateRequest:
@@ -152,7 +154,7 @@ def settings(triton: Triton, tiny_checkpoint: Path, tmp_path: Path) -> Generatio
         triton_key_file=triton.key_file,
         state_dir=tmp_path / "state",
         checkpoint_roots=f"{tiny_checkpoint.parent}:{tmp_path}",
-        ready_wait_seconds=120.0,
+        ready_wait_seconds=START_SECONDS,
         reconcile_interval_seconds=0.5,
         # What is tested here is what engines answer, and answer again.
         cache_url="off",
@@ -176,7 +178,7 @@ async def failure(call: Awaitable[object]) -> FleetError:
 
 async def loaded_models(triton: Triton) -> set[str]:
     async with InferenceClient(triton.target, model_control_key=triton.key_file.read_text().strip()) as client:
-        return set((await CheckpointHostClient(client).list(timeout_seconds=10)).checkpoints)
+        return set((await CheckpointHostClient(client).list(timeout_seconds=LONGEST_WAIT_SECONDS)).checkpoints)
 
 
 async def test_a_checkpoint_is_registered_used_and_deleted(
@@ -207,13 +209,13 @@ async def _check_samples(service: Service, model: model_pb2.Model) -> None:
         sampling=generation_pb2.SamplingParameters(max_tokens=8, temperature=1.0, seed=3),
         sample_count=4,
     )
-    first = await service.generation.Generate(request, timeout=60)
+    first = await service.generation.Generate(request, timeout=120)
     assert len({completion.text for completion in first.completions}) > 1
     assert first.model_digest == model.digest
     assert first.usage.prompt_tokens > 10
     assert first.usage.completion_tokens == sum(completion.token_count for completion in first.completions)
     assert first.usage.engine_time.ToTimedelta().total_seconds() > 0
-    again = await service.generation.Generate(request, timeout=60)
+    again = await service.generation.Generate(request, timeout=120)
     assert [each.text for each in again.completions] == [each.text for each in first.completions]
 
 
@@ -228,7 +230,7 @@ async def _check_batch(service: Service, model: model_pb2.Model) -> None:
         request_for(model.name, "The quick brown"),
     ]
     response = await service.generation.BatchGenerate(
-        generation_pb2.BatchGenerateRequest(requests=requests), timeout=60
+        generation_pb2.BatchGenerateRequest(requests=requests), timeout=120
     )
     kinds = [result.WhichOneof("outcome") for result in response.results]
     assert kinds == ["response", "status", "status", "status", "response"]
@@ -238,12 +240,12 @@ async def _check_batch(service: Service, model: model_pb2.Model) -> None:
     assert from_status(response.results[3].status).metadata["nearest"] == "tiny"
     for result, request in zip(response.results, requests, strict=True):
         if result.HasField("response"):
-            alone = await service.generation.Generate(request, timeout=60)
+            alone = await service.generation.Generate(request, timeout=120)
             assert [each.text for each in result.response.completions] == [each.text for each in alone.completions]
             assert result.response.usage.prompt_tokens == alone.usage.prompt_tokens
     cut = request_for(model.name, long)
     cut.truncation = generation_pb2.TRUNCATION_POLICY_LEFT
-    answer = await service.generation.Generate(cut, timeout=60)
+    answer = await service.generation.Generate(cut, timeout=120)
     assert answer.truncated
     assert answer.usage.prompt_tokens <= 256
 
@@ -253,7 +255,7 @@ async def _check_scores(service: Service, model: model_pb2.Model, checkpoint: Pa
     continuations = [" 5.", " Jupiter", " the lazy dog"]
     response = await service.generation.ScoreContinuations(
         generation_pb2.ScoreContinuationsRequest(model=model.name, prompt=PROMPT, continuations=continuations),
-        timeout=60,
+        timeout=120,
     )
     expected = [await asyncio.to_thread(_log_likelihood, checkpoint, PROMPT, each) for each in continuations]
     assert [score.log_likelihood for score in response.scores] == pytest.approx(expected, abs=1e-3)
@@ -292,7 +294,11 @@ async def test_a_killed_triton_gets_its_models_back(
         before = await service.answer(model.name)
         await asyncio.to_thread(triton.kill)
         waiting = asyncio.create_task(service.answer(model.name))
-        error = await failure(service.answer(model.name, timeout_seconds=1.0))
+        for seconds in (1.0, 5.0, 20.0):
+            error = await failure(service.answer(model.name, timeout_seconds=seconds))
+            # A caller without patience on a busy machine is gone before it can be told.
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                break
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "INFERENCE_UNAVAILABLE")
         assert error.retry_after_seconds
         error = await failure(service.delete(model.name))
@@ -351,7 +357,7 @@ async def test_a_killed_engine_process_is_started_again_and_its_checkpoints_come
             )
             for model in models * 8
         ]
-        in_flight = [asyncio.ensure_future(service.generation.Generate(each, timeout=120)) for each in long]
+        in_flight = [asyncio.ensure_future(service.generation.Generate(each, timeout=START_SECONDS)) for each in long]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(triton.kill_engine, HOST_MODEL)
         assert [await service.answer(model.name) for model in models] == before
@@ -376,7 +382,7 @@ async def test_an_adapter_is_another_model_than_its_base(
         assert await service.answer(tuned.name) != await service.answer(base.name)
         (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
         request.model_id = "other"
-        error = await failure(service.models.CreateModel(request, timeout=60))
+        error = await failure(service.models.CreateModel(request, timeout=120))
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_UNSUPPORTED")
         await service.delete(tuned.name)
         await service.delete(base.name)
@@ -403,7 +409,7 @@ async def test_files_cut_short_under_a_loaded_checkpoint_harm_nobody(
         before = [await service.answer(model.name) for model in models]
         (victim / "model.safetensors").write_bytes(b"")
         scored = generation_pb2.ScoreContinuationsRequest(model="models/victim", prompt="The", continuations=[" quick"])
-        assert (await service.generation.ScoreContinuations(scored, timeout=60)).scores[0].token_count
+        assert (await service.generation.ScoreContinuations(scored, timeout=120)).scores[0].token_count
         assert [await service.answer(model.name) for model in models] == before
         for model in models:
             await service.delete(model.name)
@@ -433,7 +439,7 @@ def start_service(folder: Path, settings: GenerationSettings) -> "subprocess.Pop
 async def connect(folder: Path, process: "subprocess.Popen[str]") -> grpc.aio.Channel:
     """Wait until the process serves, and open a channel to it."""
     ready_file = folder / "ready"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(START_SECONDS):
         while not await asyncio.to_thread(ready_file.exists):
             assert process.poll() is None, process.communicate()[1]
             await asyncio.sleep(0.1)
@@ -448,12 +454,12 @@ async def test_a_killed_service_process_finds_its_models(
         service = Service(model_pb2_grpc.ModelServiceStub(channel), generation_pb2_grpc.GenerationServiceStub(channel))
         model = await service.create("kept", tiny_checkpoint)
         rival = start_service(tmp_path, settings)
-        _, complaint = await asyncio.to_thread(rival.communicate, timeout=60)
+        _, complaint = await asyncio.to_thread(rival.communicate, timeout=120)
         assert rival.returncode == 1
         assert "another generation service" in complaint.splitlines()[-1]
         assert "Traceback" not in complaint
     first.kill()
-    await asyncio.to_thread(first.communicate, timeout=30)
+    await asyncio.to_thread(first.communicate, timeout=LONGEST_WAIT_SECONDS)
     await asyncio.to_thread((tmp_path / "ready").unlink, missing_ok=True)
     second = start_service(tmp_path, settings)
     async with await connect(tmp_path, second) as channel:
@@ -462,7 +468,7 @@ async def test_a_killed_service_process_finds_its_models(
         await service.answer(model.name)
         await service.delete(model.name)
     second.terminate()
-    _, log = await asyncio.to_thread(second.communicate, timeout=30)
+    _, log = await asyncio.to_thread(second.communicate, timeout=LONGEST_WAIT_SECONDS)
     assert second.returncode == 0, log
 
 
@@ -479,7 +485,7 @@ async def test_a_checkpoint_that_no_engine_knows_fails_with_a_reason(
         error = await failure(service.create("cut", cut))
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT")
         request = model_pb2.CreateModelRequest(model_id="unknown", checkpoint_path=str(unknown))
-        error = await failure(service.models.CreateModel(request, timeout=60))
+        error = await failure(service.models.CreateModel(request, timeout=120))
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED")
         assert "Traceback" not in error.message
         found = (await service.models.GetModel(model_pb2.GetModelRequest(name="models/unknown"))).model

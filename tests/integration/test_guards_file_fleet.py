@@ -15,10 +15,10 @@ from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 
 from services.standalone.testing import RunningFleet
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 Stub: TypeAlias = "safety_pb2_grpc.SafetyServiceStub"
-CALL_SECONDS = 60.0
+CALL_SECONDS = 120.0
 MOST_STEPS, BATCH, END, NO_LOSS = 600, 8, 1, -100
 LEARNT = 0.01
 """Loss at which the tiny guard knows its sentences; it needs some 200 steps."""
@@ -216,7 +216,7 @@ def test_words_and_refusals_are_judged_without_a_model(stub: Stub) -> None:
 
 def test_the_guard_comes_back_after_triton_was_killed(fleet: RunningFleet, stub: Stub) -> None:
     os.kill(fleet.processes["inference"], signal.SIGKILL)
-    deadline = time.monotonic() + CALL_SECONDS
+    deadline = time.monotonic() + 2 * CALL_SECONDS
     while (decision := judged_or_away(stub, f"I want to fix a bike today. {deadline}")) is None:
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -22,12 +22,13 @@ from services.inference.contract import CausalLMArguments, ClassifierArguments, 
 from services.inference.results import Generated
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
 GREEDY = SamplingParameters(temperature=0, max_tokens=24)
 LONG = SamplingParameters(seed=1, max_tokens=250, ignore_eos=True)
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module", params=["triton", "local"])
@@ -60,16 +61,16 @@ def model(host: Any, tiny_checkpoint: Path) -> Iterator[str]:
 
 
 def metric(host: Any, name: str, model: str) -> float:
-    with urllib.request.urlopen(f"http://{host.metrics_target}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://{host.metrics_target}/metrics", timeout=60) as reply:
         for line in reply.read().decode().splitlines():
             if line.startswith(f'{name}{{model="{model}"}}'):
                 return float(line.rpartition(" ")[2])
     return 0.0
 
 
-async def until_metric(host: Any, name: str, model: str, value: float) -> None:
-    async with asyncio.timeout(30):
-        while await asyncio.to_thread(metric, host, name, model) != value:  # noqa: ASYNC110 - Prometheus has no events
+async def until_metric(host: Any, name: str, model: str, is_so: Callable[[float], bool]) -> None:
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        while not is_so(await asyncio.to_thread(metric, host, name, model)):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.1)
 
 
@@ -170,16 +171,27 @@ async def test_a_cancelled_request_frees_its_row(host: Any, client: InferenceCli
                 return
 
     task = asyncio.create_task(client.generate(name, "The quick", endless, timeout_seconds=TIMEOUT_SECONDS))
+    cancelled, running = "evalfleet_engine_cancelled_requests_total", "evalfleet_engine_running_sequences"
     await read_one_piece()
+    await until_metric(host, cancelled, name, lambda count: count == 1)
+    await until_metric(host, running, name, lambda count: count == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await refusal(client.generate(name, "The quick", endless, timeout_seconds=1.0)) == (
-        "DEADLINE_EXCEEDED",
-        "INFERENCE_DEADLINE_EXCEEDED",
-    )
-    await until_metric(host, "evalfleet_engine_cancelled_requests_total", name, 3)
-    assert metric(host, "evalfleet_engine_running_sequences", name) == 0
+    await until_metric(host, cancelled, name, lambda count: count == 2)
+    await until_metric(host, running, name, lambda count: count == 0)
+    was_running = False
+    for seconds in GROWING_SECONDS:
+        late = asyncio.create_task(refusal(client.generate(name, "The quick", endless, timeout_seconds=seconds)))
+        while not late.done():
+            was_running |= await asyncio.to_thread(metric, host, running, name) == 1
+            await asyncio.sleep(0.01)
+        assert late.result() == ("DEADLINE_EXCEEDED", "INFERENCE_DEADLINE_EXCEEDED")
+        if was_running:
+            break
+    assert was_running
+    await until_metric(host, cancelled, name, lambda count: count >= 3)
+    await until_metric(host, running, name, lambda count: count == 0)
     answered = await client.generate(name, "The quick", GREEDY, timeout_seconds=TIMEOUT_SECONDS)
     assert answered.num_output_tokens == 24
     await client.unload_model(name, timeout_seconds=TIMEOUT_SECONDS)
@@ -249,7 +261,7 @@ async def test_models_are_listed_while_they_are_loaded(client: InferenceClient, 
     await client.load_model(name, entry, timeout_seconds=TIMEOUT_SECONDS)
     assert (await states())[name] == "READY"
     await client.unload_model(name, timeout_seconds=TIMEOUT_SECONDS)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while await client.is_model_ready(name):  # noqa: ASYNC110 - Triton unloads in the background
             await asyncio.sleep(0.05)
     assert name not in await states()
@@ -261,9 +273,9 @@ async def test_model_control_needs_the_key(host: Any, model: str, tiny_checkpoin
     for key in (None, "wrong"):
         async with InferenceClient(host.target, model_control_key=key) as stranger:
             for call in (
-                stranger.load_model("x", entry, timeout_seconds=10),
-                stranger.unload_model(model, timeout_seconds=10),
-                stranger.list_models(timeout_seconds=10),
+                stranger.load_model("x", entry, timeout_seconds=TIMEOUT_SECONDS),
+                stranger.unload_model(model, timeout_seconds=TIMEOUT_SECONDS),
+                stranger.list_models(timeout_seconds=TIMEOUT_SECONDS),
             ):
                 assert await refusal(call) == ("PERMISSION_DENIED", "MODEL_CONTROL_REFUSED")
             assert await stranger.is_model_ready(model)
@@ -303,5 +315,5 @@ async def test_a_classifier_answers_batches(
         "MODEL_LACKS_FEATURE",
         "TENSOR_MISSING",
     )
-    assert metric(host, "evalfleet_engine_classified_texts_total", name) > 60
+    await until_metric(host, "evalfleet_engine_classified_texts_total", name, lambda count: count > 60)
     await client.unload_model(name, timeout_seconds=TIMEOUT_SECONDS)

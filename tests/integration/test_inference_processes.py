@@ -58,7 +58,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in processes:
         for pid in [*descendants(process.pid), process.pid]:
             kill(pid)
-        process.wait(timeout=30)
+        process.wait(timeout=TIMEOUT_SECONDS)
     # What a killed Triton leaves is removed when it is next started with the same folder, which is not to be here.
     for segment in Path("/dev/shm").glob(f"{shared_memory_prefix(tmp_path)}*"):
         segment.unlink()
@@ -84,7 +84,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def until(is_reached: Callable[[], bool], *, seconds: float = 60) -> None:
+def until(is_reached: Callable[[], bool], *, seconds: float = TIMEOUT_SECONDS) -> None:
     """Wait for something that only another process can bring about."""
     deadline = time.monotonic() + seconds
     while not is_reached():
@@ -103,7 +103,7 @@ def with_tiny_model(checkpoint: Path) -> str:
     return json.dumps([{"name": "tiny", "engine": "causal_lm", "arguments": arguments}])
 
 
-async def generate(target: str, *, max_tokens: int = 8, timeout_seconds: float = 30) -> Any:
+async def generate(target: str, *, max_tokens: int = 8, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     sampling = SamplingParameters(max_tokens=max_tokens, ignore_eos=True, seed=1)
     async with InferenceClient(target) as client:
         return await client.generate("tiny", "The quick", sampling, timeout_seconds=timeout_seconds)
@@ -118,7 +118,7 @@ def test_a_stop_leaves_nothing_behind(start: Start, tmp_path: Path, tiny_checkpo
     segments = f"{shared_memory_prefix(tmp_path)}*"
     assert list(Path("/dev/shm").glob(segments))
     host.send_signal(signal.SIGTERM)
-    assert host.wait(timeout=30) == 0
+    assert host.wait(timeout=TIMEOUT_SECONDS) == 0
     assert not any(is_running(pid) for pid in started)
     assert not list(Path("/dev/shm").glob(segments))
     host_name, _, port = target.rpartition(":")
@@ -138,7 +138,7 @@ def test_a_killed_host_takes_triton_and_its_stubs_along(start: Start, tmp_path: 
     started = descendants(host.pid)
     assert len(started) >= 2
     host.kill()
-    until(lambda: not any(is_running(pid) for pid in started), seconds=20)
+    until(lambda: not any(is_running(pid) for pid in started))
 
 
 def test_a_host_ends_with_its_parent(start: Start, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_host_ends_with_its_parent(start: Start, tmp_path: Path) -> None:
         address(tmp_path, host)
         started = descendants(host.pid)
         parent.kill()
-        assert host.wait(timeout=30) == 0
+        assert host.wait(timeout=TIMEOUT_SECONDS) == 0
     assert not any(is_running(pid) for pid in started)
 
 
@@ -155,7 +155,7 @@ def test_a_triton_that_dies_ends_its_host_with_a_reason(start: Start, tmp_path: 
     host = start()
     address(tmp_path, host)
     kill(descendants(host.pid)[0])
-    assert host.wait(timeout=30) == 1
+    assert host.wait(timeout=TIMEOUT_SECONDS) == 1
     output = (tmp_path / "out-0").read_text()
     assert "Triton ended by itself with code -9; its log is" in output
     assert "Traceback" not in output
@@ -166,7 +166,7 @@ def test_a_second_host_on_a_port_says_so(start: Start, tmp_path: Path) -> None:
     port = address(tmp_path, first).rpartition(":")[2]
     for kind in ("triton", "local"):
         second = start(PORT=port, INFERENCE=kind, READY_FILE=tmp_path / "ready-2", STATE_DIR=tmp_path / kind)
-        assert second.wait(timeout=60) == 1
+        assert second.wait(timeout=TIMEOUT_SECONDS) == 1
         output = sorted(tmp_path.glob("out-*"))[-1].read_text()
         assert f"cannot listen on 127.0.0.1:{port}" in output
         assert "Traceback" not in output
@@ -176,7 +176,7 @@ def test_a_second_host_on_a_port_says_so(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["triton", "local"])
 def test_a_startup_model_that_cannot_be_loaded_is_named(start: Start, tmp_path: Path, kind: str) -> None:
     host = start(INFERENCE=kind, STARTUP_MODELS=with_tiny_model(tmp_path / "nothing-here"))
-    assert host.wait(timeout=60) == 1
+    assert host.wait(timeout=TIMEOUT_SECONDS) == 1
     output = (tmp_path / "out-0").read_text()
     assert "nothing-here" in output
     assert not (tmp_path / "ready").exists()
@@ -187,7 +187,7 @@ def test_a_stop_during_the_start_is_obeyed(start: Start, tmp_path: Path, tiny_ch
     until(lambda: bool(descendants(host.pid)))
     started = descendants(host.pid)
     host.send_signal(signal.SIGTERM)
-    assert host.wait(timeout=30) == 0
+    assert host.wait(timeout=TIMEOUT_SECONDS) == 0
     assert not any(is_running(pid) for pid in started)
     assert not (tmp_path / "ready").exists()
 
@@ -209,7 +209,7 @@ def test_requests_to_an_engine_that_dies_do_not_wait_for_their_deadline(
         assert not asked.done()
         kill(stub)
         with pytest.raises(FleetError) as caught:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await asked
         return caught.value.reason
 
@@ -229,4 +229,4 @@ def test_an_unloaded_model_gives_its_process_back(start: Start, tmp_path: Path, 
             await client.unload_model("tiny", timeout_seconds=TIMEOUT_SECONDS)
 
     asyncio.run(use_and_unload())
-    until(lambda: len(descendants(host.pid)) == 1, seconds=30)
+    until(lambda: len(descendants(host.pid)) == 1)

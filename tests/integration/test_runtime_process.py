@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.channels import open_channel
 from services.runtime.testing import as_bytes
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -120,14 +121,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 async def until(condition: Callable[[], bool], running: Running) -> None:
     """Wait for something that another process writes."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not condition():
             assert running.process.poll() is None, running.errors() + running.output()
             await asyncio.sleep(0.02)
 
 
 async def exit_code(running: Running) -> int:
-    return await asyncio.to_thread(running.process.wait, 60)
+    return await asyncio.to_thread(running.process.wait, LONGEST_WAIT_SECONDS)
 
 
 @contextmanager
@@ -146,7 +147,7 @@ async def serving(running: Running) -> str:
 
 
 async def test_sigterm_drains_and_loses_no_call(start: Start) -> None:
-    running = start(drain_delay_seconds=0.2)
+    running = start(drain_delay_seconds=0.2, drain_grace_seconds=600)
     with explained(running):
         async with open_channel(await serving(running)) as channel:
             call = channel.unary_unary(UNARY, as_bytes, as_bytes)
@@ -161,7 +162,7 @@ async def test_sigterm_drains_and_loses_no_call(start: Start) -> None:
             with pytest.raises(grpc.RpcError):
                 await watch.read()
             with pytest.raises(grpc.RpcError) as refused:
-                await call(b"new", timeout=5.0)
+                await call(b"new", timeout=LONGEST_WAIT_SECONDS)
             release.touch()
             assert await in_flight == b"done"
         assert await exit_code(running) == 0

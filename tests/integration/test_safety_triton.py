@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from services.runtime.testing import as_bytes, serve_in_process
 from services.safety.encoder import packaged_encoder
 from services.safety.settings import SafetySettings
 from services.safety.wiring import wire
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -236,7 +238,7 @@ async def test_wild_texts_end_in_one_of_three_ways(stub: Stub, texts: list[str])
 async def test_a_guard_that_the_server_forgot_is_loaded_again(triton: Host, stub: Stub) -> None:
     await stub.Classify(request("Hello"), timeout=CALL_SECONDS)
     async with InferenceClient(triton.target, model_control_key=triton.key) as client:
-        for model in await client.list_models(timeout_seconds=10):
+        for model in await client.list_models(timeout_seconds=LONGEST_WAIT_SECONDS):
             if model.name.startswith("guard-minilm-hazard-"):
                 await client.unload_model(model.name, timeout_seconds=60)
     assert (await stub.Classify(request("Hello"), timeout=CALL_SECONDS)).verdict.decision == SAFE
@@ -257,13 +259,15 @@ async def test_an_unreachable_triton_is_unavailable(triton: Host, stub: Stub) ->
         key_file = triton.key_file
 
     async with safety(Nowhere()) as lonely:
-        for call in (
-            lonely.Classify(request("Hello"), timeout=20),
-            lonely.BatchClassify(safety_pb2.BatchClassifyRequest(requests=[request("Hello")] * 2), timeout=20),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await call
-            error = from_rpc_error(caught.value)
+        both = safety_pb2.BatchClassifyRequest(requests=[request("Hello")] * 2)
+        for ask in (partial(lonely.Classify, request("Hello")), partial(lonely.BatchClassify, both)):
+            for seconds in (5.0, 20.0, LONGEST_WAIT_SECONDS):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await ask(timeout=seconds)
+                error = from_rpc_error(caught.value)
+                # A caller without patience on a busy machine is gone before it can be told.
+                if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    break
             assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "GUARD_UNAVAILABLE")
             assert error.retry_after_seconds
 
@@ -326,7 +330,7 @@ async def test_the_service_alone_beside_triton_answers_a_tool_with_reflection(tr
         assert [guard["name"] for guard in listed["guards"]] == ["guards/minilm-hazard"]
     finally:
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), LONGEST_WAIT_SECONDS) == 0
 
 
 def _buf_curl(buf: Path, address: str, method: str, message: dict[str, Any]) -> Any:
@@ -338,7 +342,7 @@ def _buf_curl(buf: Path, address: str, method: str, message: dict[str, Any]) -> 
 
 
 def _address(ready_file: Path, process: asyncio.subprocess.Process) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + CALL_SECONDS
     while not ready_file.exists():
         assert process.returncode is None
         assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.channels import open_channel
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 async def address_in(log: asyncio.StreamReader) -> str:
     """Read the log until the process says that it serves."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         async for line in log:
             if line.startswith(b"{") and (event := json.loads(line))["event"] == "serving":
                 return str(event["address"])
@@ -50,7 +51,7 @@ async def test_serves_and_stops() -> None:
             response = await scoring_pb2_grpc.ScoringServiceStub(channel).Score(request)
             assert dict(response.metrics) == {"numeric_match": 1.0}
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await process.communicate()
         assert process.returncode == 0
     finally:

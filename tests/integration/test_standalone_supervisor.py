@@ -20,11 +20,12 @@ from services.standalone.ports import take_ports
 from services.standalone.processes import is_group_alive
 from services.standalone.state import StateFile, prepare
 from services.standalone.supervisor import Supervisor
+from tests.patience import LONGEST_WAIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
 FAKE_PART = Path(__file__).parents[1] / "fakes" / "part.py"
-QUICK = RestartPolicy(first_delay_seconds=0.01, longest_delay_seconds=0.02, quick_seconds=30, quick_deaths=3)
+QUICK = RestartPolicy(first_delay_seconds=0.01, longest_delay_seconds=0.02, quick_seconds=3600, quick_deaths=3)
 
 MakePlan = Callable[..., FleetPlan]
 
@@ -52,9 +53,9 @@ class Recorder:
     def killed(self, part: str) -> None:
         self._add(f"{part} killed")
 
-    async def wait_for(self, event: str) -> None:
-        async with asyncio.timeout(30):
-            while event not in self.events:
+    async def wait_for(self, event: str, times: int = 1) -> None:
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            while self.events.count(event) < times:
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -85,8 +86,8 @@ def _fake_part(name: str, extra: dict[str, str], folder: Path, port: int) -> Par
         metrics_target=f"127.0.0.1:{port + 1}",
         log_path=folder / "logs" / f"{name}.log",
         ready_file=ready_file,
-        start_timeout_seconds=float(extra.get("START_TIMEOUT", 30)),
-        stop_timeout_seconds=float(extra.get("STOP_TIMEOUT", 10)),
+        start_timeout_seconds=float(extra.get("START_TIMEOUT", LONGEST_WAIT_SECONDS)),
+        stop_timeout_seconds=float(extra.get("STOP_TIMEOUT", LONGEST_WAIT_SECONDS)),
     )
 
 
@@ -103,7 +104,7 @@ class Running:
 
     async def up(self) -> "Running":
         waiting = asyncio.create_task(self.is_up.wait())
-        await asyncio.wait((waiting, self.task), timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, self.task), timeout=LONGEST_WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         assert self.is_up.is_set(), self.task
         return self
@@ -113,7 +114,7 @@ class Running:
 
     async def end(self) -> None:
         self.stop.request("test")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await self.task
 
 
@@ -174,12 +175,16 @@ async def test_what_a_dead_process_had_started_ends_before_its_successor_starts(
 
 
 async def test_a_process_that_keeps_dying_is_given_up_and_the_fleet_ends(make_plan: MakePlan, tmp_path: Path) -> None:
-    (tmp_path / "die").write_text("")
-    plan = make_plan(scoring={"FAKE_DIE_WHILE": str(tmp_path / "die")}, evaluation={})
+    death = tmp_path / "die"
+    plan = make_plan(scoring={"FAKE_DIE_WHEN": str(death)}, evaluation={})
     with nothing_left(plan):
-        running = Running(plan)
+        running = await Running(plan).up()
+        for deaths in (1, 2):
+            death.touch()
+            await running.report.wait_for("scoring recovered", times=deaths)
+        death.touch()
         with pytest.raises(PartFailedError) as caught:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
                 await running.task
     assert str(caught.value).startswith(
         f"scoring ended with exit code 3, 3 times in a row; it is given up; the end of {plan.part('scoring').log_path}:"
@@ -191,7 +196,7 @@ async def test_a_process_that_keeps_dying_is_given_up_and_the_fleet_ends(make_pl
 async def test_a_process_that_cannot_start_says_why_and_nothing_else_is_left(make_plan: MakePlan) -> None:
     plan = make_plan(safety={"FAKE_EXIT": "safety cannot start: the guard's weights are missing"}, evaluation={})
     with nothing_left(plan), pytest.raises(PartFailedError) as caught:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await Running(plan).task
     log = plan.part("safety").log_path
     assert str(caught.value) == f"safety cannot start: the guard's weights are missing; its log is {log}"
@@ -201,7 +206,7 @@ async def test_a_process_that_cannot_start_says_why_and_nothing_else_is_left(mak
 async def test_the_wait_for_health_is_bounded(make_plan: MakePlan) -> None:
     plan = make_plan(generation={"FAKE_NOT_SERVING": "1", "START_TIMEOUT": "3"})
     with nothing_left(plan), pytest.raises(PartFailedError, match="generation was not healthy within 3 s"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await Running(plan).task
 
 
@@ -219,7 +224,7 @@ async def test_a_second_request_kills_at_once(make_plan: MakePlan) -> None:
         running = await Running(plan).up()
         running.stop.request("first")
         running.stop.request("second")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await running.task
     assert running.report.events[-1] == "scoring killed"
 

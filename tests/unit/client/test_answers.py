@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from services.generation.settings import GenerationSettings
 from services.generation.wiring import wire_backend
-from services.inference.triton_server import free_port
+from services.runtime.free_ports import free_port
 from services.runtime.testing import run_in_process
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class GenerationProcess:
@@ -36,10 +37,10 @@ class GenerationProcess:
         self._running = AsyncExitStack()
 
     def start(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(LONGEST_WAIT_SECONDS)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._running.aclose(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._running.aclose(), self._loop).result(LONGEST_WAIT_SECONDS)
 
     def close(self) -> None:
         self.stop()

@@ -1,7 +1,10 @@
 import os
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from evalfleet import models
 from evalfleet.errors import ModelLoadError
 from evalfleet.fleet import Fleet
 from evalfleet.generation.v1 import model_pb2
@@ -55,10 +58,12 @@ def test_a_model_that_cannot_be_loaded_says_why(fake: FakeFleet, fleet: Fleet) -
     assert caught.value.reason == "MODEL_FAILED"
 
 
-def test_the_wait_for_loading_is_bounded(fake: FakeFleet, fleet: Fleet) -> None:
+def test_the_wait_for_loading_is_bounded(fake: FakeFleet, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.models.loading_polls = 1_000_000
-    with pytest.raises(ModelLoadError, match="still loading after 0 s") as caught:
-        fleet.models.add("x", timeout_seconds=0.1)
+    clock = count(0.0, 25.0)
+    monkeypatch.setattr(models, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _seconds: None))
+    with pytest.raises(ModelLoadError, match="still loading after 60 s") as caught:
+        fleet.models.add("x", timeout_seconds=60)
     assert caught.value.reason == "MODEL_LOADING"
 
 

@@ -8,6 +8,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
 
 from tests.fakes.fleet import CREATED, FakeFleet, make_run, watch_step
+from tests.patience import LONGEST_WAIT_SECONDS
 
 SUCCEEDED = evaluation_pb2.RUN_STATE_SUCCEEDED
 
@@ -89,9 +90,9 @@ def test_a_watch_that_is_left_ends_its_call(fake: FakeFleet, fleet: Fleet) -> No
     fake.evaluation.scripts = [[watch_step(make_run(done=3))]]
     watching = fleet.runs.watch("r1")
     next(watching)
-    assert fake.evaluation.watching.wait(10)
+    assert fake.evaluation.watching.wait(LONGEST_WAIT_SECONDS)
     watching.close()
-    assert fake.evaluation.watch_ended.wait(10)
+    assert fake.evaluation.watch_ended.wait(LONGEST_WAIT_SECONDS)
     assert fake.evaluation.watch_count == 1
 
 

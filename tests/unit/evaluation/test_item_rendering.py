@@ -118,7 +118,9 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(st.lists(rows, min_size=1, max_size=5))
 def test_any_row_becomes_its_prompt_or_a_failed_item(
     load: Load, definition: dict[str, Any], lines: Lines, rows: list[dict[str, str]]

@@ -36,7 +36,7 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
     running = AsyncExitStack()
 
     async def start(
-        *, reconcile: bool = True, total: int = 8, per_call: int = 4, ready_wait_seconds: float = 30.0, **more: Any
+        *, reconcile: bool = True, total: int = 8, per_call: int = 4, ready_wait_seconds: float = 90.0, **more: Any
     ) -> Domain:
         """Start it; ``more`` are further LifecycleLimits."""
         nonlocal running

@@ -24,6 +24,7 @@ from services.inference.vllm_shapes import VLLM_HOST_PREFIX
 from services.runtime.errors import DeadlineExceededError, FailedPreconditionError, FleetError
 from tests.fakes.generation_domain import StartDomain
 from tests.fakes.inference_backend import write_checkpoint
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS, has_begun
 
 
 class FakeTritonHosts(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -157,26 +158,26 @@ def vllm(folder: Path, name: str, *, layers: int = 2, rank: int | None = None) -
 
 
 async def answer(router: EngineRouter, name: str) -> str:
-    return (await router.generate(name, "x", Sampling(), truncate=False, timeout_seconds=5)).text
+    return (await router.generate(name, "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)).text
 
 
 async def test_every_kind_of_request_goes_to_the_host_of_its_engine(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
-    await router.load(Deployment("own", "/c", "float32"), timeout_seconds=5)
-    await router.load(vllm(tmp_path, "other"), timeout_seconds=5)
+    await router.load(Deployment("own", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS)
+    await router.load(vllm(tmp_path, "other"), timeout_seconds=LONGEST_WAIT_SECONDS)
     [host] = hosts.hosts.keys() - {HOST_MODEL}
     assert host.startswith(VLLM_HOST_PREFIX)
     assert (await answer(router, "own"), await answer(router, "other")) == (HOST_MODEL, host)
     for name, where in (("own", HOST_MODEL), ("other", host)):
-        pieces = router.generate_pieces(name, "x", Sampling(), truncate=False, timeout_seconds=5)
+        pieces = router.generate_pieces(name, "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
         texts = [each.text async for each in pieces if isinstance(each, TextPiece | EngineAnswer)]
         assert texts == [where, where]
-        scores = await router.score(name, "x", ["a"], truncate=False, timeout_seconds=5)
+        scores = await router.score(name, "x", ["a"], truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
         assert scores.scores[0].log_likelihood == len(where)
-    assert await router.loaded_names(timeout_seconds=5) == {"own", "other"}
-    await router.unload("other", timeout_seconds=5)
-    assert await router.loaded_names(timeout_seconds=5) == {"own"}
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"own", "other"}
+    await router.unload("other", timeout_seconds=LONGEST_WAIT_SECONDS)
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"own"}
     assert hosts.stops == [], "the next checkpoint of its shape is read into it"
 
 
@@ -184,7 +185,7 @@ async def test_adapters_travel_by_name_and_share_a_host_by_rank(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
     for name, rank in (("base", None), ("one", 8), ("two", 8)):
-        await router.load(vllm(tmp_path, name, rank=rank), timeout_seconds=5)
+        await router.load(vllm(tmp_path, name, rank=rank), timeout_seconds=LONGEST_WAIT_SECONDS)
     held = sorted(sorted(each) for each in hosts.hosts.values())
     assert held == [["base"], ["one", "two"]]
     [arguments] = [each["one"] for each in hosts.hosts.values() if "one" in each]
@@ -195,40 +196,40 @@ async def test_an_adapter_without_configuration_is_a_typed_error(router: EngineR
     deployment = vllm(tmp_path, "m")
     broken = Deployment("m", deployment.checkpoint_path, "float32", "vllm", str(tmp_path / "none"))
     with pytest.raises(FailedPreconditionError):
-        await router.load(broken, timeout_seconds=5)
+        await router.load(broken, timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 async def test_an_idle_host_makes_room_for_another_shape_and_a_busy_one_does_not(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
-    await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=5)
-    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=5)
+    await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=LONGEST_WAIT_SECONDS)
+    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert (len(hosts.hosts), hosts.stops) == (2, [])
-    await router.unload("a", timeout_seconds=5)
-    await router.load(vllm(tmp_path, "c", layers=3), timeout_seconds=5)
+    await router.unload("a", timeout_seconds=LONGEST_WAIT_SECONDS)
+    await router.load(vllm(tmp_path, "c", layers=3), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert (len(hosts.hosts), len(hosts.stops)) == (2, 1)
-    assert await router.loaded_names(timeout_seconds=5) == {"b", "c"}
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"b", "c"}
 
 
 async def test_a_host_that_is_being_loaded_into_is_not_idle(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
     hosts.gate = asyncio.Event()
-    first = asyncio.create_task(router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=5))
+    first = asyncio.create_task(router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=LONGEST_WAIT_SECONDS))
     await hosts.loading.wait()
     hosts.loading.clear()
-    second = asyncio.create_task(router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=5))
+    second = asyncio.create_task(router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=LONGEST_WAIT_SECONDS))
     await hosts.loading.wait()
     hosts.gate.set()
     await asyncio.gather(first, second)
     assert hosts.stops == []
-    assert await router.loaded_names(timeout_seconds=5) == {"a", "b"}
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"a", "b"}
 
 
 async def test_one_shape_asked_for_twice_at_once_starts_one_host(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
-    loads = (router.load(vllm(tmp_path, name), timeout_seconds=5) for name in "abc")
+    loads = (router.load(vllm(tmp_path, name), timeout_seconds=LONGEST_WAIT_SECONDS) for name in "abc")
     await asyncio.gather(*loads)
     assert [sorted(each) for each in hosts.hosts.values()] == [["a", "b", "c"]]
 
@@ -238,8 +239,12 @@ async def test_an_unload_reaches_what_was_given_up_while_it_was_loaded(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path, how: str
 ) -> None:
     hosts.gate = asyncio.Event()
-    load = asyncio.create_task(router.load(vllm(tmp_path, "a"), timeout_seconds=5 if how == "cancelled" else 1.0))
-    await hosts.loading.wait()
+    deployment = vllm(tmp_path, "a")
+    for seconds in GROWING_SECONDS if how == "timed out" else (LONGEST_WAIT_SECONDS,):
+        load = asyncio.create_task(router.load(deployment, timeout_seconds=seconds))
+        if await has_begun(load, hosts.loading):
+            break
+        await asyncio.gather(load, return_exceptions=True)
     if how == "cancelled":
         load.cancel()
     with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
@@ -247,9 +252,9 @@ async def test_an_unload_reaches_what_was_given_up_while_it_was_loaded(
     # The host finishes such a load on its own.
     [held] = hosts.hosts.values()
     held["a"] = contract.CausalLMArguments("/c")
-    assert await router.loaded_names(timeout_seconds=5) == {"a"}
-    await router.unload("a", timeout_seconds=5)
-    assert await router.loaded_names(timeout_seconds=5) == frozenset()
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"a"}
+    await router.unload("a", timeout_seconds=LONGEST_WAIT_SECONDS)
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == frozenset()
 
 
 async def test_what_the_engine_refuses_is_not_loaded(
@@ -257,26 +262,26 @@ async def test_what_the_engine_refuses_is_not_loaded(
 ) -> None:
     hosts.failure = InferenceFailure("DoRA", reason="ADAPTER_UNSUPPORTED", code="FAILED_PRECONDITION")
     with pytest.raises(FleetError) as caught:
-        await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=5)
+        await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert caught.value.reason == "ADAPTER_UNSUPPORTED"
     hosts.failure = None
-    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=5)
+    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert len(hosts.stops) == 1, "the host that holds nothing has made room"
 
 
 async def test_a_restarted_service_finds_its_hosts_again(
     router: EngineRouter, client: InferenceClient, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
-    await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=5)
-    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=5)
+    await router.load(vllm(tmp_path, "a", layers=1), timeout_seconds=LONGEST_WAIT_SECONDS)
+    await router.load(vllm(tmp_path, "b", layers=2), timeout_seconds=LONGEST_WAIT_SECONDS)
     again = EngineRouter(client)
-    assert await again.loaded_names(timeout_seconds=5) == {"a", "b"}
+    assert await again.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"a", "b"}
     assert (await answer(again, "a")).startswith(VLLM_HOST_PREFIX)
     once_more = EngineRouter(client)
-    await once_more.unload("a", timeout_seconds=5)
-    await once_more.load(vllm(tmp_path, "c", layers=3), timeout_seconds=5)
+    await once_more.unload("a", timeout_seconds=LONGEST_WAIT_SECONDS)
+    await once_more.load(vllm(tmp_path, "c", layers=3), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert len(hosts.stops) == 1
-    assert await once_more.loaded_names(timeout_seconds=5) == {"b", "c"}
+    assert await once_more.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"b", "c"}
 
 
 async def test_models_of_both_engines_are_evicted_and_come_back(
@@ -309,9 +314,13 @@ async def test_models_of_both_engines_are_evicted_and_come_back(
 async def test_a_silent_host_hides_nothing_of_the_others(
     router: EngineRouter, hosts: FakeTritonHosts, tmp_path: Path
 ) -> None:
-    await router.load(Deployment("own", "/c", "float32"), timeout_seconds=5)
-    await router.load(vllm(tmp_path, "a"), timeout_seconds=5)
-    assert await router.loaded_names(timeout_seconds=5) == {"own", "a"}
+    await router.load(Deployment("own", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS)
+    await router.load(vllm(tmp_path, "a"), timeout_seconds=LONGEST_WAIT_SECONDS)
+    assert await router.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"own", "a"}
     hosts.silent = {each for each in hosts.hosts if each != HOST_MODEL}
     hosts.hosts[HOST_MODEL].clear()
-    assert await router.loaded_names(timeout_seconds=0.3) == {"a"}
+    for seconds in GROWING_SECONDS:
+        names = await router.loaded_names(timeout_seconds=seconds)
+        if names == {"a"}:
+            break
+    assert names == {"a"}

@@ -14,6 +14,7 @@ from services.generation.residency import MemoryLimits
 from services.runtime.errors import DeadlineExceededError, UnavailableError
 from tests.fakes.generation_domain import Domain, StartDomain
 from tests.fakes.inference_backend import write_checkpoint
+from tests.patience import LONGEST_WAIT_SECONDS
 
 ROOM_FOR_ONE = MemoryLimits(budget_bytes=150, overhead_bytes=100, patience_seconds=0.02)
 
@@ -36,7 +37,7 @@ async def busy(domain: Domain) -> "asyncio.Future[GenerationResult]":
 
 
 async def until_leaving(domain: Domain) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not domain.lifecycle.memory.is_leaving("a"):  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
 
@@ -50,7 +51,7 @@ async def test_a_model_deleted_while_it_was_to_leave_does_not_come_back(
     newcomer = asyncio.ensure_future(register(domain, tmp_path, "b"))
     await until_leaving(domain)
     await domain.lifecycle.delete("a")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         await newcomer  # the room is there, whether or not its last request has noticed
     assert domain.backend.gate is not None
     domain.backend.gate.set()
@@ -80,7 +81,7 @@ async def test_what_is_registered_meanwhile_under_the_id_of_a_model_that_leaves_
     again = asyncio.ensure_future(register(domain, tmp_path, "a", "others"))
     assert domain.backend.gate is not None
     domain.backend.gate.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         await asyncio.gather(asked, newcomer, again, return_exceptions=True)
     assert (await again).digest in written
     assert old.digest not in written
@@ -93,13 +94,13 @@ async def test_a_model_that_is_lost_while_another_looks_for_room_keeps_nobody_ou
     await register(domain, tmp_path, "a")
     asked = await busy(domain)
     newcomer = asyncio.ensure_future(register(domain, tmp_path, "b"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not domain.lifecycle.memory._door.locked():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
     domain.backend.loaded.clear()
     assert domain.backend.gate is not None
     domain.backend.gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         assert (await newcomer).model_id == "b"
         assert (await asked).completions[0].text.split("|")[1] == "hello"
 
@@ -123,7 +124,7 @@ async def test_a_model_that_did_not_leave_in_time_is_unloaded_by_the_loop(
     domain.backend.unload_errors = [DeadlineExceededError("too slow", reason="INFERENCE_TIMEOUT")]
     with pytest.raises(UnavailableError):
         await register(domain, tmp_path, "b")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while states(domain)["b"] != "ready":  # noqa: ASYNC110 - the loop of the service does it
             await asyncio.sleep(0.01)
     assert [each.split("-")[1] for each in domain.backend.loaded] == ["b"]

@@ -16,8 +16,9 @@ from services.generation.models import ModelState
 from services.generation.registration import Registration
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FleetError, NotFoundError
-from tests.fakes.generation_domain import Domain, StartDomain
+from tests.fakes.generation_domain import Domain, StartDomain, register_in_a_hurry
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
 LOST = ModelLostError("gone")
 
@@ -48,7 +49,7 @@ async def test_models_that_a_server_lost_while_the_service_was_away_are_loaded_a
     domain.backend.loading.clear()
     domain = await start_domain()
     await domain.backend.loading.wait()
-    assert (await domain.lifecycle.settle("m", wait_seconds=5)).state is ModelState.READY
+    assert (await domain.lifecycle.settle("m", wait_seconds=LONGEST_WAIT_SECONDS)).state is ModelState.READY
     assert domain.backend.loads == [first.deployment.name] * 2
 
 
@@ -58,7 +59,7 @@ async def test_the_loop_notices_a_lost_model_without_any_request(domain: Domain,
     domain.backend.loading.clear()
     domain.backend.is_up = True
     await domain.backend.loading.wait()
-    assert (await domain.lifecycle.settle("m", wait_seconds=5)).state is ModelState.READY
+    assert (await domain.lifecycle.settle("m", wait_seconds=LONGEST_WAIT_SECONDS)).state is ModelState.READY
     assert record.deployment.name in domain.backend.loaded
 
 
@@ -82,8 +83,7 @@ async def test_a_load_that_a_crash_interrupted_is_finished_by_the_next_service(
 ) -> None:
     domain = await start_domain()
     gate = domain.backend.load_gate = asyncio.Event()
-    with bind_deadline(0.1):
-        await domain.registrar.create(Registration(str(checkpoint), "m"))
+    await register_in_a_hurry(domain, Registration(str(checkpoint), "m"))
     await domain.backend.loading.wait()
     domain = await start_domain(reconcile=False)
     assert domain.lifecycle.get("m").state is ModelState.LOADING
@@ -127,11 +127,15 @@ async def test_waiting_requests_get_unavailable_before_their_deadline(
     await domain.registrar.create(Registration(str(checkpoint), "m"))
     domain.backend.kill()
     domain.lifecycle.report_lost(await domain.lifecycle.ready("m"), LOST)
-    with bind_deadline(0.3), pytest.raises(ModelNotReadyError) as caught:
-        await domain.lifecycle.ready("m")
+    for seconds in GROWING_SECONDS:
+        with bind_deadline(seconds), pytest.raises(ModelNotReadyError) as caught:
+            await domain.lifecycle.ready("m")
+        if caught.value.reason != "MODEL_LOADING":  # it was tried in that time
+            break
     assert caught.value.reason == "INFERENCE_UNAVAILABLE"
     assert caught.value.retry_after_seconds
     domain.backend.load_gate = asyncio.Event()
+    domain.backend.loading.clear()
     domain.backend.is_up = True
     await domain.backend.loading.wait()
     with bind_deadline(0.2), pytest.raises(ModelNotReadyError) as caught:

@@ -12,7 +12,7 @@ from services.generation.models import ModelState
 from services.generation.registration import ModelRegistrar, Registration, RegistrationRules
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError
-from tests.fakes.generation_domain import Domain, StartDomain
+from tests.fakes.generation_domain import Domain, StartDomain, register_in_a_hurry
 from tests.fakes.inference_backend import write_checkpoint
 
 
@@ -91,17 +91,15 @@ async def test_a_repeated_request_id_returns_the_first_model_even_after_a_restar
 
 async def test_a_slow_load_is_returned_loading_and_goes_on(domain: Domain, checkpoint: Path) -> None:
     domain.backend.load_gate = asyncio.Event()
-    with bind_deadline(0.5):
-        record = await domain.registrar.create(Registration(str(checkpoint), "m"))
-        assert record.state is ModelState.LOADING
-        domain.backend.load_gate.set()
+    record = await register_in_a_hurry(domain, Registration(str(checkpoint), "m"))
+    assert record.state is ModelState.LOADING
+    domain.backend.load_gate.set()
     assert (await domain.lifecycle.ready("m")).record.state is ModelState.READY
 
 
 async def test_a_server_that_is_down_leaves_the_model_loading(domain: Domain, checkpoint: Path) -> None:
     domain.backend.kill()
-    with bind_deadline(0.3):
-        record = await domain.registrar.create(Registration(str(checkpoint), "m"))
+    record = await register_in_a_hurry(domain, Registration(str(checkpoint), "m"))
     assert record.state is ModelState.LOADING
     domain.backend.is_up = True
     assert (await domain.lifecycle.ready("m")).record.digest != ""

@@ -15,6 +15,7 @@ from services.generation.residency import MemoryLimits, memory_cost
 from services.generation.retention import RetentionPolicy, models_to_forget
 from tests.fakes.generation_domain import Domain, StartDomain
 from tests.fakes.inference_backend import write_checkpoint
+from tests.patience import LONGEST_WAIT_SECONDS
 
 ROOM_FOR_TWO = MemoryLimits(budget_bytes=250, overhead_bytes=100, patience_seconds=0.05)
 
@@ -61,7 +62,7 @@ async def test_when_all_are_busy_the_oldest_leaves_after_its_answers(start_domai
     running = [asyncio.ensure_future(domain.generator.generate(GenerationRequest(each, "hello"))) for each in "ab"]
     await domain.backend.until(lambda: domain.backend.in_flight == 2)
     newcomer = asyncio.ensure_future(register(domain, tmp_path, "c"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not domain.lifecycle.memory.is_leaving("a"):  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
     late = asyncio.ensure_future(domain.generator.generate(GenerationRequest("a", "late")))
@@ -103,7 +104,7 @@ async def test_a_restart_loads_what_was_loaded(start_domain: StartDomain, tmp_pa
 async def test_unused_models_are_forgotten(start_domain: StartDomain, tmp_path: Path) -> None:
     domain = await start_domain(memory=ROOM_FOR_TWO, retention=RetentionPolicy(kept_models=2))
     await register(domain, tmp_path, *(f"m{index}" for index in range(8)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while len(states(domain)) > 4:  # noqa: ASYNC110 - the loop of the service does it
             await asyncio.sleep(0.01)
     assert states(domain) == {"m4": "evicted", "m5": "evicted", "m6": "ready", "m7": "ready"}

@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> GenerationSettings:
         checkpoint_roots=str(tmp_path / "checkpoints"),
         reconcile_interval_seconds=0.01,
         readiness_interval_seconds=0.01,
-        create_wait_seconds=5.0,
+        create_wait_seconds=60.0,
     )
 
 

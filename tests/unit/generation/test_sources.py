@@ -19,6 +19,7 @@ from services.generation.hub_downloads import fetch_from_hub
 from services.generation.sources import CheckpointSources, Source
 from services.runtime.errors import FleetError, PermissionDeniedError, ResourceExhaustedError, UnavailableError
 from tests.fakes.inference_backend import write_checkpoint
+from tests.patience import LONGEST_WAIT_SECONDS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -132,20 +133,20 @@ def test_a_slow_source_holds_up_nobody_and_keeps_its_room(tmp_path: Path) -> Non
 
     def slow() -> io.BytesIO:
         asked.set()
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(100)
         return io.BytesIO(b"x" * 600)
 
     with ThreadPoolExecutor(2) as threads:
         coming = threads.submit(store.add, "slow", {"config.json": (600, slow)})
-        assert asked.wait(10)
+        assert asked.wait(LONGEST_WAIT_SECONDS)
         try:
             quick = {"config.json": (300, lambda: io.BytesIO(b"x" * 300))}
-            assert threads.submit(store.add, "quick", quick).result(timeout=5).is_dir()
+            assert threads.submit(store.add, "quick", quick).result(timeout=LONGEST_WAIT_SECONDS).is_dir()
             with pytest.raises(ResourceExhaustedError):
                 store.add("too much", {"config.json": (500, lambda: io.BytesIO(b"x" * 500))})
         finally:
             may_go_on.set()
-        assert coming.result(timeout=5).is_dir()
+        assert coming.result(timeout=LONGEST_WAIT_SECONDS).is_dir()
     assert not [each for each in store.folder.iterdir() if each.name.startswith(".")]
 
 
@@ -153,7 +154,7 @@ async def test_fetches_leave_the_loops_own_threads_alone(store: DownloadStore) -
     may_go_on = threading.Event()
 
     def fetch_url(_store: DownloadStore, url: str, _patterns: object) -> Path:
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(100)
         return Path("/fetched", url.rpartition("/")[2])
 
     sources = CheckpointSources(store, ["memory"], fetch_url=fetch_url)
@@ -161,7 +162,7 @@ async def test_fetches_leave_the_loops_own_threads_alone(store: DownloadStore) -
     try:
         for _ in range(10):
             await asyncio.sleep(0)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             assert await asyncio.to_thread(lambda: "free") == "free"
     finally:
         may_go_on.set()

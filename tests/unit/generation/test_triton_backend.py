@@ -31,6 +31,7 @@ from services.inference.host_contract import (
 )
 from services.inference.tensors import read_request, write_response
 from services.runtime.errors import FleetError
+from tests.patience import LONGEST_WAIT_SECONDS
 
 Outputs = Mapping[str, "np.ndarray[Any, Any]"]
 ANSWER: Outputs = {
@@ -139,7 +140,7 @@ def text(array: Any) -> str:
 
 async def test_a_generation_is_translated_both_ways(backend: TritonBackend, triton: FakeTriton) -> None:
     sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.9, top_k=3, stop=("\n",), seed=9)
-    answer = await backend.generate("m", "2+3=", sampling, truncate=True, timeout_seconds=5)
+    answer = await backend.generate("m", "2+3=", sampling, truncate=True, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert (answer.text, answer.finish_reason, answer.truncated) == ("five", FinishReason.LENGTH, True)
     assert (answer.prompt_tokens, answer.completion_tokens, answer.engine_seconds) == (11, 2, 0.25)
     assert text(triton.inputs[contract.TEXT_INPUT]) == "2+3="
@@ -155,7 +156,7 @@ async def test_a_generation_is_translated_both_ways(backend: TritonBackend, trit
 
 
 async def test_greedy_is_said_explicitly(backend: TritonBackend, triton: FakeTriton) -> None:
-    await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
+    await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert json.loads(text(triton.inputs[contract.SAMPLING_PARAMETERS])) == {"max_tokens": 256, "temperature": 0.0}
     assert contract.TRUNCATE_INPUT not in triton.inputs
 
@@ -163,7 +164,7 @@ async def test_greedy_is_said_explicitly(backend: TritonBackend, triton: FakeTri
 async def test_a_scoring_is_translated_both_ways(backend: TritonBackend, triton: FakeTriton) -> None:
     triton.answer = SCORES
     context = (Turn("system", "s"), Turn("user", "u"))
-    scores = await backend.score("m", context, ["a", "b"], truncate=False, timeout_seconds=5)
+    scores = await backend.score("m", context, ["a", "b"], truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert list(scores.scores) == [ContinuationScore(-1.5, True, 1), ContinuationScore(-2.5, False, 2)]
     assert (scores.prompt_tokens, scores.truncated, scores.engine_seconds) == (4, False, 0.0)
     assert json.loads(text(triton.inputs[contract.MESSAGES])) == [
@@ -175,48 +176,50 @@ async def test_a_scoring_is_translated_both_ways(backend: TritonBackend, triton:
 
 async def test_everything_is_asked_of_the_host_that_the_checkpoint_lives_in(triton: FakeTriton) -> None:
     async with serving(triton, "another-host") as backend:
-        await backend.generate("m-1", "hi", Sampling(), truncate=False, timeout_seconds=10)
-        pieces = backend.generate_pieces("m-1", "hi", Sampling(), truncate=False, timeout_seconds=10)
+        await backend.generate("m-1", "hi", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
+        pieces = backend.generate_pieces("m-1", "hi", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
         assert [each async for each in pieces]
         triton.answer = SCORES
-        await backend.score("m-1", "hi", ["a", "b"], truncate=False, timeout_seconds=10)
+        await backend.score("m-1", "hi", ["a", "b"], truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert triton.asked == ["another-host"] * 3
 
 
 async def test_a_checkpoint_is_loaded_by_its_folder_in_its_dtype(backend: TritonBackend, triton: FakeTriton) -> None:
-    await backend.load(Deployment("m", "/c/step-1", "bfloat16"), timeout_seconds=5)
+    await backend.load(Deployment("m", "/c/step-1", "bfloat16"), timeout_seconds=LONGEST_WAIT_SECONDS)
     assert triton.checkpoints["m"] == CausalLMArguments(model="/c/step-1", dtype="bfloat16")
-    await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
+    await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert text(triton.inputs[CHECKPOINT]) == "m"
 
 
 async def test_a_checkpoint_is_loaded_with_the_services_bounds(triton: FakeTriton) -> None:
     bounds = GenerationSettings(max_num_seqs=7, kv_cache_gib=3.5, prefix_cache_gib=0.25).engine_bounds
     async with serving(triton, bounds=bounds) as backend:
-        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=5)
+        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS)
     loaded = triton.checkpoints["m"]
     assert (loaded.max_num_seqs, loaded.kv_cache_gib, loaded.prefix_cache_gib) == (7, 3.5, 0.25)
 
 
 async def test_checkpoints_share_one_host(backend: TritonBackend, triton: FakeTriton) -> None:
-    assert await backend.loaded_names(timeout_seconds=5) == frozenset()
+    assert await backend.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == frozenset()
     assert triton.starts == 0
-    loads = (backend.load(Deployment(name, "/c", "float32"), timeout_seconds=5) for name in "abc")
+    loads = (backend.load(Deployment(name, "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS) for name in "abc")
     await asyncio.gather(*loads)
     assert triton.starts == 1
-    assert await backend.memory_bytes(timeout_seconds=5) == 1 << 20
-    await backend.unload("b", timeout_seconds=5)
-    assert await backend.loaded_names(timeout_seconds=5) == {"a", "c"}
+    assert await backend.memory_bytes(timeout_seconds=LONGEST_WAIT_SECONDS) == 1 << 20
+    await backend.unload("b", timeout_seconds=LONGEST_WAIT_SECONDS)
+    assert await backend.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"a", "c"}
 
 
 async def test_a_dead_host_is_started_again_once(backend: TritonBackend, triton: FakeTriton) -> None:
-    await backend.load(Deployment("a", "/c", "float32"), timeout_seconds=5)
+    await backend.load(Deployment("a", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS)
     triton.is_crashed = True
-    assert await backend.loaded_names(timeout_seconds=5) == frozenset()
-    await backend.unload("a", timeout_seconds=5)
-    await asyncio.gather(*(backend.load(Deployment(name, "/c", "float32"), timeout_seconds=5) for name in "bc"))
+    assert await backend.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == frozenset()
+    await backend.unload("a", timeout_seconds=LONGEST_WAIT_SECONDS)
+    await asyncio.gather(
+        *(backend.load(Deployment(name, "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS) for name in "bc")
+    )
     assert triton.starts == 2
-    assert await backend.loaded_names(timeout_seconds=5) == {"b", "c"}
+    assert await backend.loaded_names(timeout_seconds=LONGEST_WAIT_SECONDS) == {"b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -232,14 +235,14 @@ async def test_a_lost_model_is_told_from_a_bad_request(
 ) -> None:
     triton.error = error
     with pytest.raises(ModelLostError) as caught:
-        await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5)
+        await backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS)
     assert caught.value.engine_crashed is is_crash
 
 
 async def test_a_wrong_key_names_the_setting(backend: TritonBackend, triton: FakeTriton) -> None:
     triton.error = "This protocol is restricted, expecting header 'triton-grpc-protocol-evalfleet-model-control'"
     with pytest.raises(ModelControlRefusedError, match="EVALFLEET_TRITON_KEY_FILE"):
-        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=5)
+        await backend.load(Deployment("m", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 async def test_errors_of_the_request_keep_their_type(backend: TritonBackend, triton: FakeTriton) -> None:
@@ -248,9 +251,9 @@ async def test_errors_of_the_request_keep_their_type(backend: TritonBackend, tri
         InferenceFailure("too long", reason="PROMPT_TOO_LONG", code="FAILED_PRECONDITION", metadata=figures)
     )
     calls: Sequence[Any] = (
-        backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=5),
-        backend.score("m", "x", ["a"], truncate=False, timeout_seconds=5),
-        backend.load(Deployment("m", "/c", "float32"), timeout_seconds=5),
+        backend.generate("m", "x", Sampling(), truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS),
+        backend.score("m", "x", ["a"], truncate=False, timeout_seconds=LONGEST_WAIT_SECONDS),
+        backend.load(Deployment("m", "/c", "float32"), timeout_seconds=LONGEST_WAIT_SECONDS),
     )
     for call in calls:
         with pytest.raises(FleetError) as caught:
@@ -263,7 +266,7 @@ async def test_a_server_that_is_away_is_a_loss(triton: FakeTriton) -> None:
     async with InferenceClient("127.0.0.1:1") as client:
         away = TritonBackend(client)
         assert not await away.is_ready()
-        for call in (away.loaded_names(timeout_seconds=5), away.unload("m", timeout_seconds=5)):
+        for call in (away.loaded_names(timeout_seconds=20), away.unload("m", timeout_seconds=20)):
             with pytest.raises(ModelLostError) as caught:
                 await call
             assert caught.value.reason == "INFERENCE_UNAVAILABLE"

@@ -65,7 +65,7 @@ class KeptMetrics:
 
     def wait_for(self, is_reached: Callable[[Mapping[str, float]], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: is_reached(self.values), timeout=30), self.values
+            assert self._changed.wait_for(lambda: is_reached(self.values), timeout=60), self.values
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The checkpoint host: many checkpoints in one process, each request answered by its own."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,6 +31,7 @@ from services.inference.host_contract import (
     parse_operation,
     parse_report,
 )
+from tests.patience import LONGEST_WAIT_SECONDS
 
 KEY = "a key"
 
@@ -51,7 +51,7 @@ class FakeEngine:
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         def answer() -> None:
             if FakeEngine.gate is not None:
-                assert FakeEngine.gate.wait(10)
+                assert FakeEngine.gate.wait(LONGEST_WAIT_SECONDS)
             responder.finish({contract.TEXT_OUTPUT: seams.texts(self.name)})
 
         threading.Thread(target=answer, daemon=True).start()
@@ -64,7 +64,7 @@ class FakeEngine:
         cls, arguments: CausalLMArguments, metrics: EngineMetrics, turn: AbstractContextManager[object]
     ) -> "FakeEngine":
         if FakeEngine.load_gate is not None:
-            assert FakeEngine.load_gate.wait(10)
+            assert FakeEngine.load_gate.wait(LONGEST_WAIT_SECONDS)
         FakeEngine.loads.append(arguments.model)
         if arguments.model == "bad":
             raise InferenceFailure("bad weights", reason="CHECKPOINT_CORRUPT", code="FAILED_PRECONDITION")
@@ -80,7 +80,9 @@ def metrics(new_metrics: Any) -> Any:
 def host(metrics: Any) -> Iterator[CheckpointHost]:
     FakeEngine.gate = FakeEngine.load_gate = None
     FakeEngine.loads, FakeEngine.closed = [], []
-    host = CheckpointHost(HostArguments(key_sha256(KEY)), metrics, load_engine=FakeEngine.load, drain_seconds=5.0)
+    host = CheckpointHost(
+        HostArguments(key_sha256(KEY)), metrics, load_engine=FakeEngine.load, drain_seconds=LONGEST_WAIT_SECONDS
+    )
     yield host
     host.close()
 
@@ -221,10 +223,8 @@ def test_an_engine_that_raises_over_a_request_answers_it_and_can_be_unloaded(
     with pytest.raises(InferenceFailure) as caught:
         answer_of(host, new_answers(), "a")
     assert (caught.value.reason, caught.value.code) == ("ENGINE_FAILED", "INTERNAL")
-    host._drain_seconds = 60.0
-    started = time.monotonic()
-    operate("unload", "a")
-    assert time.monotonic() - started < 10
+    host._drain_seconds = 3600.0
+    assert operate("unload", "a").checkpoints == ()
 
 
 def test_turns_are_taken_in_the_order_of_asking() -> None:

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from services.inference.engine_watch import EngineWatch
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class FakeCall:
@@ -35,7 +36,7 @@ async def test_calls_to_a_dead_engine_are_ended_and_others_left_alone() -> None:
         await engine.question.wait()
         assert not call.cancelled.is_set()
         engine.lives = False
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await call.cancelled.wait()
         assert watch.was_ended(call)
         assert not watch.was_ended(other)
@@ -66,7 +67,7 @@ async def test_one_question_serves_all_calls_of_a_model() -> None:
         context.__enter__()
     assert len(asyncio.all_tasks()) == 2
     engine.lives = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         for call in calls:
             await call.cancelled.wait()
     watch.close()

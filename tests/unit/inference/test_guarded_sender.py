@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.inference.triton_models.guarded_sender import GuardedSender
+from tests.patience import LONGEST_WAIT_SECONDS
 
 FINAL = 1
 
@@ -36,7 +37,7 @@ class MortalSender:
         try:
             self.questions += 1
             self.asked.set()
-            assert self.may_answer.wait(timeout=10)
+            assert self.may_answer.wait(timeout=LONGEST_WAIT_SECONDS)
             return self.is_gone
         finally:
             self._busy.release()
@@ -87,14 +88,14 @@ def test_the_end_waits_for_a_question_on_its_way(sender: MortalSender, guarded: 
     answers: list[bool] = []
     asking = threading.Thread(target=lambda: answers.append(guarded.is_cancelled()))
     asking.start()
-    assert sender.asked.wait(timeout=10)
+    assert sender.asked.wait(timeout=LONGEST_WAIT_SECONDS)
     ending = threading.Thread(target=guarded.end)
     ending.start()
     ending.join(timeout=0.05)
     assert sender.sent == []
     sender.may_answer.set()
-    asking.join(timeout=10)
-    ending.join(timeout=10)
+    asking.join(timeout=LONGEST_WAIT_SECONDS)
+    ending.join(timeout=LONGEST_WAIT_SECONDS)
     assert (answers, sender.sent) == ([False], [(None, FINAL)])
 
 
@@ -117,7 +118,7 @@ def test_many_threads_never_use_a_sender_at_once_or_too_late(sender: MortalSende
     start = threading.Barrier(6)
 
     def run(use: Any, times: int) -> None:
-        start.wait(timeout=10)
+        start.wait(timeout=LONGEST_WAIT_SECONDS)
         try:
             for _ in range(times):
                 use()
@@ -130,6 +131,6 @@ def test_many_threads_never_use_a_sender_at_once_or_too_late(sender: MortalSende
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=LONGEST_WAIT_SECONDS)
     assert errors == []
     assert sender.sent[-1] == (None, FINAL)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from services.inference.orphans import end_orphans
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 @contextmanager
@@ -25,6 +26,6 @@ def test_only_processes_of_the_folder_are_ended(tmp_path: Path) -> None:
         neighbour = stack.enter_context(running(tmp_path / "backends-of-another" / "stub"))
         (tmp_path / "backends" / "python" / "removed").unlink()
         end_orphans(tmp_path / "backends")
-        assert orphan.wait(10) == removed.wait(10) == -signal.SIGKILL
+        assert orphan.wait(LONGEST_WAIT_SECONDS) == removed.wait(LONGEST_WAIT_SECONDS) == -signal.SIGKILL
         os.kill(neighbour.pid, 0)
         assert neighbour.poll() is None

@@ -17,6 +17,7 @@ from services.inference.engines.packed.model import PackedModel
 from services.inference.engines.padded_model import PaddedModel
 from services.inference.engines.sequence_model import Prefilled, SequenceModel
 from services.inference.failures import InferenceFailure
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class ObservedModel:
@@ -42,7 +43,7 @@ class ObservedModel:
 
     def _enter(self) -> None:
         self.entered.set()
-        assert self.gate.wait(timeout=30)
+        assert self.gate.wait(timeout=LONGEST_WAIT_SECONDS)
         if self.error is not None:
             raise self.error
 
@@ -158,7 +159,7 @@ def test_memory_that_ends_while_a_batch_enters_leaves_nobody_without_an_outcome(
     model.gate.clear()
     first = new_answers()
     engine.submit(scoring(texts), first)
-    assert model.entered.wait(timeout=30)
+    assert model.entered.wait(timeout=LONGEST_WAIT_SECONDS)
     model.keep_error = torch.OutOfMemoryError("row store")
     # One that its first token ends, and two that go on.
     ended, *entering = [new_answers() for _ in range(3)]
@@ -202,7 +203,7 @@ def test_an_error_before_a_batch_enters_loses_no_request(
 ) -> None:
     model.gate.clear()
     engine.submit(scoring(texts), new_answers())
-    assert model.entered.wait(timeout=30)
+    assert model.entered.wait(timeout=LONGEST_WAIT_SECONDS)
     model.cached_errors = [None, torch.OutOfMemoryError("prefix cache")]
     asked = [new_answers() for _ in range(3)]
     for answers in asked:
@@ -230,7 +231,7 @@ def test_a_gpu_that_is_lost_ends_the_process(
     model.error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     answers = new_answers()
     engine.submit(generation(texts), answers)
-    engine._scheduler._thread.join(timeout=30)
+    engine._scheduler._thread.join(timeout=LONGEST_WAIT_SECONDS)
     assert statuses == [1]
     # The caller hears it from the client, which sees that the process is gone.
     assert answers.failure is None
@@ -256,7 +257,7 @@ def test_what_arrives_during_a_pass_is_computed_together_by_length(
     model.gate.clear()
     first = new_answers()
     engine.submit(scoring(texts), first)
-    assert model.entered.wait(timeout=30)
+    assert model.entered.wait(timeout=LONGEST_WAIT_SECONDS)
     contexts = ["The quick", "Question: Which planet is the largest? A. Mars", "fox", "The answer is 5."]
     waiting = [new_answers() for _ in contexts]
     for context, answers in zip(contexts, waiting, strict=True):
@@ -276,9 +277,11 @@ def test_what_arrives_during_a_pass_is_computed_together_by_length(
 def test_no_more_sequences_run_than_allowed(
     engine: CausalLMEngine, model: ObservedModel, metrics: Any, new_answers: Any, texts: Any
 ) -> None:
+    model.gate.clear()
     asked = [new_answers() for _ in range(8)]
     for answers in asked:
         engine.submit(generation(texts, max_tokens=20), answers)
+    model.gate.set()
     for answers in asked:
         answers.wait()
     assert max(model.decoded_rows) == 3
@@ -292,9 +295,11 @@ def test_the_key_value_memory_bounds_what_runs_together_but_never_a_single_reque
     # Room for two sequences of 2 prompt and 98 answer tokens, not for three.
     gib = 250 * loaded.kv_token_bytes / (1 << 30)
     engine = CausalLMEngine(loaded, CausalLMArguments(model=str(tiny_checkpoint), kv_cache_gib=gib), metrics)
+    observe[0].gate.clear()
     asked = [new_answers() for _ in range(5)]
     for answers in asked:
         engine.submit(generation(texts, max_tokens=98), answers)
+    observe[0].gate.set()
     for answers in asked:
         answers.wait()
     assert max(observe[0].decoded_rows) == 2
@@ -327,11 +332,11 @@ def test_closing_answers_what_waits_and_what_comes_later(
         asked, (generation(texts, max_tokens=200), scoring(texts), generation(texts)), strict=True
     ):
         engine.submit(request, answers)
-    assert model.entered.wait(timeout=30)
+    assert model.entered.wait(timeout=LONGEST_WAIT_SECONDS)
     closing = threading.Thread(target=engine.close)
     closing.start()
     model.gate.set()
-    closing.join(timeout=30)
+    closing.join(timeout=LONGEST_WAIT_SECONDS)
     late = new_answers()
     engine.submit(generation(texts), late)
     reasons = set()

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.runtime.errors import ResourceExhaustedError, from_rpc_error
 from services.runtime.interceptors.admission import Gate
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
+from tests.patience import GROWING_SECONDS, until
 
 UNARY = "/test.v1.TestService/Unary"
 
@@ -89,11 +90,13 @@ class Holding:
 
     def __init__(self) -> None:
         self.entered = asyncio.Queue[bytes]()
+        self.held: set[bytes] = set()
         self.go_on = asyncio.Event()
         self.ended = asyncio.Queue[bytes]()
 
     async def __call__(self, request: bytes, context: Any) -> bytes:
         self.entered.put_nowait(request)
+        self.held.add(request)
         try:
             await self.go_on.wait()
         finally:
@@ -157,13 +160,19 @@ async def test_a_call_that_ends_early_frees_its_place(ending: str, make_service:
     settings = make_settings(max_concurrent_calls=1, max_queued_calls=1)
     async with serve_in_process(make_service(unary=holding.__call__), settings=settings) as channel:
         call = channel.unary_unary(UNARY, as_bytes, as_bytes)
-        first = call(b"first", timeout=None if ending == "cancel" else 0.2)
-        await holding.entered.get()
+        for allowed_seconds in GROWING_SECONDS if ending == "deadline" else (None,):
+            name = f"first, {allowed_seconds} s".encode()
+            first = asyncio.ensure_future(call(name, timeout=allowed_seconds))
+            await until(lambda: name in holding.held or first.done())  # noqa: B023 - awaited here
+            if name in holding.held:
+                break
         second = asyncio.ensure_future(call(b"second"))
         if ending == "cancel":
             first.cancel()
-        assert await holding.ended.get() == b"first"
-        assert await holding.entered.get() == b"second"
+        while await holding.ended.get() != name:
+            pass
+        while await holding.entered.get() != b"second":
+            pass
         holding.go_on.set()
         assert await second == b"second"
 
@@ -171,14 +180,32 @@ async def test_a_call_that_ends_early_frees_its_place(ending: str, make_service:
 async def test_a_call_cancelled_in_the_queue_never_runs(make_service: Any, make_settings: Any) -> None:
     holding = Holding()
     settings = make_settings(max_concurrent_calls=1, max_queued_calls=1)
-    async with serve_in_process(make_service(unary=holding.__call__), settings=settings) as channel:
-        call = channel.unary_unary(UNARY, as_bytes, as_bytes)
+    async with run_in_process(make_service(unary=holding.__call__), settings=settings) as running:
+        call = running.channel.unary_unary(UNARY, as_bytes, as_bytes)
+
+        def queued() -> float | None:
+            labels = {"grpc_method": "test.v1.TestService/Unary"}
+            return running.registry.get_sample_value("evalfleet_calls_queued", labels)
+
         first = call(b"first")
         await holding.entered.get()
-        with pytest.raises(grpc.RpcError) as caught:
-            await call(b"waits too long", timeout=0.2)
+        leaving = asyncio.ensure_future(call(b"leaves"))
+        await until(lambda: queued() == 1)
+        leaving.cancel()
+        await until(lambda: queued() == 0)
+        for allowed_seconds in GROWING_SECONDS:
+            late = asyncio.ensure_future(call(b"waits too long", timeout=allowed_seconds))
+            await until(lambda: queued() == 1 or late.done())  # noqa: B023 - awaited here
+            was_queued = queued() == 1
+            await asyncio.wait([late])
+            await until(lambda: queued() == 0)
+            if was_queued:
+                break
         third = call(b"third")
+        await until(lambda: queued() == 1)
         holding.go_on.set()
         assert [await first, await third] == [b"first", b"third"]
         assert await holding.entered.get() == b"third"
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    error = late.exception()
+    assert isinstance(error, grpc.RpcError)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED

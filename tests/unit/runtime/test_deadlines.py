@@ -1,6 +1,7 @@
 """Handlers are bounded by their caller's deadline or the default, and pass on less than they have."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -10,6 +11,7 @@ from services.runtime.calls import CallScope
 from services.runtime.channels import open_channel
 from services.runtime.deadlines import bind_deadline, remaining_seconds
 from services.runtime.errors import DeadlineExceededError, from_rpc_error
+from services.runtime.interceptors import deadline
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.deadline import Deadlines
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
@@ -24,9 +26,9 @@ async def tell_remaining(request: bytes, context: Any) -> bytes:
 
 async def test_a_call_without_deadline_gets_the_default(make_service: Any, make_settings: Any) -> None:
     async with serve_in_process(
-        make_service(unary=tell_remaining), settings=make_settings(default_deadline_seconds=7.0)
+        make_service(unary=tell_remaining), settings=make_settings(default_deadline_seconds=700.0)
     ) as channel:
-        assert 0 < float(await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"")) <= 7.0
+        assert 0 < float(await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"")) <= 700.0
 
 
 async def test_the_callers_deadline_replaces_the_default(make_service: Any, make_settings: Any) -> None:
@@ -47,16 +49,16 @@ async def test_two_hops_each_have_less_time_than_the_one_before(make_service: An
 
         async with serve_in_process(make_service(unary=relay)) as channel:
             first, second = map(
-                float, (await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=30.0)).split()
+                float, (await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=300.0)).split()
             )
     assert 0 < second <= first - 0.05
-    assert first < 30.0
+    assert first < 300.0
 
 
 async def test_a_shorter_explicit_timeout_wins(make_service: Any) -> None:
     async with serve_in_process(make_service(unary=tell_remaining)) as channel:
         with bind_deadline(500.0):
-            assert float(await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=5.0)) < 5.0
+            assert float(await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=50.0)) < 50.0
 
 
 async def test_no_call_is_made_without_time_for_it(make_service: Any) -> None:
@@ -66,10 +68,13 @@ async def test_no_call_is_made_without_time_for_it(make_service: Any) -> None:
     assert caught.value.reason == "NO_TIME_LEFT"
 
 
-@pytest.mark.parametrize("allowed_seconds", [None, 0.3])
+@pytest.mark.parametrize("allowed_seconds", [None, 30.0])
 async def test_an_overrunning_handler_is_cancelled_and_its_caller_told(
-    allowed_seconds: float | None, make_service: Any, make_settings: Any
+    allowed_seconds: float | None, make_service: Any, make_settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So much of its caller's time that however busy the machine is, the answer comes before the caller's clock ends.
+    monkeypatch.setattr(deadline, "_REPLY_MARGIN_SECONDS", 100.0)
+    monkeypatch.setattr(deadline, "_REPLY_MARGIN_SHARE", 0.985)
     cancelled = asyncio.Event()
 
     async def overrun(request: bytes, context: Any) -> bytes:
@@ -88,6 +93,15 @@ async def test_an_overrunning_handler_is_cancelled_and_its_caller_told(
     assert isinstance(error, DeadlineExceededError)
     # Only our server sends metadata, so the answer came from it and not from the client's own clock.
     assert error.metadata["method"] == "test.v1.TestService/Unary"
+
+
+@pytest.mark.parametrize("allowed_seconds", [0.001, 0.1, 0.3, 1.0, 11.0, 3600.0])
+def test_a_handler_has_less_time_than_its_caller_waits(allowed_seconds: float) -> None:
+    """By what gRPC may have rounded the time up on its way, and by a moment for the answer."""
+    context: Any = SimpleNamespace(time_remaining=lambda: allowed_seconds * 1.01)
+    budget_seconds = Deadlines(default_seconds=60.0).budget_seconds(MethodRules("test.v1.TestService/Unary"), context)
+    assert budget_seconds is not None
+    assert 0.85 * allowed_seconds <= budget_seconds <= allowed_seconds - min(0.02, 0.09 * allowed_seconds)
 
 
 async def test_one_timer_keeps_every_deadline() -> None:
@@ -146,7 +160,7 @@ async def test_a_watch_method_opts_out_of_the_default_but_not_of_its_callers_dea
     async with serve_in_process(service, settings=make_settings(default_deadline_seconds=0.001)) as channel:
         stream = channel.unary_stream(STREAM, as_bytes, as_bytes)
         assert [each async for each in stream(b"")] == [b"None"]
-        assert [float(each) < 20.0 async for each in stream(b"", timeout=20.0)] == [True]
+        assert [float(each) < 200.0 async for each in stream(b"", timeout=200.0)] == [True]
 
 
 async def test_background_work_can_lift_the_deadline_it_inherits(make_service: Any) -> None:
@@ -162,7 +176,7 @@ async def test_background_work_can_lift_the_deadline_it_inherits(make_service: A
         return b""
 
     async with serve_in_process(make_service(unary=start)) as channel:
-        await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=10.0)
+        await channel.unary_unary(UNARY, as_bytes, as_bytes)(b"", timeout=100.0)
         inherited, lifted = await asyncio.gather(*tasks)
     assert inherited is not None
     assert lifted is None

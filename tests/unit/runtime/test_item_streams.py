@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.runtime import item_streams
+from services.runtime import item_streams, time_limits
 from services.runtime.deadlines import bind_deadline, remaining_seconds
 from services.runtime.errors import CancelledCallError, FleetError, InvalidArgumentError
 from services.runtime.item_streams import Item, ItemIds, ItemStream, Outcome, StreamLimits
@@ -195,16 +195,27 @@ async def test_an_item_has_a_time_limit_of_its_own_in_a_stream_without_one() -> 
     assert isinstance(outcome.result, TimeoutError)
 
 
-async def test_a_stream_with_a_deadline_reports_its_slow_items_before_it() -> None:
+async def test_a_stream_with_a_deadline_reports_its_slow_items_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(request: str) -> str:
         await asyncio.Event().wait()
         return ""
 
-    with bind_deadline(0.2):
+    # Nearly all of the stream's time, so that a busy machine cannot use up what is kept back.
+    monkeypatch.setattr(time_limits, "_MARGIN_SHARE", 0.999)
+    monkeypatch.setattr(time_limits, "_LARGEST_MARGIN_SECONDS", 60.0)
+    with bind_deadline(60.0):
         outcomes = [each async for each in ItemStream(Source([Item("1", "x")]), work, LIMITS).outcomes()]
         left = remaining_seconds()
     assert isinstance(outcomes[0].result, TimeoutError)
     assert left
+
+
+@pytest.mark.parametrize(("stream_seconds", "most_seconds"), [(10.0, 9.5), (1000.0, 999.0)])
+def test_items_have_a_little_less_time_than_their_stream(stream_seconds: float, most_seconds: float) -> None:
+    assert time_limits.item_seconds(7.0) == 7.0
+    with bind_deadline(stream_seconds):
+        assert 0.5 * stream_seconds < time_limits.item_seconds(5000.0) <= most_seconds
+        assert time_limits.item_seconds(0.25) == 0.25
 
 
 async def test_an_id_may_be_used_again_once_it_is_long_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

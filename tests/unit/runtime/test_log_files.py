@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.runtime.log_files import bound, keep_bounded, set_aside
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 def pieces(folder: Path) -> dict[str, bytes]:
@@ -86,7 +87,7 @@ async def test_logs_are_looked_after_until_cancelled_whatever_fails(
     monkeypatch.setattr("services.runtime.log_files.os.truncate", truncate)
     log.write_bytes(b"x" * 101)
     keeping = asyncio.create_task(keep_bounded([tmp_path / "none.log", log], 400, interval_seconds=0.01))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while log.stat().st_size:  # noqa: ASYNC110 - a file sends no events
             await asyncio.sleep(0.01)
     keeping.cancel()

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from services.runtime.errors import StartupError
+from services.runtime.free_ports import free_port
 from services.runtime.server import FleetServer, serve
 from services.runtime.stopping import StopRequests
 from services.runtime.testing import as_bytes, run_in_process
@@ -113,9 +114,7 @@ async def test_a_ready_file_that_cannot_be_one_is_explained(
 
 
 async def test_metrics_are_served_over_http_until_the_end(make_service: Any, make_settings: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     async with run_in_process(make_service(unary=echo), settings=make_settings(metrics_port=port)) as running:
         await running.channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)(b"a")
         page = await asyncio.to_thread(_get, port)
@@ -200,9 +199,7 @@ async def test_startup_fails_as_it_failed_and_frees_the_port(make_service: Any, 
     async def startup() -> None:
         raise StartupError("no Triton at localhost:8001; start it first")
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     with pytest.raises(StartupError, match="no Triton"):
         await serve(make_settings(port=port), [make_service()], startup=startup, stop=StopRequests())
     async with run_in_process(make_service(unary=echo), settings=make_settings(port=port)) as running:
@@ -227,7 +224,7 @@ async def test_old_connections_are_renewed_without_losing_calls(make_service: An
     async def tell_peer(request: bytes, context: Any) -> bytes:
         return str(context.peer()).encode()
 
-    settings = make_settings(max_connection_age_seconds=1.0)
+    settings = make_settings(max_connection_age_seconds=1.0, drain_grace_seconds=60.0)
     async with run_in_process(make_service(unary=tell_peer), settings=settings) as running:
         call = running.channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)
         peers: set[bytes] = set()

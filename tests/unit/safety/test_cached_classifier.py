@@ -80,11 +80,20 @@ async def test_an_answer_of_the_wrong_length_is_nobodys(store: SqliteCacheStore)
     assert await ask(classifier, "a", "b") == [answer(0.001), answer(0.001)]
 
 
-async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore) -> None:
+async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = FakeClassifier()
     classifier = cached(inner, store)
-    await ask(classifier, "a")
-    [key] = store._put or store._writing
+    kept: list[bytes] = []
+    put = store.put
+
+    async def noting(entry: NewEntry) -> None:
+        kept.append(entry.key)
+        await put(entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put", noting)
+        await ask(classifier, "a")
+    [key] = kept
     await store.put(NewEntry(key, b"damaged"))
     assert await ask(classifier, "a") == [answer(0.001)]
     assert len(inner.requests) == 2

@@ -247,11 +247,20 @@ async def test_a_kept_answer_that_is_no_longer_understood_is_asked_anew(store: S
     assert (verdict.decision, verdict.cached) == (Decision.SAFE, False)
 
 
-async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore) -> None:
+async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeLanguageModel("safe")
     guard = remembering(model, store)
-    await guard.judge([prompt_turn()])
-    [key] = store._put or store._writing
+    kept: list[bytes] = []
+    put = store.put
+
+    async def noting(entry: NewEntry) -> None:
+        kept.append(entry.key)
+        await put(entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put", noting)
+        await guard.judge([prompt_turn()])
+    [key] = kept
     await store.put(NewEntry(key, b"damaged"))
     [verdict] = await guard.judge([prompt_turn()])
     assert (verdict.decision, verdict.cached) == (Decision.SAFE, False)

@@ -14,6 +14,7 @@ from services.safety.judgement import Decision, Verdict
 from services.safety.keyword_guard import KeywordGuard
 from services.safety.normalising import normalised
 from tests.fakes.language_model import prompt_turn
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
 GOOD = """
 taxonomy: house
@@ -34,7 +35,7 @@ def write(tmp_path: Path, text: str = GOOD) -> Path:
     return file
 
 
-def guard_on(blocklist: Blocklist, limit_seconds: float = 1.0) -> KeywordGuard:
+def guard_on(blocklist: Blocklist, limit_seconds: float = LONGEST_WAIT_SECONDS) -> KeywordGuard:
     return KeywordGuard(
         "guards/house", "House rules.", blocklist, content_digest="c", template_digest="t", limit_seconds=limit_seconds
     )
@@ -96,23 +97,27 @@ def test_a_mistake_is_explained(tmp_path: Path, change: tuple[str, str], explana
 
 
 async def test_a_slow_pattern_is_an_error_and_holds_up_nobody(tmp_path: Path) -> None:
+    """It counts the turns of the event loop meanwhile: were the pattern tried on it, there would be none."""
     slow = read_blocklist(write(tmp_path, GOOD.replace("ghost\\s+guns?", "(a|aa)+$")))
-    guard = guard_on(slow, limit_seconds=0.2)
-    judging = asyncio.create_task(guard.judge([prompt_turn("a" * 200 + "!")]))
-    longest, before = 0.0, time.monotonic()
-    while not judging.done():
-        await asyncio.sleep(0.005)
-        longest, before = max(longest, time.monotonic() - before), time.monotonic()
-    assert longest < 0.15
-    assert judging.result()[0].error_reason == "BLOCKLIST_TIMEOUT"
+    for limit_seconds in GROWING_SECONDS:
+        turns = 0
+        judging = asyncio.create_task(guard_on(slow, limit_seconds).judge([prompt_turn("a" * 200 + "!")]))
+        while not judging.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        assert judging.result()[0].error_reason == "BLOCKLIST_TIMEOUT"
+        if turns > 10:
+            break
+    assert turns > 10
 
 
 def test_thousands_of_phrases_take_no_time(tmp_path: Path) -> None:
     phrases = ", ".join(f"phrase{number:05d} of it" for number in range(5000))
     blocklist = read_blocklist(write(tmp_path, GOOD.replace("O'Neill", phrases)))
-    began = time.perf_counter()
-    assert [each.code for each in blocklist.find("word " * 20_000 + "Phrase04999 of it")] == ["names"]
-    assert time.perf_counter() - began < 1.0
+    began = time.thread_time()
+    found = blocklist.find("word " * 20_000 + "Phrase04999 of it", limit_seconds=LONGEST_WAIT_SECONDS)
+    assert [each.code for each in found] == ["names"]
+    assert time.thread_time() - began < 3.0
 
 
 @given(st.text(max_size=60))

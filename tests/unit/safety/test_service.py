@@ -254,7 +254,9 @@ WILD = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(texts=st.lists(WILD, min_size=1, max_size=8))
 async def test_wild_texts_get_a_verdict_or_a_documented_status(
     stub: Stub, classifier: FakeClassifier, texts: list[str]

@@ -9,8 +9,10 @@ import pytest
 from services.inference.contract import ModelEntry
 from services.inference.results import Classified
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError, UnavailableError
+from services.safety import model_loading
 from services.safety.errors import GuardLoadError, GuardUnavailableError, UnusableAnswerError
 from services.safety.triton_classifier import TritonClassifier
+from tests.patience import LONGEST_WAIT_SECONDS
 
 LABELS = ("unsafe", "hate")
 ENTRY = ModelEntry("{}", {})
@@ -73,8 +75,10 @@ def host() -> FakeHost:
 
 
 @pytest.fixture
-async def classifier(host: FakeHost) -> AsyncIterator[TritonClassifier]:
-    made = TritonClassifier(host, "guard-x", ENTRY, LABELS, load_timeout_seconds=9, ready_wait_seconds=5)
+async def classifier(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TritonClassifier]:
+    # No test takes so long that what was refused is tried again.
+    monkeypatch.setattr(model_loading, "_FIRST_PAUSE_SECONDS", 3600.0)
+    made = TritonClassifier(host, "guard-x", ENTRY, LABELS, load_timeout_seconds=90, ready_wait_seconds=60)
     yield made
     await made.close()
 
@@ -97,14 +101,14 @@ async def test_asking_whether_it_is_ready_loads_it(host: FakeHost, classifier: T
 async def test_a_model_that_is_there_is_not_loaded_again(host: FakeHost, classifier: TritonClassifier) -> None:
     host.loaded = True
     assert await classifier.is_ready()
-    [answer] = await classifier.classify(["x"], timeout_seconds=5)
+    [answer] = await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert (list(answer.probabilities), answer.num_tokens, answer.truncated) == ([0.25, 0.25], 7, False)
     assert host.calls == ["classify"]
 
 
 async def test_a_lost_model_is_loaded_once_for_all_callers(host: FakeHost, classifier: TritonClassifier) -> None:
     host.gate = asyncio.Event()
-    calls = [asyncio.create_task(classifier.classify(["x"], timeout_seconds=5)) for _ in range(8)]
+    calls = [asyncio.create_task(classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)) for _ in range(8)]
     await host.loading.wait()
     assert not await classifier.is_ready()
     host.gate.set()
@@ -114,21 +118,21 @@ async def test_a_lost_model_is_loaded_once_for_all_callers(host: FakeHost, class
 
 async def test_a_dead_process_is_replaced(host: FakeHost, classifier: TritonClassifier) -> None:
     host.loaded = host.crashed = True
-    await classifier.classify(["x"], timeout_seconds=5)
+    await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert host.calls == ["classify", "unload", "load", "classify"]
 
 
 async def test_an_unreachable_host_is_unavailable_and_comes_back(host: FakeHost, classifier: TritonClassifier) -> None:
     host.is_up = False
     with pytest.raises(GuardUnavailableError) as caught:
-        await classifier.classify(["x"], timeout_seconds=5)
+        await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert caught.value.retry_after_seconds
     assert caught.value.metadata["cause"] == "INFERENCE_UNAVAILABLE"
     for _ in range(5):
         assert not await settled(classifier)
     host.is_up = True
     assert await settled(classifier)
-    await classifier.classify(["x"], timeout_seconds=5)
+    await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 async def test_a_load_that_takes_longer_than_the_call_goes_on(host: FakeHost, classifier: TritonClassifier) -> None:
@@ -144,7 +148,7 @@ async def test_a_refused_model_is_not_tried_at_every_call(host: FakeHost, classi
     host.load_error = FailedPreconditionError("no such folder", reason="MODEL_LOAD_FAILED")
     for _ in range(5):
         with pytest.raises(GuardLoadError, match="no such folder"):
-            await classifier.classify(["x"], timeout_seconds=5)
+            await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
         assert not await classifier.is_ready()
     assert host.calls.count("load") == 1
 
@@ -152,14 +156,14 @@ async def test_a_refused_model_is_not_tried_at_every_call(host: FakeHost, classi
 async def test_a_foreign_model_of_that_name_is_refused(host: FakeHost, classifier: TritonClassifier) -> None:
     host.labels = ("cat", "dog")
     with pytest.raises(GuardLoadError, match="cat, dog") as caught:
-        await classifier.classify(["x"], timeout_seconds=5)
+        await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert caught.value.reason == "GUARD_LABELS_DIFFER"
 
 
 async def test_an_answer_of_another_shape_is_unusable(host: FakeHost, classifier: TritonClassifier) -> None:
     host.loaded, host.columns = True, 3
     with pytest.raises(UnusableAnswerError):
-        await classifier.classify(["x"], timeout_seconds=5)
+        await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 async def test_other_failures_are_the_callers_to_judge(
@@ -170,5 +174,5 @@ async def test_other_failures_are_the_callers_to_judge(
 
     monkeypatch.setattr(host, "classify", fail)
     with pytest.raises(InternalError):
-        await classifier.classify(["x"], timeout_seconds=5)
+        await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert host.calls == []

@@ -13,6 +13,7 @@ from services.runtime.errors import FailedPreconditionError, FleetError, Interna
 from services.safety.errors import GuardLoadError, GuardUnavailableError
 from services.safety.language_model import GeneratedAnswer
 from services.safety.triton_language_model import GUARD_HOST_MODEL, GuardHost, LoadLimits, TritonLanguageModel
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class FakeInference:
@@ -93,7 +94,7 @@ def server() -> FakeInference:
 @pytest.fixture
 async def models(server: FakeInference) -> AsyncIterator[list[TritonLanguageModel]]:
     host = GuardHost(server)
-    limits = LoadLimits(load_seconds=9, ready_wait_seconds=5)
+    limits = LoadLimits(load_seconds=9, ready_wait_seconds=LONGEST_WAIT_SECONDS)
     made = [
         TritonLanguageModel(server, host, name, CausalLMArguments(model=f"/{name}"), limits) for name in ("one", "two")
     ]
@@ -103,7 +104,9 @@ async def models(server: FakeInference) -> AsyncIterator[list[TritonLanguageMode
 
 
 async def ask(model: TritonLanguageModel) -> GeneratedAnswer:
-    return await model.answer("Hi", max_tokens=7, stop=("\n",), keep_special_tokens=True, timeout_seconds=5)
+    return await model.answer(
+        "Hi", max_tokens=7, stop=("\n",), keep_special_tokens=True, timeout_seconds=LONGEST_WAIT_SECONDS
+    )
 
 
 async def test_the_first_question_starts_the_host_and_loads_the_checkpoint(
@@ -114,7 +117,7 @@ async def test_the_first_question_starts_the_host_and_loads_the_checkpoint(
     [sampling] = server.sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.stop) == (0.0, 7, ("\n",))
     assert not sampling.skip_special_tokens
-    assert await models[0].log_likelihoods("Hi", ["a", "bb"], timeout_seconds=5) == [-1.0, -2.0]
+    assert await models[0].log_likelihoods("Hi", ["a", "bb"], timeout_seconds=LONGEST_WAIT_SECONDS) == [-1.0, -2.0]
     server.finish = "length"
     assert not (await ask(models[0])).is_complete
 

@@ -89,7 +89,7 @@ def test_wild_texts_score_zero_or_one(text: str) -> None:
     assert judge(text) in (0.0, 1.0)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(100)
 @pytest.mark.parametrize("unit", ["i am an ai ", "it is not ethical or ", "i must clarify that ", "my my our ", "ai "])
 def test_long_repetitive_texts_stay_cheap(unit: str) -> None:
     assert judge(unit * 20_000, window_characters=100_000) in (0.0, 1.0)

@@ -186,7 +186,9 @@ def as_value(value: Any) -> struct_pb2.Value:
             return struct_pb2.Value(list_value=struct_pb2.ListValue(values=[as_value(each) for each in value]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
+)
 @given(
     scorer=st.sampled_from(["exact_match", "multiple_choice", "numeric_answer", "refusal", "none", ""]),
     parameters=st.dictionaries(NAMES, VALUES, max_size=3),

@@ -14,6 +14,7 @@ from services.standalone.options import FleetOptions
 from services.standalone.plan import FleetPlan, key_file, plan_fleet
 from services.standalone.ports import PortBlock
 from services.standalone.state import StateFile, locked, prepare, wait_for_predecessor
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 @pytest.fixture
@@ -87,12 +88,12 @@ def test_what_a_killed_fleet_left_running_is_waited_for(tmp_path: Path) -> None:
         noticed = threading.Event()
         waiting = threading.Thread(target=wait_for_predecessor, args=(tmp_path,), kwargs={"on_wait": noticed.set})
         waiting.start()
-        assert noticed.wait(10)
+        assert noticed.wait(LONGEST_WAIT_SECONDS)
         assert waiting.is_alive()
         assert (tmp_path / "fleet.json").exists()
         left.kill()
         left.wait()
-        waiting.join(10)
+        waiting.join(LONGEST_WAIT_SECONDS)
         assert not waiting.is_alive()
     assert not (tmp_path / "fleet.json").exists()
 

@@ -121,7 +121,9 @@ ERRORS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     failures=st.dictionaries(st.integers(0, 19), st.lists(ERRORS, min_size=1, max_size=3)),
     ledger_errors=st.lists(st.just(UnavailableError("away", retry_after_seconds=0.0)), max_size=3),

@@ -24,6 +24,7 @@ from services.runtime.errors import (
     UnavailableError,
     not_found,
 )
+from tests.patience import LONGEST_WAIT_SECONDS
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 REQUEST = RunRequest(suite="demo", model="models/tiny")
@@ -71,7 +72,7 @@ def manager(store: RunStore, book: Book, fleet: Any, parallel_runs: int = 2) -> 
 
 
 async def end_of(runs: RunManager, run_id: str) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         return [run async for run in runs.watch(run_id)][-1]
 
 
@@ -147,7 +148,7 @@ async def test_a_run_is_done_in_the_name_of_its_caller_also_after_a_restart(
     await runs.start()
     with bind_ids(caller="team/a"):
         created = await runs.create(REQUEST)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         await busy.wait()
     await runs.stop()
     fleet.generator.gate.set()

@@ -14,6 +14,7 @@ from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
 from services.runtime.errors import FailedPreconditionError, UnavailableError
 from services.runtime.server import HostedService
 from services.runtime.testing import serve_in_process
+from tests.patience import LONGEST_WAIT_SECONDS
 
 
 class FakeAggregation:
@@ -47,7 +48,7 @@ async def ledger(fake: FakeAggregation) -> AsyncIterator[RemoteLedger]:
         aggregation_pb2.AppendResultsResponse.SerializeToString,
     )
     async with serving(name, "AppendResults", handler) as channel:
-        yield RemoteLedger(channel, timeout_seconds=20.0)
+        yield RemoteLedger(channel, timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 @asynccontextmanager
@@ -62,7 +63,7 @@ async def generator(model: model_pb2.Model) -> AsyncIterator[RemoteGenerator]:
     )
     name = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
     async with serving(name, "GetModel", handler) as channel:
-        yield RemoteGenerator(channel, timeout_seconds=20.0)
+        yield RemoteGenerator(channel, timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(("length", "messages"), [(10, [40]), (1 << 19, [7, 7, 7, 7, 7, 5]), (5 << 20, [1] * 4)])

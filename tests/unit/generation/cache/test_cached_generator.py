@@ -35,6 +35,7 @@ from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FailedPreconditionError, NotFoundError
 from tests.fakes.generation_domain import Domain, StartDomain
 from tests.fakes.inference_backend import write_checkpoint
+from tests.patience import GROWING_SECONDS, has_begun, until
 
 SAMPLED = Sampling(max_tokens=8, temperature=1.0, top_p=0.9, stop=("\n",), seed=7)
 CHAT = (Turn("system", "be brief"), Turn("user", "hi"))
@@ -73,6 +74,11 @@ def wrap(domain: Domain, store: CacheStore, metrics: CacheMetrics, revision: str
 
 def computed(domain: Domain) -> int:
     return len(domain.backend.samplings)
+
+
+def waiting_for_answers(cached: CachedGenerator) -> list[int]:
+    """How many callers wait for each answer that is looked up or computed."""
+    return [flight.waiters for flight in cached._cache._flights._flights.values()]
 
 
 def texts(result: GenerationResult) -> list[str]:
@@ -240,6 +246,7 @@ async def test_sixty_four_identical_requests_cause_one_inference(domain: Domain,
 async def test_the_work_stops_when_nobody_waits_any_more(domain: Domain, cached: CachedGenerator) -> None:
     domain.backend.gate = asyncio.Event()
     calls = [asyncio.create_task(cached.generate(REQUEST)) for _ in range(3)]
+    await until(lambda: waiting_for_answers(cached) == [3])
     await domain.backend.until(lambda: domain.backend.in_flight == 1)
     for call in calls[:2]:
         call.cancel()
@@ -252,14 +259,28 @@ async def test_the_work_stops_when_nobody_waits_any_more(domain: Domain, cached:
 
 async def test_a_hurried_caller_does_not_fail_a_patient_one(domain: Domain, cached: CachedGenerator) -> None:
     domain.backend.gate = asyncio.Event()
-    with bind_deadline(0.3):
-        hurried = asyncio.create_task(cached.generate_batch([REQUEST]))
-    await domain.backend.until(lambda: domain.backend.in_flight == 1)
+    for seconds in GROWING_SECONDS:
+        with bind_deadline(seconds):
+            hurried = asyncio.create_task(cached.generate_batch([REQUEST]))
+        if await has_begun(hurried, domain.backend.asked):
+            break
     patient = asyncio.create_task(cached.generate(REQUEST))
     [outcome] = await hurried
     assert isinstance(outcome, TimeoutError)
     domain.backend.gate.set()
     assert len((await patient).completions) == 1
+
+
+async def hurried_and_patient(
+    cached: CachedGenerator, seconds: float
+) -> tuple["asyncio.Task[GenerationResult]", "asyncio.Task[GenerationResult]"]:
+    """Let a caller with a deadline begin, and one without join it; the first may be done if the time was too short."""
+    with bind_deadline(seconds):
+        hurried = asyncio.create_task(cached.generate(REQUEST))
+    await until(lambda: hurried.done() or waiting_for_answers(cached) == [1])
+    patient = asyncio.create_task(cached.generate(REQUEST))
+    await until(lambda: hurried.done() or waiting_for_answers(cached) == [2])
+    return hurried, patient
 
 
 async def test_a_hurried_caller_who_cannot_wait_for_the_model_does_not_fail_a_patient_one(
@@ -269,10 +290,13 @@ async def test_a_hurried_caller_who_cannot_wait_for_the_model_does_not_fail_a_pa
     domain.backend.is_up = True
     domain.backend.load_gate = asyncio.Event()
     domain.backend.loading.clear()
-    with bind_deadline(0.4):
-        hurried = asyncio.create_task(cached.generate(REQUEST))
-        await domain.backend.loading.wait()
-    patient = asyncio.create_task(cached.generate(REQUEST))
+    await domain.backend.loading.wait()
+    for seconds in GROWING_SECONDS:
+        hurried, patient = await hurried_and_patient(cached, seconds)
+        if not hurried.done():
+            break
+        patient.cancel()
+        await asyncio.wait([patient])
     with pytest.raises(ModelNotReadyError):
         await hurried
     domain.backend.load_gate.set()
@@ -391,8 +415,7 @@ async def test_who_shares_an_answer_is_not_told_that_another_model_gave_it(
     first = asyncio.create_task(ask())
     await domain.backend.until(lambda: domain.backend.in_flight == 1)
     second = asyncio.create_task(ask())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: waiting_for_answers(cached) == [2])
     await domain.lifecycle.delete("m")
     await register("m", weights="replaced")
     domain.backend.gate.set()

@@ -20,6 +20,7 @@ from services.runtime.testing import serve_in_process
 from tests.fakes.foreign_triton import MODEL, FakeForeignTriton
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 from tests.fakes.tokenizer_folder import write_tokenizer
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
 VLLM = model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND
 
@@ -105,7 +106,7 @@ async def error_of(call: Any) -> FleetError:
 
 async def until(is_so: Callable[[], Any]) -> None:
     """Wait for a state of the service, which tells nobody when it changes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not await is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -207,9 +208,12 @@ async def test_an_id_stands_for_one_foreign_model(service: Service) -> None:
 async def test_a_deadline_ends_the_work_there(service: Service, server: FakeForeignTriton) -> None:
     await service.register()
     server.gate = asyncio.Event()
-    error = await error_of(service.generate(seconds=0.5))
-    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    async with asyncio.timeout(5):
+    for seconds in GROWING_SECONDS:
+        error = await error_of(service.generate(seconds=seconds))
+        assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if server.requests:
+            break
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         await server.left.wait()
 
 

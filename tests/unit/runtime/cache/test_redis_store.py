@@ -1,6 +1,5 @@
 import asyncio
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from services.runtime.cache import redis_store
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.redis_store import RedisCacheStore
 from services.runtime.cache.store import NewEntry
 from services.runtime.errors import StartupError
 from tests.fakes.redis_server import RedisServer, running_redis
+from tests.patience import LONGEST_WAIT_SECONDS
 
 KEY = hashlib.sha256(b"a").digest()
 
@@ -22,7 +23,7 @@ def store_at(url: str, metrics: CacheMetrics, **options: float) -> RedisCacheSto
         url,
         namespace="t",
         lifetime_seconds=options.get("lifetime", 60.0),
-        timeout_seconds=options.get("timeout", 0.5),
+        timeout_seconds=options.get("timeout", LONGEST_WAIT_SECONDS),
         metrics=metrics,
     )
 
@@ -37,33 +38,44 @@ async def test_two_replicas_share_what_they_have(redis_server: RedisServer, metr
 
 
 async def test_every_key_expires_and_a_use_prolongs_it(redis_server: RedisServer, metrics: CacheMetrics) -> None:
-    store = store_at(redis_server.url, metrics, lifetime=100.0)
+    store = store_at(redis_server.url, metrics, lifetime=1000.0)
     await store.put(NewEntry(KEY, b"value", (b"g",), b"p"))
     await store.flush()
     redis = Redis.from_url(redis_server.url)
     names = [name async for name in redis.scan_iter("t:*")]
     assert len(names) == 2
     for name in names:
-        assert 0 < await redis.pttl(name) <= 100_000
-    await redis.pexpire("t:e:" + KEY.hex(), 5_000)
+        assert 0 < await redis.pttl(name) <= 1_000_000
+    await redis.pexpire("t:e:" + KEY.hex(), 500_000)
     await store.get_many([KEY])
-    assert await redis.pttl("t:e:" + KEY.hex()) > 5_000
+    assert await redis.pttl("t:e:" + KEY.hex()) > 500_000
     await redis.aclose()
     await store.close()
 
 
 async def test_a_redis_that_is_away_costs_little_and_fails_nothing(
-    metrics: CacheMetrics, registry: CollectorRegistry
+    metrics: CacheMetrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # One attempt, and then it is left alone for longer than any test takes.
+    monkeypatch.setattr(redis_store, "_PAUSE_SECONDS", 3600.0)
     store = store_at("redis://127.0.0.1:1/0", metrics)
-    began = time.monotonic()
     for _ in range(200):
         assert await store.get_many([KEY]) == {}
         await store.put(NewEntry(KEY, b"value"))
         assert await store.recent(b"g", limit=3) == []
-    assert time.monotonic() - began < 2.0
-    assert 1 <= (registry.get_sample_value("evalfleet_test_cache_store_failures_total") or 0) < 10
-    assert (registry.get_sample_value("evalfleet_test_cache_dropped_entries_total") or 0) > 100
+    assert registry.get_sample_value("evalfleet_test_cache_store_failures_total") == 1
+    assert registry.get_sample_value("evalfleet_test_cache_dropped_entries_total") == 200
+    await store.close()
+
+
+async def test_a_redis_that_was_away_is_tried_again_after_a_pause(
+    metrics: CacheMetrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "_PAUSE_SECONDS", 0.0)
+    store = store_at("redis://127.0.0.1:1/0", metrics)
+    for _ in range(3):
+        assert await store.get_many([KEY]) == {}
+    assert registry.get_sample_value("evalfleet_test_cache_store_failures_total") == 3
     await store.close()
 
 
@@ -74,9 +86,8 @@ async def test_a_redis_that_does_not_answer_is_given_up_in_time(metrics: CacheMe
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     store = store_at(f"redis://127.0.0.1:{port}/0", metrics, timeout=0.1)
-    began = time.monotonic()
+    # Nothing ever comes: that it returns is that it gave up.
     assert await store.get_many([KEY]) == {}
-    assert time.monotonic() - began < 1.0
     await store.close()
     server.close()
 
@@ -90,7 +101,7 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, me
         server.kill()
         assert await store.get_many([KEY]) == {}
     with running_redis(tmp_path, port=port):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             while not await store.get_many([KEY]):
                 await store.put(NewEntry(KEY, b"again"))
                 await store.flush()
