@@ -8,6 +8,7 @@ three disjoint parts of them.
 
 import argparse
 import os
+import random
 import statistics
 import time
 from dataclasses import dataclass
@@ -59,12 +60,12 @@ def centred(probabilities: Scores, threshold: float) -> Scores:
     return np.where(probabilities < threshold, below, above)
 
 
-def judge(data: Path, encoder: Path | None, seed: int) -> Judgements:
+def judge(data: Path, encoder: Path | None, seed: int, taught_texts: int) -> Judgements:
     """Distil the cheap guard, and have both guards judge the texts."""
     split = load_split(data, seed)
     texts = texts_to_judge(data, split)
     guard = MeasuredGuard(EMBEDDED_FOLDER, encoder)
-    lessons = [each.text for each in split.training]
+    lessons = random.Random(seed).sample([each.text for each in split.training], taught_texts)
     model = fit_ngrams(lessons, centred(guard.unsafe_probabilities(lessons), guard.threshold))
     started = time.process_time()
     answers = model.read(texts)
@@ -121,11 +122,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("EVALFLEET_DATA_DIR", "../shared/data")))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cascade.json"), help="(%(default)s)")
     parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package, then the hub")
+    parser.add_argument("--taught-texts", type=int, default=8000, help="that the cheap guard learns on (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=0.02, help="(%(default)s)")
     parser.add_argument("--delta", type=float, default=0.1, help="(%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="(%(default)s)")
     told = parser.parse_args()
-    judged = judge(told.data, told.encoder, 7)
+    judged = judge(told.data, told.encoder, 7, told.taught_texts)
     figures: dict[str, float] = {
         "epsilon": told.epsilon,
         "delta": told.delta,
