@@ -93,8 +93,8 @@ async def stub(vllm_fleet: RunningFleet) -> AsyncIterator[Any]:
 Stub = Any
 
 
-def generation(model: str, prompt: str, **sampling: object) -> generation_pb2.GenerateRequest:
-    parameters = generation_pb2.SamplingParameters(**{"max_tokens": 24, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
+def generation(model: str, prompt: str, **sampling: Any) -> generation_pb2.GenerateRequest:
+    parameters = generation_pb2.SamplingParameters(**{"max_tokens": 24, "temperature": 0.0, **sampling})
     return generation_pb2.GenerateRequest(
         model=model, prompt=prompt, sampling=parameters, truncation=generation_pb2.TRUNCATION_POLICY_LEFT
     )

@@ -1,5 +1,6 @@
 """What every Triton Python model needs from its stub process: text encoding, arguments, metrics."""
 
+import io
 import json
 import locale
 import logging
@@ -28,7 +29,8 @@ def prepare_stub() -> None:
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     for stream in (sys.stdout, sys.stderr):
         # They were opened as ASCII; a library that prints more than that would fail.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     threading.Thread(target=_end_with, args=(os.getppid(),), name="end-with-triton", daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
