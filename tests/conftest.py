@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from services.runtime.free_ports import free_port
+from tests.postgres import PostgresServer, running_postgres
 
 # Every run draws the same examples, however slow the machine is; `make fuzz` draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -166,6 +167,15 @@ def _write_tiny_checkpoint(folder: Path, seed: int) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     assert "model_type" in json.loads((folder / "config.json").read_text())
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL, shared by the tests of a session: each takes a database of its own."""
+    with running_postgres() as server:
+        if server is None:
+            pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,11 @@
 """What can go wrong with the ledger."""
 
-from services.runtime.errors import FieldViolation, InvalidArgumentError, StartupError, UnavailableError
+from services.runtime.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    UnavailableError,
+)
 
 
 class InvalidResultError(InvalidArgumentError):
@@ -18,13 +23,19 @@ class InvalidLedgerRequestError(InvalidArgumentError):
         super().__init__(f"{field} {problem}", field_violations=(FieldViolation(field, problem),))
 
 
+class LeaseLostError(FailedPreconditionError):
+    """Another worker has taken the run over, so this one may not write any more; nothing of its message was stored."""
+
+    default_reason = "RUN_LEASE_LOST"
+
+    def __init__(self, run: str, epoch: int, newest_epoch: int) -> None:
+        super().__init__(
+            f"{run} was taken over by another worker (lease {newest_epoch} after {epoch}); nothing was stored",
+            metadata={"run": run, "epoch": str(epoch), "newest_epoch": str(newest_epoch)},
+        )
+
+
 class LedgerUnavailableError(UnavailableError):
     """The database did not take or give data; sending the same results again is safe."""
 
     default_reason = "LEDGER_UNAVAILABLE"
-
-
-class LedgerUrlError(StartupError):
-    """The ledger's URL names no database that this version can use."""
-
-    default_reason = "LEDGER_URL_INVALID"

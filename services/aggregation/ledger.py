@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, select, tuple_
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.aggregation.errors import LedgerUnavailableError
-from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey
+from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey, RunLease
 from services.aggregation.schema import (
     KEY_COLUMNS,
     OBSERVATION_COLUMNS,
@@ -25,7 +24,7 @@ from services.aggregation.schema import (
     result_of,
 )
 from services.aggregation.writer import LedgerWriter, open_writer
-from services.runtime.database import open_database, unbroken
+from services.runtime.database import DATABASE_ERRORS, open_database, unbroken
 from services.runtime.errors import not_found
 from services.runtime.sqlite_journal import BULK_PAGES
 
@@ -53,8 +52,11 @@ class ResultFilter:
 class ResultLedger(Protocol):
     """Keeps results, and reads them back in the order of their keys, in pieces."""
 
-    async def append(self, results: Sequence[Result]) -> AppendCounts:
-        """Store the results whose keys are new; on return they are durable, all or none."""
+    async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
+        """Store the results whose keys are new; on return they are durable, all or none.
+
+        With a lease, which all of them belong to, only as long as the ledger has seen no later one of its run.
+        """
         ...
 
     def keys(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[ListedKey]]:
@@ -84,13 +86,14 @@ class SqlLedger:
         self._engine = engine
         self._writer = writer
 
-    async def append(self, results: Sequence[Result]) -> AppendCounts:
+    async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
         """Store the results whose keys are new; on return they are committed, all or none.
 
         Raises:
+            LeaseLostError: a later lease of the run was seen.
             LedgerUnavailableError: the database refused; nothing of these was stored.
         """
-        return await self._writer.append(results)
+        return await self._writer.append(results, lease)
 
     def keys(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[ListedKey]]:
         """See ``ResultLedger.keys``."""
@@ -109,7 +112,7 @@ class SqlLedger:
         try:
             async with _connected(self._engine) as connection:
                 await unbroken(connection.execute(select(1)))
-        except SQLAlchemyError:
+        except DATABASE_ERRORS:
             return False
         return True
 
@@ -161,7 +164,9 @@ async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
     Raises:
         StartupError: it cannot be opened, or a newer EvalFleet wrote it.
     """
-    engine = await open_database(url, migrations=MIGRATIONS, durable=True, journal_pages=BULK_PAGES)
+    engine = await open_database(
+        url, migrations=MIGRATIONS, schema="aggregation", durable=True, journal_pages=BULK_PAGES
+    )
     try:
         async with open_writer(engine) as writer:
             yield SqlLedger(engine, writer)
@@ -173,7 +178,7 @@ async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
 def _reading() -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
+    except DATABASE_ERRORS as error:
         cause = getattr(error, "orig", None) or error
         raise LedgerUnavailableError(f"the ledger cannot be read: {cause}; try again") from error
 

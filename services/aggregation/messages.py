@@ -6,12 +6,12 @@ from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.common.v1 import common_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from services.aggregation.checks import MAX_RESULTS_A_MESSAGE, violations_of
+from services.aggregation.checks import MAX_NAME_CHARACTERS, MAX_RESULTS_A_MESSAGE, violations_of
 from services.aggregation.corrected_rates import CorrectedRate, GuardQuality
 from services.aggregation.errors import InvalidLedgerRequestError, InvalidResultError
 from services.aggregation.estimation import Estimate, TaskTotals
 from services.aggregation.intervals import Interval
-from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, Scored
+from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, RunLease, Scored
 from services.runtime.errors import FieldViolation
 
 _NANOSECONDS = 1_000_000_000
@@ -31,6 +31,33 @@ def results_from_proto(request: aggregation_pb2.AppendResultsRequest) -> list[Re
             field_violations=(FieldViolation("results", f"has {count} entries"),),
         )
     return [_checked(index, result) for index, result in enumerate(request.results)]
+
+
+def lease_from_proto(request: aggregation_pb2.AppendResultsRequest) -> RunLease | None:
+    """Return the lease under which a message of results was sent, if any.
+
+    Raises:
+        InvalidResultError: it is malformed, or a result is of another run.
+    """
+    if not request.HasField("lease"):
+        return None
+    lease = RunLease(request.lease.run, request.lease.epoch)
+    problem = ""
+    if (
+        not lease.run.startswith("runs/")
+        or "\0" in lease.run
+        or not len("runs/") < len(lease.run) <= MAX_NAME_CHARACTERS
+    ):
+        problem = f"is of {lease.run[:80]!r}; write runs/{{run}}"
+    elif lease.epoch < 1:
+        problem = f"has epoch {lease.epoch}; epochs count from 1"
+    elif any(result.run != lease.run for result in request.results):
+        problem = f"is of {lease.run}, and a result is not"
+    if problem:
+        raise InvalidResultError(
+            f"nothing of this message was stored: lease {problem}", field_violations=(FieldViolation("lease", problem),)
+        )
+    return lease
 
 
 def _checked(index: int, result: aggregation_pb2.Result) -> Result:

@@ -87,6 +87,14 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class RunLease:
+    """Which of a run's workers writes: epochs grow as workers take the run over from each other, from 1."""
+
+    run: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListedKey:
     """A result's key and why it failed, if it did."""
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, Row, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Dialect, ForeignKey, Integer, MetaData, Row, Table, Text
+from sqlalchemy.types import TypeDecorator
 
 from services.aggregation.records import (
     COST_FIELDS,
@@ -23,6 +24,28 @@ METADATA = MetaData()
 
 # Keys are ordered by code point everywhere; SQLite does so by itself, PostgreSQL in the collation "C".
 _KEY_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class _EscapedText(TypeDecorator[str]):
+    """Text with any character in PostgreSQL, which takes no U+0000: U+001A begins an escape."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Escape what PostgreSQL does not take."""
+        if value is None or not ("\0" in value or "\x1a" in value):
+            return value
+        return value.replace("\x1a", "\x1a1").replace("\0", "\x1a0")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Undo the escapes."""
+        if value is None or "\x1a" not in value:
+            return value
+        return value.replace("\x1a0", "\0").replace("\x1a1", "\x1a")
+
+
+FREE_TEXT = Text().with_variant(_EscapedText(), "postgresql")
 
 RUNS = Table(
     "runs",
@@ -49,18 +72,26 @@ RESULTS = Table(
     Column("metrics", Text),
     Column("counted_as", Text),
     Column("item_groups", Text, nullable=False),
-    Column("extracted_answer", Text),
-    Column("failure_message", Text),
+    Column("extracted_answer", FREE_TEXT),
+    Column("failure_message", FREE_TEXT),
     Column("judges", Text, nullable=False),
-    Column("model_digest", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
-    Column("output", Text, nullable=False),
+    Column("model_digest", FREE_TEXT, nullable=False),
+    Column("prompt", FREE_TEXT, nullable=False),
+    Column("output", FREE_TEXT, nullable=False),
     Column("computed_prompt_tokens", BigInteger, nullable=False),
     Column("computed_completion_tokens", BigInteger, nullable=False),
     Column("prefix_saved_tokens", BigInteger, nullable=False),
     Column("cache_saved_tokens", BigInteger, nullable=False),
     Column("cost_micro_usd", BigInteger, nullable=False),
 )
+
+RUN_LEASES = Table(
+    "run_leases",
+    METADATA,
+    Column("run", _KEY_TEXT, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+)
+"""The newest lease that was seen of each run; results of older ones are refused."""
 
 _C = RESULTS.c
 KEY_COLUMNS = (_C.task, _C.item, _C.sample, _C.failure_reason)

@@ -15,6 +15,7 @@ from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
 from services.aggregation.ledger import ResultFilter, ResultLedger
 from services.aggregation.messages import (
     estimates_to_proto,
+    lease_from_proto,
     listed_key_to_proto,
     qualities_from_proto,
     result_to_proto,
@@ -56,8 +57,9 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         message_index = 0
         try:
             async for request in request_iterator:
+                lease = lease_from_proto(request)
                 results = await asyncio.to_thread(results_from_proto, request)
-                counts += await self._ledger.append(results)
+                counts += await self._ledger.append(results, lease)
                 message_index += 1
         except FleetError as error:
             # First, since an error's details are cut at their end when they grow too large.

@@ -1,5 +1,6 @@
 """The aggregation service over gRPC."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -8,7 +9,9 @@ import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.common.v1 import common_pb2
 
+from services.aggregation.errors import LeaseLostError
 from services.aggregation.ledger import SqlLedger
+from services.aggregation.records import AppendCounts, Result, RunLease
 from services.aggregation.service import AggregationServicer, hosted
 from services.runtime.errors import FleetError, from_rpc_error
 from services.runtime.server import HostedService
@@ -251,3 +254,59 @@ async def test_a_token_belongs_to_its_list(stub: Stub, message: MessageFactory) 
         error = await failure(page(stub, **({"page_token": token} | fields)))
         assert error.reason == "INVALID_PAGE_TOKEN"
     assert (await failure(page(stub, page_size=-1))).reason == "INVALID_PAGE_SIZE"
+
+
+async def append_as(stub: Stub, epoch: int, *items: aggregation_pb2.Result, run: str = "runs/r") -> int:
+    """Append under a lease; returns how many were new."""
+
+    async def requests() -> AsyncIterator[aggregation_pb2.AppendResultsRequest]:
+        yield aggregation_pb2.AppendResultsRequest(results=items, lease=aggregation_pb2.RunLease(run=run, epoch=epoch))
+
+    return int((await stub.AppendResults(requests())).appended_count)
+
+
+async def test_a_worker_that_lost_its_run_appends_nothing_any_more(stub: Stub, message: MessageFactory) -> None:
+    assert await append_as(stub, 2, message("a")) == 1
+    assert await append_as(stub, 2, message("b")) == 1
+    assert await append_as(stub, 3) == 0
+    error = await failure(append_as(stub, 2, message("c")))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "RUN_LEASE_LOST")
+    assert (error.metadata["epoch"], error.metadata["newest_epoch"]) == ("2", "3")
+    assert await append_as(stub, 3, message("a", output="other"), message("d")) == 1
+    assert await append_as(stub, 1, message("a", run="runs/other"), run="runs/other") == 1
+    assert await append(stub, [message("e")]) == (1, 0)
+    assert [each.item for each in (await page(stub)).results] == ["a", "b", "d", "e"]
+
+
+async def test_a_lost_lease_leaves_those_alone_who_share_its_transaction(
+    ledger: SqlLedger, result: Callable[..., Result]
+) -> None:
+    appends = [
+        ledger.append([result("old")], RunLease("runs/r", 1)),
+        ledger.append([result("new")], RunLease("runs/r", 2)),
+        ledger.append([result("a", run="runs/s")], RunLease("runs/s", 1)),
+        ledger.append([result("a", run="runs/t")]),
+    ]
+    lost, *others = await asyncio.gather(*appends, return_exceptions=True)
+    assert isinstance(lost, LeaseLostError)
+    assert others == [AppendCounts(1, 0)] * 3
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        aggregation_pb2.RunLease(run="runs/r", epoch=0),
+        aggregation_pb2.RunLease(run="r", epoch=1),
+        aggregation_pb2.RunLease(run="runs/", epoch=1),
+        aggregation_pb2.RunLease(run="runs/\0", epoch=1),
+        aggregation_pb2.RunLease(run="runs/" + "r" * 600, epoch=1),
+        aggregation_pb2.RunLease(run="runs/other", epoch=1),
+    ],
+)
+async def test_a_lease_that_cannot_be_refuses_its_message(
+    stub: Stub, message: MessageFactory, lease: aggregation_pb2.RunLease
+) -> None:
+    request = aggregation_pb2.AppendResultsRequest(results=[message("a")], lease=lease)
+    error = await failure(stub.AppendResults(iter([request])))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_RESULT")
+    assert [violation.field for violation in error.field_violations] == ["lease"]

@@ -1,0 +1,148 @@
+"""The ledger in a real PostgreSQL, shared by replicas: one outcome a key, none under a lease that was lost."""
+
+import asyncio
+import itertools
+from contextlib import aclosing
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
+from services.aggregation.errors import LeaseLostError, LedgerUnavailableError
+from services.aggregation.ledger import MIGRATIONS, ResultFilter, SqlLedger, open_ledger
+from services.aggregation.records import AppendCounts, Cost, Failed, Judge, Result, ResultKey, RunLease, Scored
+from services.aggregation.schema import METADATA
+from services.runtime.database import database_url, open_database
+from services.runtime.errors import FleetError, StartupError
+from tests.patience import LONGEST_WAIT_SECONDS
+from tests.postgres import PostgresServer, running_postgres
+
+pytestmark = pytest.mark.integration
+
+
+def result(item: str, *, run: str = "runs/r", **fields: object) -> Result:
+    given: dict[str, object] = {
+        "outcome": Scored({"acc": 1.0}), "groups": {}, "draw_index": 0, "cost": Cost(), "judges": (),
+        "model_digest": "", "prompt": "", "output": "", "complete_microseconds": None, "is_truncated": False,
+    }  # fmt: skip
+    return Result(run=run, key=ResultKey("t", item, 0), **(given | fields))  # type: ignore[arg-type]
+
+
+async def read(ledger: SqlLedger, run: str = "runs/r") -> list[Result]:
+    async with aclosing(ledger.results(run, ResultFilter(), 10**6)) as pieces:
+        return [each async for piece in pieces for each in piece]
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    return database_url(postgres.new_database())
+
+
+async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str) -> None:
+    full = result(
+        "a",
+        outcome=Scored({"acc": 1 / 3, "f1": 1.0}, extracted_answer="\x1a0\0"),
+        groups={"label": "harmful\0", "": "x"},
+        draw_index=2**62,
+        cost=Cost(3, 4, 5),
+        judges=(Judge("scorers/x", "1", "ab"), Judge("guards/y", "", "")),
+        model_digest="d",
+        prompt="«Grüße»\n\0 🙂 \x1a1 \x1a",
+        output="\u2028",
+        complete_microseconds=-5,
+        is_truncated=True,
+    )
+    others = [result(each, outcome=Failed("TIMEOUT", "late\0", {"acc": 0.0})) for each in ("B", "Z", "ä", "🙂")]
+    async with open_ledger(url) as ledger:
+        assert await ledger.append([full, *others]) == AppendCounts(5, 0)
+        assert await read(ledger) == [*others[:2], full, *others[2:]]
+        after = ResultFilter(after=ResultKey("t", "Z", 0))
+        async with aclosing(ledger.keys("runs/r", after, 10)) as pieces:
+            assert [each.key.item async for piece in pieces for each in piece] == ["a", "ä", "🙂"]
+
+
+async def test_replicas_that_start_together_migrate_once_and_make_what_the_code_expects(url: str) -> None:
+    engines = await asyncio.gather(*(open_database(url, migrations=MIGRATIONS, schema="aggregation") for _ in range(4)))
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+    async with engines[0].connect() as connection:
+        assert await connection.run_sync(differences) == []
+    for engine in engines:
+        await engine.dispose()
+
+
+async def test_one_outcome_a_key_however_many_replicas_append_at_once(url: str) -> None:
+    async with open_ledger(url) as one, open_ledger(url) as other:
+        batches = [
+            [result(str(index), run=f"runs/{index % 3}", output=str(start)) for index in range(start, start + 400)]
+            for start in range(0, 2000, 200)
+        ]
+        appends = ((one, other)[turn % 2].append(batch) for turn, batch in enumerate(batches))
+        total = sum(await asyncio.gather(*appends), AppendCounts())
+        assert (total.appended, total.duplicates) == (2200, 1800)
+        assert sum([len(await read(one, f"runs/{run}")) for run in range(3)]) == 2200
+
+
+async def test_a_lease_that_was_lost_appends_nothing_at_any_replica(url: str) -> None:
+    old, new = RunLease("runs/r", 1), RunLease("runs/r", 2)
+    async with open_ledger(url) as one, open_ledger(url) as other:
+        assert await one.append([result("a")], old) == AppendCounts(1, 0)
+        assert await other.append([], new) == AppendCounts()
+        with pytest.raises(LeaseLostError):
+            await one.append([result("b")], old)
+        assert await one.append([result("c")], new) == AppendCounts(1, 0)
+        assert [each.key.item for each in await read(other)] == ["a", "c"]
+
+
+async def test_leases_that_race_leave_nothing_behind_the_one_that_came_last(url: str) -> None:
+    """Once a lease is acknowledged, the number of results under older ones stands still, whatever was in flight."""
+    async with open_ledger(url) as one, open_ledger(url) as other:
+
+        async def append_until_lost(epoch: int) -> None:
+            """Append one result after the other; ends by LeaseLostError."""
+            for index in itertools.count():
+                await one.append([result(f"{epoch} {index}", output=str(epoch))], RunLease("runs/r", epoch))
+
+        for epoch in range(1, 8):
+            working = asyncio.create_task(append_until_lost(epoch))
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                while not any(each.output == str(epoch) for each in await _known(one)):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+            await other.append([], RunLease("runs/r", epoch + 1))
+            found = len(await read(other))
+            with pytest.raises(LeaseLostError):
+                await working
+            assert len(await read(other)) == found
+
+
+async def _known(ledger: SqlLedger) -> list[Result]:
+    try:
+        return await read(ledger)
+    except FleetError:
+        return []
+
+
+async def test_a_server_that_restarts_loses_nothing_that_was_acknowledged() -> None:
+    with running_postgres() as server:
+        if server is None:
+            pytest.skip("needs PostgreSQL")
+        async with open_ledger(database_url(server.new_database())) as ledger:
+            await ledger.append([result("a")])
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(LedgerUnavailableError):
+                await ledger.append([result("b")])
+            assert not await ledger.is_ready()
+            await asyncio.to_thread(server.start)
+            assert await ledger.append([result("b")]) == AppendCounts(1, 0)
+            assert [each.key.item for each in await read(ledger)] == ["a", "b"]
+
+
+async def test_a_database_that_refuses_is_named_without_its_password(postgres: PostgresServer) -> None:
+    url = postgres.url("missing").replace("evalfleet@", "evalfleet:hunter2@")
+    with pytest.raises(StartupError, match="missing") as caught:
+        async with open_ledger(database_url(url)):
+            pass
+    assert "hunter2" not in caught.value.message

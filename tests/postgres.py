@@ -1,0 +1,134 @@
+"""A real PostgreSQL on a free loopback port, started and ended by the tests that need it."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.runtime.free_ports import free_port
+
+_HOST = "127.0.0.1"
+_USER = "evalfleet"
+_START_SECONDS = 60.0
+# Nothing survives a power cut, and need not; a killed process loses nothing all the same.
+_SETTINGS = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200", "log_min_messages=log")
+
+
+def postgres_folder() -> Path | None:
+    """Return the folder of PostgreSQL's programs, the newest if there are several; None if it is not installed."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).resolve().parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda each: float(each.parts[-3]))
+    return versions[-1].parent if versions else None
+
+
+class PostgresServer:
+    """A running server that everybody on this machine may use without a password; see ``running_postgres``.
+
+    Attributes:
+        port: where it listens.
+        folder: of its data and its log.
+    """
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.port = free_port(_HOST)
+        self.folder = folder
+        self._programs = programs
+        self._databases = 0
+        # It refuses to run as root.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self._data = folder / "data"
+        command = ["initdb", f"--pgdata={self._data}", "--auth=trust", f"--username={_USER}", "--no-sync", "-E", "UTF8"]
+        made = self._run([*command, "--locale=C.UTF-8"])
+        assert made.returncode == 0, made.stderr
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        give_up_at = time.monotonic() + _START_SECONDS
+        process = self._launch()
+        while self._run(["pg_isready", "-q", "-h", _HOST, "-p", str(self.port)]).returncode != 0:
+            assert time.monotonic() < give_up_at, "postgres did not answer"
+            time.sleep(0.05)
+            if process.poll() is not None:
+                # The children of one that was killed may still be about to notice.
+                process = self._launch()
+        self._process = process
+
+    def stop(self) -> None:
+        """End it at once, cutting all connections."""
+        self._end(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL, as people write it."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self.query(self.url("postgres"), f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def query(self, url: str, statement: str) -> list[dict[str, str]]:
+        """Return what a statement finds in a database, by column, as text."""
+        done = self._run(["psql", "-X", "--quiet", "--csv", "-v", "ON_ERROR_STOP=1", "-c", statement, url])
+        assert done.returncode == 0, done.stderr
+        return list(csv.DictReader(done.stdout.decode().splitlines()))
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://{_USER}@{_HOST}:{self.port}/{database}"
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        options = [option for each in _SETTINGS for option in ("-c", each)]
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-h", _HOST, "-p", str(self.port), "-k", ""]
+        with (self.folder / "postgres.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, user=self._user, cwd="/", start_new_session=True
+            )
+
+    def _end(self, number: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            self._process.wait(_START_SECONDS)
+
+    def _run(self, command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
+        program, *arguments = command
+        return subprocess.run(
+            [str(self._programs / program), *arguments],
+            user=self._user,
+            cwd="/",
+            capture_output=True,
+            check=False,
+            timeout=_START_SECONDS,
+        )
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer | None]:
+    """Yield a running server, or None where PostgreSQL is not installed."""
+    programs = postgres_folder()
+    if programs is None:
+        yield None
+        return
+    # Not below pytest's folder, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="evalfleet-postgres-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        data = Path(folder) / "server"
+        data.mkdir()
+        server = PostgresServer(programs, data)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
