@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from services.inference import contract
 from services.inference.contract import ClassifierArguments
 from services.inference.engines import seams
-from services.inference.engines.batching import padded_batches
+from services.inference.engines.batching import alike_batches
 from services.inference.engines.classifier_models import LoadedClassifier, load_classifier
 from services.inference.engines.classifier_variants import converted
 from services.inference.engines.seams import EngineMetrics, Tensors, decoded_texts
@@ -97,12 +97,17 @@ class SequenceClassifierEngine:
         ids, truncated = self._encode(texts)
         lengths = np.array([len(each) for each in ids], dtype=np.uint32)
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        for batch in padded_batches(range(len(texts)), lambda row: len(ids[row]), self._max_batched_tokens):
-            padded = self._loaded.tokenizer.pad({"input_ids": [ids[row] for row in batch]}, return_tensors="pt")
+        for batch in alike_batches([len(each) for each in ids], self._max_batched_tokens, self._loaded.max_tokens):
+            padded = self._loaded.tokenizer.pad(
+                {"input_ids": [ids[row] for row in batch.rows]},
+                padding="max_length",
+                max_length=batch.padded_tokens,
+                return_tensors="pt",
+            )
             probabilities = self._loaded.probabilities(
                 padded["input_ids"].to(self._loaded.device), padded["attention_mask"].to(self._loaded.device)
             )
-            for row, values in zip(batch, probabilities.cpu().numpy(), strict=True):
+            for row, values in zip(batch.rows, probabilities.cpu().numpy(), strict=True):
                 rows[row] = values
         seconds = time.perf_counter() - started
         self._report(len(texts), int(lengths.sum()), seconds)
