@@ -11,6 +11,7 @@ from services.runtime.errors import FieldViolation, InvalidArgumentError
 _RUN_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _MODEL = re.compile(r"models/[a-z0-9][a-z0-9._-]{0,62}")
 _LARGEST_CONCURRENCY = 1024
+_LARGEST_PRIORITY = 100
 
 
 class Violations:
@@ -62,6 +63,8 @@ def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
         violations.add("item_limit", "must be at least 1; leave it out for all items")
     if request.HasField("concurrency") and not 1 <= request.concurrency <= _LARGEST_CONCURRENCY:
         violations.add("concurrency", f"must be from 1 to {_LARGEST_CONCURRENCY}; leave it out for the default")
+    if abs(request.priority) > _LARGEST_PRIORITY:
+        violations.add("priority", f"must be from -{_LARGEST_PRIORITY} to {_LARGEST_PRIORITY}")
     if request.HasField("request_id") and not _is_uuid(request.request_id):
         violations.add("request_id", "must be a UUID")
     violations.raise_if_any()
@@ -74,6 +77,7 @@ def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
         tasks=tuple(dict.fromkeys(request.tasks)),
         concurrency=request.concurrency if request.HasField("concurrency") else None,
         request_id=request.request_id if request.HasField("request_id") else None,
+        priority=request.priority,
     )
 
 

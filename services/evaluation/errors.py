@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.runtime.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from services.runtime.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, UnavailableError
 
 INSTALL_HINT = "pip install 'evalfleet-services[suites]'"
 """What installs every library that reading data may need."""
@@ -78,3 +78,15 @@ class UnreadableDataError(FailedPreconditionError):
     """A data file as a whole cannot be read: wrong format, broken archive, missing library."""
 
     default_reason = "DATA_UNREADABLE"
+
+
+class RunsUnavailableError(UnavailableError):
+    """The list of runs cannot be read or written now; the same call may be made again."""
+
+    default_reason = "RUNS_UNAVAILABLE"
+
+
+class LeaseLostError(FailedPreconditionError):
+    """Another replica works on the run now, or it was cancelled; this one may change nothing of it any more."""
+
+    default_reason = "RUN_LEASE_LOST"

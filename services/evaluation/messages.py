@@ -27,6 +27,7 @@ def run_message(run: Run) -> evaluation_pb2.Run:
         state=_STATES[run.state],
         seed=run.seed,
         item_limit=run.item_limit,
+        priority=run.priority,
         tasks=[_progress_message(each) for each in run.progress],
     )
     if run.failure is not None:

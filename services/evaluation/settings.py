@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.evaluation.runs.leases import LeaseTimes
+from services.runtime.database import database_url, sqlite_url
 from services.runtime.settings import ServiceSettings
 
 
@@ -15,14 +17,36 @@ class EvaluationSettings(ServiceSettings):
     scoring_target: str = Field("127.0.0.1:8103", description="gRPC target of the scoring service.")
     aggregation_target: str = Field("127.0.0.1:8104", description="gRPC target of the aggregation service.")
     state_dir: Path = Field(Path(".evalfleet"), description="Folder of the list of runs (evaluation.sqlite).")
+    runs_url: str = Field(
+        "",
+        description="The list of runs: sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several "
+        "replicas; empty: evaluation.sqlite in the state folder.",
+    )
     data_dir: str = Field("", description="Folders of benchmark data, separated by colons.")
     suite_dirs: str = Field("", description="Further folders with suites/ and tasks/, separated by colons.")
     default_concurrency: int = Field(32, ge=1, le=1024, description="Items in flight of a run that does not say.")
-    parallel_runs: int = Field(4, ge=1, description="Runs worked on at once; more wait in order of creation.")
+    parallel_runs: int = Field(4, ge=1, description="Runs that this replica works on at once; more wait their turn.")
+    lease_seconds: float = Field(
+        8.0, ge=1, le=60, description="A replica that said nothing for so many seconds loses its runs to the others."
+    )
     call_timeout_seconds: float = Field(300.0, gt=0, description="Longest call to another service, in seconds.")
     patience_seconds: float = Field(
         300.0, ge=0, description="How long, in seconds, to wait for a service that is away before the run fails."
     )
+
+    @property
+    def database_url(self) -> str:
+        """Where the list of runs is, with the driver that this service uses.
+
+        Raises:
+            StartupError: DATABASE_URL_INVALID.
+        """
+        return database_url(self.runs_url) if self.runs_url else sqlite_url(self.state_dir / "evaluation.sqlite")
+
+    @property
+    def lease_times(self) -> LeaseTimes:
+        """A lease is renewed four times as often as it must be."""
+        return LeaseTimes(self.lease_seconds, self.lease_seconds / 4, min(1.0, self.lease_seconds / 4))
 
     @property
     def data_folders(self) -> tuple[Path, ...]:

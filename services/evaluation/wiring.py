@@ -19,7 +19,7 @@ from services.evaluation.service import EvaluationServicer
 from services.evaluation.settings import EvaluationSettings
 from services.evaluation.suite_book import CatalogBook
 from services.runtime.channels import open_channel
-from services.runtime.database import open_database, sqlite_url
+from services.runtime.database import open_database
 from services.runtime.server import HostedService
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -38,7 +38,7 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
     for problem in catalog.problems:
         structlog.get_logger(__name__).warning("definition_broken", problem=problem.message)
     async with AsyncExitStack() as stack:
-        engine = await open_database(sqlite_url(settings.state_dir / "evaluation.sqlite"), migrations=_MIGRATIONS)
+        engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
         stack.push_async_callback(engine.dispose)
         peers, ledger = await _connect(settings, stack)
         manager = RunManager(
@@ -48,6 +48,7 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
             parallel_runs=settings.parallel_runs,
             default_concurrency=settings.default_concurrency,
             patience_seconds=settings.patience_seconds,
+            lease_times=settings.lease_times,
         )
         stack.push_async_callback(manager.stop)
         await manager.start()

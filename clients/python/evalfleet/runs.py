@@ -36,6 +36,7 @@ class Runs:
         seed: int | None = None,
         concurrency: int | None = None,
         run_id: str | None = None,
+        priority: int = 0,
     ) -> Run:
         """Start a run and return at once; it goes on without this client.
 
@@ -47,6 +48,7 @@ class Runs:
             seed: seed of item order and sampling; default: the suite's, so that all models meet the same items.
             concurrency: items in flight at once; default: the service's.
             run_id: id of the run; default: chosen by the service.
+            priority: from -100 to 100; runs of higher priority start first, among equals callers take turns.
         """
         request = evaluation_pb2.CreateRunRequest(
             suite=full_name("suites", suite),
@@ -57,6 +59,7 @@ class Runs:
             tasks=tasks,
             concurrency=concurrency,
             request_id=str(uuid.uuid4()),
+            priority=priority,
         )
         return decoding.run(self._evaluation.call(self._stub.CreateRun, request).run)
 

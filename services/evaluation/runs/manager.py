@@ -1,4 +1,4 @@
-"""All runs of this process: creates, executes, resumes, cancels and watches them."""
+"""Creates, executes, takes over, cancels and watches runs, together with the other replicas on the same list."""
 
 import asyncio
 import contextlib
@@ -11,18 +11,25 @@ from typing import Protocol
 
 import structlog
 
+from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
+from services.evaluation.runs.leases import LeaseTimes, RunLeases
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState, TaskProgress, new_run_id
 from services.evaluation.runs.retry import wait_out
-from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.store import Claim, RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.callers import current_caller
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.deadlines import child_timeout
-from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, as_fleet_error, not_found
+from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, FleetError, as_fleet_error, not_found
 
 _LONGEST_CREATE_SECONDS = 30.0
 """How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
+
+_LONGEST_FENCE_SECONDS = 5.0
+"""How long a cancellation waits for a ledger that is away."""
+
+_DEFAULT_TIMES = LeaseTimes()
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -40,7 +47,7 @@ class SuiteBook(Protocol):
 
 
 class RunManager:
-    """Owns every run from its creation to its end; at most ``parallel_runs`` are executed at once."""
+    """Works on the runs whose turn it is, at most ``parallel_runs`` at once, whichever replica made them."""
 
     def __init__(
         self,
@@ -51,8 +58,11 @@ class RunManager:
         parallel_runs: int,
         default_concurrency: int,
         patience_seconds: float,
+        lease_times: LeaseTimes = _DEFAULT_TIMES,
     ) -> None:
         self._store = store
+        self._leases = RunLeases(store, lease_times)
+        self._poll_seconds = lease_times.poll_seconds
         self._suites = suites
         self._peers = peers
         self._default_concurrency = default_concurrency
@@ -63,20 +73,28 @@ class RunManager:
         self._changed = asyncio.Condition()
         self._create_lock = asyncio.Lock()
         self._unsent_change = asyncio.Event()
-        self._announcer: asyncio.Task[None] | None = None
+        self._may_have_work = asyncio.Event()
+        self._own_tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Go on with every run that an earlier process left unfinished."""
-        self._announcer = asyncio.create_task(self._announce_changes())
-        for run in await self._store.unfinished():
-            self._launch(run)
+        """Begin to work on runs, those first that an earlier process or another replica left unfinished."""
+        await self._leases.start()
+        self._own_tasks = [
+            asyncio.create_task(self._announce_changes()),
+            asyncio.create_task(self._take_runs()),
+        ]
 
     async def stop(self) -> None:
-        """Put all runs down where they are; the next start takes them up again."""
-        jobs = [*self._jobs.values(), *([self._announcer] if self._announcer else [])]
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        """Put all runs down where they are; another replica, or the next start, takes them up again."""
+        # First those that take runs, so that no job begins meanwhile.
+        for tasks in (self._own_tasks, list(self._jobs.values())):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self._leases.stop()
+        except RunsUnavailableError as error:
+            _LOG.warning("leases_not_given_back", message=error.message)
 
     async def create(self, request: RunRequest) -> Run:
         """Store and start a run.
@@ -111,6 +129,7 @@ class RunManager:
                 request_id=request.request_id,
                 progress=tuple(TaskProgress(task.name) for task in suite.tasks),
                 caller=current_caller(),
+                priority=request.priority,
             )
             if await self._store.get(run.run_id) is not None:
                 raise AlreadyExistsError(
@@ -118,8 +137,14 @@ class RunManager:
                     reason="RUN_EXISTS",
                     metadata={"run": run.name},
                 )
-            await self._store.add(run)
-            self._launch(run)
+            try:
+                await self._store.add(run)
+            except AlreadyExistsError:
+                # Another replica was asked the same at the same time.
+                if (earlier := await self._earlier(request)) is not None:
+                    return earlier
+                raise
+            self._may_have_work.set()
             return run
 
     async def _earlier(self, request: RunRequest) -> Run | None:
@@ -140,17 +165,32 @@ class RunManager:
         return [self._live.get(run.run_id, run) for run in runs]
 
     async def cancel(self, run_id: str) -> Run:
-        """Stop a run for good; outcomes that the ledger has stay there."""
+        """Stop a run for good, whichever replica works on it; outcomes that the ledger has stay there."""
         run = await self.get(run_id)
-        job = self._jobs.get(run_id)
-        if run.state.is_final or job is None:
-            return run
-        job.cancel()
-        await asyncio.wait([job])
-        run = await self.get(run_id)
-        if run.state.is_final:
-            return run
-        return await self._end(run, RunState.CANCELLED)
+        live = await self._drop(run_id)
+        epoch = await self._store.cancel(run_id, None if live is None else live.progress)
+        await self._drop(run_id)  # it may have been taken meanwhile
+        self._unsent_change.set()
+        if epoch is not None:
+            _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
+            await self._shut_out(run, epoch)
+        return await self.get(run_id)
+
+    async def _drop(self, run_id: str) -> Run | None:
+        """Stop working on a run here, if we do, and return where it stands."""
+        if (job := self._jobs.get(run_id)) is not None:
+            job.cancel()
+            await asyncio.wait([job])
+        return self._live.pop(run_id, None)
+
+    async def _shut_out(self, run: Run, epoch: int) -> None:
+        """Let the ledger refuse what a replica sends that does not know yet that a run was cancelled."""
+        fence = partial(self._peers.ledger.fenced(epoch).append, run.name, ())
+        try:
+            await wait_out(fence, patience_seconds=child_timeout(_LONGEST_FENCE_SECONDS))
+        except FleetError as error:
+            # That replica learns of it within seconds anyway.
+            _LOG.warning("run_not_shut_out", run=run.name, message=error.message)
 
     async def watch(self, run_id: str) -> AsyncGenerator[Run, None]:
         """The run now, and again whenever it has changed, until it has ended."""
@@ -158,33 +198,77 @@ class RunManager:
         yield run
         while not run.state.is_final:
             seen = run
-            async with self._changed:
-                while (run := self._live.get(run_id, seen)) == seen and run_id in self._live:
-                    await self._changed.wait()
-            if run == seen:
-                run = await self.get(run_id)
+            await self._may_have_changed(seen)
+            run = await wait_out(partial(self.get, run_id), patience_seconds=self._patience_seconds)
             if run != seen:
                 yield run
 
-    def _launch(self, run: Run) -> None:
-        self._live[run.run_id] = run
-        # The run goes on after the call that created it, and must not end with that call's deadline.
-        with bind_deadline(None), bind_ids(run_id=run.run_id, caller=run.caller):
-            job = asyncio.create_task(self._execute(run), name=run.name)
-        self._jobs[run.run_id] = job
-        job.add_done_callback(lambda _: self._jobs.pop(run.run_id, None))
+    async def _may_have_changed(self, seen: Run) -> None:
+        """Wait until a run that is worked on here has changed, or for a moment if it is worked on elsewhere."""
+        is_here = seen.run_id in self._live
+        with contextlib.suppress(TimeoutError):
+            async with self._changed, asyncio.timeout(None if is_here else self._poll_seconds):
+                while self._live.get(seen.run_id) == (seen if is_here else None):
+                    await self._changed.wait()
 
-    async def _execute(self, run: Run) -> None:
+    async def _take_runs(self) -> None:
+        """Take runs whenever there is a place for one, until cancelled."""
+        while True:
+            await self._places.acquire()
+            # Before the look, so that a run which is made meanwhile is not overlooked.
+            self._may_have_work.clear()
+            try:
+                claim = await self._leases.claim()
+            except Exception as error:  # noqa: BLE001 - no problem with one run may keep all others waiting for ever
+                _LOG.warning("no_run_taken", exc_info=None if isinstance(error, RunsUnavailableError) else error)
+                claim = None
+            if claim is not None:
+                # Our own lease may have ended, while the list of runs was away: the work goes on under the new one.
+                await self._drop(claim.run.run_id)
+                self._launch(claim)
+                continue
+            self._places.release()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._may_have_work.wait()
+
+    def _launch(self, claim: Claim) -> None:
+        run = claim.run
+        self._live[run.run_id] = run
+        with bind_deadline(None), bind_ids(run_id=run.run_id, caller=run.caller):
+            job = asyncio.create_task(self._execute(claim), name=run.name)
+        self._jobs[run.run_id] = job
+        job.add_done_callback(partial(self._put_down, run.run_id))
+        self._unsent_change.set()
+
+    def _put_down(self, run_id: str, job: asyncio.Task[None]) -> None:
+        self._jobs.pop(run_id, None)
+        self._places.release()
+
+    async def _execute(self, claim: Claim) -> None:
         try:
-            async with self._places:
-                await self._work_on(run)
-            await self._end(self._live[run.run_id], RunState.SUCCEEDED)
+            failure = await self._failure_of(claim)
+            await self._end(claim, RunState.FAILED if failure else RunState.SUCCEEDED, failure)
+        except (LeaseLostError, RunsUnavailableError) as error:
+            # Somebody else's run by now, or it will be: whoever takes it finds in the ledger what was done.
+            self._live.pop(claim.run.run_id, None)
+            self._unsent_change.set()
+            _LOG.warning("run_left", run=claim.run.name, epoch=claim.epoch, message=error.message)
+
+    async def _failure_of(self, claim: Claim) -> RunFailure | None:
+        """Work on a run to its end; return why it could not go on, if so."""
+        try:
+            await self._leases.hold(claim, self._work_on(claim), lambda: self._live[claim.run.run_id])
+        except (LeaseLostError, RunsUnavailableError):
+            raise
         except Exception as error:  # noqa: BLE001 - a run's fault ends that run, never the service
             failure = RunFailure.from_error(as_fleet_error(error))
             _LOG.warning("run_failed", reason=failure.reason, message=failure.message)
-            await self._end(self._live[run.run_id], RunState.FAILED, failure)
+            return failure
+        return None
 
-    async def _work_on(self, run: Run) -> None:
+    async def _work_on(self, claim: Claim) -> None:
+        run = claim.run
         suite = await self._suites.resolve(run.suite, run.tasks)
         if suite.digest != run.suite_digest:
             raise FailedPreconditionError(
@@ -202,23 +286,19 @@ class RunManager:
                 metadata={"model": run.model, "expected_digest": run.model_digest, "found_digest": digest},
             )
         tasks = await self._suites.draw(suite, seed=run.seed, limit=run.item_limit)
-        executor = RunExecutor(run, self._peers, on_change=self._note, patience_seconds=self._patience_seconds)
+        ledger = self._peers.ledger.fenced(claim.epoch)
+        # Before the ledger is read: from here on it takes nothing more from whoever had the run before.
+        await wait_out(partial(ledger.append, run.name, ()), patience_seconds=self._patience_seconds)
+        peers = dataclasses.replace(self._peers, ledger=ledger)
+        executor = RunExecutor(run, peers, on_change=self._note, patience_seconds=self._patience_seconds)
         executor.begin(tasks)
-        await self._store.save(executor.run)
+        await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
         _LOG.info("run_started", suite=run.suite, model=run.model, items=sum(len(each.items) for each in tasks))
-        saved = asyncio.create_task(self._save_now_and_then(run.run_id))
-        try:
-            await executor.execute()
-        finally:
-            saved.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await saved
+        await executor.execute()
 
-    async def _save_now_and_then(self, run_id: str) -> None:
-        """Keep the stored progress roughly fresh for readers after a crash; the ledger stays the truth."""
-        while True:
-            await asyncio.sleep(5.0)
-            await self._store.save(self._live[run_id])
+    async def _save(self, run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
+        save = partial(self._store.save, run, epoch, lease_seconds=lease_seconds)
+        await wait_out(save, patience_seconds=self._patience_seconds)
 
     def _note(self, run: Run) -> None:
         self._live[run.run_id] = run
@@ -233,13 +313,13 @@ class RunManager:
                 self._changed.notify_all()
             await asyncio.sleep(0.1)
 
-    async def _end(self, run: Run, state: RunState, failure: RunFailure | None = None) -> Run:
-        ended = dataclasses.replace(run, state=state, failure=failure, end_time=time.time())
-        await self._store.save(ended)
-        self._live.pop(run.run_id, None)
+    async def _end(self, claim: Claim, state: RunState, failure: RunFailure | None) -> None:
+        run_id = claim.run.run_id
+        ended = dataclasses.replace(self._live[run_id], state=state, failure=failure, end_time=time.time())
+        await self._save(ended, claim.epoch)
+        self._live.pop(run_id, None)
         self._unsent_change.set()
-        _LOG.info("run_ended", run=run.name, state=state.value)
-        return ended
+        _LOG.info("run_ended", run=ended.name, state=state.value)
 
 
 def _seed_of(suite: Suite) -> int:

@@ -130,6 +130,13 @@ class Ledger(Protocol):
         """Store outcomes durably, idempotently; returns how many were new."""
         ...
 
+    def fenced(self, epoch: int) -> "Ledger":
+        """The same ledger for the holder of a run's lease: it refuses what comes under an older one (LeaseLostError).
+
+        Appending nothing shuts the older ones out.
+        """
+        ...
+
     def keys(self, run: str) -> AsyncIterator[ItemKey]:
         """Every outcome that the ledger has of a run; none for a run that it doesn't know."""
         ...

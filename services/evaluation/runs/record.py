@@ -63,11 +63,15 @@ class RunRequest:
     tasks: tuple[str, ...] = ()
     concurrency: int | None = None
     request_id: str | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it."""
+    """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it.
+
+    Of the runs that wait, those with the highest ``priority`` come first.
+    """
 
     run_id: str
     suite: str
@@ -86,6 +90,7 @@ class Run:
     end_time: float | None = None
     progress: tuple[TaskProgress, ...] = ()
     caller: str | None = None
+    priority: int = 0
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """The four other services over gRPC."""
 
+import copy
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_p
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
+from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Message, Prompt
 from services.evaluation.runs import translation
 from services.evaluation.runs.item_streams import ItemStreams
@@ -218,19 +220,35 @@ class RemoteLedger:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
         self._stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._epoch: int | None = None
+
+    def fenced(self, epoch: int) -> "RemoteLedger":
+        """The same ledger for the holder of a run's lease."""
+        fenced = copy.copy(self)
+        fenced._epoch = epoch
+        return fenced
 
     async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
-        """Store outcomes durably, idempotently; returns how many were new."""
+        """Store outcomes durably, idempotently; returns how many were new.
+
+        Raises:
+            LeaseLostError: another replica works on the run.
+        """
         results = [translation.result_to_proto(run, outcome) for outcome in outcomes]
+        lease = None if self._epoch is None else aggregation_pb2.RunLease(run=run, epoch=self._epoch)
 
         async def requests() -> AsyncIterator[aggregation_pb2.AppendResultsRequest]:
-            for some in _cut(results, _LEDGER_MESSAGE_BYTES):
-                yield aggregation_pb2.AppendResultsRequest(results=some)
+            # Without results there is one message all the same: it may say that another lease ended.
+            for some in _cut(results, _LEDGER_MESSAGE_BYTES) if results else ((),):
+                yield aggregation_pb2.AppendResultsRequest(results=some, lease=lease)
 
         try:
             response = await self._stub.AppendResults(requests(), timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        except grpc.aio.AioRpcError as broken:
+            error = from_rpc_error(broken)
+            if error.reason == LeaseLostError.default_reason:
+                error = LeaseLostError(error.message, metadata=error.metadata)
+            raise error from broken
         if response.appended_count + response.duplicate_count != len(outcomes):
             raise InternalError("the ledger acknowledged another number of results than it was sent")
         return response.appended_count

@@ -49,6 +49,14 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
     help="Seed of item order and sampling; default: the suite's, so that all models meet the same items.",
 )
 @click.option("--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Items in flight at once, up to 1024.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="-100 to 100: higher ones start first; among equals, callers take turns.",
+)
 @click.option("--detach", is_flag=True, help="Start the run and return.")
 @groups_option
 @json_option
@@ -62,6 +70,7 @@ def run(
     tasks: tuple[str, ...],
     seed: int | None,
     concurrency: int | None,
+    priority: int,
     detach: bool,
     groups: bool,
     json_path: Path | None,
@@ -82,6 +91,7 @@ def run(
         item_limit=limit,
         seed=seed,
         concurrency=concurrency,
+        priority=priority,
     )
     if detach:
         name = short_name(started.name)

@@ -1,11 +1,13 @@
 """Named fakes of the four other services, and tasks to run against them."""
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
 
+from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
@@ -32,6 +34,7 @@ class FakeGenerator:
         self.options: list[GenerationOptions] = []
         self.digest = "digest-1"
         self.gate: asyncio.Event | None = None
+        self.waiting: list[str] = []
 
     async def model_digest(self, model: str) -> str:
         if model != "models/tiny":
@@ -56,6 +59,7 @@ class FakeGenerator:
     async def _asked(self, prompt: Prompt) -> str:
         text = prompt.text if isinstance(prompt, PlainPrompt) else prompt.messages[-1].content
         if self.gate is not None:
+            self.waiting.append(text)
             await self.gate.wait()
         self.asked.append(text)
         if self.failures.get(text):
@@ -98,16 +102,30 @@ class FakeScorerPanel:
 
 
 class FakeLedger:
-    """Keeps outcomes in a dictionary, first come first kept; `errors` are raised one a call before anything else."""
+    """Keeps outcomes in a dictionary, first come first kept; `errors` are raised one a call before anything else.
+
+    Of each run it takes what comes under the newest lease that it has seen.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str, str, int], ItemOutcome] = {}
+        self.epochs: dict[str, int] = {}
+        self.epoch: int | None = None
         self.errors: list[FleetError] = []
         self.refuses: Callable[[ItemOutcome], FleetError | None] = lambda _: None
 
+    def fenced(self, epoch: int) -> "FakeLedger":
+        fenced = copy.copy(self)
+        fenced.epoch = epoch
+        return fenced
+
     async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
-        if self.errors:
+        if outcomes and self.errors:
             raise self.errors.pop(0)
+        if self.epoch is not None:
+            if self.epoch < self.epochs.get(run, 0):
+                raise LeaseLostError(f"{run} is somebody else's")
+            self.epochs[run] = self.epoch
         for outcome in outcomes:
             if error := self.refuses(outcome):
                 raise error

@@ -1,6 +1,8 @@
 """Runs are created once, go on after a restart, can be cancelled, and are watched to their end."""
 
 import asyncio
+import copy
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -8,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from services.evaluation.errors import RunsUnavailableError
 from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.record import RunRequest, RunState
 from services.evaluation.runs.store import RunStore
@@ -24,7 +28,7 @@ from services.runtime.errors import (
     UnavailableError,
     not_found,
 )
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 REQUEST = RunRequest(suite="demo", model="models/tiny")
@@ -65,9 +69,27 @@ def book(make_task: Any, make_item: Any) -> Book:
     return Book(suite, [make_item(f"item {index}") for index in range(10)])
 
 
+# Leases end soon and are looked at often, so that no test waits for the clock.
+TIMES = LeaseTimes(lease_seconds=1.0, renewal_seconds=0.1, poll_seconds=0.05)
+
+
+class SharedStore(RunStore):
+    """The list of runs as replicas share it, though it is in a file: nobody may take all leases for ended."""
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+
 def manager(store: RunStore, book: Book, fleet: Any, parallel_runs: int = 2) -> RunManager:
     return RunManager(
-        store, book, fleet.peers, parallel_runs=parallel_runs, default_concurrency=4, patience_seconds=5.0
+        store,
+        book,
+        fleet.peers,
+        parallel_runs=parallel_runs,
+        default_concurrency=4,
+        patience_seconds=5.0,
+        lease_times=TIMES,
     )
 
 
@@ -322,3 +344,152 @@ async def test_pages_show_every_run_once_newest_first(store: RunStore, book: Boo
     await runs.stop()
     assert shown == created[::-1]
     assert list(await runs.page(size=3, model="models/other")) == []
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[SharedStore]:
+    engine = await open_database(sqlite_url(tmp_path / "shared.sqlite"), migrations=MIGRATIONS, durable=False)
+    yield SharedStore(engine)
+    await engine.dispose()
+
+
+async def begun(runs: RunManager, run_id: str) -> None:
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        async for seen in runs.watch(run_id):
+            if seen.state is RunState.RUNNING:
+                return
+
+
+async def test_any_replica_works_on_shows_and_cancels_the_runs_of_all(
+    shared: SharedStore, book: Book, fleet: Any
+) -> None:
+    fleet.generator.gate = asyncio.Event()
+    idle, busy = manager(shared, book, fleet), manager(shared, book, fleet)
+    await busy.start()
+    run = await idle.create(REQUEST)
+    await begun(idle, run.run_id)
+    assert (await idle.get(run.run_id)).progress[0].item_count == 10
+    watching = asyncio.create_task(end_of(busy, run.run_id))
+    assert (await idle.cancel(run.run_id)).state is RunState.CANCELLED
+    assert (await watching).state is RunState.CANCELLED
+    fleet.generator.gate.set()
+    other = await idle.create(REQUEST)
+    assert (await end_of(idle, other.run_id)).state is RunState.SUCCEEDED
+    await busy.stop()
+    assert {key[0] for key in fleet.ledger.rows} == {other.name}
+
+
+async def test_a_replica_that_stops_hands_its_runs_over_at_once(shared: SharedStore, book: Book, fleet: Any) -> None:
+    fleet.generator.gate = asyncio.Event()
+    first, second = manager(shared, book, fleet), manager(shared, book, fleet, parallel_runs=1)
+    await first.start()
+    run = await first.create(REQUEST)
+    await begun(first, run.run_id)
+    await second.start()
+    assert await shared.claim("anybody", lease_seconds=60) is None
+    await first.stop()
+    fleet.generator.gate.set()
+    assert (await end_of(second, run.run_id)).state is RunState.SUCCEEDED
+    await second.stop()
+    assert len(fleet.ledger.rows) == 10
+
+
+async def test_an_owner_that_was_taken_for_dead_changes_nothing_when_it_goes_on(
+    shared: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old owner says nothing for longer than its lease and finishes its work after the new one."""
+    gates = {"old": asyncio.Event(), "new": asyncio.Event()}
+    gates["new"].set()
+    old_peers, new_peers = fleet.peers, dataclasses.replace(fleet.peers, generator=copy.copy(fleet.generator))
+    old_peers.generator.gate, new_peers.generator.gate = gates["old"], gates["new"]
+    old = RunManager(
+        shared, book, old_peers, parallel_runs=1, default_concurrency=4, patience_seconds=5.0,
+        lease_times=LeaseTimes(lease_seconds=0.2, renewal_seconds=LONGEST_WAIT_SECONDS, poll_seconds=0.05),
+    )  # fmt: skip
+    await old.start()
+    run = await old.create(REQUEST)
+    job = await job_of(old, run.run_id)
+    await until(lambda: len(fleet.generator.waiting) == 4)
+    new = RunManager(
+        shared, book, new_peers, parallel_runs=1, default_concurrency=4, patience_seconds=5.0, lease_times=TIMES
+    )
+    await new.start()
+    ended = await end_of(new, run.run_id)
+    assert ended.state is RunState.SUCCEEDED
+    rows = dict(fleet.ledger.rows)
+
+    gates["old"].set()
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        await asyncio.wait([job])
+    assert fleet.ledger.rows == rows
+    assert await shared.get(run.run_id) == ended
+    assert await old.get(run.run_id) == ended
+    await new.stop()
+    await old.stop()
+    assert await shared.get(run.run_id) == ended
+
+
+async def test_a_list_of_runs_that_is_away_ends_no_run(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failures = store.save, 0
+
+    async def failing_save(*arguments: Any, **options: Any) -> None:
+        nonlocal failures
+        failures += 1
+        if failures <= 3:
+            raise RunsUnavailableError("restarting", retry_after_seconds=0.01)
+        await save(*arguments, **options)
+
+    monkeypatch.setattr(store, "save", failing_save)
+    runs = manager(store, book, fleet)
+    await runs.start()
+    run = await runs.create(REQUEST)
+    assert (await end_of(runs, run.run_id)).state is RunState.SUCCEEDED
+    await runs.stop()
+    assert failures > 3
+
+
+async def test_a_request_that_two_replicas_get_at_once_makes_one_run(
+    shared: SharedStore, book: Book, fleet: Any
+) -> None:
+    one, other = manager(shared, book, fleet), manager(shared, book, fleet)
+    request = RunRequest("demo", "models/tiny", request_id=str(uuid.uuid4()))
+    made = await asyncio.gather(*(runs.create(request) for runs in (one, other) * 5))
+    assert len({run.run_id for run in made}) == 1
+
+
+async def job_of(runs: RunManager, run_id: str) -> asyncio.Task[None]:
+    await until(lambda: run_id in runs._jobs)
+    return runs._jobs[run_id]
+
+
+async def test_a_replica_whose_own_lease_ended_takes_its_run_anew(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of runs takes no word from it for longer than a lease, then works again."""
+    save, is_away = store.save, False
+
+    async def save_unless_away(*arguments: Any, **options: Any) -> None:
+        if is_away:
+            raise RunsUnavailableError("restarting", retry_after_seconds=0.01)
+        await save(*arguments, **options)
+
+    monkeypatch.setattr(store, "save", save_unless_away)
+    fleet.generator.gate = asyncio.Event()
+    runs = RunManager(
+        store, book, fleet.peers, parallel_runs=2, default_concurrency=4, patience_seconds=5.0,
+        lease_times=LeaseTimes(lease_seconds=0.2, renewal_seconds=0.05, poll_seconds=0.05),
+    )  # fmt: skip
+    await runs.start()
+    run = await runs.create(REQUEST)
+    job = await job_of(runs, run.run_id)
+    await until(lambda: len(fleet.generator.waiting) == 4)
+    is_away = True
+    await until(lambda: runs._jobs.get(run.run_id) not in (None, job))
+    is_away = False
+    assert job.cancelled()
+    fleet.generator.gate.set()
+    assert (await end_of(runs, run.run_id)).state is RunState.SUCCEEDED
+    await runs.stop()
+    assert len(fleet.ledger.rows) == 10

@@ -113,6 +113,7 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
     suite: _builtins.str
@@ -129,6 +130,8 @@ class Run(_message.Message):
     """Seed of item order and sampling."""
     item_limit: _builtins.int
     """Most items a task; absent: all."""
+    priority: _builtins.int
+    """Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
     def failure(self) -> _status_pb2.Status:
         """Why it failed; set only in state FAILED."""
@@ -165,10 +168,11 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "seed", b"seed", "start_time", b"start_time", "state", b"state", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "priority", b"priority", "seed", b"seed", "start_time", b"start_time", "state", b"state", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015
@@ -190,6 +194,7 @@ class CreateRunRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
     """The suite, `suites/{suite}`."""
     model: _builtins.str
@@ -204,6 +209,8 @@ class CreateRunRequest(_message.Message):
     """Items in flight at once, 1 to 1024; absent: the service's default."""
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeated request with the same id returns the first one's run."""
+    priority: _builtins.int
+    """From -100 to 100. Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these tasks of the suite; empty: all."""
@@ -219,10 +226,11 @@ class CreateRunRequest(_message.Message):
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_item_limit", b"_item_limit", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "concurrency", b"concurrency", "item_limit", b"item_limit", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_item_limit", b"_item_limit", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "concurrency", b"concurrency", "item_limit", b"item_limit", "model", b"model", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "suite", b"suite", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_item_limit", b"_item_limit", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "concurrency", b"concurrency", "item_limit", b"item_limit", "model", b"model", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "suite", b"suite", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015

@@ -1,0 +1,143 @@
+"""Further evaluation services beside a running fleet's own, on the same list of runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.runtime.free_ports import free_port
+from services.standalone.testing import RunningFleet
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
+_RESTART_SECONDS = 0.5
+
+
+class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
+    """One evaluation service, started when the ``with`` block is entered.
+
+    Args:
+        fleet: whose other services it uses.
+        folder: of its files.
+        environment: its settings: EVALFLEET_RUNS_URL at least, EVALFLEET_SUITE_DIRS if there are any.
+        is_restarted: start it again whenever it dies, as an orchestrator does.
+
+    Attributes:
+        target: ``host:port`` of its gRPC service, the same after a restart.
+    """
+
+    def __init__(
+        self, fleet: RunningFleet, folder: Path, environment: Mapping[str, str], *, is_restarted: bool = False
+    ) -> None:
+        port = free_port(_HOST)
+        self.target = f"{_HOST}:{port}"
+        self._log_path = folder / "log.txt"
+        self._folder = folder
+        others = {f"EVALFLEET_{name.upper()}_TARGET": target for name, target in fleet.endpoints.items()}
+        self._environment = {
+            **os.environ,
+            **{name: target for name, target in others.items() if name != "EVALFLEET_EVALUATION_TARGET"},
+            "EVALFLEET_DRAIN_GRACE_SECONDS": "5",
+            **environment,
+            "EVALFLEET_HOST": _HOST,
+            "EVALFLEET_PORT": str(port),
+            "EVALFLEET_STATE_DIR": str(folder),
+            "EVALFLEET_PARENT_PID": str(os.getpid()),
+        }
+        self._is_restarted = is_restarted
+        self._is_stopping = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    def __enter__(self) -> "EvaluationReplica":
+        """Start it and wait until it serves."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._process = self._launch()
+        try:
+            self.wait_until_serving()
+        except BaseException:
+            self._process.kill()
+            raise
+        if self._is_restarted:
+            self._watch = threading.Thread(target=self._keep, name=f"keeper of {self.target}", daemon=True)
+            self._watch.start()
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Its process, as it is now."""
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait_until_serving(self) -> None:
+        """Wait until its health service says SERVING."""
+        give_up_at = time.monotonic() + _START_SECONDS
+        with grpc.insecure_channel(self.target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                try:
+                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                except grpc.RpcError:
+                    pass
+                ended = self._process.poll() is not None and not self._is_restarted
+                if ended or time.monotonic() > give_up_at:
+                    raise RuntimeError(f"the evaluation service at {self.target} does not serve:\n{self.log[-4000:]}")
+                time.sleep(0.1)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_stopping.set()
+        if self._watch is not None:
+            self._watch.join(_STOP_SECONDS)
+        if self._process.poll() is None:
+            # One that a test has stopped takes no other signal before this one.
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        with self._log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "services.evaluation"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def _keep(self) -> None:
+        while not self._is_stopping.is_set():
+            try:
+                self._process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            if not self._is_stopping.wait(_RESTART_SECONDS):
+                self._process = self._launch()

@@ -1,0 +1,144 @@
+"""Several evaluation services on one PostgreSQL: whatever happens to them, each item has exactly one outcome."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from evalfleet.fleet import Fleet
+from evalfleet.results import Run, RunState
+
+from benchmarks.chaos.replicas import EvaluationReplica
+from benchmarks.chaos.suite import SUITE
+from tests.faults.conftest import ITEMS, SharedFleet
+from tests.patience import LONGEST_WAIT_SECONDS
+
+pytestmark = pytest.mark.integration
+
+TAKEOVER_SECONDS = 15.0
+StartReplicas = Callable[..., list[EvaluationReplica]]
+
+
+@pytest.fixture
+def clients(shared_fleet: SharedFleet) -> Iterator[Callable[[EvaluationReplica], Fleet]]:
+    made: list[Fleet] = []
+
+    def connect(replica: EvaluationReplica) -> Fleet:
+        made.append(shared_fleet.client(replica))
+        return made[-1]
+
+    yield connect
+    for each in made:
+        each.close()
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = LONGEST_WAIT_SECONDS) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+def ended(client: Fleet, run: Run) -> Run:
+    *_, last = client.runs.watch(run.name)
+    return last.run
+
+
+def assert_complete(shared_fleet: SharedFleet, run: Run) -> None:
+    """Every item has one outcome, and the run's numbers say the same."""
+    rows = shared_fleet.rows(run)
+    assert [row.draw_index for row in rows] == list(range(ITEMS))
+    assert len({row.item for row in rows}) == ITEMS
+    assert run.state is RunState.SUCCEEDED, run.failure
+    assert (run.tasks[0].item_count, run.tasks[0].done_count) == (ITEMS, ITEMS)
+
+
+def test_another_replica_takes_over_within_seconds_when_the_owner_is_killed(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    replicas = start_replicas(3)
+    client = clients(replicas[0])
+    run = client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=3)
+    owner = shared_fleet.owner_among(run, replicas)
+    wait_until(lambda: shared_fleet.row_count(run) >= 20)
+    _, epoch = shared_fleet.lease(run)
+    owner.send(signal.SIGKILL)
+    killed_at = time.monotonic()
+    others = [each for each in replicas if each is not owner]
+    wait_until(lambda: shared_fleet.lease(run)[1] > epoch)
+    assert time.monotonic() - killed_at < TAKEOVER_SECONDS
+    assert shared_fleet.owner_among(run, others)
+    assert shared_fleet.row_count(run) < ITEMS, "it was over before anybody took over"
+    assert_complete(shared_fleet, ended(clients(others[0]), run))
+
+
+def test_an_owner_that_was_stopped_and_wakes_after_its_successor_has_finished_changes_nothing(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    replicas = start_replicas(3)
+    client = clients(replicas[0])
+    run = client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=8)
+    owner = shared_fleet.owner_among(run, replicas)
+    wait_until(lambda: shared_fleet.row_count(run) >= 20)
+    owner.send(signal.SIGSTOP)
+    other = clients(next(each for each in replicas if each is not owner))
+    finished = ended(other, run)
+    assert_complete(shared_fleet, finished)
+    before = shared_fleet.rows(run), stored(shared_fleet, run), other.runs.snapshot(run.name).estimates
+
+    owner.send(signal.SIGCONT)
+    # It has noticed when it says so.
+    wait_until(lambda: "lease_lost" in owner.log or "run_left" in owner.log)
+    awake = clients(owner)
+    assert awake.runs.get(run.name) == finished
+    assert (shared_fleet.rows(run), stored(shared_fleet, run), awake.runs.snapshot(run.name).estimates) == before
+    # And it is as good as new.
+    again = awake.runs.start(model=finished.model, suite=SUITE, item_limit=5)
+    assert ended(awake, again).state is RunState.SUCCEEDED
+
+
+def stored(shared_fleet: SharedFleet, run: Run) -> dict[str, str]:
+    """The run's row, who may work on it included."""
+    query = f"SELECT * FROM evaluation.runs WHERE run_id = '{run.name.removeprefix('runs/')}'"
+    return shared_fleet.server.query(shared_fleet.url, query)[0]
+
+
+def test_a_run_is_watched_and_cancelled_through_a_replica_that_does_not_work_on_it(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    replicas = start_replicas(2)
+    client = clients(replicas[0])
+    run = client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=2)
+    owner = shared_fleet.owner_among(run, replicas)
+    other = clients(next(each for each in replicas if each is not owner))
+    for snapshot in other.runs.watch(run.name):
+        if snapshot.run.tasks[0].done_count >= 5:
+            break
+    assert other.runs.cancel(run.name).state is RunState.CANCELLED
+    found = shared_fleet.row_count(run)
+    assert found < ITEMS
+    wait_until(lambda: "lease_lost" in owner.log or "run_left" in owner.log)
+    assert shared_fleet.row_count(run) == found
+    assert clients(owner).runs.get(run.name).state is RunState.CANCELLED
+    *_, last = clients(owner).runs.watch(run.name)
+    assert last.run.state is RunState.CANCELLED
+
+
+def test_waiting_runs_start_by_priority_and_their_callers_take_turns(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    (replica,) = start_replicas(1, EVALFLEET_PARALLEL_RUNS="1")
+    client = clients(replica)
+    model = shared_fleet.new_model(client)
+    first = client.runs.start(model=model, suite=SUITE, concurrency=1)
+    shared_fleet.owner_among(first, [replica])
+
+    def waiting(caller: str, priority: int = 0) -> Run:
+        targets = {**shared_fleet.running.endpoints, "evaluation": replica.target}
+        with Fleet.connect(targets, caller=caller) as connected:
+            return connected.runs.start(model=model, suite=SUITE, item_limit=1, priority=priority)
+
+    runs = [waiting("team/a"), waiting("team/a"), waiting("team/b"), waiting("team/c", priority=1)]
+    client.runs.cancel(first.name)
+    started = sorted(runs, key=lambda run: ended(client, run).start_time or 0)
+    assert [runs.index(run) for run in started] == [3, 0, 2, 1]
