@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.runtime.errors import FieldViolation, FleetError
 from services.safety.errors import invalid_field
 from services.safety.guard import Guard
-from services.safety.judgement import JudgedTurn, Verdict
+from services.safety.judgement import Decision, JudgedTurn, Verdict
 from services.safety.policies import Policy, apply_policy
 
 
@@ -41,7 +41,7 @@ class Assignment:
 async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verdict | FleetError]:
     """Judge each assignment; what is an error already stays one, at its place.
 
-    All turns of one guard go into one request. A guard that is away fails the turns that need it only.
+    All turns of one guard go into one request. A guard that is away fails only the turns whose verdict hangs on it.
 
     Raises:
         FleetError: not a single turn could be judged because the guards are away: the whole call may be tried again.
@@ -112,11 +112,26 @@ def inside(error: FleetError, path: str) -> FleetError:
 
 
 def _decided(assignment: Assignment, answers: dict[str, Verdict | FleetError]) -> Verdict | FleetError:
-    """Return the verdict on one turn; where a guard is away, its error: nobody knows what it would have said."""
+    """Return the verdict on one turn.
+
+    A guard that is away counts as one that could not judge. Where the others settle the matter all the same, their
+    verdict stands; otherwise the error of the one that is away does: the turn may be asked about again.
+    """
     verdicts: list[Verdict] = []
+    away: FleetError | None = None
     for guard in assignment.guards:
         answer = answers[guard.about.name]
         if isinstance(answer, FleetError):
-            return answer
+            away = away or answer
+            answer = _not_judged(guard, assignment.turn, answer)
         verdicts.append(answer)
-    return verdicts[0] if assignment.policy is None else apply_policy(assignment.policy, verdicts)
+    if assignment.policy is None:
+        return away or verdicts[0]
+    decided = apply_policy(assignment.policy, verdicts)
+    # With a reason, the decision is ERROR, or UNSAFE because the policy takes errors for it.
+    return away if away is not None and decided.error_reason else decided
+
+
+def _not_judged(guard: Guard, turn: JudgedTurn, error: FleetError) -> Verdict:
+    threshold = guard.about.default_threshold if turn.threshold is None else turn.threshold
+    return Verdict(Decision.ERROR, guard.about.reference, threshold, error_reason=error.reason)

@@ -67,6 +67,10 @@ def prompt(text: str, **fields: Any) -> safety_pb2.ClassifyRequest:
     return safety_pb2.ClassifyRequest(conversation=conversation, aspect=safety_pb2.ASPECT_PROMPT, **fields)
 
 
+def away(texts: Sequence[str]) -> Sequence[LabelledText]:
+    raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
+
+
 async def failure(call: Any) -> FleetError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -142,9 +146,6 @@ async def test_an_unknown_guard_gets_the_nearest_name(stub: Stub) -> None:
 
 
 async def test_a_guard_that_is_away_is_an_error_status(stub: Stub, classifier: FakeClassifier) -> None:
-    def away(texts: Sequence[str]) -> Sequence[LabelledText]:
-        raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
-
     classifier.answer = away
     for call in (
         stub.Classify(prompt("x")),
@@ -186,10 +187,7 @@ async def test_a_batch_equals_single_calls(stub: Stub) -> None:
 async def test_one_guard_away_leaves_the_others_verdicts(
     stub: Stub, classifier: FakeClassifier, other: FakeClassifier
 ) -> None:
-    def broken(texts: Sequence[str]) -> Sequence[LabelledText]:
-        raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
-
-    other.answer = broken
+    other.answer = away
     spoken = safety_pb2.ClassifyRequest(
         conversation=common_pb2.Conversation(
             messages=[common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, content="well")]
@@ -323,14 +321,30 @@ async def test_several_guards_of_a_policy_judge_and_each_is_told(stub: Stub, oth
 
 
 async def test_a_guard_of_a_policy_that_is_away_is_not_left_out(stub: Stub, other: FakeClassifier) -> None:
-    def away(texts: Sequence[str]) -> Sequence[LabelledText]:
-        raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
-
     other.answer = away
     requests = [answered("a", policy="policies/answers"), answered("a")]
     results = (await stub.BatchClassify(safety_pb2.BatchClassifyRequest(requests=requests))).results
     assert from_status(results[0].status).reason == "GUARD_UNAVAILABLE"
     assert results[1].verdict.decision == DECISION.DECISION_SAFE
+    error = await failure(stub.Classify(requests[0]))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "GUARD_UNAVAILABLE")
+
+
+async def test_what_one_guard_calls_unsafe_is_unsafe_while_another_is_away(
+    stub: Stub, classifier: FakeClassifier, other: FakeClassifier
+) -> None:
+    classifier.answer = lambda texts: [answer(0.6, 0.9)]
+    other.answer = away
+    request = answered("a", policy="policies/answers")
+    [result] = (await stub.BatchClassify(safety_pb2.BatchClassifyRequest(requests=[request]))).results
+    verdict = result.verdict
+    assert (verdict.decision, verdict.error_reason) == (DECISION.DECISION_UNSAFE, "")
+    assert [each.code for each in verdict.categories] == ["violence"]
+    assert [(each.guard.name, each.decision, each.error_reason) for each in verdict.guard_verdicts] == [
+        ("guards/fake", DECISION.DECISION_UNSAFE, ""),
+        ("guards/answers-only", DECISION.DECISION_ERROR, "GUARD_UNAVAILABLE"),
+    ]
+    assert verdict == (await stub.Classify(request)).verdict
 
 
 INLINE = safety_pb2.Policy
