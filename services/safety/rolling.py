@@ -1,13 +1,17 @@
-"""Responses that are judged as they grow: when a verdict is due, and in which order verdicts are told."""
+"""Responses that are judged as they grow: when a verdict is due, and how verdicts are told."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from services.runtime.errors import FleetError
 from services.runtime.item_streams import Outcome
 from services.safety.errors import invalid_field
-from services.safety.judgement import Verdict
+from services.safety.judgement import Decision, Verdict
 from services.safety.judging import Assignment
+
+# ERROR is left out: it is of one part of a response, and the verdict on more of it covers that part.
+_SEVERITY: Final = {Decision.SAFE: 0, Decision.CONTROVERSIAL: 1, Decision.UNSAFE: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,51 @@ class TellingOrder:
             if ready_place is not None and ready_place.is_final:
                 del self._next[item_id]
             yield ready
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of an item.
+
+    Attributes:
+        outcome: its result; a verdict is never milder than one told of the same response before.
+        current: what the guard says of the response so far, where ``outcome`` repeats a more severe verdict.
+    """
+
+    outcome: Outcome[Verdict]
+    current: Verdict | None = None
+
+
+class WorstSoFar:
+    """Repeats the most severe verdict on a growing response until its end.
+
+    Text behind a hazard can make the whole look harmless to a guard, but the hazard has been said. So UNSAFE stays,
+    and CONTROVERSIAL stays where only SAFE follows. What could not be judged tells nothing of how severe it is.
+    """
+
+    def __init__(self) -> None:
+        self._worst: dict[str, Verdict] = {}
+
+    def tell(self, outcome: Outcome[Verdict]) -> Told:
+        """Return what to tell of an outcome; those of one response must come in their order."""
+        place = place_of(outcome)
+        if place is None:
+            return Told(outcome)
+        item_id, verdict = outcome.item_id, outcome.result
+        worst = self._worst.pop(item_id, None) if place.is_final else self._worst.get(item_id)
+        if isinstance(verdict, BaseException):
+            return Told(outcome)
+        if worst is not None and _is_milder(verdict, worst):
+            return Told(replace(outcome, result=worst), verdict)
+        if not place.is_final and verdict.decision in _SEVERITY:
+            self._worst[item_id] = verdict
+        return Told(outcome)
+
+
+def _is_milder(verdict: Verdict, worst: Verdict) -> bool:
+    if verdict.decision not in _SEVERITY:
+        return worst.decision is Decision.UNSAFE
+    return _SEVERITY[verdict.decision] < _SEVERITY[worst.decision]
 
 
 def place_of(outcome: Outcome[Verdict]) -> Place | None:

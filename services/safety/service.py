@@ -30,7 +30,7 @@ from services.safety.policies import PolicyCatalogue
 from services.safety.policies.catalogue import problem_of
 from services.safety.policy_messages import inline_policy, policy_to_proto
 from services.safety.rolling import RollingLimits
-from services.safety.stream_messages import outcome_to_proto
+from services.safety.stream_messages import told_to_proto
 from services.safety.streaming import TurnReader, stream_verdicts
 
 FULL_NAME = safety_pb2.DESCRIPTOR.services_by_name["SafetyService"].full_name
@@ -97,9 +97,9 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
     ) -> AsyncGenerator[safety_pb2.StreamClassifyResponse, None]:
         """Judge every item of a stream, and responses as they grow."""
         reader = TurnReader(context, self._assign, self._assign_response, self._rolling_limits)
-        async with aclosing(stream_verdicts(reader, self._stream_limits)) as outcomes:
-            async for outcome in outcomes:
-                yield outcome_to_proto(outcome)
+        async with aclosing(stream_verdicts(reader, self._stream_limits)) as verdicts:
+            async for told in verdicts:
+                yield told_to_proto(told)
 
     async def ListGuards(
         self,

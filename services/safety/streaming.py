@@ -11,12 +11,12 @@ from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FleetError, ResourceExhaustedError
 from services.runtime.gathering import Gatherer
 from services.runtime.item_reading import item_id_in
-from services.runtime.item_streams import Item, ItemIds, ItemStream, Outcome, StreamLimits
+from services.runtime.item_streams import Item, ItemIds, ItemStream, StreamLimits
 from services.runtime.malformed import MalformedRequestError
 from services.safety.errors import invalid_field
 from services.safety.judgement import Verdict
 from services.safety.judging import Assignment, judge_all
-from services.safety.rolling import GrowingResponse, Judgement, RollingLimits, TellingOrder
+from services.safety.rolling import GrowingResponse, Judgement, RollingLimits, TellingOrder, Told, WorstSoFar
 
 LARGEST_GATHERED: Final = 128
 DEFAULT_EVERY_CHARACTERS: Final = 200
@@ -132,7 +132,7 @@ class TurnReader:
         self.ids.close(item_id)
 
 
-async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGenerator[Outcome[Verdict], None]:
+async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGenerator[Told, None]:
     """Yield what becomes of everything that a reader reads; closing it cancels all work.
 
     What is asked for in the same moment goes to the guards in shared requests.
@@ -157,13 +157,13 @@ async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGene
             raise outcome
         return outcome
 
-    order = TellingOrder()
+    order, worst = TellingOrder(), WorstSoFar()
     try:
         async with aclosing(reader.items()) as items:
             stream = ItemStream(items, judge, limits, reader.ids)
             async with aclosing(stream.outcomes()) as outcomes:
                 async for outcome in outcomes:
-                    for told in order.release(outcome):
-                        yield told
+                    for each in order.release(outcome):
+                        yield worst.tell(each)
     finally:
         await gatherer.close()

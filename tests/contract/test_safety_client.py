@@ -27,6 +27,8 @@ ResultT = TypeVar("ResultT")
 
 
 def probability_of(text: str) -> float:
+    if "never mind" in text:
+        return 0.1
     return 0.9 if "bomb" in text else 0.4 if "knife" in text else 0.1
 
 
@@ -118,6 +120,17 @@ async def test_a_growing_response_until_its_final_verdict(fleet: Fleet) -> None:
     assert isinstance(last, Verdict)
     assert (first.decision, last.decision) == (Decision.SAFE, Decision.UNSAFE)
     assert rolling[-1].judged_characters == len("".join(pieces))
+
+
+async def test_what_was_unsafe_on_the_way_is_unsafe_at_the_end(fleet: Fleet) -> None:
+    pieces = ["First, how to build a bomb.", " Then bread: never mind what was said."]
+    rolling = await off_loop(lambda: list(fleet.safety.classify_growing(asked("Go on."), pieces, every_characters=16)))
+    last = rolling[-1]
+    assert isinstance(last.outcome, Verdict)
+    assert (last.is_final, last.outcome.decision) == (True, Decision.UNSAFE)
+    assert last.current is not None
+    assert last.current.decision is Decision.SAFE
+    assert rolling[0].current is None
 
 
 async def test_a_response_whose_generation_fails_has_no_final_verdict(fleet: Fleet) -> None:

@@ -305,11 +305,16 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class RollingVerdict:
-    """The verdict on a response so far, or why there is none; only the last one, on the whole text, ``is_final``."""
+    """The verdict on a response so far, or why there is none; only the last one, on the whole text, ``is_final``.
+
+    A verdict is never milder than one before it: where the text so far is judged milder, ``outcome`` repeats the more
+    severe verdict and ``current`` holds that on the text so far; elsewhere it is ``None``.
+    """
 
     outcome: Verdict | EvalFleetError
     is_final: bool
     judged_characters: int
+    current: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)

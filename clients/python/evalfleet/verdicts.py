@@ -134,7 +134,8 @@ class Safety:
     ) -> Iterator[RollingVerdict]:
         """Judge a response while it is being generated; yield a verdict now and then, and at last the final one.
 
-        Until then SAFE says nothing of what is still to come. Leave the loop to stop: ``pieces`` is read no further.
+        Until then SAFE says nothing of what is still to come; UNSAFE stays, whatever comes. Leave the loop to stop:
+        ``pieces`` is read no further.
 
         Args:
             conversation: the turns before the response.
@@ -169,7 +170,8 @@ class Safety:
 
         try:
             for each in self._connection.exchange(self._stub.StreamClassify, messages()):
-                yield RollingVerdict(_outcome(each), each.final, each.judged_characters)
+                current = decoding.verdict(each.current_verdict) if each.HasField("current_verdict") else None
+                yield RollingVerdict(_outcome(each), each.final, each.judged_characters, current)
                 if each.final:
                     return
         finally:

@@ -1,19 +1,22 @@
-"""When a verdict on a growing response is due, and in which order verdicts are told."""
+"""When a verdict on a growing response is due, and how verdicts are told."""
 
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.runtime.errors import UnavailableError
 from services.runtime.item_streams import Outcome
 from services.safety.errors import invalid_field
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.judging import Assignment
-from services.safety.rolling import GrowingResponse, Judgement, Place, TellingOrder
+from services.safety.rolling import GrowingResponse, Judgement, Place, TellingOrder, WorstSoFar
 from tests.fakes.guards import FakeGuard
 
 GUARD = FakeGuard()
+AWAY = UnavailableError("away", reason="GUARD_UNAVAILABLE")
 
 
 def assign(text: str) -> Assignment:
@@ -112,3 +115,65 @@ def test_a_broken_response_keeps_its_place() -> None:
     response.add("abc", is_last=False)
     broken = response.break_off(invalid_field("last", "is missing"))
     assert place_in(broken) == Place(1, 3, True)
+
+
+SAFE, CONTROVERSIAL, UNSAFE, ERROR = Decision.SAFE, Decision.CONTROVERSIAL, Decision.UNSAFE, Decision.ERROR
+SEVERITY = [SAFE, CONTROVERSIAL, UNSAFE]
+
+
+def told_of(*said: Decision | None) -> tuple[list[Decision | None], list[Decision | None]]:
+    """Return what is told, and what beside it of the text so far; None is a part that nobody judged."""
+    worst = WorstSoFar()
+    told = []
+    for number, decision in enumerate(said):
+        result = AWAY if decision is None else GUARD.saying(decision)
+        request = Judgement(assign("x"), Place(number, number, number == len(said) - 1))
+        told.append(worst.tell(Outcome("r", result, request)))
+    assert worst._worst == {}
+    results = [each.outcome.result for each in told]
+    return (
+        [each.decision if isinstance(each, Verdict) else None for each in results],
+        [each.current.decision if each.current else None for each in told],
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "beside"),
+    [
+        ([SAFE, UNSAFE, SAFE, SAFE], [SAFE, UNSAFE, UNSAFE, UNSAFE], [None, None, SAFE, SAFE]),
+        ([CONTROVERSIAL, SAFE], [CONTROVERSIAL, CONTROVERSIAL], [None, SAFE]),
+        ([CONTROVERSIAL, UNSAFE, CONTROVERSIAL], [CONTROVERSIAL, UNSAFE, UNSAFE], [None, None, CONTROVERSIAL]),
+        # What could not be judged is covered by the next verdict, and never hides an UNSAFE one.
+        ([ERROR, SAFE], [ERROR, SAFE], [None, None]),
+        ([UNSAFE, ERROR], [UNSAFE, UNSAFE], [None, ERROR]),
+        ([CONTROVERSIAL, ERROR], [CONTROVERSIAL, ERROR], [None, None]),
+        ([UNSAFE, None, SAFE], [UNSAFE, None, UNSAFE], [None, None, SAFE]),
+        ([UNSAFE, None], [UNSAFE, None], [None, None]),
+        ([SAFE, SAFE], [SAFE, SAFE], [None, None]),
+    ],
+)
+def test_a_verdict_is_never_milder_than_one_before_it(
+    said: list[Decision | None], told: list[Decision | None], beside: list[Decision | None]
+) -> None:
+    assert told_of(*said) == (told, beside)
+
+
+@given(st.lists(st.sampled_from([SAFE, CONTROVERSIAL, UNSAFE, ERROR, None]), min_size=1, max_size=8))
+def test_no_hazard_is_taken_back(said: list[Decision | None]) -> None:
+    told, beside = told_of(*said)
+    for number, decision in enumerate(told):
+        assert (beside[number] or decision) == said[number]
+        before = {each for each in said[:number] if each in SEVERITY}
+        if decision in SEVERITY:
+            assert all(SEVERITY.index(decision) >= SEVERITY.index(each) for each in before)
+        elif decision is ERROR:
+            assert UNSAFE not in before
+
+
+def test_responses_and_whole_turns_do_not_touch_each_other() -> None:
+    worst = WorstSoFar()
+    unsafe, safe = GUARD.saying(UNSAFE), GUARD.saying(SAFE)
+    worst.tell(Outcome("a", unsafe, Judgement(assign("x"), Place(0, 1, False))))
+    other = worst.tell(Outcome("b", safe, Judgement(assign("x"), Place(0, 1, False))))
+    turn = worst.tell(Outcome("c", safe, Judgement(assign("x"))))
+    assert [(each.outcome.result, each.current) for each in (other, turn)] == [(safe, None), (safe, None)]

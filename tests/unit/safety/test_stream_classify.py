@@ -206,6 +206,21 @@ async def test_a_growing_response_is_judged_on_its_way_and_at_its_end(stub: Any,
     assert (await stub.Classify(alone)).verdict == told[-1].verdict
 
 
+async def test_a_hazard_that_the_whole_text_hides_stays_unsafe(stub: Any, classifier: Gated) -> None:
+    classifier.answer = lambda texts: [answer(0.9 if text.endswith("bomb.") else 0.2) for text in texts]
+    told = await answers(
+        stub, [opening("r"), piece("r", "How to build a bomb."), piece("r", " Bread needs flour.", last=True)]
+    )
+    assert [(each.verdict.decision, each.final, each.judged_characters) for each in told] == [
+        (UNSAFE, False, 20),
+        (UNSAFE, True, 39),
+    ]
+    first, last = told
+    assert last.verdict == first.verdict
+    assert (last.current_verdict.decision, last.current_verdict.unsafe_probability) == (SAFE, 0.2)
+    assert not first.HasField("current_verdict")
+
+
 async def test_no_safe_verdict_is_final_before_the_end_was_declared(stub: Any) -> None:
     requests = [opening("never-ended"), opening("ended")]
     for _ in range(6):

@@ -655,6 +655,7 @@ class StreamClassifyResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
     JUDGED_CHARACTERS_FIELD_NUMBER: _builtins.int
+    CURRENT_VERDICT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item's id, as it was sent; empty if it could not be read."""
     final: _builtins.bool
@@ -665,11 +666,19 @@ class StreamClassifyResponse(_message.Message):
     """How much of a response was judged, in characters (Unicode code points) from its beginning; 0 for whole turns."""
     @_builtins.property
     def verdict(self) -> Global___Verdict:
-        """The verdict."""
+        """The verdict. On a growing response it is never milder than one told before: what was UNSAFE stays so, by the
+        same verdict, whatever comes behind it.
+        """
 
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """Why there is none. Paths of invalid fields begin at the item's request, opening or piece."""
+
+    @_builtins.property
+    def current_verdict(self) -> Global___Verdict:
+        """What is said of the text so far, where that is milder than an earlier verdict, which `verdict` then repeats; absent
+        otherwise.
+        """
 
     def __init__(
         self,
@@ -679,10 +688,11 @@ class StreamClassifyResponse(_message.Message):
         status: _status_pb2.Status | None = ...,
         final: _builtins.bool = ...,
         judged_characters: _builtins.int = ...,
+        current_verdict: Global___Verdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_verdict", b"current_verdict", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "item_id", b"item_id", "judged_characters", b"judged_characters", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_verdict", b"current_verdict", "final", b"final", "item_id", b"item_id", "judged_characters", b"judged_characters", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["verdict", "status"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
