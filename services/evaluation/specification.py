@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from services.evaluation.source_specification import Source, Variants
 from services.evaluation.specification_base import Expression, Identifier, Specification, Template
@@ -16,6 +25,7 @@ from services.evaluation.specification_base import Expression, Identifier, Speci
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 SuiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class RequestKind(StrEnum):
@@ -116,12 +126,36 @@ class ScorerUse(Specification):
         return self.model_copy(update={"parameters": {**self.parameters, **found}})
 
 
-class SafetyJudging(Specification):
-    """Have a guard judge each item; adds the metric ``unsafe`` (1 if the guard says UNSAFE)."""
+class JudgeChoice(Specification):
+    """Who judges safety: a guard of the safety service, or a policy of its own; by default the service's guard."""
+
+    guard: JudgeName | None = None
+    policy: JudgeName | None = None
+    threshold: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _thresholds_come_from_one_place(self) -> Self:
+        if self.policy is not None and self.threshold is not None:
+            raise ValueError("a policy says from which probability on a hazard counts; leave out policy or threshold")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_policy(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Tasks without one keep the digest that they had before there were policies.
+        content: dict[str, Any] = dumped(self)
+        if self.policy is None:
+            content.pop("policy", None)
+        return content
+
+
+class SafetyJudging(JudgeChoice):
+    """Have a guard or a policy judge each item; adds the metric ``unsafe`` (1 if it says UNSAFE)."""
 
     aspect: Literal["response", "prompt"] = "response"
-    guard: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
-    threshold: float | None = Field(default=None, gt=0, le=1)
+
+    def by(self, choice: JudgeChoice) -> "SafetyJudging":
+        """Return the same judging by somebody else."""
+        return SafetyJudging(guard=choice.guard, policy=choice.policy, threshold=choice.threshold, aspect=self.aspect)
 
 
 class Comparability(Specification):
@@ -237,6 +271,7 @@ class SuiteEntry(Specification):
     few_shot_count: int | None = Field(default=None, ge=0, le=64)
     format: PromptFormat | None = None
     max_tokens: int | None = Field(default=None, ge=1)
+    safety: JudgeChoice | None = Field(default=None, description="Who judges the task's safety instead.")
 
     @model_validator(mode="before")
     @classmethod

@@ -93,7 +93,7 @@ def with_changes(task: Task, entry: SuiteEntry, *, from_family: bool) -> Task:
     """The task as a suite entry wants it.
 
     Raises:
-        ValueError: the entry changes examples of a task that has none.
+        ValueError: the entry changes examples or a guard of a task that has none.
     """
     changes: dict[str, Any] = {}
     if entry.format is not None:
@@ -107,6 +107,10 @@ def with_changes(task: Task, entry: SuiteEntry, *, from_family: bool) -> Task:
         if few_shot.examples is not None and entry.few_shot_count > len(few_shot.examples):
             raise ValueError(f"the task has {len(few_shot.examples)} few_shot examples")
         changes["few_shot"] = few_shot.model_copy(update={"count": entry.few_shot_count})
+    if entry.safety is not None:
+        if task.spec.safety is None:
+            raise ValueError("no guard judges the task, so there is none to replace")
+        changes["safety"] = task.spec.safety.by(entry.safety)
     spec = task.spec.model_copy(update=changes)
     return Task(task.name, task.family, spec, task.constants, task.bundled_data, from_family, entry.limit)
 

@@ -13,7 +13,8 @@ from services.evaluation.data_roots import DataRoots
 from services.evaluation.hub import HuggingFaceHub
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.manager import RunManager
-from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteSafetyJudge, RemoteScorerPanel
+from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteScorerPanel
+from services.evaluation.runs.remote_safety import RemoteSafetyJudge
 from services.evaluation.runs.store import RunStore
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.settings import EvaluationSettings

@@ -100,13 +100,15 @@ class RunManager:
         """Store and start a run.
 
         Raises:
-            NotFoundError: suite, task, scorer or model does not exist.
+            NotFoundError: suite, task, scorer, guard, policy or model does not exist.
+            FailedPreconditionError: a guard or a policy cannot judge what a task wants judged.
             AlreadyExistsError: the run id is taken.
         """
         if (earlier := await self._earlier(request)) is not None:
             return earlier
         suite = await self._suites.resolve(request.suite, request.tasks)
         await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
+        await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
         # Before the lock: the content of a model that was just registered may take a while to be read.
         digest = await wait_out(
             partial(self._peers.generator.model_digest, request.model),

@@ -67,12 +67,15 @@ class ScoredOutput:
 
 @dataclass(frozen=True, slots=True)
 class SafetyVerdict:
-    """A guard's decision: ``safe``, ``unsafe``, ``controversial`` or ``error``."""
+    """A decision on safety: ``safe``, ``unsafe``, ``controversial`` or ``error``.
+
+    ``judges`` are the guards that judged and, where one was applied, the policy.
+    """
 
     decision: str
     error_reason: str
     truncated: bool
-    guard: JudgeReference
+    judges: tuple[JudgeReference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,10 @@ class SafetyJudge(Protocol):
 
     async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
         """Judge the last of the turns."""
+        ...
+
+    async def check(self, judgings: Sequence[SafetyJudging]) -> None:
+        """Raise NotFoundError or FailedPreconditionError if a named guard or policy cannot judge as asked."""
         ...
 
 

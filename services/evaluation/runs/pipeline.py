@@ -183,9 +183,9 @@ class ItemPipeline:
         try:
             metrics, answer, judges = await self._scored(item, output)
             if self._task.safety is not None:
-                unsafe, guard = await self._verdict(item, output)
+                unsafe, safety_judges = await self._verdict(item, output)
                 metrics[UNSAFE_METRIC] = unsafe
-                judges = (*judges, guard)
+                judges = (*judges, *safety_judges)
         except FleetError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 raise RunCannotGoOnError(error) from error
@@ -227,8 +227,8 @@ class ItemPipeline:
         answers = (result.extracted_answer for result in results if result.extracted_answer is not None)
         return metrics, next(answers, None), tuple(result.scorer for result in results)
 
-    async def _verdict(self, item: Item, output: _Output) -> tuple[float, JudgeReference]:
-        """1.0 if the guard calls the item unsafe (or controversial), 0.0 if it calls it safe, and the guard."""
+    async def _verdict(self, item: Item, output: _Output) -> tuple[float, tuple[JudgeReference, ...]]:
+        """1.0 if the item is judged unsafe (or controversial), 0.0 if it is judged safe, and who judged."""
         judging = self._task.safety
         if judging is None:
             raise InternalError("no guard is asked for")
@@ -236,13 +236,13 @@ class ItemPipeline:
         if judging.aspect == "response":
             said = output.text or ""
             if not said.strip():
-                return 0.0, _NO_GUARD
+                return 0.0, (_NO_GUARD,)
             turns = (*turns, Message("assistant", said))
         classify = partial(self._safety.classify, turns, judging)
         verdict = await wait_out(classify, patience_seconds=self._patience_seconds)
         if verdict.decision == "error":
             raise VerdictError(f"the guard could not judge the {judging.aspect}: {verdict.error_reason}")
-        return float(verdict.decision != "safe"), verdict.guard
+        return float(verdict.decision != "safe"), verdict.judges
 
 
 def _item_seed(run_seed: int, task: str, item: str) -> int:

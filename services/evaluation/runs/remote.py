@@ -1,4 +1,4 @@
-"""The four other services over gRPC."""
+"""The generation, scoring and aggregation services over gRPC."""
 
 import copy
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
@@ -7,11 +7,10 @@ from typing import TypeVar
 import grpc.aio
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
-from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.errors import LeaseLostError
-from services.evaluation.items import Message, Prompt
+from services.evaluation.items import Prompt
 from services.evaluation.runs import translation
 from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
@@ -20,11 +19,9 @@ from services.evaluation.runs.peers import (
     GeneratedText,
     GenerationOptions,
     ItemKey,
-    SafetyVerdict,
     ScoredOutput,
     ScorerCall,
 )
-from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import (
     FailedPreconditionError,
     InternalError,
@@ -136,28 +133,6 @@ class RemoteGenerator:
             model_digest=response.model_digest,
             truncated=response.truncated,
         )
-
-
-class RemoteSafetyJudge:
-    """The safety service behind a channel."""
-
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
-        self._stub = safety_pb2_grpc.SafetyServiceStub(channel)
-        self._timeout_seconds = timeout_seconds
-
-    async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
-        """Judge the last of the turns."""
-        request = safety_pb2.ClassifyRequest(
-            conversation=translation.conversation(messages),
-            aspect=safety_pb2.ASPECT_PROMPT if judging.aspect == "prompt" else safety_pb2.ASPECT_RESPONSE,
-            guard=f"guards/{judging.guard}" if judging.guard else "",
-            threshold=judging.threshold,
-        )
-        try:
-            verdict = (await self._stub.Classify(request, timeout=self._timeout_seconds)).verdict
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        return translation.verdict_from_proto(verdict)
 
 
 class RemoteScorerPanel:

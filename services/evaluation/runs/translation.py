@@ -129,15 +129,23 @@ def usage_to_proto(usage: Usage) -> common_pb2.Usage:
 
 
 def verdict_from_proto(verdict: safety_pb2.Verdict) -> SafetyVerdict:
-    """A guard's verdict; an unknown decision is an error."""
-    guard = verdict.guard
-    digest = ":".join((guard.weights_digest, guard.template_digest, guard.calibration_digest))
+    """What a guard or a policy decided; an unknown decision is an error."""
+    guards = [each.guard for each in verdict.guard_verdicts] or [verdict.guard]
+    judges = [_guard_reference(guard) for guard in guards]
+    if verdict.HasField("policy"):
+        policy = verdict.policy
+        judges.append(JudgeReference(policy.name, policy.version, policy.digest))
     return SafetyVerdict(
         decision=_DECISIONS.get(verdict.decision, "error"),
         error_reason=verdict.error_reason or "UNKNOWN_DECISION",
         truncated=verdict.truncated,
-        guard=JudgeReference(guard.name, guard.engine, digest),
+        judges=tuple(judges),
     )
+
+
+def _guard_reference(guard: safety_pb2.GuardReference) -> JudgeReference:
+    digest = ":".join((guard.weights_digest, guard.template_digest, guard.calibration_digest))
+    return JudgeReference(guard.name, guard.engine, digest)
 
 
 def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:

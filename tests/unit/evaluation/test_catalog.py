@@ -8,6 +8,7 @@ import pytest
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.errors import SpecificationError
+from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, NotFoundError
 
 WriteTask = Callable[[Mapping[str, Any]], Path]
@@ -73,6 +74,19 @@ def test_another_folder_adds_tasks_and_suites(write_task: WriteTask, definition:
     assert original.spec.format == "plain"
 
 
+def test_a_suite_may_have_a_tasks_safety_judged_by_somebody_else(
+    write_task: WriteTask, definition: dict[str, Any]
+) -> None:
+    folder = write_task(definition | {"safety": {"aspect": "response", "threshold": 0.3}})
+    write_suite(folder, "mine", "[{task: sums, safety: {guard: big, policy: strict}}]")
+    catalog = Catalog([folder])
+    [sums] = catalog.suite("mine").tasks
+    assert sums.spec.safety == SafetyJudging(aspect="response", guard="big", policy="strict")
+    original = catalog.task("sums")
+    assert original.spec.safety == SafetyJudging(aspect="response", threshold=0.3)
+    assert sums.digest != original.digest
+
+
 def test_a_name_cannot_be_defined_twice(write_task: WriteTask, definition: dict[str, Any]) -> None:
     catalog = Catalog.load([write_task(definition | {"name": "gsm8k"})])
     says = r"definitions/tasks/gsm8k\.yaml:1: name: 'gsm8k' is defined in .*tasks/gsm8k\.yaml already; rename one"
@@ -130,6 +144,7 @@ def test_a_suite_that_names_an_unknown_task_says_where(write_task: WriteTask, de
         ("[{task: sums, few_shot_count: 1}]", "the task has no few_shot examples to count"),
         ("[kinds, kinds_a]", "named twice: kinds_a"),
         ("[{task: shots, few_shot_count: 2}]", "the task has 1 few_shot examples"),
+        ("[{task: sums, safety: {policy: strict}}]", "no guard judges the task"),
     ],
 )
 def test_changes_that_a_task_cannot_take_are_refused(

@@ -13,6 +13,7 @@ from services.evaluation.catalog import Catalog
 from services.evaluation.documents import parse_document, validate
 from services.evaluation.errors import SpecificationError
 from services.evaluation.specification import MetricUse, SuiteSpec, TaskSpec
+from services.evaluation.tasks import canonical_digest
 
 WriteTask = Callable[[Mapping[str, Any]], Path]
 
@@ -92,6 +93,8 @@ def test_a_small_task_is_valid(write_task: WriteTask, definition: dict[str, Any]
         ({"scorers": [{"scorer": "s", "metrics": []}]}, "scorers[0].metrics: "),
         ({"safety": {"aspect": "answer"}}, "safety.aspect: Input should be 'response' or 'prompt'"),
         ({"safety": {"threshold": 0}}, "safety.threshold: "),
+        ({"safety": {"policy": "policies/strict"}}, "safety.policy: "),
+        ({"safety": {"policy": "strict", "threshold": 0.5}}, "leave out policy or threshold"),
         ({"provenance": {"licence": "MIT"}}, "provenance.citation: is missing"),
     ],
 )
@@ -127,6 +130,22 @@ def test_a_response_cannot_be_judged_where_none_is_generated(
 ) -> None:
     assert "use aspect: prompt" in complaint(write_task, choice_definition | {"safety": {"aspect": "response"}})
     assert Catalog([write_task(choice_definition | {"safety": {"aspect": "prompt"}})]).task("sums")
+
+
+def test_a_guard_or_a_policy_may_be_named_and_changes_the_digest(definition: dict[str, Any]) -> None:
+    digests = set()
+    for named in ({}, {"guard": "llama-guard-3.1"}, {"policy": "chat.children"}, {"guard": "g", "policy": "p"}):
+        content = definition | {"safety": named}
+        safety = TaskSpec.model_validate(content).safety
+        assert safety is not None
+        assert (safety.guard, safety.policy) == (named.get("guard"), named.get("policy"))
+        digests.add(canonical_digest(safety.model_dump(mode="json")))
+    assert len(digests) == 4
+
+
+def test_a_task_without_a_policy_keeps_the_digest_that_it_had_before_there_were_any(definition: dict[str, Any]) -> None:
+    spec = TaskSpec.model_validate(definition | {"safety": {}})
+    assert spec.model_dump(mode="json")["safety"] == {"aspect": "response", "guard": None, "threshold": None}
 
 
 def test_a_failed_item_counts_as_the_worst_value_or_as_nothing(definition: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class FakeGenerator:
 
 
 class FakeSafetyJudge:
-    """Calls a text unsafe that contains "bad", and cannot judge one that contains "garbled"."""
+    """Calls a text unsafe that contains "bad", cannot judge one that contains "garbled", and knows one policy."""
 
     def __init__(self) -> None:
         self.judged: list[Sequence[Message]] = []
@@ -78,8 +78,13 @@ class FakeSafetyJudge:
         text = messages[-1].content.lower()
         decision = "error" if "garbled" in text else "unsafe" if "bad" in text else "safe"
         return SafetyVerdict(
-            decision, "NAN" if decision == "error" else "", False, JudgeReference("guards/g", "1", "d")
+            decision, "NAN" if decision == "error" else "", False, (JudgeReference("guards/g", "1", "d"),)
         )
+
+    async def check(self, judgings: Sequence[SafetyJudging]) -> None:
+        for judging in judgings:
+            if judging.policy not in (None, "strict"):
+                raise not_found("policy", judging.policy, ["strict"])
 
 
 class FakeScorerPanel:

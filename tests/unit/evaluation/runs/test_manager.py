@@ -232,6 +232,14 @@ async def test_an_unknown_scorer_is_refused_before_anything_is_spent(
         await manager(store, book, fleet).create(REQUEST)
 
 
+async def test_an_unknown_policy_is_refused_before_anything_is_spent(
+    store: RunStore, book: Book, fleet: Any, make_task: Any
+) -> None:
+    book.suite = Suite("demo", "a suite", (make_task(safety={"policy": "strikt"}),))
+    with pytest.raises(NotFoundError, match="did you mean 'strict'"):
+        await manager(store, book, fleet).create(REQUEST)
+
+
 async def test_a_stopped_process_leaves_its_run_to_the_next_one(store: RunStore, book: Book, fleet: Any) -> None:
     fleet.generator.gate = asyncio.Event()
     first = manager(store, book, fleet)
