@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from services.inference import contract
 from services.inference.contract import ClassifierArguments
+from services.inference.engines.allocator import return_large_blocks
 from services.inference.engines.seams import Tensors
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.inference.failures import InferenceFailure, encode_failure
@@ -23,6 +24,8 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the checkpoint that model.json names."""
         prepare_stub()
+        # This process holds one classifier and nothing else.
+        return_large_blocks()
         try:
             arguments = model_arguments(args, ClassifierArguments)
             self._engine = SequenceClassifierEngine.load(arguments, StubMetrics(args["model_name"]))
