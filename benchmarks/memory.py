@@ -38,16 +38,24 @@ def tree_whole_resident_mib(process_id: int) -> float:
 
     Unlike PSS it does not depend on which other processes happen to use the same libraries.
     """
-    pages, waiting = 0, [process_id]
+    return sum(whole_resident_mib(process_id).values())
+
+
+def whole_resident_mib(process_id: int) -> dict[str, float]:
+    """Return the resident memory (RSS) of a process and of each descendant, by program name and process id."""
+    found: dict[str, float] = {}
+    waiting = [process_id]
     while waiting:
         current = waiting.pop()
         try:
-            pages += int(Path(f"/proc/{current}/statm").read_text(encoding="ascii").split()[1])
+            pages = int(Path(f"/proc/{current}/statm").read_text(encoding="ascii").split()[1])
+            name = Path(f"/proc/{current}/comm").read_text(encoding="utf-8").strip()
             for task in Path(f"/proc/{current}/task").iterdir():
                 waiting += [int(child) for child in (task / "children").read_text(encoding="ascii").split()]
         except OSError:
             continue
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+        found[f"{name}/{current}"] = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    return found
 
 
 class PlantedLeak(AbstractContextManager["PlantedLeak"]):

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from benchmarks.memory import tree_whole_resident_mib
+from benchmarks.memory import whole_resident_mib
 from benchmarks.report import installed_versions, write_result
 from benchmarks.safety_alone import SafetyAlone
 
@@ -33,9 +34,30 @@ WORDS = Path(__file__).parents[1] / "examples" / "tiny_policy" / "english_words.
 SHORTEST_WORDS, LONGEST_WORDS = 10, 160
 # As long as the guard itself may take: on slow machines eight batches wait for one another.
 CALL_SECONDS = 120.0
-# Of the whole time: what comes before is warm-up, and the first and last such parts are compared.
-PART = 0.2
 WARM_UP_BATCHES = 2
+# Of the whole time (30 of 120 seconds): caches, thread pools and allocators grow to their size.
+WARM_UP_SHARE = 0.25
+# Of the whole time: the levels behind the warm-up and at the end are medians of so much.
+LEVEL_SHARE = 0.1
+SERIES_STEPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The memory of a process tree at one moment.
+
+    Attributes:
+        seconds: since the load began.
+        resident_mib: of each process, by program name and process id.
+    """
+
+    seconds: float
+    resident_mib: Mapping[str, float]
+
+    @property
+    def total_mib(self) -> float:
+        """Of all processes."""
+        return sum(self.resident_mib.values())
 
 
 @dataclass(slots=True)
@@ -45,7 +67,7 @@ class Tally:
     verdicts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     call_seconds: list[float] = field(default_factory=list)
-    memory_mib: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, list[Sample]] = field(default_factory=dict)
 
 
 class Completions:
@@ -118,10 +140,11 @@ def reason_of(status: status_pb2.Status) -> str:
 
 async def watch_memory(process_ids: dict[str, int], tally: Tally) -> None:
     """Read the memory of process trees every second, until cancelled."""
+    started = time.monotonic()
     while True:
         for name, process in process_ids.items():
-            used = await asyncio.to_thread(tree_whole_resident_mib, process)
-            tally.memory_mib.setdefault(name, []).append(used)
+            used = await asyncio.to_thread(whole_resident_mib, process)
+            tally.memory.setdefault(name, []).append(Sample(time.monotonic() - started, used))
         await asyncio.sleep(1.0)
 
 
@@ -158,13 +181,37 @@ def figures_of(tally: Tally, clients: int, size: int, seconds: float) -> dict[st
         "batch_p50_ms": 1000 * statistics.median(latencies),
         "batch_p99_ms": 1000 * latencies[int(0.99 * (len(latencies) - 1))],
     }
-    for name, samples in tally.memory_mib.items():
-        part = max(1, int(PART * len(samples)))
-        # What comes before is warm-up: caches, thread pools and arenas grow to their size.
-        first = statistics.median(samples[part : 2 * part] or samples)
-        last = statistics.median(samples[-part:])
-        figures |= {f"{name}_first_mib": first, f"{name}_last_mib": last, f"{name}_growth_ratio": last / first}
+    for name, samples in tally.memory.items():
+        figures |= memory_figures(name, samples)
     return figures
+
+
+def memory_figures(name: str, samples: Sequence[Sample]) -> dict[str, float]:
+    """Return the memory at the start, behind the warm-up and at the end, and both growths."""
+    end = samples[-1].seconds
+    warm, level = WARM_UP_SHARE * end, LEVEL_SHARE * end
+    start = samples[0].total_mib
+    behind = [each.total_mib for each in samples if warm <= each.seconds <= warm + level] or [start]
+    last = [each.total_mib for each in samples if each.seconds >= end - level]
+    warmed, final = statistics.median(behind), statistics.median(last)
+    return {
+        f"{name}_start_mib": start,
+        f"{name}_warm_mib": warmed,
+        f"{name}_end_mib": final,
+        f"{name}_peak_mib": max(each.total_mib for each in samples),
+        f"{name}_growth_from_start_ratio": final / start,
+        f"{name}_growth_after_warm_up_ratio": final / warmed,
+    }
+
+
+def memory_series(samples: Sequence[Sample]) -> list[str]:
+    """Return a line for each process: its memory at some moments of the run, in MiB."""
+    chosen = samples[:: max(1, len(samples) // SERIES_STEPS)]
+    names = dict.fromkeys(name for each in samples for name in each.resident_mib)
+    return [
+        f"{name.partition('/')[0]}: " + " ".join(f"{each.resident_mib.get(name, 0.0):.0f}" for each in chosen)
+        for name in names
+    ]
 
 
 def main() -> None:
@@ -182,10 +229,16 @@ def main() -> None:
         print(f"{name:24} {value:,.2f}")
     for name, number in sorted(tally.failures.items()):
         print(f"failed: {name} {number:,}")
+    series = {name: memory_series(samples) for name, samples in tally.memory.items()}
+    for name, lines in series.items():
+        print("\n".join(f"MiB of {name}, {line}" for line in lines))
     notes = [
         "Triton and the safety service alone on one machine with the load's own clients, which take CPU from them.",
         f"Completions of {SHORTEST_WORDS} to {LONGEST_WORDS} words, all different; the verdict cache is on, never hit.",
-        "Memory is resident memory of each process with its descendants: medians of the second and the last fifth.",
+        "Memory is resident memory of each process with its descendants, shared pages counted by each. start: behind "
+        f"{WARM_UP_BATCHES} batches; warm: when {WARM_UP_SHARE:.0%} of the time is over; end: the last tenth. "
+        "growth_from_start has the warm-up in it, growth_after_warm_up has not.",
+        *(f"MiB of {name} in {SERIES_STEPS} equal steps, {line}" for name, lines in series.items() for line in lines),
     ]
     write_result(told.json, "safety_load", figures=figures, versions=installed_versions("grpcio", "torch"), notes=notes)
     sys.exit(1 if tally.failures else 0)
