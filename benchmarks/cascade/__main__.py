@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("EVALFLEET_DATA_DIR", "../shared/data")))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cascade.json"), help="(%(default)s)")
     parser.add_argument("--encoder", type=Path, help="encoder folder; default: the offline package, then the hub")
-    parser.add_argument("--taught-texts", type=int, default=8000, help="that the cheap guard learns on (%(default)s)")
+    parser.add_argument("--taught-texts", type=int, default=16000, help="that the cheap guard learns on (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=0.02, help="(%(default)s)")
     parser.add_argument("--delta", type=float, default=0.1, help="(%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="(%(default)s)")
