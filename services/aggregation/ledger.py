@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,33 @@ class SqlLedger:
     def observations(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Observation]]:
         """See ``ResultLedger.observations``."""
         return self._pieces(run, _ordered(select(*OBSERVATION_COLUMNS), ResultFilter(task)), observation_of)
+
+    async def run_names(self) -> Sequence[str]:
+        """Return the runs that have results, the one whose first result came last first."""
+        with _reading():
+            async with _connected(self._engine) as connection:
+                found = await unbroken(connection.execute(select(RUNS.c.name).order_by(RUNS.c.run_id.desc())))
+                return list(found.scalars())
+
+    async def rows(
+        self,
+        run: str,
+        columns: Sequence[ColumnElement[Any]],
+        wanted: ResultFilter,
+        limit: int,
+        decode: Callable[[Row[Any]], RecordT],
+    ) -> list[RecordT]:
+        """Read up to ``limit`` rows of columns of ``RESULTS``, in the order of their keys.
+
+        Raises:
+            NotFoundError: the run has no results.
+            LedgerUnavailableError: the database refused.
+        """
+        found: list[RecordT] = []
+        async with aclosing(self._pieces(run, _ordered(select(*columns), wanted).limit(limit), decode)) as pieces:
+            async for piece in pieces:
+                found.extend(piece)
+        return found
 
     async def is_ready(self) -> bool:
         """Whether the database answers."""

@@ -6,13 +6,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 import grpc
-from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+from evalfleet.aggregation.v1 import (
+    aggregation_pb2,
+    aggregation_pb2_grpc,
+    comparison_pb2,
+    item_analysis_pb2,
+    regressions_pb2,
+)
 
+from services.aggregation.comparison.handlers import ComparisonHandlers
+from services.aggregation.comparison.reading import LedgerAnswers
 from services.aggregation.corrected_rates import GuardQuality
 from services.aggregation.errors import InvalidLedgerRequestError
 from services.aggregation.estimation import RunTally
 from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
-from services.aggregation.ledger import ResultFilter, ResultLedger
+from services.aggregation.ledger import ResultFilter, ResultLedger, SqlLedger
 from services.aggregation.messages import (
     estimates_to_proto,
     lease_from_proto,
@@ -41,10 +49,12 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
     Args:
         ledger: where results are.
         page_bytes: a page of ``ListResults`` ends before it grows larger than this, but holds one result at least.
+        comparisons: answers the methods that set runs beside each other.
     """
 
-    def __init__(self, ledger: ResultLedger, *, page_bytes: int) -> None:
+    def __init__(self, ledger: ResultLedger, *, page_bytes: int, comparisons: ComparisonHandlers) -> None:
         self._ledger = ledger
+        self._comparisons = comparisons
         self._page_bytes = page_bytes
 
     async def AppendResults(
@@ -116,11 +126,42 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
             next_page_token=encode_page_token(_cursor_of(page.results[-1]), scope=scope) if page.is_full else "",
         )
 
+    async def CompareRuns(
+        self,
+        request: comparison_pb2.CompareRunsRequest,
+        context: grpc.aio.ServicerContext[comparison_pb2.CompareRunsRequest, comparison_pb2.CompareRunsResponse],
+    ) -> comparison_pb2.CompareRunsResponse:
+        """Compare two runs, item by item."""
+        return await self._comparisons.compare_runs(request)
 
-def hosted(ledger: ResultLedger, *, max_message_bytes: int) -> HostedService:
+    async def AnalyzeItems(
+        self,
+        request: item_analysis_pb2.AnalyzeItemsRequest,
+        context: grpc.aio.ServicerContext[
+            item_analysis_pb2.AnalyzeItemsRequest, item_analysis_pb2.AnalyzeItemsResponse
+        ],
+    ) -> AsyncGenerator[item_analysis_pb2.AnalyzeItemsResponse]:
+        """Analyse the items of a task over several runs."""
+        async with aclosing(self._comparisons.analyze_items(request)) as messages:
+            async for message in messages:
+                yield message
+
+    async def CheckRegressions(
+        self,
+        request: regressions_pb2.CheckRegressionsRequest,
+        context: grpc.aio.ServicerContext[
+            regressions_pb2.CheckRegressionsRequest, regressions_pb2.CheckRegressionsResponse
+        ],
+    ) -> regressions_pb2.CheckRegressionsResponse:
+        """Look for tasks that became worse along runs."""
+        return await self._comparisons.check_regressions(request)
+
+
+def hosted(ledger: SqlLedger, *, max_message_bytes: int) -> HostedService:
     """Return what a server needs to serve this ledger."""
     # Half of what a message may hold: room for what the estimate of a page's size leaves out.
-    servicer = AggregationServicer(ledger, page_bytes=max_message_bytes // 2)
+    comparisons = ComparisonHandlers(LedgerAnswers(ledger))
+    servicer = AggregationServicer(ledger, page_bytes=max_message_bytes // 2, comparisons=comparisons)
     return HostedService(
         FULL_NAME,
         lambda server: aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(servicer, server),

@@ -67,6 +67,7 @@ def _progress_message(progress: TaskProgress) -> evaluation_pb2.TaskProgress:
         item_count=progress.item_count,
         scored_count=progress.scored_count,
         failed_count=progress.failed_count,
+        data_digest=progress.data_digest,
     )
 
 

@@ -8,7 +8,13 @@ from types import TracebackType
 from typing import NoReturn
 
 import grpc
-from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+from evalfleet.aggregation.v1 import (
+    aggregation_pb2,
+    aggregation_pb2_grpc,
+    comparison_pb2,
+    item_analysis_pb2,
+    regressions_pb2,
+)
 from evalfleet.common.v1 import common_pb2
 from evalfleet.endpoints import SERVICES
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
@@ -227,6 +233,13 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self.estimate_requests: list[aggregation_pb2.GetEstimatesRequest] = []
         self.estimates = demo_estimates()
         self.totals = demo_totals()
+        self.compare_requests: list[comparison_pb2.CompareRunsRequest] = []
+        self.comparisons: list[comparison_pb2.CompareRunsResponse] = []
+        self.comparison_refusal = ""
+        self.item_requests: list[item_analysis_pb2.AnalyzeItemsRequest] = []
+        self.analyzed: list[item_analysis_pb2.AnalyzeItemsResponse] = []
+        self.regression_requests: list[regressions_pb2.CheckRegressionsRequest] = []
+        self.regressions = regressions_pb2.CheckRegressionsResponse()
         self.failed = [
             aggregation_pb2.Result(
                 run="runs/r1",
@@ -251,6 +264,28 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self, request: aggregation_pb2.ListResultsRequest, context: grpc.ServicerContext
     ) -> aggregation_pb2.ListResultsResponse:
         return aggregation_pb2.ListResultsResponse(results=self.failed if request.failed_only else [])
+
+    def CompareRuns(
+        self, request: comparison_pb2.CompareRunsRequest, context: grpc.ServicerContext
+    ) -> comparison_pb2.CompareRunsResponse:
+        """Answer with one of ``comparisons`` after another; the last one stays."""
+        self.compare_requests.append(request)
+        if self.comparison_refusal:
+            message = "the runs cannot be paired item by item"
+            fail(context, grpc.StatusCode.FAILED_PRECONDITION, message, reason=self.comparison_refusal)
+        return self.comparisons[min(len(self.compare_requests), len(self.comparisons)) - 1]
+
+    def AnalyzeItems(
+        self, request: item_analysis_pb2.AnalyzeItemsRequest, context: grpc.ServicerContext
+    ) -> Iterator[item_analysis_pb2.AnalyzeItemsResponse]:
+        self.item_requests.append(request)
+        yield from self.analyzed
+
+    def CheckRegressions(
+        self, request: regressions_pb2.CheckRegressionsRequest, context: grpc.ServicerContext
+    ) -> regressions_pb2.CheckRegressionsResponse:
+        self.regression_requests.append(request)
+        return self.regressions
 
 
 class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):

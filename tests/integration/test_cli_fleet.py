@@ -174,3 +174,34 @@ def _read(handle: int) -> str:
     except OSError:
         # Linux reports the end of the other side so.
         return ""
+
+
+def test_two_checkpoints_are_compared_and_their_items_analysed(
+    evalfleet: Evalfleet, tiny_checkpoint: Path, checkpoint_factory: Callable[[int], Path], tmp_path: Path
+) -> None:
+    names = []
+    for checkpoint in (tiny_checkpoint, checkpoint_factory(1302), checkpoint_factory(1303)):
+        report = tmp_path / f"{checkpoint.name}.json"
+        ran = evalfleet("run", "--model", str(checkpoint), "--suite", "demo", "--limit", "40", "--json", str(report))
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        names.append(json.loads(report.read_text())["run"]["name"].removeprefix("runs/"))
+
+    compared = evalfleet("compare", names[0], names[1], "--margin", "0.3", "--json", str(tmp_path / "compared.json"))
+    written = json.loads((tmp_path / "compared.json").read_text())
+    assert compared.returncode == {"not inferior": 0, "inferior": 1}[written["verdict"]], compared.stderr
+    assert {each["task"] for each in written["comparisons"]} >= {"demo_arithmetic", "demo_mcq"}
+    for each in written["comparisons"]:
+        assert each["unpaired_reasons"] == []
+        assert each["item_count"] == each["margin"]["item_count"] == each["margin"]["prefix_count"] == 40
+        assert each["margin"]["decided_after"] <= 40
+        exact = each["variant_value"] - each["base_value"]
+        assert abs(each["difference"] - exact) < 1e-9
+    same = evalfleet("compare", names[0], names[0])
+    assert (same.returncode, "is the base itself" in same.stderr) == (2, True)
+
+    items = evalfleet("items", "demo_mcq", *(f"--run={each}" for each in reversed(names)))
+    assert items.returncode == 0, items.stderr
+    assert "40 items, 3 runs: " in items.stdout
+    watched = evalfleet("regressions", *names)
+    assert watched.returncode in (0, 1), watched.stderr
+    assert "3 checkpoints, " in watched.stdout

@@ -95,6 +95,7 @@ def _progress(message: evaluation_pb2.TaskProgress) -> TaskProgress:
         item_count=message.item_count if message.HasField("item_count") else None,
         scored_count=message.scored_count,
         failed_count=message.failed_count,
+        data_digest=message.data_digest,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evalfleet.answers import Generation
+from evalfleet.comparisons import Comparisons
 from evalfleet.connections import Connection
 from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.models import Models
@@ -70,6 +71,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def runs(self) -> Runs:
         """The runs and their results."""
         return Runs(self._connection("evaluation"), lambda: self._connection("aggregation"))
+
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """Runs beside each other."""
+        return Comparisons(self._connection("aggregation"))
 
     @cached_property
     def safety(self) -> Safety:

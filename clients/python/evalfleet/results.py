@@ -57,12 +57,16 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """How far one task of a run is; ``item_count`` is ``None`` until its data set has been read."""
+    """How far one task of a run is; ``item_count`` is ``None`` until its data set has been read.
+
+    ``data_digest`` is over definition and rows: tasks with the same one ask the same; empty until they have been read.
+    """
 
     task: str
     item_count: int | None
     scored_count: int
     failed_count: int
+    data_digest: str = ""
 
     @property
     def done_count(self) -> int:

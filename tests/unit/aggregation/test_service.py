@@ -9,6 +9,8 @@ import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.common.v1 import common_pb2
 
+from services.aggregation.comparison.handlers import ComparisonHandlers
+from services.aggregation.comparison.reading import LedgerAnswers
 from services.aggregation.errors import LeaseLostError
 from services.aggregation.ledger import SqlLedger
 from services.aggregation.records import AppendCounts, Result, RunLease
@@ -112,7 +114,8 @@ async def test_keys_and_failures(stub: Stub, message: MessageFactory) -> None:
 
 
 async def test_a_page_ends_before_it_grows_too_large(ledger: SqlLedger, message: MessageFactory) -> None:
-    servicer = AggregationServicer(ledger, page_bytes=2500)
+    comparisons = ComparisonHandlers(LedgerAnswers(ledger))
+    servicer = AggregationServicer(ledger, page_bytes=2500, comparisons=comparisons)
     service = HostedService(
         "evalfleet.aggregation.v1.AggregationService",
         lambda server: aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(servicer, server),

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import click
 
-from evalfleet.cli import calibrate_guard, classify, generate, guards, models, run, runs, suites
+from evalfleet.cli import (
+    calibrate_guard,
+    classify,
+    compare,
+    generate,
+    guards,
+    items,
+    models,
+    regressions,
+    run,
+    runs,
+    suites,
+)
 from evalfleet.cli.session import Session
 from evalfleet.endpoints import SERVICES, default_state_dir
 from evalfleet.errors import EvalFleetError
@@ -100,6 +112,7 @@ Examples:
   evalfleet run --model out/step-100 --suite demo
   evalfleet runs                                what was run
   evalfleet show RUN --failed                   its table and its failed items
+  evalfleet compare BASE VARIANT --margin 0.01  did the variant lose anything?
 
 Each command has --help with more examples.""",
 )
@@ -129,6 +142,9 @@ for command in (
     runs.show,
     runs.watch,
     runs.cancel,
+    compare.compare,
+    items.items,
+    regressions.regressions,
     models.models,
     suites.suites,
     classify.classify,

@@ -4,6 +4,9 @@ import grpc
 import warnings
 
 from evalfleet.aggregation.v1 import aggregation_pb2 as evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2
+from evalfleet.aggregation.v1 import comparison_pb2 as evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2
+from evalfleet.aggregation.v1 import item_analysis_pb2 as evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2
+from evalfleet.aggregation.v1 import regressions_pb2 as evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +53,21 @@ class AggregationServiceStub:
                 request_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.FromString,
                 _registered_method=True)
+        self.CompareRuns = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/CompareRuns',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsResponse.FromString,
+                _registered_method=True)
+        self.AnalyzeItems = channel.unary_stream(
+                '/evalfleet.aggregation.v1.AggregationService/AnalyzeItems',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsResponse.FromString,
+                _registered_method=True)
+        self.CheckRegressions = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/CheckRegressions',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
+                _registered_method=True)
 
 
 class AggregationServiceServicer:
@@ -77,6 +95,27 @@ class AggregationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareRuns(self, request, context):
+        """Compares two runs, item by item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnalyzeItems(self, request, context):
+        """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckRegressions(self, request, context):
+        """Looks for tasks that became worse over a sequence of checkpoints.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +133,21 @@ def add_AggregationServiceServicer_to_server(servicer, server):
                     servicer.ListResults,
                     request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.FromString,
                     response_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.SerializeToString,
+            ),
+            'CompareRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRuns,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsResponse.SerializeToString,
+            ),
+            'AnalyzeItems': grpc.unary_stream_rpc_method_handler(
+                    servicer.AnalyzeItems,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsResponse.SerializeToString,
+            ),
+            'CheckRegressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckRegressions,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +232,87 @@ class AggregationService:
             '/evalfleet.aggregation.v1.AggregationService/ListResults',
             evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.SerializeToString,
             evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/CompareRuns',
+            evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/AnalyzeItems',
+            evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2.AnalyzeItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckRegressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/CheckRegressions',
+            evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

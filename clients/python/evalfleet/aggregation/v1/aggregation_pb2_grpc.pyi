@@ -5,6 +5,9 @@ The ledger of results and the statistics over it."""
 
 from collections import abc as _abc
 from evalfleet.aggregation.v1 import aggregation_pb2 as _aggregation_pb2
+from evalfleet.aggregation.v1 import comparison_pb2 as _comparison_pb2
+from evalfleet.aggregation.v1 import item_analysis_pb2 as _item_analysis_pb2
+from evalfleet.aggregation.v1 import regressions_pb2 as _regressions_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -39,6 +42,12 @@ class AggregationServiceStub:
     """Estimates of every metric of every task of a run."""
     ListResults: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]
     """Lists the results of a run, ordered by (task, item, sample)."""
+    CompareRuns: _grpc.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]
+    """Compares two runs, item by item."""
+    AnalyzeItems: _grpc.UnaryStreamMultiCallable[_item_analysis_pb2.AnalyzeItemsRequest, _item_analysis_pb2.AnalyzeItemsResponse]
+    """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
+    CheckRegressions: _grpc.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]
+    """Looks for tasks that became worse over a sequence of checkpoints."""
 
 @_typing.type_check_only
 class AggregationServiceAsyncStub(AggregationServiceStub):
@@ -51,6 +60,12 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
     """Estimates of every metric of every task of a run."""
     ListResults: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]  # type: ignore[assignment]
     """Lists the results of a run, ordered by (task, item, sample)."""
+    CompareRuns: _aio.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]  # type: ignore[assignment]
+    """Compares two runs, item by item."""
+    AnalyzeItems: _aio.UnaryStreamMultiCallable[_item_analysis_pb2.AnalyzeItemsRequest, _item_analysis_pb2.AnalyzeItemsResponse]  # type: ignore[assignment]
+    """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
+    CheckRegressions: _aio.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]  # type: ignore[assignment]
+    """Looks for tasks that became worse over a sequence of checkpoints."""
 
 class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps every item's one outcome and publishes estimates with intervals."""
@@ -78,5 +93,29 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_aggregation_pb2.ListResultsResponse, _abc.Awaitable[_aggregation_pb2.ListResultsResponse]]:
         """Lists the results of a run, ordered by (task, item, sample)."""
+
+    @_abc_1.abstractmethod
+    def CompareRuns(
+        self,
+        request: _comparison_pb2.CompareRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_comparison_pb2.CompareRunsResponse, _abc.Awaitable[_comparison_pb2.CompareRunsResponse]]:
+        """Compares two runs, item by item."""
+
+    @_abc_1.abstractmethod
+    def AnalyzeItems(
+        self,
+        request: _item_analysis_pb2.AnalyzeItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_item_analysis_pb2.AnalyzeItemsResponse], _abc.AsyncIterator[_item_analysis_pb2.AnalyzeItemsResponse]]:
+        """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
+
+    @_abc_1.abstractmethod
+    def CheckRegressions(
+        self,
+        request: _regressions_pb2.CheckRegressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_regressions_pb2.CheckRegressionsResponse, _abc.Awaitable[_regressions_pb2.CheckRegressionsResponse]]:
+        """Looks for tasks that became worse over a sequence of checkpoints."""
 
 def add_AggregationServiceServicer_to_server(servicer: AggregationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

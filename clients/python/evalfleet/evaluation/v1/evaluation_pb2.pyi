@@ -68,6 +68,7 @@ class TaskProgress(_message.Message):
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     SCORED_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     item_count: _builtins.int
@@ -76,6 +77,8 @@ class TaskProgress(_message.Message):
     """Items that were scored."""
     failed_count: _builtins.int
     """Items that failed."""
+    data_digest: _builtins.str
+    """SHA-256 (hex) over the task's definition, its few-shot examples and all its rows; empty until they have been read."""
     def __init__(
         self,
         *,
@@ -83,10 +86,11 @@ class TaskProgress(_message.Message):
         item_count: _builtins.int | None = ...,
         scored_count: _builtins.int = ...,
         failed_count: _builtins.int = ...,
+        data_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "item_count", b"item_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "failed_count", b"failed_count", "item_count", b"item_count", "scored_count", b"scored_count", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "data_digest", b"data_digest", "failed_count", b"failed_count", "item_count", b"item_count", "scored_count", b"scored_count", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_count: _TypeAlias = _typing.Literal["item_count"]  # noqa: Y015
     _WhichOneofArgType__item_count: _TypeAlias = _typing.Literal["_item_count", b"_item_count"]  # noqa: Y015

@@ -1,0 +1,1 @@
+"""Measures over items and samples: pure functions of arrays, each with its source."""

@@ -1,0 +1,1 @@
+"""Decisions that are right whenever one stops."""
