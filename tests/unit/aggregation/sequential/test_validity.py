@@ -1,0 +1,119 @@
+"""How often answers are wrong: at most as often as promised, whatever is predicted, weighted, and finished first."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from services.aggregation.sequential.questions import DecisionState, Direction, GateRule, PrecisionRule, RareRule
+from services.aggregation.sequential.rare import RareGate
+from services.aggregation.sequential.task import SequentialTask
+
+REPEATS = 120
+# Five percent, and three standard errors of a share of so many repeats.
+TOLERATED = 0.05 + 3 * math.sqrt(0.05 * 0.95 / REPEATS)
+
+
+def binary(size: int, right: int) -> NDArray[np.float64]:
+    return (np.arange(size) < right).astype(float)
+
+
+def adversary(
+    kind: str, scores: NDArray[np.float64], seen: NDArray[np.float64]
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Predictions and weights that know more than anybody can, or less; ``seen`` are the scores so far."""
+    if kind == "none":
+        return None, None
+    good = np.where(scores > 0, 0.9, 0.1)
+    if kind == "right":
+        return good, np.where(scores > 0, 0.5, 2.0)
+    if kind == "wrong":
+        return np.asarray(1.0 - good), np.where(scores > 0, 2.0, 0.3)
+    # Flatters or slanders depending on how things go, and draws what has been rare.
+    is_high = len(seen) > 0 and seen.mean() > 0.6
+    return np.full(len(scores), 0.99 if is_high else 0.01), np.where((scores > 0) == is_high, 0.2, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["none", "right", "wrong", "moody"])
+def test_errors_are_rare_whatever_is_predicted(kind: str) -> None:
+    size, right = 200, 120
+    scores = binary(size, right)
+    rules = (GateRule((right + 1) / size), GateRule((right - 1) / size, Direction.AT_MOST), PrecisionRule(0.12))
+    wrong = np.zeros(3)
+    for seed in range(REPEATS):
+        task = SequentialTask(size, seed, rules, whole_scores=True)
+        seen = np.empty(0)
+        while not task.is_exhausted:
+            predictions, weights = adversary(kind, scores, seen)
+            task.begin_batch(predictions, weights)
+            drawn = scores[task.next_draws(size).items]
+            task.observe(drawn)
+            seen = np.concatenate([seen, drawn])
+        summary = task.summary()
+        # Ranges are intersected over time: one that ever missed misses at the end.
+        is_missed = not summary.lower - 1e-9 <= right / size <= summary.upper + 1e-9
+        wrong += [*(each.state is DecisionState.PASSED for each in task.decisions[:2]), is_missed]
+    assert (wrong / REPEATS <= TOLERATED).all(), wrong / REPEATS
+
+
+def test_results_are_valid_in_draw_order_when_hard_items_finish_last_and_not_in_finish_order() -> None:
+    size, right, in_flight = 1500, 900, 150
+    scores = binary(size, right)
+    rule = GateRule((right + 1) / size)
+    passed = {"draw order": 0, "finish order": 0}
+    repeats = 40
+    for seed in range(repeats):
+        task = SequentialTask(size, seed, (rule,), whole_scores=True)
+        task.begin_batch(count=size)
+        drawn = scores[task.next_draws(size).items]
+        # In each window of requests the wrong answers take four times as long.
+        slow = np.random.default_rng(seed).exponential(size=size) * np.where(drawn > 0, 1.0, 4.0)
+        finished = np.argsort(np.arange(size) / in_flight + slow, kind="stable")
+        done = np.zeros(size, np.bool_)
+        for start in range(0, size, in_flight):
+            done[finished[start : start + in_flight]] = True
+            until = size if done.all() else int(np.argmin(done))
+            task.observe(drawn[task.observed : until])
+        passed["draw order"] += task.decisions[0].state is DecisionState.PASSED
+        naive = SequentialTask(size, seed, (rule,), whole_scores=True)
+        naive.begin_batch(count=size)
+        naive.next_draws(size)
+        passed["finish order"] += naive.observe(drawn[finished])[0].state is DecisionState.PASSED
+    assert passed["finish order"] > 0.5 * repeats
+    assert passed["draw order"] <= (0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)) * repeats
+
+
+@pytest.mark.parametrize(("size", "expected"), [(500, 244), (2_000, 314), (10_000, 338)])
+def test_no_violation_certifies_a_rare_rate_after_as_many_items_as_published(size: int, expected: int) -> None:
+    gate = RareGate(RareRule(0.01), size)
+    gate.update(np.zeros(size), np.zeros(size))
+    assert gate.decision.state is DecisionState.PASSED
+    assert gate.decision.decided_after == expected
+
+
+@pytest.mark.parametrize("violations", [19, 20])
+def test_rare_rates_are_rarely_judged_wrongly(violations: int) -> None:
+    size = 2000
+    wrong = 0
+    for seed in range(REPEATS):
+        drawn = np.random.default_rng(seed).permutation(binary(size, violations))
+        gate = RareGate(RareRule(0.01), size)
+        gate.update(drawn, drawn)
+        wrong += (gate.decision.state is DecisionState.PASSED) != (violations < 20)
+    assert wrong / REPEATS <= TOLERATED
+
+
+def test_a_rare_gate_does_not_depend_on_how_draws_are_cut_and_takes_failures_at_their_worst() -> None:
+    drawn = np.random.default_rng(2).permutation(binary(900, 30))
+    whole, parts = RareGate(RareRule(0.02), 900), RareGate(RareRule(0.02), 900)
+    whole.update(drawn, drawn)
+    for start in range(0, 900, 13):
+        parts.update(drawn[start : start + 13], drawn[start : start + 13])
+    assert parts.decision == whole.decision
+    assert whole.decision.state is DecisionState.FAILED
+    unsure = RareGate(RareRule(0.02), 900)
+    unsure.update(np.zeros(900), np.ones(900))
+    assert unsure.decision.state is DecisionState.UNDECIDED
+    with pytest.raises(ValueError, match="0 or 1"):
+        unsure.update(np.array([0.5]), np.array([0.5]))
