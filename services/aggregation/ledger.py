@@ -1,17 +1,19 @@
 """The ledger of results: one outcome for each (run, task, item, sample), the first that came."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.aggregation.errors import LedgerUnavailableError
+from services.aggregation.connections import borrowed, database_errors
+from services.aggregation.drawings.sql import SqlDrawings
+from services.aggregation.drawings.store import DrawingStore
 from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey, RunLease
 from services.aggregation.schema import (
     KEY_COLUMNS,
@@ -52,6 +54,11 @@ class ResultFilter:
 class ResultLedger(Protocol):
     """Keeps results, and reads them back in the order of their keys, in pieces."""
 
+    @property
+    def drawings(self) -> DrawingStore:
+        """The drawings beside the results."""
+        ...
+
     async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
         """Store the results whose keys are new; on return they are durable, all or none.
 
@@ -85,6 +92,12 @@ class SqlLedger:
     def __init__(self, engine: AsyncEngine, writer: LedgerWriter) -> None:
         self._engine = engine
         self._writer = writer
+        self._drawings = SqlDrawings(engine)
+
+    @property
+    def drawings(self) -> DrawingStore:
+        """See ``ResultLedger.drawings``."""
+        return self._drawings
 
     async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
         """Store the results whose keys are new; on return they are committed, all or none.
@@ -109,8 +122,8 @@ class SqlLedger:
 
     async def run_names(self) -> Sequence[str]:
         """Return the runs that have results, the one whose first result came last first."""
-        with _reading():
-            async with _connected(self._engine) as connection:
+        with database_errors():
+            async with borrowed(self._engine) as connection:
                 found = await unbroken(connection.execute(select(RUNS.c.name).order_by(RUNS.c.run_id.desc())))
                 return list(found.scalars())
 
@@ -137,15 +150,15 @@ class SqlLedger:
     async def is_ready(self) -> bool:
         """Whether the database answers."""
         try:
-            async with _connected(self._engine) as connection:
+            async with borrowed(self._engine) as connection:
                 await unbroken(connection.execute(select(1)))
         except DATABASE_ERRORS:
             return False
         return True
 
     async def _run_id(self, run: str) -> int:
-        with _reading():
-            async with _connected(self._engine) as connection:
+        with database_errors():
+            async with borrowed(self._engine) as connection:
                 found = await unbroken(connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == run)))
                 run_id = found.scalar()
                 if run_id is not None:
@@ -160,28 +173,11 @@ class SqlLedger:
             return [decode(row) for row in rows]
 
         of_this_run = statement.where(RESULTS.c.run_id == await self._run_id(run))
-        with _reading():
-            async with _connected(self._engine) as connection:
+        with database_errors():
+            async with borrowed(self._engine) as connection:
                 rows = await unbroken(connection.stream(of_this_run).start())
                 while piece := await unbroken(rows.fetchmany(_PIECE_ROWS)):
                     yield await asyncio.to_thread(decode_all, piece)
-
-
-@asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Borrow a connection; one that is still being opened when its borrower is cancelled is given back, not lost."""
-    opening = asyncio.ensure_future(engine.connect().start())
-    try:
-        connection = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        await asyncio.wait([opening])
-        if opening.exception() is None:
-            await opening.result().close()
-        raise
-    try:
-        yield connection
-    finally:
-        await unbroken(connection.close())
 
 
 @asynccontextmanager
@@ -199,15 +195,6 @@ async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
             yield SqlLedger(engine, writer)
     finally:
         await engine.dispose()
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except DATABASE_ERRORS as error:
-        cause = getattr(error, "orig", None) or error
-        raise LedgerUnavailableError(f"the ledger cannot be read: {cause}; try again") from error
 
 
 def _ordered(statement: Select[Any], wanted: ResultFilter) -> Select[Any]:

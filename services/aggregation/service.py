@@ -10,6 +10,7 @@ from evalfleet.aggregation.v1 import (
     aggregation_pb2,
     aggregation_pb2_grpc,
     comparison_pb2,
+    drawing_pb2,
     item_analysis_pb2,
     regressions_pb2,
 )
@@ -17,8 +18,12 @@ from evalfleet.aggregation.v1 import (
 from services.aggregation.comparison.handlers import ComparisonHandlers
 from services.aggregation.comparison.reading import LedgerAnswers
 from services.aggregation.corrected_rates import GuardQuality
+from services.aggregation.drawings.desk import DrawingDesk
+from services.aggregation.drawings.messages import interval_to_proto
+from services.aggregation.drawings.records import TaskDecision
+from services.aggregation.drawings.service import DrawingCalls
 from services.aggregation.errors import InvalidLedgerRequestError
-from services.aggregation.estimation import RunTally
+from services.aggregation.estimation import ALL_ITEMS, RunTally
 from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
 from services.aggregation.ledger import ResultFilter, ResultLedger, SqlLedger
 from services.aggregation.messages import (
@@ -56,20 +61,23 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         self._ledger = ledger
         self._comparisons = comparisons
         self._page_bytes = page_bytes
+        self._drawings = DrawingCalls(DrawingDesk(ledger.drawings))
 
     async def AppendResults(
         self,
         request_iterator: AsyncIterator[aggregation_pb2.AppendResultsRequest],
         context: grpc.aio.ServicerContext[aggregation_pb2.AppendResultsRequest, aggregation_pb2.AppendResultsResponse],
     ) -> aggregation_pb2.AppendResultsResponse:
-        """Store each message before the next is read, and answer when all are durable."""
+        """Store each message before the next is read, and answer when all are durable, with what they decide."""
         counts = AppendCounts()
+        touched: set[tuple[str, str]] = set()
         message_index = 0
         try:
             async for request in request_iterator:
                 lease = lease_from_proto(request)
                 results = await asyncio.to_thread(results_from_proto, request)
                 counts += await self._ledger.append(results, lease)
+                touched.update((each.run, each.key.task) for each in results)
                 message_index += 1
         except FleetError as error:
             # First, since an error's details are cut at their end when they grow too large.
@@ -80,7 +88,11 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
                 **error.metadata,
             }
             raise
-        return aggregation_pb2.AppendResultsResponse(appended_count=counts.appended, duplicate_count=counts.duplicates)
+        return aggregation_pb2.AppendResultsResponse(
+            appended_count=counts.appended,
+            duplicate_count=counts.duplicates,
+            decisions=await self._drawings.decisions_of(touched),
+        )
 
     async def GetEstimates(
         self,
@@ -96,7 +108,9 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         async with aclosing(self._ledger.observations(_checked_run(request.run), request.task or None)) as pieces:
             async for piece in pieces:
                 await asyncio.to_thread(tally.add, piece)
-        return await asyncio.to_thread(_estimates, tally, level, qualities)
+        response = await asyncio.to_thread(_estimates, tally, level, qualities)
+        _add_task_intervals(response, await self._drawings.of_run(request.run))
+        return response
 
     async def ListResults(
         self,
@@ -125,6 +139,30 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
             results=page.results,
             next_page_token=encode_page_token(_cursor_of(page.results[-1]), scope=scope) if page.is_full else "",
         )
+
+    async def CreateDrawing(
+        self,
+        request_iterator: AsyncIterator[drawing_pb2.CreateDrawingRequest],
+        context: grpc.aio.ServicerContext[drawing_pb2.CreateDrawingRequest, drawing_pb2.CreateDrawingResponse],
+    ) -> drawing_pb2.CreateDrawingResponse:
+        """Fix a task's order and questions."""
+        return await self._drawings.create(request_iterator)
+
+    async def DrawItems(
+        self,
+        request: drawing_pb2.DrawItemsRequest,
+        context: grpc.aio.ServicerContext[drawing_pb2.DrawItemsRequest, drawing_pb2.DrawItemsResponse],
+    ) -> drawing_pb2.DrawItemsResponse:
+        """Return the next items to evaluate."""
+        return await self._drawings.draw(request)
+
+    async def GetDecisions(
+        self,
+        request: drawing_pb2.GetDecisionsRequest,
+        context: grpc.aio.ServicerContext[drawing_pb2.GetDecisionsRequest, drawing_pb2.GetDecisionsResponse],
+    ) -> drawing_pb2.GetDecisionsResponse:
+        """Return what a run's results decide."""
+        return await self._drawings.decisions(request)
 
     async def CompareRuns(
         self,
@@ -200,6 +238,17 @@ def _estimates(
     tally.finish()
     estimates = (estimate for task in tally.tasks for estimate in task.estimates(confidence_level, qualities))
     return estimates_to_proto(estimates, [task.totals for task in tally.tasks])
+
+
+def _add_task_intervals(response: aggregation_pb2.GetEstimatesResponse, decisions: Mapping[str, TaskDecision]) -> None:
+    """Put what a drawing says of the mean over all items beside the estimates from those that were drawn."""
+    for estimate in response.estimates:
+        decision = decisions.get(estimate.task)
+        if decision is None or estimate.group != ALL_ITEMS or estimate.metric != decision.spec.metric:
+            continue
+        estimate.task_interval.CopyFrom(interval_to_proto(decision))
+        if decision.value is not None:
+            estimate.task_value = decision.value
 
 
 def _checked_run(run: str) -> str:

@@ -12,6 +12,7 @@ from evalfleet.aggregation.v1 import (
     aggregation_pb2,
     aggregation_pb2_grpc,
     comparison_pb2,
+    drawing_pb2,
     item_analysis_pb2,
     regressions_pb2,
 )
@@ -286,6 +287,21 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
     ) -> regressions_pb2.CheckRegressionsResponse:
         self.regression_requests.append(request)
         return self.regressions
+
+    def CreateDrawing(
+        self, request_iterator: Iterator[drawing_pb2.CreateDrawingRequest], context: grpc.ServicerContext
+    ) -> drawing_pb2.CreateDrawingResponse:
+        not_offered(context)
+
+    def DrawItems(
+        self, request: drawing_pb2.DrawItemsRequest, context: grpc.ServicerContext
+    ) -> drawing_pb2.DrawItemsResponse:
+        not_offered(context)
+
+    def GetDecisions(
+        self, request: drawing_pb2.GetDecisionsRequest, context: grpc.ServicerContext
+    ) -> drawing_pb2.GetDecisionsResponse:
+        not_offered(context)
 
 
 class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):

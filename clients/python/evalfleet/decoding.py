@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from evalfleet.aggregation.v1 import aggregation_pb2
+from evalfleet.aggregation.v1 import aggregation_pb2, drawing_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.generation.v1 import model_pb2
 from evalfleet.results import (
@@ -114,6 +114,8 @@ def estimate(message: aggregation_pb2.Estimate) -> Estimate:
         value_scored_only=message.value_scored_only if message.HasField("value_scored_only") else None,
         sample_count=message.sample_count,
         corrected=_corrected(message.corrected_rate) if message.HasField("corrected_rate") else None,
+        task_value=message.task_value if message.HasField("task_value") else None,
+        task_interval=_interval(message.task_interval) if message.HasField("task_interval") else None,
     )
 
 
@@ -121,7 +123,7 @@ def _corrected(message: aggregation_pb2.CorrectedRate) -> CorrectedRate:
     return CorrectedRate(message.value if message.HasField("value") else None, _interval(message.interval))
 
 
-def _interval(message: aggregation_pb2.Interval) -> Interval:
+def _interval(message: aggregation_pb2.Interval | drawing_pb2.AnytimeInterval) -> Interval:
     return Interval(message.lower, message.upper, message.confidence_level, message.method)
 
 

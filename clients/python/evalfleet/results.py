@@ -143,6 +143,9 @@ class Estimate:
 
     ``group`` is ``column=value``, or empty for all items. ``value`` is ``None`` when no item counts. ``corrected`` is
     there where the quality of the metric's guard was told.
+
+    Where a part of the items was drawn to speak for all of the task, ``task_value`` estimates the mean over all of
+    them, and ``task_interval`` holds it however often one looks. ``interval`` is for more items of this kind.
     """
 
     task: str
@@ -157,6 +160,8 @@ class Estimate:
     value_scored_only: float | None
     sample_count: int
     corrected: CorrectedRate | None = None
+    task_value: float | None = None
+    task_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)

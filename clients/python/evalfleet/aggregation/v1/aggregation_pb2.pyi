@@ -4,6 +4,7 @@ isort:skip_file
 The ledger of results and the statistics over it."""
 
 from collections import abc as _abc
+from evalfleet.aggregation.v1 import drawing_pb2 as _drawing_pb2
 from evalfleet.common.v1 import common_pb2 as _common_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -325,19 +326,25 @@ class AppendResultsResponse(_message.Message):
 
     APPENDED_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     appended_count: _builtins.int
     """Results that were not in the ledger before."""
     duplicate_count: _builtins.int
     """Results whose (run, task, item, sample) was there already and stayed as it was."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_drawing_pb2.TaskDecision]:
+        """What is decided now in each drawing that the results belong to, ordered by run and task."""
+
     def __init__(
         self,
         *,
         appended_count: _builtins.int = ...,
         duplicate_count: _builtins.int = ...,
+        decisions: _abc.Iterable[_drawing_pb2.TaskDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_count", b"appended_count", "duplicate_count", b"duplicate_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_count", b"appended_count", "decisions", b"decisions", "duplicate_count", b"duplicate_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,6 +402,8 @@ class Estimate(_message.Message):
     VALUE_SCORED_ONLY_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     CORRECTED_RATE_FIELD_NUMBER: _builtins.int
+    TASK_INTERVAL_FIELD_NUMBER: _builtins.int
+    TASK_VALUE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     metric: _builtins.str
@@ -415,6 +424,10 @@ class Estimate(_message.Message):
     """Mean over the scored items alone; absent if there are none."""
     sample_count: _builtins.int
     """Samples behind the estimate; more than the items if items have several samples, which are averaged per item."""
+    task_value: _builtins.float
+    """Estimate of that mean, where `task_interval` is set: `value` is a plain mean over what was drawn, which favours the
+    kinds of items that are drawn more often.
+    """
     @_builtins.property
     def interval(self) -> Global___Interval:
         """Interval for how the model would do on more questions of this kind (items are a sample)."""
@@ -423,6 +436,12 @@ class Estimate(_message.Message):
     def corrected_rate(self) -> Global___CorrectedRate:
         """The rate corrected for the guard's errors; absent unless the request has the quality of this metric's guard and
         every scored item is 0 or 1.
+        """
+
+    @_builtins.property
+    def task_interval(self) -> _drawing_pb2.AnytimeInterval:
+        """For the mean over all items of the task, those that were not drawn included; only for all items of a task with a
+        drawing of this metric.
         """
 
     def __init__(
@@ -440,19 +459,25 @@ class Estimate(_message.Message):
         value_scored_only: _builtins.float | None = ...,
         sample_count: _builtins.int = ...,
         corrected_rate: Global___CorrectedRate | None = ...,
+        task_interval: _drawing_pb2.AnytimeInterval | None = ...,
+        task_value: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "interval", b"interval", "standard_error", b"standard_error", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "interval", b"interval", "standard_error", b"standard_error", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__standard_error: _TypeAlias = _typing.Literal["standard_error"]  # noqa: Y015
     _WhichOneofArgType__standard_error: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error"]  # noqa: Y015
+    _WhichOneofReturnType__task_value: _TypeAlias = _typing.Literal["task_value"]  # noqa: Y015
+    _WhichOneofArgType__task_value: _TypeAlias = _typing.Literal["_task_value", b"_task_value"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
     _WhichOneofReturnType__value_scored_only: _TypeAlias = _typing.Literal["value_scored_only"]  # noqa: Y015
     _WhichOneofArgType__value_scored_only: _TypeAlias = _typing.Literal["_value_scored_only", b"_value_scored_only"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__standard_error) -> _WhichOneofReturnType__standard_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__task_value) -> _WhichOneofReturnType__task_value | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
     @_typing.overload

@@ -5,6 +5,7 @@ import warnings
 
 from evalfleet.aggregation.v1 import aggregation_pb2 as evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2
 from evalfleet.aggregation.v1 import comparison_pb2 as evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2
+from evalfleet.aggregation.v1 import drawing_pb2 as evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2
 from evalfleet.aggregation.v1 import item_analysis_pb2 as evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2
 from evalfleet.aggregation.v1 import regressions_pb2 as evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2
 
@@ -68,6 +69,21 @@ class AggregationServiceStub:
                 request_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
                 _registered_method=True)
+        self.CreateDrawing = channel.stream_unary(
+                '/evalfleet.aggregation.v1.AggregationService/CreateDrawing',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingResponse.FromString,
+                _registered_method=True)
+        self.DrawItems = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/DrawItems',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsResponse.FromString,
+                _registered_method=True)
+        self.GetDecisions = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/GetDecisions',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsResponse.FromString,
+                _registered_method=True)
 
 
 class AggregationServiceServicer:
@@ -116,6 +132,28 @@ class AggregationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDrawing(self, request_iterator, context):
+        """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
+        (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrawItems(self, request, context):
+        """Returns the next items to evaluate. Idempotent: the same first index gives the same draws, from every replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDecisions(self, request, context):
+        """Reads what the results so far decide.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +186,21 @@ def add_AggregationServiceServicer_to_server(servicer, server):
                     servicer.CheckRegressions,
                     request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.FromString,
                     response_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.SerializeToString,
+            ),
+            'CreateDrawing': grpc.stream_unary_rpc_method_handler(
+                    servicer.CreateDrawing,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingResponse.SerializeToString,
+            ),
+            'DrawItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrawItems,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsResponse.SerializeToString,
+            ),
+            'GetDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecisions,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +366,87 @@ class AggregationService:
             '/evalfleet.aggregation.v1.AggregationService/CheckRegressions',
             evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
             evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDrawing(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/CreateDrawing',
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.CreateDrawingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrawItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/DrawItems',
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.DrawItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/GetDecisions',
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2.GetDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The ledger of results and the statistics over it."""
 from collections import abc as _abc
 from evalfleet.aggregation.v1 import aggregation_pb2 as _aggregation_pb2
 from evalfleet.aggregation.v1 import comparison_pb2 as _comparison_pb2
+from evalfleet.aggregation.v1 import drawing_pb2 as _drawing_pb2
 from evalfleet.aggregation.v1 import item_analysis_pb2 as _item_analysis_pb2
 from evalfleet.aggregation.v1 import regressions_pb2 as _regressions_pb2
 from grpc import aio as _aio
@@ -48,6 +49,14 @@ class AggregationServiceStub:
     """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
     CheckRegressions: _grpc.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]
     """Looks for tasks that became worse over a sequence of checkpoints."""
+    CreateDrawing: _grpc.StreamUnaryMultiCallable[_drawing_pb2.CreateDrawingRequest, _drawing_pb2.CreateDrawingResponse]
+    """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
+    (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
+    """
+    DrawItems: _grpc.UnaryUnaryMultiCallable[_drawing_pb2.DrawItemsRequest, _drawing_pb2.DrawItemsResponse]
+    """Returns the next items to evaluate. Idempotent: the same first index gives the same draws, from every replica."""
+    GetDecisions: _grpc.UnaryUnaryMultiCallable[_drawing_pb2.GetDecisionsRequest, _drawing_pb2.GetDecisionsResponse]
+    """Reads what the results so far decide."""
 
 @_typing.type_check_only
 class AggregationServiceAsyncStub(AggregationServiceStub):
@@ -66,6 +75,14 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
     """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
     CheckRegressions: _aio.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]  # type: ignore[assignment]
     """Looks for tasks that became worse over a sequence of checkpoints."""
+    CreateDrawing: _aio.StreamUnaryMultiCallable[_drawing_pb2.CreateDrawingRequest, _drawing_pb2.CreateDrawingResponse]  # type: ignore[assignment]
+    """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
+    (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
+    """
+    DrawItems: _aio.UnaryUnaryMultiCallable[_drawing_pb2.DrawItemsRequest, _drawing_pb2.DrawItemsResponse]  # type: ignore[assignment]
+    """Returns the next items to evaluate. Idempotent: the same first index gives the same draws, from every replica."""
+    GetDecisions: _aio.UnaryUnaryMultiCallable[_drawing_pb2.GetDecisionsRequest, _drawing_pb2.GetDecisionsResponse]  # type: ignore[assignment]
+    """Reads what the results so far decide."""
 
 class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps every item's one outcome and publishes estimates with intervals."""
@@ -117,5 +134,31 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_regressions_pb2.CheckRegressionsResponse, _abc.Awaitable[_regressions_pb2.CheckRegressionsResponse]]:
         """Looks for tasks that became worse over a sequence of checkpoints."""
+
+    @_abc_1.abstractmethod
+    def CreateDrawing(
+        self,
+        request_iterator: _MaybeAsyncIterator[_drawing_pb2.CreateDrawingRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_drawing_pb2.CreateDrawingResponse, _abc.Awaitable[_drawing_pb2.CreateDrawingResponse]]:
+        """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
+        (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def DrawItems(
+        self,
+        request: _drawing_pb2.DrawItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drawing_pb2.DrawItemsResponse, _abc.Awaitable[_drawing_pb2.DrawItemsResponse]]:
+        """Returns the next items to evaluate. Idempotent: the same first index gives the same draws, from every replica."""
+
+    @_abc_1.abstractmethod
+    def GetDecisions(
+        self,
+        request: _drawing_pb2.GetDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drawing_pb2.GetDecisionsResponse, _abc.Awaitable[_drawing_pb2.GetDecisionsResponse]]:
+        """Reads what the results so far decide."""
 
 def add_AggregationServiceServicer_to_server(servicer: AggregationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
