@@ -14,10 +14,11 @@ from typing import TypeVar
 
 from services.evaluation.documents import Document, read_document, validate
 from services.evaluation.errors import SpecificationError, SpecificationProblem
+from services.evaluation.runs.gates import parsed_gate, with_metrics
 from services.evaluation.specification import SuiteSpec, TaskSpec
 from services.evaluation.tasks import Suite, Task, expand, with_changes
 from services.evaluation.templates import TaskTemplates
-from services.runtime.errors import FailedPreconditionError, not_found
+from services.runtime.errors import FailedPreconditionError, FleetError, not_found
 from services.runtime.names import nearest_names
 
 PACKAGE_FOLDER = Path(__file__).parent
@@ -134,7 +135,19 @@ class Catalog:
         names = [task.name for task in tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise SpecificationError([document.problem(("tasks",), f"named twice: {', '.join(twice)}")])
-        return Suite(spec.name, spec.description, tuple(tasks))
+        self._check_gates(document, spec, tasks)
+        return Suite(
+            spec.name, spec.description, tuple(tasks), tiers={str(name): tier for name, tier in spec.tiers.items()}
+        )
+
+    def _check_gates(self, document: Document, spec: SuiteSpec, tasks: Sequence[Task]) -> None:
+        """Refuse a tier whose gate names what the suite does not have."""
+        suite = Suite(spec.name, spec.description, tuple(tasks))
+        for name, tier in spec.tiers.items():
+            try:
+                with_metrics([parsed_gate(text) for text in tier.gates], suite)
+            except FleetError as error:
+                raise SpecificationError([document.problem(("tiers", name, "gates"), error.message)]) from error
 
     def _unknown_task(self, document: Document, index: int, name: str) -> SpecificationProblem:
         near = nearest_names(name, [*self._tasks, *self._families])

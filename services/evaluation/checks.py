@@ -1,15 +1,21 @@
 """Checks of requests: every violation of a request is reported at once."""
 
+import math
 import re
 import uuid
 
 from evalfleet.evaluation.v1 import evaluation_pb2
 
+from services.evaluation.runs.budget import Budget
+from services.evaluation.runs.drawing_messages import DIRECTIONS_FROM_PROTO
+from services.evaluation.runs.gates import Direction, Gate, GoalWish
 from services.evaluation.runs.record import RunRequest
+from services.evaluation.runs.tiers import TIERS
 from services.runtime.errors import FieldViolation, InvalidArgumentError
 
 _RUN_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _MODEL = re.compile(r"models/[a-z0-9][a-z0-9._-]{0,62}")
+_RUN_NAME = re.compile(r"runs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _LARGEST_CONCURRENCY = 1024
 _LARGEST_PRIORITY = 100
 
@@ -45,8 +51,8 @@ def resource_id(name: str, collection: str, *, field: str = "name") -> str:
     return identifier
 
 
-def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
-    """The domain's form of a request to start a run.
+def run_request(request: evaluation_pb2.CreateRunRequest, *, needs_model: bool = True) -> RunRequest:
+    """The domain's form of a request to start a run, or to plan one, which need not say the model.
 
     Raises:
         InvalidArgumentError: with one violation a wrong field.
@@ -55,7 +61,7 @@ def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
     prefix, _, suite = request.suite.partition("/")
     if prefix != "suites" or not suite:
         violations.add("suite", "must have the form suites/NAME, e.g. suites/demo")
-    if not _MODEL.fullmatch(request.model):
+    if (needs_model or request.model) and not _MODEL.fullmatch(request.model):
         violations.add("model", "must have the form models/ID; register a checkpoint with CreateModel first")
     if request.HasField("run_id") and not _RUN_ID.fullmatch(request.run_id):
         violations.add("run_id", "must be 1 to 63 of a-z, 0-9 and -, starting with a letter, not ending with -")
@@ -67,6 +73,7 @@ def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
         violations.add("priority", f"must be from -{_LARGEST_PRIORITY} to {_LARGEST_PRIORITY}")
     if request.HasField("request_id") and not _is_uuid(request.request_id):
         violations.add("request_id", "must be a UUID")
+    wish = _goal_wish(request, violations)
     violations.raise_if_any()
     return RunRequest(
         suite=suite,
@@ -78,6 +85,43 @@ def run_request(request: evaluation_pb2.CreateRunRequest) -> RunRequest:
         concurrency=request.concurrency if request.HasField("concurrency") else None,
         request_id=request.request_id if request.HasField("request_id") else None,
         priority=request.priority,
+        wish=wish,
+    )
+
+
+def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations) -> GoalWish:
+    for index, gate in enumerate(request.gates):
+        if not gate.task:
+            violations.add(f"gates[{index}].task", "must name a task of the suite")
+        if gate.direction not in DIRECTIONS_FROM_PROTO:
+            violations.add(f"gates[{index}].direction", "must be AT_LEAST or AT_MOST")
+        if not 0 <= gate.threshold <= 1:
+            violations.add(f"gates[{index}].threshold", "must be from 0 to 1")
+    if request.HasField("precision") and not 0.001 <= request.precision <= 0.5:
+        violations.add("precision", "must be from 0.001 to 0.5; leave it out to run all items")
+    if request.HasField("confidence") and not 0.5 <= request.confidence <= 0.9999:
+        violations.add("confidence", "must be from 0.5 to 0.9999; leave it out for 0.95")
+    if request.previous_run and not _RUN_NAME.fullmatch(request.previous_run):
+        violations.add("previous_run", "must have the form runs/ID")
+    if request.tier not in ("", *TIERS):
+        violations.add("tier", f"must be one of {', '.join(TIERS)}")
+    # Only fields that are set are listed.
+    limits = {field.name: value for field, value in request.budget.ListFields()}
+    for name, limit in limits.items():
+        if not 0 < limit < math.inf:
+            violations.add(f"budget.{name}", "must be above 0; leave it out for no limit")
+    return GoalWish(
+        gates=tuple(
+            Gate(gate.task, DIRECTIONS_FROM_PROTO.get(gate.direction, Direction.AT_LEAST), gate.threshold, gate.metric)
+            for gate in request.gates
+        ),
+        precision=request.precision if request.HasField("precision") else None,
+        confidence=request.confidence if request.HasField("confidence") else None,
+        budget=Budget(**limits),
+        tier=request.tier,
+        uses_history=request.use_history if request.HasField("use_history") else None,
+        previous_run=request.previous_run,
+        stops_at_failure=request.stop_at_failure if request.HasField("stop_at_failure") else None,
     )
 
 

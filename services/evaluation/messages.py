@@ -1,9 +1,16 @@
 """From the domain to evaluation.proto."""
 
+import dataclasses
+import time
+
 from evalfleet.evaluation.v1 import evaluation_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from services.evaluation.runs.record import Run, RunFailure, RunState, TaskProgress
+from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.drawing_messages import DIRECTIONS, decision_to_proto
+from services.evaluation.runs.events import RunEvent
+from services.evaluation.runs.planning import CostBasis, RunPlan
+from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason, TaskProgress
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import ERROR_DOMAIN
 
@@ -13,6 +20,19 @@ _STATES = {
     RunState.SUCCEEDED: evaluation_pb2.RUN_STATE_SUCCEEDED,
     RunState.FAILED: evaluation_pb2.RUN_STATE_FAILED,
     RunState.CANCELLED: evaluation_pb2.RUN_STATE_CANCELLED,
+}
+
+_STOP_REASONS = {
+    StopReason.COMPLETE: evaluation_pb2.STOP_REASON_COMPLETE,
+    StopReason.DECIDED: evaluation_pb2.STOP_REASON_DECIDED,
+    StopReason.GATE_FAILED: evaluation_pb2.STOP_REASON_GATE_FAILED,
+    StopReason.BUDGET_EXHAUSTED: evaluation_pb2.STOP_REASON_BUDGET_EXHAUSTED,
+}
+
+_BASES = {
+    CostBasis.SAME_MODEL: evaluation_pb2.COST_BASIS_SAME_MODEL,
+    CostBasis.OTHER_MODEL: evaluation_pb2.COST_BASIS_OTHER_MODEL,
+    CostBasis.PROMPTS: evaluation_pb2.COST_BASIS_PROMPTS,
 }
 
 
@@ -30,6 +50,7 @@ def run_message(run: Run) -> evaluation_pb2.Run:
         priority=run.priority,
         tasks=[_progress_message(each) for each in run.progress],
     )
+    _add_goal(message, run)
     if run.failure is not None:
         message.failure.CopyFrom(_failure_message(run.failure))
     message.create_time.FromNanoseconds(int(run.create_time * 1e9))
@@ -38,6 +59,65 @@ def run_message(run: Run) -> evaluation_pb2.Run:
     if run.end_time is not None:
         message.end_time.FromNanoseconds(int(run.end_time * 1e9))
     return message
+
+
+def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
+    """Fill in what the run is to find out, and what it has decided and spent."""
+    goal = run.goal
+    if run.stop_reason is not None:
+        message.stop_reason = _STOP_REASONS[run.stop_reason]
+    message.confidence = goal.confidence
+    message.tier = goal.tier
+    if goal.precision is not None:
+        message.precision = goal.precision
+    for gate in goal.gates:
+        message.gates.add(
+            task=gate.task, metric=gate.metric, direction=DIRECTIONS[gate.direction], threshold=gate.threshold
+        )
+    message.decisions.extend(decision_to_proto(run.name, each) for each in run.decisions)
+    if not goal.budget.is_limited:
+        return
+    message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
+    ended = run.end_time or time.time()
+    seconds = max(0.0, ended - run.start_time) if run.start_time is not None else 0.0
+    message.spend.CopyFrom(_spend_message(run.spent, seconds))
+
+
+def event_message(run: str, event: RunEvent) -> evaluation_pb2.RunEvent:
+    """Something that happened to ``run``."""
+    if event.state is not None:
+        return evaluation_pb2.RunEvent(state=_STATES[event.state])
+    decision = None if event.decision is None else decision_to_proto(run, event.decision)
+    return evaluation_pb2.RunEvent(decision=decision)
+
+
+def plan_message(plan: RunPlan) -> evaluation_pb2.EstimateRunResponse:
+    """What a run would probably cost."""
+    return evaluation_pb2.EstimateRunResponse(
+        tasks=[
+            evaluation_pb2.TaskPlan(
+                task=each.task,
+                item_count=each.item_count,
+                expected_item_count=each.expected_item_count,
+                expected=_spend_message(each.expected, each.wall_seconds),
+                basis=_BASES[each.basis],
+                basis_run=each.basis_run,
+            )
+            for each in plan.tasks
+        ],
+        expected=_spend_message(plan.expected, plan.wall_seconds),
+        exceeds_budget=plan.exceeds_budget,
+    )
+
+
+def _spend_message(spend: Spend, wall_seconds: float) -> evaluation_pb2.Spend:
+    return evaluation_pb2.Spend(
+        items=round(spend.items),
+        tokens=round(spend.tokens),
+        engine_seconds=spend.engine_seconds,
+        cost_micro_usd=round(spend.cost_micro_usd),
+        wall_seconds=wall_seconds,
+    )
 
 
 def suite_message(suite: Suite) -> evaluation_pb2.Suite:

@@ -11,8 +11,10 @@ from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from services.evaluation.catalog import Catalog
 from services.evaluation.checks import resource_id, run_request
 from services.evaluation.errors import SpecificationError
-from services.evaluation.messages import run_message, suite_message
+from services.evaluation.messages import event_message, plan_message, run_message, suite_message
+from services.evaluation.runs.events import Watcher
 from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.record import Run
 from services.evaluation.runs.remote import RemoteLedger
 from services.evaluation.runs.retry import wait_out
@@ -26,8 +28,9 @@ _FINAL_ESTIMATES_PATIENCE_SECONDS = 60.0
 class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
     """Serves runs and suites."""
 
-    def __init__(self, manager: RunManager, catalog: Catalog, ledger: RemoteLedger) -> None:
+    def __init__(self, manager: RunManager, planner: RunPlanner, catalog: Catalog, ledger: RemoteLedger) -> None:
         self._manager = manager
+        self._planner = planner
         self._catalog = catalog
         self._ledger = ledger
 
@@ -87,13 +90,26 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
         loop = asyncio.get_running_loop()
         response = evaluation_pb2.WatchRunResponse()
         refresh_at = loop.time()
-        async with contextlib.aclosing(self._manager.watch(resource_id(request.name, "runs"))) as changes:
+        run_id = resource_id(request.name, "runs")
+        watcher = Watcher(run_id, request.resume_token)
+        async with contextlib.aclosing(self._manager.watch(run_id)) as changes:
             async for run in changes:
                 response.run.CopyFrom(run_message(run))
+                del response.events[:]
+                response.events.extend(event_message(run.name, event) for event in watcher.news(run))
+                response.resume_token = watcher.token
                 if loop.time() >= refresh_at or run.state.is_final:
                     await self._refresh(response, run)
                     refresh_at = loop.time() + _ESTIMATES_EVERY_SECONDS
                 yield response
+
+    async def EstimateRun(
+        self,
+        request: evaluation_pb2.EstimateRunRequest,
+        context: grpc.aio.ServicerContext[evaluation_pb2.EstimateRunRequest, evaluation_pb2.EstimateRunResponse],
+    ) -> evaluation_pb2.EstimateRunResponse:
+        """Say what a run would probably cost."""
+        return plan_message(await self._planner.plan(run_request(request.run, needs_model=False)))
 
     async def ListSuites(
         self,

@@ -259,6 +259,10 @@ class TaskSpec(Specification):
         return {metric.name: 0.0 if metric.higher_is_better else 1.0 for metric in self.metrics}
 
 
+TierName = Literal["smoke", "standard", "deep"]
+GATE_PATTERN = r"^\s*([a-z][a-z0-9_]*)(?::([a-z][a-z0-9_]*))?\s*(>=|<=)\s*(0(?:\.[0-9]+)?|1(?:\.0+)?|\.[0-9]+)\s*$"
+"""``task>=0.55`` or ``task:metric<=0.02``, as a suite's file writes a gate."""
+
 UNSAFE_METRIC = "unsafe"
 """1 if the guard judged the item UNSAFE, else 0."""
 
@@ -279,12 +283,31 @@ class SuiteEntry(Specification):
         return {"task": value} if isinstance(value, str) else value
 
 
+class BudgetSpec(Specification):
+    """What a run may spend; see ``Budget`` in evaluation.proto. ``usd`` is in US dollars."""
+
+    items: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    engine_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    usd: float | None = Field(default=None, gt=0, le=1e9, allow_inf_nan=False)
+    wall_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class TierSpec(Specification):
+    """How deep a run goes: its gates, the precision of tasks without one, and its budget."""
+
+    gates: tuple[Annotated[str, StringConstraints(pattern=GATE_PATTERN)], ...] = ()
+    precision: float | None = Field(default=None, ge=0.001, le=0.5)
+    budget: BudgetSpec = BudgetSpec()
+
+
 class SuiteSpec(Specification):
     """Tasks that are run together."""
 
     name: SuiteName
     description: str
     tasks: tuple[SuiteEntry, ...] = Field(min_length=1)
+    tiers: dict[TierName, TierSpec] = Field(default={}, description="Used by runs that name a tier.")
 
     @field_validator("tasks")
     @classmethod

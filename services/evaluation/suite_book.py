@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 from services.evaluation.catalog import Catalog
@@ -38,6 +38,31 @@ class DrawnItems(Sequence[Item | InvalidItem]):
         return self._loaded.item(self._order[index])
 
 
+class DataOrder:
+    """The items that a run may draw, in the order of the data: the ``Population`` of its task.
+
+    Args:
+        loaded: the task with its rows.
+        positions: places in the data, ascending.
+    """
+
+    def __init__(self, loaded: LoadedTask, positions: Sequence[int]) -> None:
+        self._loaded = loaded
+        self._positions = positions
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._positions)
+
+    def item(self, position: int) -> Item | InvalidItem:
+        """Render one."""
+        return self._loaded.item(self._positions[position])
+
+    def item_ids(self) -> Iterator[str]:
+        """All ids, in order."""
+        return (self._loaded.item_ids[position] for position in self._positions)
+
+
 class CatalogBook:
     """The suites of a catalog with the data below some roots."""
 
@@ -65,7 +90,8 @@ class CatalogBook:
         for task in suite.tasks:
             loaded = await asyncio.to_thread(load_task, task, self._roots)
             order = loaded.draw_order(seed=seed, limit=limit)
-            drawn.append(TaskItems(task, DrawnItems(loaded, order), data_digest=loaded.digest))
+            population = DataOrder(loaded, range(len(loaded)) if len(order) == len(loaded) else sorted(order))
+            drawn.append(TaskItems(task, DrawnItems(loaded, order), loaded.digest, population))
         return drawn
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.evaluation.specification import SuiteEntry, TaskSpec
+from services.evaluation.specification import SuiteEntry, TaskSpec, TierSpec
 
 _UNDIGESTED = {"description", "provenance", "comparable_to"}
 _DIGEST_VERSION = 1
@@ -57,6 +57,8 @@ class Suite:
     tasks: tuple[Task, ...]
     implicit: bool = field(default=False)
     """True if there is no file of this suite: it is one task or family under its own name."""
+    tiers: Mapping[str, TierSpec] = field(default_factory=dict)
+    """How deep runs go that name a tier; no part of the digest, since it changes no item's score."""
 
     @property
     def digest(self) -> str:

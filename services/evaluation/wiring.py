@@ -13,7 +13,9 @@ from services.evaluation.data_roots import DataRoots
 from services.evaluation.hub import HuggingFaceHub
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteScorerPanel
+from services.evaluation.runs.remote_drawings import RemoteDrawings
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
 from services.evaluation.runs.store import RunStore
 from services.evaluation.service import EvaluationServicer
@@ -42,9 +44,11 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
         engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
         stack.push_async_callback(engine.dispose)
         peers, ledger = await _connect(settings, stack)
+        store = RunStore(engine)
+        book = CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub()))
         manager = RunManager(
-            RunStore(engine),
-            CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub())),
+            store,
+            book,
             peers,
             parallel_runs=settings.parallel_runs,
             default_concurrency=settings.default_concurrency,
@@ -53,7 +57,7 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
         )
         stack.push_async_callback(manager.stop)
         await manager.start()
-        servicer = EvaluationServicer(manager, catalog, ledger)
+        servicer = EvaluationServicer(manager, RunPlanner(store, book, ledger), catalog, ledger)
         yield [
             HostedService(
                 full_name=_SERVICE,
@@ -83,5 +87,6 @@ async def _connect(settings: EvaluationSettings, stack: AsyncExitStack) -> tuple
         safety=RemoteSafetyJudge(safety, timeout_seconds=timeout),
         scorers=RemoteScorerPanel(scoring, timeout_seconds=timeout),
         ledger=ledger,
+        drawings=RemoteDrawings(aggregation, timeout_seconds=timeout),
     )
     return peers, ledger

@@ -142,6 +142,8 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         self.runs: dict[str, evaluation_pb2.Run] = {}
         self.suites = {"suites/demo": demo_suite()}
         self.created: list[evaluation_pb2.CreateRunRequest] = []
+        self.planned: list[evaluation_pb2.CreateRunRequest] = []
+        self.plan = evaluation_pb2.EstimateRunResponse()
         self.cancelled: list[str] = []
         self.scripts: list[list[evaluation_pb2.WatchRunResponse | grpc.StatusCode]] = []
         self.watch_count = 0
@@ -207,6 +209,12 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         if self.hold:
             context.add_callback(self.watch_ended.set)
             self.watch_ended.wait(30)
+
+    def EstimateRun(
+        self, request: evaluation_pb2.EstimateRunRequest, context: grpc.ServicerContext
+    ) -> evaluation_pb2.EstimateRunResponse:
+        self.planned.append(request.run)
+        return self.plan
 
     def ListSuites(
         self, request: evaluation_pb2.ListSuitesRequest, context: grpc.ServicerContext

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from evalfleet import goal_messages
 from evalfleet.aggregation.v1 import aggregation_pb2, drawing_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.generation.v1 import model_pb2
+from evalfleet.goals import TaskDecision
 from evalfleet.results import (
     CorrectedRate,
     Decision,
@@ -86,7 +88,22 @@ def run(message: evaluation_pb2.Run) -> Run:
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
         start_time=_time(message.start_time) if message.HasField("start_time") else None,
         end_time=_time(message.end_time) if message.HasField("end_time") else None,
+        stop_reason=goal_messages.stop_reason(message.stop_reason),
+        gates=tuple(goal_messages.gate(each) for each in message.gates),
+        precision=message.precision if message.HasField("precision") else None,
+        confidence=message.confidence,
+        budget=goal_messages.budget(message.budget),
+        spend=goal_messages.spend(message.spend) if message.HasField("spend") else None,
+        tier=message.tier,
+        decisions=tuple(goal_messages.decision(each) for each in message.decisions),
     )
+
+
+def run_event(message: evaluation_pb2.RunEvent) -> RunState | TaskDecision:
+    """Translate something that happened to a run: its new state, or what was decided about a task."""
+    if message.HasField("decision"):
+        return goal_messages.decision(message.decision)
+    return _RUN_STATES.get(message.state, RunState.UNKNOWN)
 
 
 def _progress(message: evaluation_pb2.TaskProgress) -> TaskProgress:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from evalfleet.errors import EvalFleetError
+from evalfleet.goals import NO_BUDGET, Budget, Gate, Spend, StopReason, TaskDecision
 
 
 class ModelState(enum.StrEnum):
@@ -91,6 +92,14 @@ class Run:
     create_time: datetime | None
     start_time: datetime | None
     end_time: datetime | None
+    stop_reason: StopReason = StopReason.UNKNOWN
+    gates: tuple[Gate, ...] = ()
+    precision: float | None = None
+    confidence: float = 0.95
+    budget: Budget = NO_BUDGET
+    spend: Spend | None = None
+    tier: str = ""
+    decisions: tuple[TaskDecision, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -189,11 +198,17 @@ class TaskTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """A run at one moment, with its estimates and totals so far."""
+    """A run at one moment, with its estimates and totals so far.
+
+    ``events`` are what a watched run has come through since the snapshot before: states, and decisions of which some
+    are new. A later watch with ``resume_token`` goes on behind them.
+    """
 
     run: Run
     estimates: tuple[Estimate, ...]
     totals: tuple[TaskTotals, ...]
+    events: tuple[RunState | TaskDecision, ...] = ()
+    resume_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 
-from evalfleet import decoding
+from evalfleet import decoding, goal_messages
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
+from evalfleet.goal_messages import add_goal
+from evalfleet.goals import Budget, Gate, RunPlan
 from evalfleet.names import full_name
 from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
 
@@ -37,6 +39,14 @@ class Runs:
         concurrency: int | None = None,
         run_id: str | None = None,
         priority: int = 0,
+        gates: Iterable[Gate | str] = (),
+        precision: float | None = None,
+        confidence: float | None = None,
+        budget: Budget | str | None = None,
+        tier: str = "",
+        use_history: bool | None = None,
+        stop_at_failure: bool | None = None,
+        previous_run: str = "",
     ) -> Run:
         """Start a run and return at once; it goes on without this client.
 
@@ -49,6 +59,17 @@ class Runs:
             concurrency: items in flight at once; default: the service's.
             run_id: id of the run; default: chosen by the service.
             priority: from -100 to 100; runs of higher priority start first, among equals callers take turns.
+            gates: bounds such as ``"gsm8k>=0.55"``; a task stops as soon as its gates are decided.
+            precision: a task without a gate stops when its interval is at most this to either side.
+            confidence: 1 minus the probability that any of the run's decisions is wrong; default: 0.95.
+            budget: what it may spend, such as ``"2usd,10min"``; used up, the run ends with what it has found.
+            tier: ``smoke``, ``standard`` or ``deep``, as the suite defines it.
+            use_history: whether earlier results choose which items are drawn first; default: they do.
+            stop_at_failure: whether the first gate that fails ends the run; default: in the tier ``smoke``.
+            previous_run: the run of the checkpoint before this one, whose results predict best.
+
+        Raises:
+            ValueError: a gate or the budget cannot be read.
         """
         request = evaluation_pb2.CreateRunRequest(
             suite=full_name("suites", suite),
@@ -60,8 +81,56 @@ class Runs:
             concurrency=concurrency,
             request_id=str(uuid.uuid4()),
             priority=priority,
+            stop_at_failure=stop_at_failure,
+        )
+        add_goal(
+            request,
+            gates=gates,
+            precision=precision,
+            confidence=confidence,
+            budget=budget,
+            tier=tier,
+            use_history=use_history,
+            previous_run=previous_run,
         )
         return decoding.run(self._evaluation.call(self._stub.CreateRun, request).run)
+
+    def plan(
+        self,
+        *,
+        suite: str,
+        model: str = "",
+        tasks: Sequence[str] = (),
+        item_limit: int | None = None,
+        gates: Iterable[Gate | str] = (),
+        precision: float | None = None,
+        confidence: float | None = None,
+        budget: Budget | str | None = None,
+        tier: str = "",
+        use_history: bool | None = None,
+    ) -> RunPlan:
+        """Say what a run would probably cost, before anything is spent; nothing is started.
+
+        The arguments are those of ``start``. Without a model, any earlier run says what items cost.
+
+        Raises:
+            ValueError: a gate or the budget cannot be read.
+        """
+        wanted = full_name("models", model) if model else ""
+        run = evaluation_pb2.CreateRunRequest(
+            suite=full_name("suites", suite), model=wanted, tasks=tasks, item_limit=item_limit
+        )
+        add_goal(
+            run,
+            gates=gates,
+            precision=precision,
+            confidence=confidence,
+            budget=budget,
+            tier=tier,
+            use_history=use_history,
+        )
+        request = evaluation_pb2.EstimateRunRequest(run=run)
+        return goal_messages.plan(self._evaluation.call(self._stub.EstimateRun, request))
 
     def list(self, *, model: str | None = None, limit: int = 50) -> tuple[Run, ...]:
         """List up to ``limit`` runs, newest first; only those of ``model`` if it is given."""
@@ -84,24 +153,29 @@ class Runs:
         request = evaluation_pb2.CancelRunRequest(name=full_name("runs", name))
         return decoding.run(self._evaluation.call(self._stub.CancelRun, request).run)
 
-    def watch(self, name: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Generator[RunSnapshot]:
+    def watch(
+        self, name: str, resume_token: str = "", *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Generator[RunSnapshot]:
         """Yield the run as it stands, at once and whenever it changes, until it has ended.
 
-        A service that is restarted meanwhile is waited for.
+        A service that is restarted meanwhile is waited for; ``events`` of the snapshots leave nothing out and tell
+        nothing twice, however often that happens.
 
         Args:
             name: the run.
+            resume_token: of a snapshot of an earlier watch, to be told only what happened since.
             patience_seconds: longest time that the service may be unreachable.
 
         Raises:
             UnavailableError: it was unreachable for that long; the run itself may go on.
         """
-        request = evaluation_pb2.WatchRunRequest(name=full_name("runs", name))
+        request = evaluation_pb2.WatchRunRequest(name=full_name("runs", name), resume_token=resume_token)
         silent_since: float | None = None
         while True:
             try:
                 for answer in self._evaluation.stream(self._stub.WatchRun, request):
                     silent_since = None
+                    request.resume_token = answer.resume_token
                     snapshot = _snapshot(answer)
                     yield snapshot
                     if snapshot.run.state.is_final:
@@ -162,4 +236,6 @@ def _snapshot(answer: evaluation_pb2.WatchRunResponse) -> RunSnapshot:
         run=decoding.run(answer.run),
         estimates=tuple(decoding.estimate(each) for each in answer.estimates),
         totals=tuple(decoding.totals(each) for each in answer.totals),
+        events=tuple(decoding.run_event(each) for each in answer.events),
+        resume_token=answer.resume_token,
     )

@@ -3,20 +3,26 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from services.evaluation.items import InvalidItem, Item
+from services.evaluation.runs.budget import BudgetKeeper, Spend
+from services.evaluation.runs.decisions import TaskDecision
+from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
+from services.evaluation.runs.drawn_tasks import DrawnTask, DrawnTasks
+from services.evaluation.runs.gates import TaskQuestions, questions_of
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, ScorerPanel
 from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
-from services.evaluation.runs.record import Run, RunState, TaskProgress
+from services.evaluation.runs.record import Run, RunState, StopReason, TaskProgress
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.tasks import Task
-from services.runtime.errors import FailedPreconditionError, FleetError
+from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -31,18 +37,21 @@ class Peers:
     safety: SafetyJudge
     scorers: ScorerPanel
     ledger: Ledger
+    drawings: Drawings
 
 
 @dataclass(frozen=True, slots=True)
 class TaskItems:
     """A task and its items in the order in which this run draws them, already cut to the run's limit.
 
-    ``data_digest`` covers definition and rows; a run does not go on with other data than it began with.
+    ``data_digest`` covers definition and rows; a run does not go on with other data than it began with. ``population``
+    has the same items in the order of the data, for tasks whose items are drawn by the aggregation service.
     """
 
     task: Task
     items: Sequence[Item | InvalidItem]
     data_digest: str
+    population: Population | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +64,26 @@ class _Work:
 class RunExecutor:
     """Takes one run from where the ledger has it to its end."""
 
-    def __init__(self, run: Run, peers: Peers, *, on_change: Callable[[Run], None], patience_seconds: float) -> None:
+    def __init__(
+        self,
+        run: Run,
+        peers: Peers,
+        *,
+        on_change: Callable[[Run], None],
+        patience_seconds: float,
+        earlier_runs: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._run = run
         self._peers = peers
         self._on_change = on_change
         self._patience_seconds = patience_seconds
+        self._earlier_runs = earlier_runs or {}
         self._known: set[OutcomeKey] = set()
         self._tasks: tuple[TaskItems, ...] = ()
         self._pipelines: dict[str, ItemPipeline] = {}
+        self._questions: Mapping[str, TaskQuestions] = {}
+        self._drawn: DrawnTasks | None = None
+        self._keeper: BudgetKeeper | None = None
 
     @property
     def run(self) -> Run:
@@ -84,6 +105,7 @@ class RunExecutor:
                     metadata={"task": each.task.name},
                 )
         self._tasks = tuple(tasks)
+        self._questions = questions_of(self._run.goal, [each.task for each in tasks])
         self._pipelines = {each.task.name: self._pipeline(each.task) for each in tasks}
         progress = tuple(
             TaskProgress(
@@ -107,8 +129,13 @@ class RunExecutor:
         """
         await self._read_ledger()
         writer = LedgerWriter(
-            self._peers.ledger, self._run.name, on_saved=self._count, patience_seconds=self._patience_seconds
+            self._peers.ledger,
+            self._run.name,
+            on_saved=self._count,
+            on_decision=self._note_decision,
+            patience_seconds=self._patience_seconds,
         )
+        await self._prepare_drawn(writer)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(writer.drain())
@@ -118,6 +145,73 @@ class RunExecutor:
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise (first.error if isinstance(first, RunCannotGoOnError) else first) from None
+        await self._conclude()
+
+    async def _prepare_drawn(self, writer: LedgerWriter) -> None:
+        """Take up the tasks whose items are drawn, with what an earlier process has spent."""
+        tasks = [self._drawn_task(each) for each in self._tasks if each.task.name in self._questions]
+        if not tasks:
+            return
+        began = self._run.start_time or time.time()
+        earlier: Mapping[str, Spend] = {}
+        if self._run.goal.budget.is_limited and self._known:
+            read = partial(self._peers.ledger.findings, self._run.name)
+            found = await wait_out(read, patience_seconds=self._patience_seconds)
+            earlier = {task: each.spent for task, each in found.items()}
+        keeper = BudgetKeeper(
+            self._run.goal.budget, spent=sum(earlier.values(), Spend()), now=lambda: max(0.0, time.time() - began)
+        )
+        for task, spend in earlier.items():
+            if spend.items:
+                keeper.learn(task, spend.mean)
+        self._keeper = keeper
+        self._drawn = DrawnTasks(
+            tasks,
+            keeper,
+            concurrency=self._run.concurrency,
+            is_known=self._is_known,
+            write=writer.write,
+            stops_at_failure=self._run.goal.stops_at_failure,
+        )
+
+    def _drawn_task(self, each: TaskItems) -> DrawnTask:
+        if each.population is None:
+            raise InternalError(f"the items of task {each.task.name} cannot be drawn")
+        pipeline = self._pipelines[each.task.name]
+        request = DrawingRequest(
+            run=self._run.name,
+            seed=self._run.seed,
+            model=self._run.model,
+            model_digest=self._run.model_digest,
+            data_digest=each.data_digest,
+            sample_count=pipeline.sample_count,
+            uses_history=self._run.goal.uses_history,
+            earlier_runs=tuple(self._earlier_runs.get(each.task.name, ())),
+            previous_run=self._run.goal.previous_run,
+            questions=self._questions[each.task.name],
+        )
+        return DrawnTask(
+            request, each.population, pipeline, self._peers.drawings, patience_seconds=self._patience_seconds
+        )
+
+    async def _conclude(self) -> None:
+        """Read the last decisions and note why the run has ended."""
+        if self._drawn is None:
+            self._change(dataclasses.replace(self._run, stop_reason=StopReason.COMPLETE))
+            return
+        read = partial(self._peers.drawings.decisions, self._run.name)
+        for decision in await wait_out(read, patience_seconds=self._patience_seconds):
+            self._note_decision(decision)
+        decisions = self._run.decisions
+        if all(each.is_exact for each in decisions):
+            reason = StopReason.COMPLETE
+        elif self._drawn.has_failed:
+            reason = StopReason.GATE_FAILED
+        elif all(each.is_decided for each in decisions):
+            reason = StopReason.DECIDED
+        else:
+            reason = StopReason.BUDGET_EXHAUSTED
+        self._change(dataclasses.replace(self._run, stop_reason=reason))
 
     def _pipeline(self, task: Task) -> ItemPipeline:
         return ItemPipeline(
@@ -145,6 +239,8 @@ class RunExecutor:
 
     def _open_work(self) -> Iterator[_Work]:
         for each in self._tasks:
+            if each.task.name in self._questions:
+                continue
             pipeline = self._pipelines[each.task.name]
             for draw_index, item in enumerate(each.items):
                 keys = ((each.task.name, item.item_id, sample) for sample in range(pipeline.sample_count))
@@ -160,10 +256,21 @@ class RunExecutor:
                     if (outcome.task, outcome.item, outcome.sample) not in self._known:
                         await writer.write(outcome)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._run.concurrency):
-                group.create_task(worker())
+        if self._drawn is not None:
+            await self._drawn.execute()
+        if self._drawn is None or not self._drawn.has_failed:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._run.concurrency):
+                    group.create_task(worker())
         await writer.finish()
+
+    def _is_known(self, task: str, draw: Draw, sample: int) -> bool:
+        return (task, draw.item_id, sample) in self._known
+
+    def _note_decision(self, decision: TaskDecision) -> None:
+        if self._drawn is not None:
+            self._drawn.note(decision)
+        self._change(self._run.with_decision(decision))
 
     def _count(self, outcome: ItemOutcome) -> None:
         self._count_key((outcome.task, outcome.item, outcome.sample), failed=outcome.failure is not None)
@@ -182,5 +289,7 @@ class RunExecutor:
                 self._change(self._run.with_progress(changed))
 
     def _change(self, run: Run) -> None:
+        if self._keeper is not None and run.goal.budget.is_limited:
+            run = dataclasses.replace(run, spent=self._keeper.spent)
         self._run = run
         self._on_change(run)

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.outcome import Failure, ItemOutcome
 from services.evaluation.runs.peers import Ledger
 from services.evaluation.runs.retry import wait_out
@@ -26,12 +27,14 @@ class LedgerWriter:
         run: str,
         *,
         on_saved: Callable[[ItemOutcome], None],
+        on_decision: Callable[[TaskDecision], None],
         capacity: int = 1024,
         patience_seconds: float = 300.0,
     ) -> None:
         self._ledger = ledger
         self._run = run
         self._on_saved = on_saved
+        self._on_decision = on_decision
         self._patience_seconds = patience_seconds
         self._waiting: asyncio.Queue[ItemOutcome | None] = asyncio.Queue(capacity)
 
@@ -57,7 +60,8 @@ class LedgerWriter:
 
     async def _save(self, batch: Sequence[ItemOutcome]) -> None:
         try:
-            await wait_out(partial(self._ledger.append, self._run, batch), patience_seconds=self._patience_seconds)
+            append = partial(self._ledger.append, self._run, batch)
+            receipt = await wait_out(append, patience_seconds=self._patience_seconds)
         except InvalidArgumentError as error:
             # One unstorable outcome must not take its neighbours along.
             if len(batch) > 1:
@@ -70,6 +74,8 @@ class LedgerWriter:
             return
         for outcome in batch:
             self._on_saved(outcome)
+        for decision in receipt.decisions:
+            self._on_decision(decision)
 
     async def _next_batch(self) -> tuple[list[ItemOutcome], bool]:
         """All outcomes that wait, at least one, and whether more may come."""

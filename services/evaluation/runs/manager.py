@@ -12,11 +12,13 @@ from typing import Protocol
 import structlog
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.runs.earlier_runs import earlier_runs
 from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
 from services.evaluation.runs.leases import LeaseTimes, RunLeases
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState, TaskProgress, new_run_id
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import Claim, RunStore
+from services.evaluation.runs.tiers import SMOKE, goal_of, suite_for
 from services.evaluation.tasks import Suite
 from services.runtime.callers import current_caller
 from services.runtime.calls import bind_deadline, bind_ids
@@ -107,6 +109,8 @@ class RunManager:
         if (earlier := await self._earlier(request)) is not None:
             return earlier
         suite = await self._suites.resolve(request.suite, request.tasks)
+        goal = goal_of(request.wish, suite)
+        suite = suite_for(goal, suite)
         await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
         await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
         # Before the lock: the content of a model that was just registered may take a while to be read.
@@ -127,11 +131,12 @@ class RunManager:
                 concurrency=request.concurrency or self._default_concurrency,
                 create_time=time.time(),
                 item_limit=request.item_limit,
-                tasks=request.tasks,
+                tasks=tuple(task.name for task in suite.tasks) if goal.tier == SMOKE else request.tasks,
                 request_id=request.request_id,
                 progress=tuple(TaskProgress(task.name) for task in suite.tasks),
                 caller=current_caller(),
                 priority=request.priority,
+                goal=goal,
             )
             if await self._store.get(run.run_id) is not None:
                 raise AlreadyExistsError(
@@ -292,7 +297,13 @@ class RunManager:
         # Before the ledger is read: from here on it takes nothing more from whoever had the run before.
         await wait_out(partial(ledger.append, run.name, ()), patience_seconds=self._patience_seconds)
         peers = dataclasses.replace(self._peers, ledger=ledger)
-        executor = RunExecutor(run, peers, on_change=self._note, patience_seconds=self._patience_seconds)
+        executor = RunExecutor(
+            run,
+            peers,
+            on_change=self._note,
+            patience_seconds=self._patience_seconds,
+            earlier_runs=await earlier_runs(run, tasks, self._store),
+        )
         executor.begin(tasks)
         await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
         _LOG.info("run_started", suite=run.suite, model=run.model, items=sum(len(each.items) for each in tasks))

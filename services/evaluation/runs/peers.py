@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.evaluation.items import Message, Prompt
+from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
 from services.evaluation.specification import SafetyJudging
 
@@ -88,6 +90,22 @@ class ItemKey:
     failed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class AppendReceipt:
+    """How many outcomes were new to the ledger, and what is decided now in the drawings that they belong to."""
+
+    appended: int
+    decisions: Sequence[TaskDecision] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFindings:
+    """What the outcomes of one task have cost together, and the estimate of each metric."""
+
+    spent: Spend
+    scores: Mapping[str, float]
+
+
 class Generator(Protocol):
     """The generation service."""
 
@@ -133,8 +151,12 @@ class ScorerPanel(Protocol):
 class Ledger(Protocol):
     """The aggregation service."""
 
-    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
-        """Store outcomes durably, idempotently; returns how many were new."""
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> AppendReceipt:
+        """Store outcomes durably, idempotently."""
+        ...
+
+    async def findings(self, run: str) -> Mapping[str, TaskFindings]:
+        """What a run has found about each task; empty for a run that it doesn't know."""
         ...
 
     def fenced(self, epoch: int) -> "Ledger":

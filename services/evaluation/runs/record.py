@@ -7,6 +7,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.decisions import TaskDecision
+from services.evaluation.runs.gates import Goal, GoalWish
 from services.runtime.errors import FleetError
 
 
@@ -23,6 +26,15 @@ class RunState(enum.Enum):
     def is_final(self) -> bool:
         """Whether the run will never change again."""
         return self not in (RunState.PENDING, RunState.RUNNING)
+
+
+class StopReason(enum.Enum):
+    """Why a run that succeeded did not go on."""
+
+    COMPLETE = "complete"
+    DECIDED = "decided"
+    GATE_FAILED = "gate_failed"
+    BUDGET_EXHAUSTED = "budget_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class RunRequest:
     concurrency: int | None = None
     request_id: str | None = None
     priority: int = 0
+    wish: GoalWish = field(default_factory=GoalWish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,7 @@ class Run:
     """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it.
 
     Of the runs that wait, those with the highest ``priority`` come first.
+    ``spent`` is counted only where the goal has a budget.
     """
 
     run_id: str
@@ -91,6 +105,10 @@ class Run:
     progress: tuple[TaskProgress, ...] = ()
     caller: str | None = None
     priority: int = 0
+    goal: Goal = field(default_factory=Goal)
+    decisions: tuple[TaskDecision, ...] = ()
+    spent: Spend = field(default_factory=Spend)
+    stop_reason: StopReason | None = None
 
     @property
     def name(self) -> str:
@@ -102,6 +120,11 @@ class Run:
         return dataclasses.replace(
             self, progress=tuple(progress if each.task == progress.task else each for each in self.progress)
         )
+
+    def with_decision(self, decision: TaskDecision) -> "Run":
+        """The same run with what is decided about one task replaced."""
+        others = (each for each in self.decisions if each.task != decision.task)
+        return dataclasses.replace(self, decisions=tuple(sorted((*others, decision), key=lambda each: each.task)))
 
 
 def new_run_id(suite: str) -> str:

@@ -1,7 +1,8 @@
 """The generation, scoring and aggregation services over gRPC."""
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grpc.aio
@@ -11,16 +12,19 @@ from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Prompt
-from services.evaluation.runs import translation
+from services.evaluation.runs import drawing_messages, translation
+from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
+    AppendReceipt,
     ContinuationScores,
     GeneratedText,
     GenerationOptions,
     ItemKey,
     ScoredOutput,
     ScorerCall,
+    TaskFindings,
 )
 from services.runtime.errors import (
     FailedPreconditionError,
@@ -203,8 +207,8 @@ class RemoteLedger:
         fenced._epoch = epoch
         return fenced
 
-    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
-        """Store outcomes durably, idempotently; returns how many were new.
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> AppendReceipt:
+        """Store outcomes durably, idempotently.
 
         Raises:
             LeaseLostError: another replica works on the run.
@@ -226,7 +230,25 @@ class RemoteLedger:
             raise error from broken
         if response.appended_count + response.duplicate_count != len(outcomes):
             raise InternalError("the ledger acknowledged another number of results than it was sent")
-        return response.appended_count
+        decisions = tuple(drawing_messages.decision_from_proto(each) for each in response.decisions)
+        return AppendReceipt(response.appended_count, decisions)
+
+    async def findings(self, run: str) -> Mapping[str, TaskFindings]:
+        """What a run has found about each task; empty for a run that it doesn't know."""
+        found = await self.estimates(run)
+        scores: dict[str, dict[str, float]] = {}
+        for each in found.estimates:
+            if not each.group and each.HasField("value"):
+                scores.setdefault(each.task, {})[each.metric] = (
+                    each.task_value if each.HasField("task_value") else each.value
+                )
+        return {
+            each.task: TaskFindings(
+                dataclasses.replace(Spend.of_item(translation.usage_from_proto(each.usage)), items=each.item_count),
+                scores.get(each.task, {}),
+            )
+            for each in found.totals
+        }
 
     async def keys(self, run: str) -> AsyncIterator[ItemKey]:
         """Every outcome that the ledger has of a run; none for a run that it doesn't know."""

@@ -38,7 +38,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
-from services.evaluation.runs.record import Run, RunFailure, RunState, TaskProgress
+from services.evaluation.runs import stored_goal
+from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason, TaskProgress
 from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
 from services.runtime.errors import AlreadyExistsError
 
@@ -71,6 +73,10 @@ RUNS = Table(
     Column("lease_epoch", BigInteger, nullable=False),
     Column("lease_begin_time", Float),
     Index("ix_runs_caller_lease_begin_time", "caller", "lease_begin_time"),
+    Column("goal", JSON),
+    Column("decisions", JSON),
+    Column("spent", JSON),
+    Column("stop_reason", String(32)),
 )
 
 _R = RUNS.c
@@ -95,6 +101,9 @@ class Claim:
 
     run: Run
     epoch: int
+
+
+_CHANGING = ("state", "failure", "start_time", "end_time", "progress", "decisions", "spent", "stop_reason")
 
 
 class RunStore:
@@ -152,7 +161,7 @@ class RunStore:
         return await self._transact(take)
 
     async def save(self, run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
-        """Overwrite what may change in a stored run: state, failure, times, progress; and prolong its lease.
+        """Overwrite what may change in a stored run: see ``_CHANGING``; and prolong its lease.
 
         Args:
             run: its state.
@@ -163,7 +172,7 @@ class RunStore:
             LeaseLostError: the run has ended, or another replica has taken it.
         """
         row = _to_row(run)
-        changes = {key: row[key] for key in ("state", "failure", "start_time", "end_time", "progress")}
+        changes = {key: row[key] for key in _CHANGING}
         end = None if lease_seconds is None else self._now() + lease_seconds
         statement = (
             update(RUNS)
@@ -336,6 +345,10 @@ def _to_row(run: Run) -> dict[str, object]:
         "progress": [asdict(each) for each in run.progress],
         "caller": run.caller,
         "priority": run.priority,
+        "goal": stored_goal.goal_to_row(run.goal),
+        "decisions": [stored_goal.decision_to_row(each) for each in run.decisions],
+        "spent": asdict(run.spent),
+        "stop_reason": None if run.stop_reason is None else run.stop_reason.value,
     }
 
 
@@ -345,4 +358,9 @@ def _from_row(row: RowMapping) -> Run:
     values["tasks"] = tuple(values["tasks"])
     values["failure"] = None if values["failure"] is None else RunFailure(**json.loads(values["failure"]))
     values["progress"] = tuple(TaskProgress(**each) for each in values["progress"])
+    # Runs of earlier versions have none of these.
+    values["goal"] = stored_goal.goal_from_row(values["goal"] or {})
+    values["decisions"] = tuple(stored_goal.decision_from_row(each) for each in values["decisions"] or ())
+    values["spent"] = Spend(**(values["spent"] or {}))
+    values["stop_reason"] = None if values["stop_reason"] is None else StopReason(values["stop_reason"])
     return Run(**values)

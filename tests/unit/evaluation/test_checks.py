@@ -27,3 +27,34 @@ def test_all_violations_are_reported_together() -> None:
 def test_a_name_of_another_form_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="runs/ID"):
         resource_id(name, "runs")
+
+
+def test_all_violations_of_a_goal_are_reported_together() -> None:
+    wrong = evaluation_pb2.CreateRunRequest(
+        suite="suites/demo",
+        model="models/m",
+        gates=[evaluation_pb2.Gate(threshold=float("nan"))],
+        precision=0.0001,
+        confidence=1.0,
+        tier="quick",
+        budget=evaluation_pb2.Budget(items=0, engine_seconds=-1),
+        previous_run="r1",
+    )
+    with pytest.raises(InvalidArgumentError) as caught:
+        run_request(wrong)
+    fields = [violation.field for violation in caught.value.field_violations]
+    assert fields == [
+        "gates[0].task",
+        "gates[0].direction",
+        "gates[0].threshold",
+        "precision",
+        "confidence",
+        "previous_run",
+        "tier",
+        "budget.items",
+        "budget.engine_seconds",
+    ]
+
+
+def test_a_plan_need_not_name_a_model() -> None:
+    assert run_request(evaluation_pb2.CreateRunRequest(suite="suites/demo"), needs_model=False).model == ""

@@ -10,25 +10,23 @@ from evalfleet.cli import (
     calibrate_guard,
     classify,
     compare,
+    gate,
     generate,
     guards,
     items,
     models,
+    plan,
     regressions,
     run,
     runs,
     suites,
 )
+from evalfleet.cli.failures import explained
 from evalfleet.cli.session import Session
 from evalfleet.endpoints import SERVICES, default_state_dir
 from evalfleet.errors import EvalFleetError
 
 PLUGIN_GROUP = "evalfleet.commands"
-# What a person at this command line can do about an error, where the service's own words cannot know it.
-_HINTS = {
-    "CHECKPOINT_OUTSIDE_ROOTS": "A fleet on this machine is told so with `evalfleet up --checkpoint-root DIR`.",
-    "MODEL_NOT_FOUND": "A checkpoint folder can be given as well: `--model DIR`, or `evalfleet models add DIR`.",
-}
 # Commands that other distributions bring, and what to install for them.
 _PLUGIN_HINTS = {
     "distill-guard": "pip install 'evalfleet-services[ngrams]'",
@@ -65,8 +63,7 @@ class FleetGroup(click.Group):
         try:
             return super().invoke(ctx)
         except EvalFleetError as error:
-            hint = _HINTS.get(error.reason)
-            raise click.ClickException(error.explanation() + (f"\n{hint}" if hint else "")) from None
+            raise click.ClickException(explained(error)) from None
 
 
 def _plugins() -> tuple[EntryPoint, ...]:
@@ -110,6 +107,7 @@ def _parsed_targets(_ctx: click.Context, _param: click.Parameter, values: tuple[
 Examples:
   evalfleet up                                  start a fleet on this machine
   evalfleet run --model out/step-100 --suite demo
+  evalfleet gate 'gsm8k>=0.55' --model out/step-100    few items, exit code 0 or 1
   evalfleet runs                                what was run
   evalfleet show RUN --failed                   its table and its failed items
   evalfleet compare BASE VARIANT --margin 0.01  did the variant lose anything?
@@ -138,6 +136,8 @@ def cli(ctx: click.Context, state_dir: Path | None, targets: dict[str, str]) -> 
 
 for command in (
     run.run,
+    gate.gate,
+    plan.plan,
     runs.runs,
     runs.show,
     runs.watch,

@@ -8,7 +8,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from evalfleet.cli.decisions import interval_text, question_text
 from evalfleet.cli.tables import number
+from evalfleet.goals import Answer, TaskDecision
 from evalfleet.results import Run, RunSnapshot, RunState, Suite, TaskProgress
 
 _LINE_EVERY_PERCENT = 20
@@ -59,8 +61,9 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
             )
 
     def _note(self, snapshot: RunSnapshot, task: TaskProgress) -> str:
-        notes = []
-        metric = self._primary.get(task.task)
+        decision = next((each for each in snapshot.run.decisions if each.task == task.task), None)
+        notes = [_decision_note(decision)] if decision is not None else []
+        metric = "" if decision is not None else self._primary.get(task.task)
         for estimate in snapshot.estimates:
             if (estimate.task, estimate.metric, estimate.group) == (
                 task.task,
@@ -85,6 +88,15 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
         self._progress.stop()
 
 
+def _decision_note(decision: TaskDecision) -> str:
+    """Write where a drawn task stands: estimate, interval, answers, what it saves."""
+    answers = " ".join(f"{each.question} [bold]{each.answer.value}[/]" for each in decision.questions)
+    if decision.value is None:
+        return answers
+    saved = f"  {decision.saved_count / max(1, decision.item_count):.0%} saved" if decision.is_decided else ""
+    return f"{decision.metric} {number(decision.value)}, {interval_text(decision)}  {answers}{saved}"
+
+
 class PlainProgress(AbstractContextManager["PlainProgress"]):
     """Lines for logs and pipes: each change of state, and each fifth of the items."""
 
@@ -92,6 +104,7 @@ class PlainProgress(AbstractContextManager["PlainProgress"]):
         self._console = console
         self._state: RunState | None = None
         self._next_percent = _LINE_EVERY_PERCENT
+        self._told: set[str] = set()
 
     def update(self, snapshot: RunSnapshot) -> None:
         """Write a line if there is news."""
@@ -99,6 +112,7 @@ class PlainProgress(AbstractContextManager["PlainProgress"]):
         if run.state is not self._state:
             self._state = run.state
             self._console.print(f"{run.name}: {run.state.value}", markup=False)
+        self._tell_decisions(run)
         if None in [each.item_count for each in run.tasks] or not run.tasks:
             return
         total = sum(each.item_count or 0 for each in run.tasks)
@@ -109,6 +123,20 @@ class PlainProgress(AbstractContextManager["PlainProgress"]):
             note = f", {failed} failed" if failed else ""
             self._console.print(f"{run.name}: {done}/{total} items{note}", markup=False)
             self._next_percent = percent - percent % _LINE_EVERY_PERCENT + _LINE_EVERY_PERCENT
+
+    def _tell_decisions(self, run: Run) -> None:
+        """Write a line for each question that was decided since the last time."""
+        for decision in run.decisions:
+            for question in decision.questions:
+                asked = question_text(decision, question)
+                if question.answer is Answer.UNDECIDED or asked in self._told:
+                    continue
+                self._told.add(asked)
+                self._console.print(
+                    f"{run.name}: {asked} {question.answer.value} after {decision.completed_count:,} of "
+                    f"{decision.item_count:,} items: {number(decision.value)}, {interval_text(decision)}",
+                    markup=False,
+                )
 
     def __exit__(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from evalfleet.cli.decisions import print_decisions
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import remarks, results_table
 from evalfleet.errors import NotFoundError
@@ -58,6 +59,7 @@ def report(
     console.print(results_table(snapshot, suite, groups=groups))
     for line in remarks(snapshot):
         console.print(line, style="dim", markup=False)
+    print_decisions(console, run)
     took = "" if run.seconds is None else f" in {run.seconds:,.1f} s"
     console.print(f"{run.name}: {run.suite} on {run.model} {run.state.value}{took}", markup=False)
     if run.failure:

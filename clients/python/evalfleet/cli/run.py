@@ -1,11 +1,16 @@
 """`evalfleet run`: evaluate one model with one suite."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from evalfleet.cli.decisions import Undecided, gates_exit_code
+from evalfleet.cli.failures import explained
+from evalfleet.cli.goal_options import cost_options, gate_option, precision_option, previous_option
 from evalfleet.cli.models import register
 from evalfleet.cli.progress import follow
 from evalfleet.cli.reports import (
@@ -18,6 +23,8 @@ from evalfleet.cli.reports import (
     results_console,
 )
 from evalfleet.cli.session import Session
+from evalfleet.errors import EvalFleetError
+from evalfleet.goals import Budget, Gate
 from evalfleet.names import short_name
 
 INTERRUPTED = 130
@@ -30,11 +37,18 @@ Examples:
   evalfleet run --model step-100 --suite mmlu --limit 200 --json step-100.json
   evalfleet run --model step-100 --suite demo --task arithmetic --task refusals
   evalfleet run --model step-100 --suite demo --detach      then: evalfleet watch RUN
+  evalfleet run --model step-100 --suite gsm8k --gate 'gsm8k>=0.55' --budget 2usd
+  evalfleet run --model step-100 --suite mmlu --precision 0.02
+
+\b
+With --gate or --precision a task stops as soon as its question is decided, which mostly takes a
+small part of its items; with --budget the run ends when that is used up. Either way the estimate
+is for the whole task, and its interval holds although the run has stopped early.
 
 \b
 A folder is registered first, which loads it; `models/NAME` always means a registered model.
 Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did not,
-2 wrong usage, 130 interrupted."""
+2 wrong usage, 130 interrupted. With gates: 0 all passed, 1 one failed, 2 not decided or an error."""
 )
 @click.option("--model", required=True, metavar="DIR|NAME", help="A checkpoint folder, or a registered model's name.")
 @click.option("--suite", required=True, metavar="NAME", help="The suite; `evalfleet suites` lists them.")
@@ -57,6 +71,10 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
     metavar="N",
     help="-100 to 100: higher ones start first; among equals, callers take turns.",
 )
+@gate_option
+@precision_option
+@cost_options
+@previous_option
 @click.option("--detach", is_flag=True, help="Start the run and return.")
 @groups_option
 @json_option
@@ -71,6 +89,13 @@ def run(
     seed: int | None,
     concurrency: int | None,
     priority: int,
+    gates: tuple[Gate, ...],
+    precision: float | None,
+    budget: Budget | None,
+    tier: str | None,
+    confidence: float | None,
+    no_history: bool,
+    previous: str,
     detach: bool,
     groups: bool,
     json_path: Path | None,
@@ -82,26 +107,46 @@ def run(
             "--detach returns before there are results: leave out --json, use `evalfleet show --json`"
         )
     console = results_console(session, json_path)
-    # Asked first: an unknown suite is not worth loading a checkpoint for.
-    session.fleet.suites.get(suite)
-    started = session.fleet.runs.start(
-        model=_resolve_model(session, model, console),
-        suite=suite,
-        tasks=tasks,
-        item_limit=limit,
-        seed=seed,
-        concurrency=concurrency,
-        priority=priority,
-    )
+    with gates_failing_with_2(gates):
+        # Asked first: an unknown suite is not worth loading a checkpoint for.
+        session.fleet.suites.get(suite)
+        started = session.fleet.runs.start(
+            model=resolved_model(session, model, console),
+            suite=suite,
+            tasks=tasks,
+            item_limit=limit,
+            seed=seed,
+            concurrency=concurrency,
+            priority=priority,
+            gates=gates,
+            precision=precision,
+            budget=budget,
+            tier=tier or "",
+            confidence=confidence,
+            use_history=False if no_history else None,
+            previous_run=previous,
+        )
     if detach:
         name = short_name(started.name)
         console.print(f"{started.name} started; `evalfleet watch {name}` follows it", markup=False)
         return
-    watch_run(session, started.name, json_path=json_path, groups=groups)
+    with gates_failing_with_2(gates):
+        watch_run(session, started.name, json_path=json_path, groups=groups)
+
+
+@contextmanager
+def gates_failing_with_2(gates: Sequence[Gate]) -> Iterator[None]:
+    """Turn errors into the exit code that keeps them apart from a gate that failed, where there are gates."""
+    try:
+        yield
+    except EvalFleetError as error:
+        if not gates:
+            raise
+        raise Undecided(explained(error)) from None
 
 
 def watch_run(session: Session, name: str, *, json_path: Path | None, groups: bool) -> None:
-    """Show a run until it has ended, then its table; leaves with the exit code for how it ended."""
+    """Show a run until it has ended, then its table; leaves with the exit code for how it, or its gates, ended."""
     console = results_console(session, json_path)
     current = session.fleet.runs.get(name)
     suite = known_suite(session, current.suite)
@@ -117,10 +162,10 @@ def watch_run(session: Session, name: str, *, json_path: Path | None, groups: bo
         raise SystemExit(INTERRUPTED) from None
     snapshot = session.fleet.runs.snapshot(current.name)
     report(session, snapshot, suite, json_path=json_path, groups=groups)
-    raise SystemExit(exit_code(snapshot.run.state))
+    raise SystemExit(gates_exit_code(snapshot.run) if snapshot.run.gates else exit_code(snapshot.run.state))
 
 
-def _resolve_model(session: Session, given: str, console: Console) -> str:
+def resolved_model(session: Session, given: str, console: Console) -> str:
     """Return the name of a registered model; a folder is registered first."""
     if os.path.isdir(given):
         return register(session, given, console=console).name

@@ -1,5 +1,6 @@
 """Tables for people: results of a run, runs, models, suites, guards, policies."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -7,10 +8,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from evalfleet.goals import TaskDecision
 from evalfleet.names import short_name
 from evalfleet.results import (
     Estimate,
     Guard,
+    Interval,
     Model,
     ModelState,
     Policy,
@@ -22,6 +25,7 @@ from evalfleet.results import (
     TaskTotals,
 )
 
+_DRAWN_METHOD = "anytime-valid"
 _STATE_STYLES = {
     RunState.SUCCEEDED: "green",
     RunState.FAILED: "red",
@@ -44,13 +48,15 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
     )
     described = {each.name: each for each in suite.tasks} if suite else {}
     totals = {each.task: each for each in snapshot.totals}
+    decided = {(each.task, each.metric): each for each in snapshot.run.decisions}
     for progress in snapshot.run.tasks:
         task = described.get(progress.task)
         rows = _ordered(snapshot.estimates, progress.task, task, groups=groups)
         costs = _costs(totals.get(progress.task))
         if not rows:
             table.add_row(progress.task, "", "–", "", *costs)
-        for index, estimate in enumerate(rows):
+        for index, row in enumerate(rows):
+            estimate = _for_the_task(row, decided.get((row.task, row.metric)))
             is_primary = task is not None and estimate.metric == task.primary_metric and not estimate.group
             table.add_row(
                 progress.task if index == 0 else "",
@@ -60,6 +66,14 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
                 *(costs if index == 0 else _group_counts(estimate)),
             )
     return table
+
+
+def _for_the_task(estimate: Estimate, decision: TaskDecision | None) -> Estimate:
+    """Take the estimate for the whole task where its items were drawn: a plain mean would favour those drawn first."""
+    if decision is None or decision.value is None or estimate.group:
+        return estimate
+    limits = Interval(decision.lower, decision.upper, decision.confidence_level, _DRAWN_METHOD)
+    return dataclasses.replace(estimate, value=decision.value, interval=limits)
 
 
 def _ordered(estimates: Iterable[Estimate], task_name: str, task: Task | None, *, groups: bool) -> list[Estimate]:

@@ -2,16 +2,18 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
+from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
 from services.evaluation.runs.peers import (
+    AppendReceipt,
     ContinuationScores,
     GeneratedText,
     GenerationOptions,
@@ -19,10 +21,12 @@ from services.evaluation.runs.peers import (
     SafetyVerdict,
     ScoredOutput,
     ScorerCall,
+    TaskFindings,
 )
 from services.evaluation.specification import SafetyJudging, TaskSpec
 from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError, not_found
+from tests.fakes.drawings import FakeDrawings
 
 
 class FakeGenerator:
@@ -117,6 +121,7 @@ class FakeLedger:
         self.epochs: dict[str, int] = {}
         self.epoch: int | None = None
         self.errors: list[FleetError] = []
+        self.drawings = FakeDrawings(self.rows)
         self.refuses: Callable[[ItemOutcome], FleetError | None] = lambda _: None
 
     def fenced(self, epoch: int) -> "FakeLedger":
@@ -124,7 +129,7 @@ class FakeLedger:
         fenced.epoch = epoch
         return fenced
 
-    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> int:
+    async def append(self, run: str, outcomes: Sequence[ItemOutcome]) -> AppendReceipt:
         if outcomes and self.errors:
             raise self.errors.pop(0)
         if self.epoch is not None:
@@ -137,7 +142,16 @@ class FakeLedger:
         before = len(self.rows)
         for outcome in outcomes:
             self.rows.setdefault((run, outcome.task, outcome.item, outcome.sample), outcome)
-        return len(self.rows) - before
+        tasks = dict.fromkeys(outcome.task for outcome in outcomes)
+        decided = (self.drawings.decision(run, task) for task in tasks)
+        return AppendReceipt(len(self.rows) - before, [each for each in decided if each is not None])
+
+    async def findings(self, run: str) -> Mapping[str, TaskFindings]:
+        spent: dict[str, Spend] = {}
+        for (its_run, task, _, _), outcome in self.rows.items():
+            if its_run == run:
+                spent[task] = spent.get(task, Spend()) + Spend.of_item(outcome.usage)
+        return {task: TaskFindings(each, {}) for task, each in spent.items()}
 
     async def keys(self, run: str) -> AsyncIterator[ItemKey]:
         for (its_run, task, item, sample), outcome in list(self.rows.items()):
@@ -156,7 +170,7 @@ class Fleet:
 
     @property
     def peers(self) -> Peers:
-        return Peers(self.generator, self.safety, self.scorers, self.ledger)
+        return Peers(self.generator, self.safety, self.scorers, self.ledger, self.ledger.drawings)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ async def test_long_outcomes_go_in_several_messages(length: int, messages: list[
         ItemOutcome("task", f"item {index}", 0, index, {}, None, output="x" * length) for index in range(sum(messages))
     ]
     async with ledger(fake) as remote:
-        assert await remote.append("runs/r", outcomes) == len(outcomes)
+        assert (await remote.append("runs/r", outcomes)).appended == len(outcomes)
     assert [len(each.results) for each in fake.messages] == messages
     assert [each.item for message in fake.messages for each in message.results] == [each.item for each in outcomes]
 

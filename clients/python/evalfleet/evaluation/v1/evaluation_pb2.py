@@ -23,55 +23,74 @@ _sym_db = _symbol_database.Default()
 
 
 from evalfleet.aggregation.v1 import aggregation_pb2 as evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2
+from evalfleet.aggregation.v1 import drawing_pb2 as evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(evalfleet/evaluation/v1/evaluation.proto\x12\x17\x65valfleet.evaluation.v1\x1a*evalfleet/aggregation/v1/aggregation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x85\x01\n\x0cTaskProgress\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x17\n\nitem_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cscored_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x03\x12\x13\n\x0b\x64\x61ta_digest\x18\x05 \x01(\tB\r\n\x0b_item_count\"\xc1\x03\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x14\n\x0csuite_digest\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x30\n\x05state\x18\x06 \x01(\x0e\x32!.evalfleet.evaluation.v1.RunState\x12#\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x17\n\nitem_limit\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x34\n\x05tasks\x18\n \x03(\x0b\x32%.evalfleet.evaluation.v1.TaskProgress\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x14 \x01(\x05\x42\r\n\x0b_item_limit\"\x87\x02\n\x10\x43reateRunRequest\x12\r\n\x05suite\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x06run_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nitem_limit\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\r\n\x05tasks\x18\x06 \x03(\t\x12\x18\n\x0b\x63oncurrency\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\nrequest_id\x18\x08 \x01(\tH\x04\x88\x01\x01\x12\x10\n\x08priority\x18\x14 \x01(\x05\x42\t\n\x07_run_idB\x07\n\x05_seedB\r\n\x0b_item_limitB\x0e\n\x0c_concurrencyB\r\n\x0b_request_id\">\n\x11\x43reateRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"G\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"\x1f\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xaa\x01\n\x10WatchRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\x12\x35\n\testimates\x18\x02 \x03(\x0b\x32\".evalfleet.aggregation.v1.Estimate\x12\x34\n\x06totals\x18\x03 \x03(\x0b\x32$.evalfleet.aggregation.v1.TaskTotals\"\x82\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x16\n\x0eprimary_metric\x18\x03 \x01(\t\x12\x18\n\x10higher_is_better\x18\x04 \x01(\x08\x12\x15\n\rcomparable_to\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"h\n\x05Suite\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12,\n\x05tasks\x18\x03 \x03(\x0b\x32\x1d.evalfleet.evaluation.v1.Task\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\":\n\x11ListSuitesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListSuitesResponse\x12.\n\x06suites\x18\x01 \x03(\x0b\x32\x1e.evalfleet.evaluation.v1.Suite\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetSuiteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetSuiteResponse\x12-\n\x05suite\x18\x01 \x01(\x0b\x32\x1e.evalfleet.evaluation.v1.Suite*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05\x32\xc2\x05\n\x11\x45valuationService\x12\x62\n\tCreateRun\x12).evalfleet.evaluation.v1.CreateRunRequest\x1a*.evalfleet.evaluation.v1.CreateRunResponse\x12Y\n\x06GetRun\x12&.evalfleet.evaluation.v1.GetRunRequest\x1a\'.evalfleet.evaluation.v1.GetRunResponse\x12_\n\x08ListRuns\x12(.evalfleet.evaluation.v1.ListRunsRequest\x1a).evalfleet.evaluation.v1.ListRunsResponse\x12\x62\n\tCancelRun\x12).evalfleet.evaluation.v1.CancelRunRequest\x1a*.evalfleet.evaluation.v1.CancelRunResponse\x12\x61\n\x08WatchRun\x12(.evalfleet.evaluation.v1.WatchRunRequest\x1a).evalfleet.evaluation.v1.WatchRunResponse0\x01\x12\x65\n\nListSuites\x12*.evalfleet.evaluation.v1.ListSuitesRequest\x1a+.evalfleet.evaluation.v1.ListSuitesResponse\x12_\n\x08GetSuite\x12(.evalfleet.evaluation.v1.GetSuiteRequest\x1a).evalfleet.evaluation.v1.GetSuiteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(evalfleet/evaluation/v1/evaluation.proto\x12\x17\x65valfleet.evaluation.v1\x1a*evalfleet/aggregation/v1/aggregation.proto\x1a&evalfleet/aggregation/v1/drawing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"s\n\x04Gate\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12:\n\tdirection\x18\x03 \x01(\x0e\x32\'.evalfleet.aggregation.v1.GateDirection\x12\x11\n\tthreshold\x18\x04 \x01(\x01\"\xd2\x01\n\x06\x42udget\x12\x12\n\x05items\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06tokens\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0e\x65ngine_seconds\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0e\x63ost_micro_usd\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x19\n\x0cwall_seconds\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_itemsB\t\n\x07_tokensB\x11\n\x0f_engine_secondsB\x11\n\x0f_cost_micro_usdB\x0f\n\r_wall_seconds\"l\n\x05Spend\x12\r\n\x05items\x18\x01 \x01(\x03\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x16\n\x0e\x65ngine_seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x63ost_micro_usd\x18\x04 \x01(\x03\x12\x14\n\x0cwall_seconds\x18\x05 \x01(\x01\"\x85\x01\n\x0cTaskProgress\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x17\n\nitem_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cscored_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x03\x12\x13\n\x0b\x64\x61ta_digest\x18\x05 \x01(\tB\r\n\x0b_item_count\"\x8c\x06\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x14\n\x0csuite_digest\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x30\n\x05state\x18\x06 \x01(\x0e\x32!.evalfleet.evaluation.v1.RunState\x12#\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x17\n\nitem_limit\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x34\n\x05tasks\x18\n \x03(\x0b\x32%.evalfleet.evaluation.v1.TaskProgress\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0bstop_reason\x18\x0e \x01(\x0e\x32#.evalfleet.evaluation.v1.StopReason\x12,\n\x05gates\x18\x0f \x03(\x0b\x32\x1d.evalfleet.evaluation.v1.Gate\x12\x16\n\tprecision\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nconfidence\x18\x11 \x01(\x01\x12/\n\x06\x62udget\x18\x12 \x01(\x0b\x32\x1f.evalfleet.evaluation.v1.Budget\x12-\n\x05spend\x18\x13 \x01(\x0b\x32\x1e.evalfleet.evaluation.v1.Spend\x12\x0c\n\x04tier\x18\x16 \x01(\t\x12\x39\n\tdecisions\x18\x15 \x03(\x0b\x32&.evalfleet.aggregation.v1.TaskDecision\x12\x10\n\x08priority\x18\x14 \x01(\x05\x42\r\n\x0b_item_limitB\x0c\n\n_precision\"\xb4\x04\n\x10\x43reateRunRequest\x12\r\n\x05suite\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x06run_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nitem_limit\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\r\n\x05tasks\x18\x06 \x03(\t\x12\x18\n\x0b\x63oncurrency\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\nrequest_id\x18\x08 \x01(\tH\x04\x88\x01\x01\x12,\n\x05gates\x18\t \x03(\x0b\x32\x1d.evalfleet.evaluation.v1.Gate\x12\x16\n\tprecision\x18\n \x01(\x01H\x05\x88\x01\x01\x12\x17\n\nconfidence\x18\x0b \x01(\x01H\x06\x88\x01\x01\x12/\n\x06\x62udget\x18\x0c \x01(\x0b\x32\x1f.evalfleet.evaluation.v1.Budget\x12\x0c\n\x04tier\x18\r \x01(\t\x12\x18\n\x0buse_history\x18\x0e \x01(\x08H\x07\x88\x01\x01\x12\x1c\n\x0fstop_at_failure\x18\x0f \x01(\x08H\x08\x88\x01\x01\x12\x14\n\x0cprevious_run\x18\x10 \x01(\t\x12\x10\n\x08priority\x18\x14 \x01(\x05\x42\t\n\x07_run_idB\x07\n\x05_seedB\r\n\x0b_item_limitB\x0e\n\x0c_concurrencyB\r\n\x0b_request_idB\x0c\n\n_precisionB\r\n\x0b_confidenceB\x0e\n\x0c_use_historyB\x12\n\x10_stop_at_failure\">\n\x11\x43reateRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"G\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\"5\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\x82\x01\n\x08RunEvent\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32!.evalfleet.evaluation.v1.RunStateH\x00\x12:\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32&.evalfleet.aggregation.v1.TaskDecisionH\x00\x42\x06\n\x04kind\"\xf3\x01\n\x10WatchRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.evalfleet.evaluation.v1.Run\x12\x35\n\testimates\x18\x02 \x03(\x0b\x32\".evalfleet.aggregation.v1.Estimate\x12\x34\n\x06totals\x18\x03 \x03(\x0b\x32$.evalfleet.aggregation.v1.TaskTotals\x12\x31\n\x06\x65vents\x18\x04 \x03(\x0b\x32!.evalfleet.evaluation.v1.RunEvent\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\"L\n\x12\x45stimateRunRequest\x12\x36\n\x03run\x18\x01 \x01(\x0b\x32).evalfleet.evaluation.v1.CreateRunRequest\"\xc1\x01\n\x08TaskPlan\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x1b\n\x13\x65xpected_item_count\x18\x03 \x01(\x03\x12\x30\n\x08\x65xpected\x18\x04 \x01(\x0b\x32\x1e.evalfleet.evaluation.v1.Spend\x12\x31\n\x05\x62\x61sis\x18\x05 \x01(\x0e\x32\".evalfleet.evaluation.v1.CostBasis\x12\x11\n\tbasis_run\x18\x06 \x01(\t\"\x91\x01\n\x13\x45stimateRunResponse\x12\x30\n\x05tasks\x18\x01 \x03(\x0b\x32!.evalfleet.evaluation.v1.TaskPlan\x12\x30\n\x08\x65xpected\x18\x02 \x01(\x0b\x32\x1e.evalfleet.evaluation.v1.Spend\x12\x16\n\x0e\x65xceeds_budget\x18\x03 \x01(\x08\"\x82\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x16\n\x0eprimary_metric\x18\x03 \x01(\t\x12\x18\n\x10higher_is_better\x18\x04 \x01(\x08\x12\x15\n\rcomparable_to\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"h\n\x05Suite\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12,\n\x05tasks\x18\x03 \x03(\x0b\x32\x1d.evalfleet.evaluation.v1.Task\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\":\n\x11ListSuitesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListSuitesResponse\x12.\n\x06suites\x18\x01 \x03(\x0b\x32\x1e.evalfleet.evaluation.v1.Suite\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetSuiteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetSuiteResponse\x12-\n\x05suite\x18\x01 \x01(\x0b\x32\x1e.evalfleet.evaluation.v1.Suite*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*\x9b\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_COMPLETE\x10\x01\x12\x17\n\x13STOP_REASON_DECIDED\x10\x02\x12\x1b\n\x17STOP_REASON_GATE_FAILED\x10\x03\x12 \n\x1cSTOP_REASON_BUDGET_EXHAUSTED\x10\x04*v\n\tCostBasis\x12\x1a\n\x16\x43OST_BASIS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OST_BASIS_SAME_MODEL\x10\x01\x12\x1a\n\x16\x43OST_BASIS_OTHER_MODEL\x10\x02\x12\x16\n\x12\x43OST_BASIS_PROMPTS\x10\x03\x32\xac\x06\n\x11\x45valuationService\x12\x62\n\tCreateRun\x12).evalfleet.evaluation.v1.CreateRunRequest\x1a*.evalfleet.evaluation.v1.CreateRunResponse\x12Y\n\x06GetRun\x12&.evalfleet.evaluation.v1.GetRunRequest\x1a\'.evalfleet.evaluation.v1.GetRunResponse\x12_\n\x08ListRuns\x12(.evalfleet.evaluation.v1.ListRunsRequest\x1a).evalfleet.evaluation.v1.ListRunsResponse\x12\x62\n\tCancelRun\x12).evalfleet.evaluation.v1.CancelRunRequest\x1a*.evalfleet.evaluation.v1.CancelRunResponse\x12\x61\n\x08WatchRun\x12(.evalfleet.evaluation.v1.WatchRunRequest\x1a).evalfleet.evaluation.v1.WatchRunResponse0\x01\x12h\n\x0b\x45stimateRun\x12+.evalfleet.evaluation.v1.EstimateRunRequest\x1a,.evalfleet.evaluation.v1.EstimateRunResponse\x12\x65\n\nListSuites\x12*.evalfleet.evaluation.v1.ListSuitesRequest\x1a+.evalfleet.evaluation.v1.ListSuitesResponse\x12_\n\x08GetSuite\x12(.evalfleet.evaluation.v1.GetSuiteRequest\x1a).evalfleet.evaluation.v1.GetSuiteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.evaluation.v1.evaluation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=2142
-  _globals['_RUNSTATE']._serialized_end=2297
-  _globals['_TASKPROGRESS']._serialized_start=172
-  _globals['_TASKPROGRESS']._serialized_end=305
-  _globals['_RUN']._serialized_start=308
-  _globals['_RUN']._serialized_end=757
-  _globals['_CREATERUNREQUEST']._serialized_start=760
-  _globals['_CREATERUNREQUEST']._serialized_end=1023
-  _globals['_CREATERUNRESPONSE']._serialized_start=1025
-  _globals['_CREATERUNRESPONSE']._serialized_end=1087
-  _globals['_GETRUNREQUEST']._serialized_start=1089
-  _globals['_GETRUNREQUEST']._serialized_end=1118
-  _globals['_GETRUNRESPONSE']._serialized_start=1120
-  _globals['_GETRUNRESPONSE']._serialized_end=1179
-  _globals['_LISTRUNSREQUEST']._serialized_start=1181
-  _globals['_LISTRUNSREQUEST']._serialized_end=1252
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1254
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1341
-  _globals['_CANCELRUNREQUEST']._serialized_start=1343
-  _globals['_CANCELRUNREQUEST']._serialized_end=1375
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1377
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1439
-  _globals['_WATCHRUNREQUEST']._serialized_start=1441
-  _globals['_WATCHRUNREQUEST']._serialized_end=1472
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1475
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1645
-  _globals['_TASK']._serialized_start=1648
-  _globals['_TASK']._serialized_end=1778
-  _globals['_SUITE']._serialized_start=1780
-  _globals['_SUITE']._serialized_end=1884
-  _globals['_LISTSUITESREQUEST']._serialized_start=1886
-  _globals['_LISTSUITESREQUEST']._serialized_end=1944
-  _globals['_LISTSUITESRESPONSE']._serialized_start=1946
-  _globals['_LISTSUITESRESPONSE']._serialized_end=2039
-  _globals['_GETSUITEREQUEST']._serialized_start=2041
-  _globals['_GETSUITEREQUEST']._serialized_end=2072
-  _globals['_GETSUITERESPONSE']._serialized_start=2074
-  _globals['_GETSUITERESPONSE']._serialized_end=2139
-  _globals['_EVALUATIONSERVICE']._serialized_start=2300
-  _globals['_EVALUATIONSERVICE']._serialized_end=3006
+  _globals['_RUNSTATE']._serialized_start=3904
+  _globals['_RUNSTATE']._serialized_end=4059
+  _globals['_STOPREASON']._serialized_start=4062
+  _globals['_STOPREASON']._serialized_end=4217
+  _globals['_COSTBASIS']._serialized_start=4219
+  _globals['_COSTBASIS']._serialized_end=4337
+  _globals['_GATE']._serialized_start=211
+  _globals['_GATE']._serialized_end=326
+  _globals['_BUDGET']._serialized_start=329
+  _globals['_BUDGET']._serialized_end=539
+  _globals['_SPEND']._serialized_start=541
+  _globals['_SPEND']._serialized_end=649
+  _globals['_TASKPROGRESS']._serialized_start=652
+  _globals['_TASKPROGRESS']._serialized_end=785
+  _globals['_RUN']._serialized_start=788
+  _globals['_RUN']._serialized_end=1568
+  _globals['_CREATERUNREQUEST']._serialized_start=1571
+  _globals['_CREATERUNREQUEST']._serialized_end=2135
+  _globals['_CREATERUNRESPONSE']._serialized_start=2137
+  _globals['_CREATERUNRESPONSE']._serialized_end=2199
+  _globals['_GETRUNREQUEST']._serialized_start=2201
+  _globals['_GETRUNREQUEST']._serialized_end=2230
+  _globals['_GETRUNRESPONSE']._serialized_start=2232
+  _globals['_GETRUNRESPONSE']._serialized_end=2291
+  _globals['_LISTRUNSREQUEST']._serialized_start=2293
+  _globals['_LISTRUNSREQUEST']._serialized_end=2364
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2366
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2453
+  _globals['_CANCELRUNREQUEST']._serialized_start=2455
+  _globals['_CANCELRUNREQUEST']._serialized_end=2487
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2489
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2551
+  _globals['_WATCHRUNREQUEST']._serialized_start=2553
+  _globals['_WATCHRUNREQUEST']._serialized_end=2606
+  _globals['_RUNEVENT']._serialized_start=2609
+  _globals['_RUNEVENT']._serialized_end=2739
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2742
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2985
+  _globals['_ESTIMATERUNREQUEST']._serialized_start=2987
+  _globals['_ESTIMATERUNREQUEST']._serialized_end=3063
+  _globals['_TASKPLAN']._serialized_start=3066
+  _globals['_TASKPLAN']._serialized_end=3259
+  _globals['_ESTIMATERUNRESPONSE']._serialized_start=3262
+  _globals['_ESTIMATERUNRESPONSE']._serialized_end=3407
+  _globals['_TASK']._serialized_start=3410
+  _globals['_TASK']._serialized_end=3540
+  _globals['_SUITE']._serialized_start=3542
+  _globals['_SUITE']._serialized_end=3646
+  _globals['_LISTSUITESREQUEST']._serialized_start=3648
+  _globals['_LISTSUITESREQUEST']._serialized_end=3706
+  _globals['_LISTSUITESRESPONSE']._serialized_start=3708
+  _globals['_LISTSUITESRESPONSE']._serialized_end=3801
+  _globals['_GETSUITEREQUEST']._serialized_start=3803
+  _globals['_GETSUITEREQUEST']._serialized_end=3834
+  _globals['_GETSUITERESPONSE']._serialized_start=3836
+  _globals['_GETSUITERESPONSE']._serialized_end=3901
+  _globals['_EVALUATIONSERVICE']._serialized_start=4340
+  _globals['_EVALUATIONSERVICE']._serialized_end=5152
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Evaluation runs: a suite, a model, an answer."""
 
 from collections import abc as _abc
 from evalfleet.aggregation.v1 import aggregation_pb2 as _aggregation_pb2
+from evalfleet.aggregation.v1 import drawing_pb2 as _drawing_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -35,7 +36,7 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_RUNNING: _RunState.ValueType  # 2
     """Items are being worked on."""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 3
-    """Every item has an outcome."""
+    """It has found out what it was asked for, or used up its items or its budget; `stop_reason` says which."""
     RUN_STATE_FAILED: _RunState.ValueType  # 4
     """The run could not go on; `failure` says why."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
@@ -51,12 +52,205 @@ RUN_STATE_PENDING: RunState.ValueType  # 1
 RUN_STATE_RUNNING: RunState.ValueType  # 2
 """Items are being worked on."""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 3
-"""Every item has an outcome."""
+"""It has found out what it was asked for, or used up its items or its budget; `stop_reason` says which."""
 RUN_STATE_FAILED: RunState.ValueType  # 4
 """The run could not go on; `failure` says why."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """A caller stopped it."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+class _StopReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
+    """It goes on, or it has not succeeded."""
+    STOP_REASON_COMPLETE: _StopReason.ValueType  # 1
+    """Every item has an outcome."""
+    STOP_REASON_DECIDED: _StopReason.ValueType  # 2
+    """Every question was decided before the items were used up."""
+    STOP_REASON_GATE_FAILED: _StopReason.ValueType  # 3
+    """A gate failed, and the run was to stop at the first that does."""
+    STOP_REASON_BUDGET_EXHAUSTED: _StopReason.ValueType  # 4
+    """The budget was used up; what is not decided has its estimate so far."""
+
+class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
+    """Why a run that succeeded did not go on."""
+
+STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
+"""It goes on, or it has not succeeded."""
+STOP_REASON_COMPLETE: StopReason.ValueType  # 1
+"""Every item has an outcome."""
+STOP_REASON_DECIDED: StopReason.ValueType  # 2
+"""Every question was decided before the items were used up."""
+STOP_REASON_GATE_FAILED: StopReason.ValueType  # 3
+"""A gate failed, and the run was to stop at the first that does."""
+STOP_REASON_BUDGET_EXHAUSTED: StopReason.ValueType  # 4
+"""The budget was used up; what is not decided has its estimate so far."""
+Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
+
+class _CostBasis:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CostBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostBasis.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COST_BASIS_UNSPECIFIED: _CostBasis.ValueType  # 0
+    """Not known; never sent by this version."""
+    COST_BASIS_SAME_MODEL: _CostBasis.ValueType  # 1
+    """What items of this task cost in an earlier run of this model."""
+    COST_BASIS_OTHER_MODEL: _CostBasis.ValueType  # 2
+    """What items of this task cost in an earlier run of another model."""
+    COST_BASIS_PROMPTS: _CostBasis.ValueType  # 3
+    """The length of prompts and the most tokens that answers may have: an upper bound of the tokens, and nothing else."""
+
+class CostBasis(_CostBasis, metaclass=_CostBasisEnumTypeWrapper):
+    """Where a prediction of cost comes from."""
+
+COST_BASIS_UNSPECIFIED: CostBasis.ValueType  # 0
+"""Not known; never sent by this version."""
+COST_BASIS_SAME_MODEL: CostBasis.ValueType  # 1
+"""What items of this task cost in an earlier run of this model."""
+COST_BASIS_OTHER_MODEL: CostBasis.ValueType  # 2
+"""What items of this task cost in an earlier run of another model."""
+COST_BASIS_PROMPTS: CostBasis.ValueType  # 3
+"""The length of prompts and the most tokens that answers may have: an upper bound of the tokens, and nothing else."""
+Global___CostBasis: _TypeAlias = CostBasis  # noqa: Y015
+
+@_typing.final
+class Gate(_message.Message):
+    """A bound on what a model scores on the whole of a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """Name of a task of the suite."""
+    metric: _builtins.str
+    """One of its metrics; empty: the primary one. All gates of a task are about the same."""
+    direction: _drawing_pb2.GateDirection.ValueType
+    """Which side passes."""
+    threshold: _builtins.float
+    """From 0 to 1."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        metric: _builtins.str = ...,
+        direction: _drawing_pb2.GateDirection.ValueType = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "metric", b"metric", "task", b"task", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What a run may spend; what is absent is not limited. Cost is reserved before an item is asked and settled after it, so
+    that a run exceeds its budget by no more than what the items in flight cost beyond what was reserved for them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """Items asked, at least 1."""
+    tokens: _builtins.int
+    """Tokens that engines compute, of prompts and answers; what caches save is free."""
+    engine_seconds: _builtins.float
+    """Seconds of inference engines."""
+    cost_micro_usd: _builtins.int
+    """Price by the generation service's price table, in millionths of a US dollar."""
+    wall_seconds: _builtins.float
+    """Seconds since the run's first item was started, whatever the run did in them. What is in flight then is cancelled."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.int | None = ...,
+        tokens: _builtins.int | None = ...,
+        engine_seconds: _builtins.float | None = ...,
+        cost_micro_usd: _builtins.int | None = ...,
+        wall_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_micro_usd", b"_cost_micro_usd", "_engine_seconds", b"_engine_seconds", "_items", b"_items", "_tokens", b"_tokens", "_wall_seconds", b"_wall_seconds", "cost_micro_usd", b"cost_micro_usd", "engine_seconds", b"engine_seconds", "items", b"items", "tokens", b"tokens", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micro_usd", b"_cost_micro_usd", "_engine_seconds", b"_engine_seconds", "_items", b"_items", "_tokens", b"_tokens", "_wall_seconds", b"_wall_seconds", "cost_micro_usd", b"cost_micro_usd", "engine_seconds", b"engine_seconds", "items", b"items", "tokens", b"tokens", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_micro_usd: _TypeAlias = _typing.Literal["cost_micro_usd"]  # noqa: Y015
+    _WhichOneofArgType__cost_micro_usd: _TypeAlias = _typing.Literal["_cost_micro_usd", b"_cost_micro_usd"]  # noqa: Y015
+    _WhichOneofReturnType__engine_seconds: _TypeAlias = _typing.Literal["engine_seconds"]  # noqa: Y015
+    _WhichOneofArgType__engine_seconds: _TypeAlias = _typing.Literal["_engine_seconds", b"_engine_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__items: _TypeAlias = _typing.Literal["items"]  # noqa: Y015
+    _WhichOneofArgType__items: _TypeAlias = _typing.Literal["_items", b"_items"]  # noqa: Y015
+    _WhichOneofReturnType__tokens: _TypeAlias = _typing.Literal["tokens"]  # noqa: Y015
+    _WhichOneofArgType__tokens: _TypeAlias = _typing.Literal["_tokens", b"_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__wall_seconds: _TypeAlias = _typing.Literal["wall_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wall_seconds: _TypeAlias = _typing.Literal["_wall_seconds", b"_wall_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_micro_usd) -> _WhichOneofReturnType__cost_micro_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine_seconds) -> _WhichOneofReturnType__engine_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__items) -> _WhichOneofReturnType__items | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens) -> _WhichOneofReturnType__tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wall_seconds) -> _WhichOneofReturnType__wall_seconds | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class Spend(_message.Message):
+    """What a run has spent, counted as its budget is. An item that was cancelled counts as what was reserved for it, until
+    the service is started again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """Items asked."""
+    tokens: _builtins.int
+    """Tokens computed."""
+    engine_seconds: _builtins.float
+    """Seconds of inference engines."""
+    cost_micro_usd: _builtins.int
+    """Price, in millionths of a US dollar."""
+    wall_seconds: _builtins.float
+    """Seconds since the run's first item was started."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        engine_seconds: _builtins.float = ...,
+        cost_micro_usd: _builtins.int = ...,
+        wall_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micro_usd", b"cost_micro_usd", "engine_seconds", b"engine_seconds", "items", b"items", "tokens", b"tokens", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spend: _TypeAlias = Spend  # noqa: Y015
 
 @_typing.final
 class TaskProgress(_message.Message):
@@ -117,6 +311,14 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    SPEND_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
@@ -134,6 +336,14 @@ class Run(_message.Message):
     """Seed of item order and sampling."""
     item_limit: _builtins.int
     """Most items a task; absent: all."""
+    stop_reason: Global___StopReason.ValueType
+    """Why it did not go on; set only in state SUCCEEDED."""
+    precision: _builtins.float
+    """Half-width of the interval at which a task without a gate stops; absent: there is none."""
+    confidence: _builtins.float
+    """1 minus the probability that any of its decisions is wrong."""
+    tier: _builtins.str
+    """The tier it was asked for; empty: none."""
     priority: _builtins.int
     """Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
@@ -156,6 +366,22 @@ class Run(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended; absent before."""
 
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """Its gates, their metrics filled in."""
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What it may spend; absent: anything."""
+
+    @_builtins.property
+    def spend(self) -> Global___Spend:
+        """What it has spent; absent without a budget."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_drawing_pb2.TaskDecision]:
+        """What is decided so far, one entry a task that has questions and whose first items are drawn."""
+
     def __init__(
         self,
         *,
@@ -172,15 +398,28 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        stop_reason: Global___StopReason.ValueType = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        precision: _builtins.float | None = ...,
+        confidence: _builtins.float = ...,
+        budget: Global___Budget | None = ...,
+        spend: Global___Spend | None = ...,
+        tier: _builtins.str = ...,
+        decisions: _abc.Iterable[_drawing_pb2.TaskDecision] | None = ...,
         priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "spend", b"spend", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "priority", b"priority", "seed", b"seed", "start_time", b"start_time", "state", b"state", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "end_time", b"end_time", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "precision", b"precision", "priority", b"priority", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__item_limit) -> _WhichOneofReturnType__item_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -198,6 +437,14 @@ class CreateRunRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    USE_HISTORY_FIELD_NUMBER: _builtins.int
+    STOP_AT_FAILURE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_RUN_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
     """The suite, `suites/{suite}`."""
@@ -213,11 +460,39 @@ class CreateRunRequest(_message.Message):
     """Items in flight at once, 1 to 1024; absent: the service's default."""
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeated request with the same id returns the first one's run."""
+    precision: _builtins.float
+    """A task without a gate stops when the interval of its primary metric is at most this to either side; from 0.001 to
+    0.5.
+    """
+    confidence: _builtins.float
+    """1 minus the probability that any decision of the run is wrong, from 0.5 to 0.9999; absent: 0.95."""
+    tier: _builtins.str
+    """A tier of the suite, whose gates, precision and budget hold where the request gives none: `smoke` (stops at the first
+    gate that fails), `standard` or `deep` (all items).
+    """
+    use_history: _builtins.bool
+    """False: earlier results of these items, of this and of other models, do not choose which items are drawn first.
+    Absent: they do, which decides sooner.
+    """
+    stop_at_failure: _builtins.bool
+    """True: stop at the first gate that fails. Absent: the tier says."""
+    previous_run: _builtins.str
+    """The run, `runs/{run}`, of the checkpoint before this one of the same training, whose results predict best. Empty:
+    none is known. A wrong one costs items, and makes no decision wrong.
+    """
     priority: _builtins.int
     """From -100 to 100. Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these tasks of the suite; empty: all."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """A task stops as soon as its gates are decided; those without gates are run in full, unless `precision` is given."""
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What the run may spend. When that is used up, it ends with what it has found."""
 
     def __init__(
         self,
@@ -230,32 +505,56 @@ class CreateRunRequest(_message.Message):
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        precision: _builtins.float | None = ...,
+        confidence: _builtins.float | None = ...,
+        budget: Global___Budget | None = ...,
+        tier: _builtins.str = ...,
+        use_history: _builtins.bool | None = ...,
+        stop_at_failure: _builtins.bool | None = ...,
+        previous_run: _builtins.str = ...,
         priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_item_limit", b"_item_limit", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "concurrency", b"concurrency", "item_limit", b"item_limit", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "precision", b"precision", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "use_history", b"use_history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_item_limit", b"_item_limit", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "concurrency", b"concurrency", "item_limit", b"item_limit", "model", b"model", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "suite", b"suite", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "precision", b"precision", "previous_run", b"previous_run", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "suite", b"suite", "tasks", b"tasks", "tier", b"tier", "use_history", b"use_history"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
     _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__stop_at_failure: _TypeAlias = _typing.Literal["stop_at_failure"]  # noqa: Y015
+    _WhichOneofArgType__stop_at_failure: _TypeAlias = _typing.Literal["_stop_at_failure", b"_stop_at_failure"]  # noqa: Y015
+    _WhichOneofReturnType__use_history: _TypeAlias = _typing.Literal["use_history"]  # noqa: Y015
+    _WhichOneofArgType__use_history: _TypeAlias = _typing.Literal["_use_history", b"_use_history"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__item_limit) -> _WhichOneofReturnType__item_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_at_failure) -> _WhichOneofReturnType__stop_at_failure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_history) -> _WhichOneofReturnType__use_history | None: ...
 
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
 
@@ -440,20 +739,56 @@ class WatchRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
+    resume_token: _builtins.str
+    """`resume_token` of the last answer of an earlier stream of this run: events that it has told are not told again, and
+    none that came meanwhile is left out. Empty: all are told.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunRequest: _TypeAlias = WatchRunRequest  # noqa: Y015
+
+@_typing.final
+class RunEvent(_message.Message):
+    """Something that happened to a run, and stays so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    state: Global___RunState.ValueType
+    """The run came into this state."""
+    @_builtins.property
+    def decision(self) -> _drawing_pb2.TaskDecision:
+        """Questions of this task were decided: the state of the task, whose decided questions are new."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___RunState.ValueType = ...,
+        decision: _drawing_pb2.TaskDecision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "kind", b"kind", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "kind", b"kind", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state", "decision"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___RunEvent: _TypeAlias = RunEvent  # noqa: Y015
 
 @_typing.final
 class WatchRunResponse(_message.Message):
@@ -464,6 +799,10 @@ class WatchRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     ESTIMATES_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Send it with the next request to go on behind these events, at any replica and after any restart."""
     @_builtins.property
     def run(self) -> Global___Run:
         """The run."""
@@ -476,20 +815,130 @@ class WatchRunResponse(_message.Message):
     def totals(self) -> _containers.RepeatedCompositeFieldContainer[_aggregation_pb2.TaskTotals]:
         """Totals of each task so far."""
 
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEvent]:
+        """What happened since the answer before, or since the one whose token the request has, oldest first."""
+
     def __init__(
         self,
         *,
         run: Global___Run | None = ...,
         estimates: _abc.Iterable[_aggregation_pb2.Estimate] | None = ...,
         totals: _abc.Iterable[_aggregation_pb2.TaskTotals] | None = ...,
+        events: _abc.Iterable[Global___RunEvent] | None = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "run", b"run", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "events", b"events", "resume_token", b"resume_token", "run", b"run", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
+
+@_typing.final
+class EstimateRunRequest(_message.Message):
+    """A request for what a run would cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___CreateRunRequest:
+        """The run that would be started. Nothing is started."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___CreateRunRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
+
+@_typing.final
+class TaskPlan(_message.Message):
+    """What a task would probably cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    EXPECTED_ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    BASIS_RUN_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """Name of the task."""
+    item_count: _builtins.int
+    """Its items."""
+    expected_item_count: _builtins.int
+    """Items that it takes to decide its questions: by the distance of the gate from the last known score of this model, or
+    of another, or from a score five points away from it. All items where there is no question.
+    """
+    basis: Global___CostBasis.ValueType
+    """Where the cost comes from."""
+    basis_run: _builtins.str
+    """The run whose costs these are; empty where they come from no run."""
+    @_builtins.property
+    def expected(self) -> Global___Spend:
+        """Cost of those items, of which caches may spare some."""
+
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        item_count: _builtins.int = ...,
+        expected_item_count: _builtins.int = ...,
+        expected: Global___Spend | None = ...,
+        basis: Global___CostBasis.ValueType = ...,
+        basis_run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "basis_run", b"basis_run", "expected", b"expected", "expected_item_count", b"expected_item_count", "item_count", b"item_count", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskPlan: _TypeAlias = TaskPlan  # noqa: Y015
+
+@_typing.final
+class EstimateRunResponse(_message.Message):
+    """What a run would probably cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    EXCEEDS_BUDGET_FIELD_NUMBER: _builtins.int
+    exceeds_budget: _builtins.bool
+    """The budget would end the run before all questions are decided."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskPlan]:
+        """One entry a task, in the suite's order."""
+
+    @_builtins.property
+    def expected(self) -> Global___Spend:
+        """All of them together; cut to the budget, whichever of its limits is met first."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskPlan] | None = ...,
+        expected: Global___Spend | None = ...,
+        exceeds_budget: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceeds_budget", b"exceeds_budget", "expected", b"expected", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):

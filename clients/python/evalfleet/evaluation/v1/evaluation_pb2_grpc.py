@@ -60,6 +60,11 @@ class EvaluationServiceStub:
                 request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.EstimateRun = channel.unary_unary(
+                '/evalfleet.evaluation.v1.EvaluationService/EstimateRun',
+                request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.FromString,
+                _registered_method=True)
         self.ListSuites = channel.unary_unary(
                 '/evalfleet.evaluation.v1.EvaluationService/ListSuites',
                 request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.ListSuitesRequest.SerializeToString,
@@ -111,6 +116,13 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateRun(self, request, context):
+        """Says what a run would probably cost, before anything is spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSuites(self, request, context):
         """Lists the suites that can be run, ordered by name.
         """
@@ -152,6 +164,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunRequest.FromString,
                     response_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'EstimateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateRun,
+                    request_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.FromString,
+                    response_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.SerializeToString,
             ),
             'ListSuites': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSuites,
@@ -300,6 +317,33 @@ class EvaluationService:
             '/evalfleet.evaluation.v1.EvaluationService/WatchRun',
             evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunRequest.SerializeToString,
             evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.evaluation.v1.EvaluationService/EstimateRun',
+            evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.SerializeToString,
+            evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

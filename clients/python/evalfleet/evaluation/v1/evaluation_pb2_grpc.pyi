@@ -43,6 +43,8 @@ class EvaluationServiceStub:
     """Stops a run; items that are done stay, the others are not started. Cancelling a finished run changes nothing."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_evaluation_pb2.WatchRunRequest, _evaluation_pb2.WatchRunResponse]
     """Streams a run's progress, at once and whenever it changes, until the run has ended."""
+    EstimateRun: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.EstimateRunRequest, _evaluation_pb2.EstimateRunResponse]
+    """Says what a run would probably cost, before anything is spent."""
     ListSuites: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListSuitesRequest, _evaluation_pb2.ListSuitesResponse]
     """Lists the suites that can be run, ordered by name."""
     GetSuite: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.GetSuiteRequest, _evaluation_pb2.GetSuiteResponse]
@@ -63,6 +65,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """Stops a run; items that are done stay, the others are not started. Cancelling a finished run changes nothing."""
     WatchRun: _aio.UnaryStreamMultiCallable[_evaluation_pb2.WatchRunRequest, _evaluation_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Streams a run's progress, at once and whenever it changes, until the run has ended."""
+    EstimateRun: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.EstimateRunRequest, _evaluation_pb2.EstimateRunResponse]  # type: ignore[assignment]
+    """Says what a run would probably cost, before anything is spent."""
     ListSuites: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListSuitesRequest, _evaluation_pb2.ListSuitesResponse]  # type: ignore[assignment]
     """Lists the suites that can be run, ordered by name."""
     GetSuite: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.GetSuiteRequest, _evaluation_pb2.GetSuiteResponse]  # type: ignore[assignment]
@@ -110,6 +114,14 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_evaluation_pb2.WatchRunResponse], _abc.AsyncIterator[_evaluation_pb2.WatchRunResponse]]:
         """Streams a run's progress, at once and whenever it changes, until the run has ended."""
+
+    @_abc_1.abstractmethod
+    def EstimateRun(
+        self,
+        request: _evaluation_pb2.EstimateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.EstimateRunResponse, _abc.Awaitable[_evaluation_pb2.EstimateRunResponse]]:
+        """Says what a run would probably cost, before anything is spent."""
 
     @_abc_1.abstractmethod
     def ListSuites(

@@ -1,0 +1,162 @@
+"""Translate gates, budgets and decisions between ``evalfleet.goals`` and the services' messages."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from evalfleet.aggregation.v1 import drawing_pb2
+from evalfleet.evaluation.v1 import evaluation_pb2
+from evalfleet.goals import (
+    Answer,
+    Budget,
+    CostBasis,
+    Gate,
+    QuestionDecision,
+    RunPlan,
+    Spend,
+    StopReason,
+    TaskDecision,
+    TaskPlan,
+)
+from evalfleet.names import full_name
+
+_STOP_REASONS = {
+    evaluation_pb2.STOP_REASON_COMPLETE: StopReason.COMPLETE,
+    evaluation_pb2.STOP_REASON_DECIDED: StopReason.DECIDED,
+    evaluation_pb2.STOP_REASON_GATE_FAILED: StopReason.GATE_FAILED,
+    evaluation_pb2.STOP_REASON_BUDGET_EXHAUSTED: StopReason.BUDGET_EXHAUSTED,
+}
+_BASES = {
+    evaluation_pb2.COST_BASIS_SAME_MODEL: CostBasis.SAME_MODEL,
+    evaluation_pb2.COST_BASIS_OTHER_MODEL: CostBasis.OTHER_MODEL,
+    evaluation_pb2.COST_BASIS_PROMPTS: CostBasis.PROMPTS,
+}
+_ANSWERS = {
+    drawing_pb2.QUESTION_STATE_PASSED: Answer.PASSED,
+    drawing_pb2.QUESTION_STATE_FAILED: Answer.FAILED,
+    drawing_pb2.QUESTION_STATE_REACHED: Answer.REACHED,
+}
+
+
+def gate_message(gate: Gate) -> evaluation_pb2.Gate:
+    """Translate a gate that is asked for."""
+    direction = drawing_pb2.GATE_DIRECTION_AT_LEAST if gate.at_least else drawing_pb2.GATE_DIRECTION_AT_MOST
+    return evaluation_pb2.Gate(task=gate.task, metric=gate.metric, direction=direction, threshold=gate.threshold)
+
+
+def add_goal(
+    request: evaluation_pb2.CreateRunRequest,
+    *,
+    gates: Iterable[Gate | str],
+    precision: float | None,
+    confidence: float | None,
+    budget: Budget | str | None,
+    tier: str,
+    use_history: bool | None,
+    previous_run: str = "",
+) -> None:
+    """Add to a request what its run is to find out; ``None`` leaves it to the service.
+
+    Raises:
+        ValueError: a gate or the budget cannot be read.
+    """
+    request.gates.extend(gate_message(Gate.parse(each) if isinstance(each, str) else each) for each in gates)
+    request.tier = tier
+    request.previous_run = full_name("runs", previous_run) if previous_run else ""
+    if precision is not None:
+        request.precision = precision
+    if confidence is not None:
+        request.confidence = confidence
+    if use_history is not None:
+        request.use_history = use_history
+    if budget is not None:
+        request.budget.CopyFrom(budget_message(Budget.parse(budget) if isinstance(budget, str) else budget))
+
+
+def plan(message: evaluation_pb2.EstimateRunResponse) -> RunPlan:
+    """Translate what a run would probably cost."""
+    tasks = tuple(
+        TaskPlan(
+            task=each.task,
+            item_count=each.item_count,
+            expected_item_count=each.expected_item_count,
+            expected=spend(each.expected),
+            basis=_BASES.get(each.basis, CostBasis.UNKNOWN),
+            basis_run=each.basis_run,
+        )
+        for each in message.tasks
+    )
+    return RunPlan(tasks, spend(message.expected), message.exceeds_budget)
+
+
+def gate(message: evaluation_pb2.Gate) -> Gate:
+    """Translate a gate of a run."""
+    return Gate(
+        message.task, message.direction == drawing_pb2.GATE_DIRECTION_AT_LEAST, message.threshold, message.metric
+    )
+
+
+def budget_message(budget: Budget) -> evaluation_pb2.Budget:
+    """Translate a budget that is asked for."""
+    return evaluation_pb2.Budget(**asdict(budget))
+
+
+def budget(message: evaluation_pb2.Budget) -> Budget:
+    """Translate the budget of a run."""
+    return Budget(
+        items=message.items if message.HasField("items") else None,
+        tokens=message.tokens if message.HasField("tokens") else None,
+        engine_seconds=message.engine_seconds if message.HasField("engine_seconds") else None,
+        cost_micro_usd=message.cost_micro_usd if message.HasField("cost_micro_usd") else None,
+        wall_seconds=message.wall_seconds if message.HasField("wall_seconds") else None,
+    )
+
+
+def spend(message: evaluation_pb2.Spend) -> Spend:
+    """Translate what a run has spent."""
+    return Spend(message.items, message.tokens, message.engine_seconds, message.cost_micro_usd, message.wall_seconds)
+
+
+def stop_reason(number: evaluation_pb2.StopReason.ValueType) -> StopReason:
+    """Translate why a run ended; a reason that this version does not know becomes UNKNOWN."""
+    return _STOP_REASONS.get(number, StopReason.UNKNOWN)
+
+
+def decision(message: drawing_pb2.TaskDecision) -> TaskDecision:
+    """Translate what is decided about a task; an answer that this version does not know becomes UNDECIDED."""
+    return TaskDecision(
+        task=message.task,
+        metric=message.metric,
+        questions=tuple(_question(each) for each in message.questions),
+        is_decided=message.is_decided,
+        value=message.value if message.HasField("value") else None,
+        lower=message.interval.lower,
+        upper=message.interval.upper,
+        confidence_level=message.interval.confidence_level,
+        completed_count=message.completed_count,
+        drawn_count=message.drawn_count,
+        item_count=message.item_count,
+        saved_count=message.saved_count,
+        unknown_count=message.unknown_count,
+        is_exact=message.is_exact,
+        draws_digest=message.draws_digest,
+    )
+
+
+def _question(message: drawing_pb2.QuestionDecision) -> QuestionDecision:
+    asked = message.question
+    match asked.WhichOneof("kind"):
+        case "gate":
+            sign = ">=" if asked.gate.direction == drawing_pb2.GATE_DIRECTION_AT_LEAST else "<="
+            text = f"{sign}{asked.gate.threshold:g}"
+        case "precision":
+            text = f"±{asked.precision.half_width:g}"
+        case "rare_rate":
+            text = f"<{asked.rare_rate.below:g}"
+        case _:
+            text = "?"
+    return QuestionDecision(
+        question=text,
+        is_gate=not asked.HasField("precision"),
+        answer=_ANSWERS.get(message.state, Answer.UNDECIDED),
+        decided_after=message.decided_after if message.HasField("decided_after") else None,
+    )

@@ -1,0 +1,205 @@
+"""Gates on a real fleet: a part of the items decides what all of them say, with history a smaller one, and also when
+the service that draws them is killed in between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import grpc
+import pytest
+from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+from evalfleet.fleet import Fleet
+from evalfleet.goals import Answer, StopReason, TaskDecision
+from evalfleet.results import Run, RunSnapshot, RunState
+
+from examples.tiny_policy.multiple_choice import draw_question
+from services.standalone.testing import RunningFleet
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+ITEMS = 5000
+TASK = """\
+name: quiz
+description: Everyday things, thousands of them.
+provenance: {licence: Apache-2.0, citation: Written for this test}
+sources:
+  - root: bundled
+    files: {test: quiz.jsonl}
+    columns: [id, question, options, answer]
+split: test
+item_id: id
+request: multiple_choice
+prompt: "Question: {{ question }}\\nAnswer:"
+choices: options
+gold: answer
+scorers:
+  - {scorer: multiple_choice, metrics: [acc]}
+primary_metric: acc
+"""
+SUITE = """\
+name: quizzes
+description: One quiz, with tiers.
+tasks: [quiz]
+tiers:
+  smoke: {gates: [quiz >= 0.9]}
+"""
+
+
+def _write_quiz(folder: Path) -> None:
+    rng = Random("quiz")
+    rows = []
+    for index in range(ITEMS):
+        question = draw_question(rng, held_out=index % 4 == 0)
+        rows.append(
+            {"id": f"q{index}", "question": question.text, "options": question.choices, "answer": question.answer}
+        )
+    for name, text in (
+        ("tasks/quiz.yaml", TASK),
+        ("suites/quizzes.yaml", SUITE),
+        ("suites/data/quiz.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def quiz_fleet(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Iterator[RunningFleet]:
+    """A fleet that knows the quiz."""
+    suites = tmp_path_factory.mktemp("quiz")
+    _write_quiz(suites)
+    roots = [tiny_policy.parent, tmp_path_factory.getbasetemp()]
+    with RunningFleet(suite_dirs=[suites], checkpoint_roots=roots) as running:
+        yield running
+
+
+def finished(client: Fleet, run: Run) -> RunSnapshot:
+    for snapshot in client.runs.watch(run.name):
+        last = snapshot
+    assert last.run.state is RunState.SUCCEEDED, last.run.failure
+    return last
+
+
+def decision_of(snapshot: RunSnapshot) -> TaskDecision:
+    (decision,) = snapshot.run.decisions
+    return decision
+
+
+def test_a_part_of_the_items_decides_and_history_makes_it_smaller(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
+    gates = ["quiz>=0.18", "quiz<=0.33"]
+    decided, exact = [], []
+    with Fleet.connect(quiz_fleet.endpoints) as client:
+        # Two checkpoints of one training run, the later one last.
+        models = [client.models.add(each).name for each in sorted(tiny_policy.parent.glob("step-*"))[-2:]]
+        for model in models:
+            snapshot = finished(client, client.runs.start(model=model, suite="quiz", gates=gates, concurrency=64))
+            assert snapshot.run.stop_reason is StopReason.DECIDED
+            decided.append(decision_of(snapshot))
+            (totals,) = snapshot.totals
+            assert totals.item_count == ITEMS - decided[-1].saved_count
+        for model in models:
+            snapshot = finished(client, client.runs.start(model=model, suite="quiz", concurrency=64))
+            assert snapshot.run.stop_reason is StopReason.COMPLETE
+            (estimate,) = snapshot.estimates
+            exact.append(estimate.value)
+
+    for decision, value in zip(decided, exact, strict=True):
+        assert value is not None
+        assert 0.18 <= value <= 0.33, "the checkpoints are not as this test needs them"
+        assert [each.answer for each in decision.questions] == [Answer.PASSED, Answer.PASSED]
+        assert decision.lower <= value <= decision.upper
+        assert decision.item_count == ITEMS
+        assert decision.saved_count > ITEMS / 2
+    assert decided[1].completed_count < decided[0].completed_count
+
+
+def test_a_run_decides_the_same_although_its_service_is_killed(
+    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+) -> None:
+    # Known answers would end the run before anything can be killed: this checkpoint has a digest of its own.
+    folder = checkpoint_folder / uuid.uuid4().hex
+    shutil.copytree(tiny_policy, folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(f"{template.read_text()}{{# {folder.name} #}}")
+    with Fleet.connect(quiz_fleet.endpoints) as client:
+        model = client.models.add(folder).name
+        # Without history the order depends on the seed alone, so that both runs draw the same.
+        run = client.runs.start(model=model, suite="quiz", gates=["quiz>=0.45"], concurrency=2, use_history=False)
+        killed = None
+        events: list[RunState | TaskDecision] = []
+        for snapshot in client.runs.watch(run.name):
+            events += snapshot.events
+            if killed is None and snapshot.run.tasks[0].done_count >= 20:
+                killed = quiz_fleet.processes["evaluation"]
+                os.kill(killed, signal.SIGKILL)
+            last = snapshot
+        assert killed is not None, "the run was over before anything could be killed"
+        undisturbed = finished(
+            client, client.runs.start(model=model, suite="quiz", gates=["quiz>=0.45"], concurrency=2, use_history=False)
+        )
+
+    assert last.run.state is RunState.SUCCEEDED, last.run.failure
+    disturbed, calm = decision_of(last), decision_of(undisturbed)
+    assert disturbed.questions == calm.questions
+    assert disturbed.questions[0].answer is Answer.FAILED
+    assert disturbed.questions[0].decided_after is not None
+    told = [each if isinstance(each, RunState) else each.questions[0].answer for each in events]
+    assert told == [RunState.PENDING, RunState.RUNNING, Answer.FAILED, RunState.SUCCEEDED]
+
+    rows = results_of(quiz_fleet, last.run)
+    assert Counter(row.item for row in rows).most_common(1)[0][1] == 1
+    indices = {row.draw_index: row.item for row in rows}
+    assert set(range(disturbed.completed_count)) <= set(indices)
+    others = {row.draw_index: row.item for row in results_of(quiz_fleet, undisturbed.run)}
+    common = set(indices) & set(others)
+    assert {index: indices[index] for index in common} == {index: others[index] for index in common}
+
+
+def results_of(fleet: RunningFleet, run: Run) -> list[aggregation_pb2.Result]:
+    """All results of a run."""
+    with grpc.insecure_channel(fleet.endpoints["aggregation"]) as channel:
+        stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
+        request = aggregation_pb2.ListResultsRequest(run=run.name, page_size=10_000)
+        return list(stub.ListResults(request, timeout=120, wait_for_ready=True).results)
+
+
+def test_a_budget_ends_a_run_with_what_it_has_found(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
+    with Fleet.connect(quiz_fleet.endpoints) as client:
+        model = client.models.add(tiny_policy).name
+        snapshot = finished(client, client.runs.start(model=model, suite="quiz", budget="300items", concurrency=16))
+    decision = decision_of(snapshot)
+    assert snapshot.run.stop_reason is StopReason.BUDGET_EXHAUSTED
+    assert snapshot.run.spend is not None
+    assert (snapshot.run.spend.items, decision.completed_count, len(results_of(quiz_fleet, snapshot.run))) == (300,) * 3
+    assert decision.value is not None
+    assert 0 < decision.lower < decision.value < decision.upper < 1
+
+
+def test_the_command_line_says_what_a_gate_costs_and_answers_with_its_exit_code(
+    quiz_fleet: RunningFleet, tiny_policy: Path
+) -> None:
+    def evalfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={quiz_fleet.state_dir}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+    planned = evalfleet("plan", "--suite", "quizzes", "--tier", "smoke", "--model", str(tiny_policy))
+    assert planned.returncode == 0, planned.stderr
+    assert "quiz" in planned.stdout
+    model = ["--model", str(tiny_policy), "--concurrency", "32"]
+    passed = evalfleet("gate", "quiz>=0.1", *model)
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    assert "stopped because every question is decided" in passed.stdout
+    failed = evalfleet("run", "--suite", "quizzes", "--tier", "smoke", *model)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "stopped because a gate failed" in failed.stdout
+    undecided = evalfleet("gate", "quiz>=0.25", "--budget", "64items", *model)
+    assert undecided.returncode == 2, undecided.stdout + undecided.stderr
+    assert "stopped because the budget is used up" in undecided.stdout
