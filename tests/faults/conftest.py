@@ -3,7 +3,7 @@
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,12 @@ class SharedFleet:
     checkpoints: Path
     source: Path
 
-    def replica(self, folder: Path, **settings: str) -> EvaluationReplica:
+    def replica(
+        self, folder: Path, settings: Mapping[str, str] | None = None, *, is_restarted: bool = False
+    ) -> EvaluationReplica:
         """Describe a further evaluation service; enter it to start it."""
-        environment = {"EVALFLEET_RUNS_URL": self.url, "EVALFLEET_SUITE_DIRS": str(self.suite_dir), **settings}
-        return EvaluationReplica(self.running, folder, environment)
+        environment = {"EVALFLEET_RUNS_URL": self.url, "EVALFLEET_SUITE_DIRS": str(self.suite_dir), **(settings or {})}
+        return EvaluationReplica(self.running, folder, environment, is_restarted=is_restarted)
 
     def client(self, replica: EvaluationReplica) -> Fleet:
         """Connect to one evaluation service, and to the fleet for the rest."""
@@ -126,7 +128,7 @@ def start_replicas(shared_fleet: SharedFleet, tmp_path: Path) -> Iterator[Callab
     with ExitStack() as stack:
 
         def start(count: int, **settings: str) -> list[EvaluationReplica]:
-            described = [shared_fleet.replica(tmp_path / f"replica-{index}", **settings) for index in range(count)]
+            described = [shared_fleet.replica(tmp_path / f"replica-{index}", settings) for index in range(count)]
             return [stack.enter_context(each) for each in described]
 
         yield start

@@ -11,16 +11,17 @@ def test_a_minimal_request_leaves_the_choices_to_the_service() -> None:
     request = run_request(evaluation_pb2.CreateRunRequest(suite="suites/demo", model="models/step-10"))
     assert (request.suite, request.model) == ("demo", "models/step-10")
     assert (request.run_id, request.seed, request.item_limit, request.concurrency) == (None, None, None, None)
+    assert request.priority == 0
 
 
 def test_all_violations_are_reported_together() -> None:
     wrong = evaluation_pb2.CreateRunRequest(
-        suite="demo", model="step", run_id="-x", item_limit=0, concurrency=0, request_id="17"
+        suite="demo", model="step", run_id="-x", item_limit=0, concurrency=0, request_id="17", priority=101
     )
     with pytest.raises(InvalidArgumentError) as caught:
         run_request(wrong)
     fields = [violation.field for violation in caught.value.field_violations]
-    assert fields == ["suite", "model", "run_id", "item_limit", "concurrency", "request_id"]
+    assert fields == ["suite", "model", "run_id", "item_limit", "concurrency", "priority", "request_id"]
 
 
 @pytest.mark.parametrize("name", ["", "runs", "runs/", "suites/x", "runs/a/b", "x"])

@@ -87,3 +87,11 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
     assert environment["EVALFLEET_GUARD_CHECKPOINT"] == "/guard"
     assert environment["EVALFLEET_POLICY_DIRS"] == f"{Path.cwd() / 'policies'}:/etc/policies"
     assert "EVALFLEET_ENCODER_PATH" not in environment
+
+
+def test_a_database_is_known_to_the_service_whose_it_is_alone(options: FleetOptions) -> None:
+    told = {"EVALFLEET_RUNS_URL": "postgresql://runs/a", "EVALFLEET_LEDGER_URL": "postgresql://ledger/a"}
+    plan = plan_fleet(options, PortBlock(9000), environ=told)
+    knowing = {name: [part.name for part in plan.parts if part.environment.get(name) == told[name]] for name in told}
+    assert knowing == {"EVALFLEET_RUNS_URL": ["evaluation"], "EVALFLEET_LEDGER_URL": ["aggregation"]}
+    assert all(name not in part.environment for name in told for part in plan.parts if part.name not in knowing[name])

@@ -9,6 +9,7 @@ import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.generation.v1 import model_pb2
 
+from services.evaluation.errors import LeaseLostError
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
 from services.runtime.errors import FailedPreconditionError, UnavailableError
@@ -76,6 +77,29 @@ async def test_long_outcomes_go_in_several_messages(length: int, messages: list[
         assert (await remote.append("runs/r", outcomes)).appended == len(outcomes)
     assert [len(each.results) for each in fake.messages] == messages
     assert [each.item for message in fake.messages for each in message.results] == [each.item for each in outcomes]
+
+
+async def test_the_holder_of_a_lease_says_its_epoch_with_every_message_and_without_results() -> None:
+    fake = FakeAggregation()
+    outcomes = [ItemOutcome("task", f"item {index}", 0, index, {}, None, output="x" * (1 << 21)) for index in range(4)]
+    async with ledger(fake) as remote:
+        await remote.fenced(7).append("runs/r", ())
+        await remote.fenced(8).append("runs/r", outcomes)
+        fake.messages, with_lease = [], fake.messages
+        await remote.append("runs/r", outcomes)
+    assert [(each.lease.run, each.lease.epoch) for each in with_lease] == [("runs/r", 7)] + [("runs/r", 8)] * 4
+    assert not any(each.HasField("lease") for each in fake.messages)
+
+
+async def test_a_ledger_that_has_seen_a_later_lease_is_a_lease_lost() -> None:
+    class Refusing(FakeAggregation):
+        async def append(self, request_iterator: Any, context: Any) -> aggregation_pb2.AppendResultsResponse:
+            raise FailedPreconditionError("taken over", reason="RUN_LEASE_LOST", metadata={"newest_epoch": "9"})
+
+    async with ledger(Refusing()) as remote:
+        with pytest.raises(LeaseLostError, match="taken over") as caught:
+            await remote.fenced(8).append("runs/r", ())
+    assert caught.value.metadata["newest_epoch"] == "9"
 
 
 async def test_a_model_whose_content_is_not_known_yet_is_asked_for_again() -> None:
