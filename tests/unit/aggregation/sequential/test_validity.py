@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.aggregation.sequential.questions import DecisionState, Direction, GateRule, PrecisionRule, RareRule
+from services.aggregation.sequential.questions import (
+    DecisionState,
+    Direction,
+    GateRule,
+    PrecisionRule,
+    Question,
+    RareRule,
+)
 from services.aggregation.sequential.rare import RareGate
 from services.aggregation.sequential.task import SequentialTask
 
@@ -39,7 +46,10 @@ def adversary(
 def test_errors_are_rare_whatever_is_predicted(kind: str) -> None:
     size, right = 200, 120
     scores = binary(size, right)
-    rules = (GateRule((right + 1) / size), GateRule((right - 1) / size, Direction.AT_MOST), PrecisionRule(0.12))
+    rules: list[Question] = [GateRule((right + 1) / size), GateRule((right - 1) / size, Direction.AT_MOST)]
+    # Ranges are dear to compute: two kinds show that they use the same bets.
+    has_range = kind in ("none", "moody")
+    rules += [PrecisionRule(0.12)] if has_range else []
     wrong = np.zeros(3)
     for seed in range(REPEATS):
         task = SequentialTask(size, seed, rules, whole_scores=True)
@@ -50,11 +60,15 @@ def test_errors_are_rare_whatever_is_predicted(kind: str) -> None:
             drawn = scores[task.next_draws(size).items]
             task.observe(drawn)
             seen = np.concatenate([seen, drawn])
-        summary = task.summary()
         # Ranges are intersected over time: one that ever missed misses at the end.
-        is_missed = not summary.lower - 1e-9 <= right / size <= summary.upper + 1e-9
+        is_missed = has_range and not _holds(task, right / size)
         wrong += [*(each.state is DecisionState.PASSED for each in task.decisions[:2]), is_missed]
     assert (wrong / REPEATS <= TOLERATED).all(), wrong / REPEATS
+
+
+def _holds(task: SequentialTask, mean: float) -> bool:
+    summary = task.summary()
+    return summary.lower - 1e-9 <= mean <= summary.upper + 1e-9
 
 
 def test_results_are_valid_in_draw_order_when_hard_items_finish_last_and_not_in_finish_order() -> None:
