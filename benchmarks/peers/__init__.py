@@ -10,6 +10,9 @@ ROOT = Path(__file__).parents[2]
 LM_EVAL = ("lm-eval[hf]==0.4.13", "torch==2.13.0", "transformers==5.19.0")
 """lm-evaluation-harness with its Hugging Face model, on the same torch and transformers as ours."""
 
+INSPECT = ("inspect-ai==0.3.285",)
+"""Inspect AI; its mock model needs nothing else."""
+
 # What requirements/vllm.txt leaves out because every fleet has it.
 _VLLM_NEEDS = (
     "numpy<2",
@@ -31,6 +34,11 @@ def vllm_requirements() -> tuple[str, ...]:
 def lm_eval_python() -> Path:
     """The Python of lm-evaluation-harness with its Hugging Face model."""
     return peer_python("lm-eval", LM_EVAL)
+
+
+def inspect_python() -> Path:
+    """The Python of Inspect AI."""
+    return peer_python("inspect", INSPECT)
 
 
 def lm_eval_vllm_python() -> Path:

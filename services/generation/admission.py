@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -79,8 +80,7 @@ class Admission(Collector):
         """
         return CallPlaces(self, current_caller(), asyncio.Semaphore(self._limits.running_per_call))
 
-    @asynccontextmanager
-    async def place(self, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int) -> AsyncIterator[None]:
+    async def enter(self, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int) -> None:
         """Wait for a place, first among the call's own, then among all; see ``CallPlaces.place``."""
         _check_time_left()
         self._held_back += 1
@@ -89,16 +89,33 @@ class Admission(Collector):
         finally:
             self._held_back -= 1
         try:
-            await self._enter(caller, priority, tokens)
-            started = time.monotonic()
+            if not self._enter_at_once(caller, priority, tokens):
+                await self._enter(caller, priority, tokens)
             try:
                 # The wait may have used up what was left: then the engine is not bothered at all.
                 _check_time_left()
-                yield
-            finally:
-                self._leave(priority, time.monotonic() - started)
-        finally:
+            except BaseException:
+                self._leave(priority, 0.0)
+                raise
+        except BaseException:
             call.release()
+            raise
+
+    def leave(self, call: asyncio.Semaphore, priority: Priority, held_seconds: float) -> None:
+        """Give a place back."""
+        self._leave(priority, held_seconds)
+        call.release()
+
+    def _enter_at_once(self, caller: str, priority: Priority, tokens: int) -> bool:
+        """Take a place if nobody waits and there is one; otherwise say no."""
+        running = self._count_running()
+        others = running - self._running[Priority.INTERACTIVE]
+        is_open = priority is Priority.INTERACTIVE or others < self._open_places
+        if running >= self._limits.running or not is_open or len(self._queue):
+            return False
+        self._queue.pass_by(caller, priority, max(1, tokens))
+        self._running[priority] += 1
+        return True
 
     async def _enter(self, caller: str, priority: Priority, tokens: int) -> None:
         waiting = _Waiting(
@@ -211,8 +228,7 @@ class CallPlaces:
         self._caller = caller
         self._own = own
 
-    @asynccontextmanager
-    async def place(self, priority: Priority, tokens: int) -> AsyncIterator[None]:
+    def place(self, priority: Priority, tokens: int) -> AbstractAsyncContextManager[None]:
         """Hold a place for one engine request.
 
         Args:
@@ -223,8 +239,32 @@ class CallPlaces:
             ResourceExhaustedError: QUEUE_FULL, with the time to come back.
             DeadlineExceededError: the caller's time is up before the engine was asked.
         """
-        async with self._admission.place(self._caller, self._own, priority, tokens):
-            yield
+        return _Place(self._admission, self._caller, self._own, priority, tokens)
+
+
+class _Place(AbstractAsyncContextManager[None]):
+    """One place, held for the length of an ``async with`` statement."""
+
+    __slots__ = ("_admission", "_call", "_caller", "_entered_at", "_priority", "_tokens")
+
+    def __init__(
+        self, admission: Admission, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int
+    ) -> None:
+        self._admission = admission
+        self._caller = caller
+        self._call = call
+        self._priority = priority
+        self._tokens = tokens
+        self._entered_at = 0.0
+
+    async def __aenter__(self) -> None:
+        await self._admission.enter(self._caller, self._call, self._priority, self._tokens)
+        self._entered_at = time.monotonic()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._admission.leave(self._call, self._priority, time.monotonic() - self._entered_at)
 
 
 def _check_time_left() -> None:

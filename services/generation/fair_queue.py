@@ -65,6 +65,11 @@ class _PriorityClass:
         self._set_clock(caller, self._now + ticket.tokens)
         return ticket
 
+    def pass_by(self, caller: str, tokens: int) -> None:
+        self._now = self._clock(caller)
+        self._set_clock(caller, self._now + tokens)
+        self.turns_passed_over = 0
+
     def remove(self, ticket: Ticket) -> None:
         waiting = self._callers[ticket.caller]
         del waiting[ticket], self._arrivals[ticket]
@@ -131,6 +136,10 @@ class FairQueue:
         """Let a request wait."""
         self._classes[ticket.priority].push(ticket)
         self._by_caller[ticket.caller] = self.count_of(ticket.caller) + 1
+
+    def pass_by(self, caller: str, priority: Priority, tokens: int) -> None:
+        """Count a request that had its turn without waiting, which may be only while nobody waits."""
+        self._classes[priority].pass_by(caller, tokens)
 
     def discard(self, ticket: Ticket) -> None:
         """Take out a request that gave up waiting; one that is not (any longer) here is no error."""

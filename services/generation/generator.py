@@ -26,6 +26,7 @@ from services.generation.requests import (
 )
 from services.generation.sample_seeds import sample_seed
 from services.generation.samples import all_samples
+from services.inference.shared_streams import sharing_streams
 from services.runtime.deadlines import bind_deadline, child_timeout
 from services.runtime.time_limits import batch_seconds
 
@@ -147,13 +148,14 @@ class Generator:
 
         async def work(record: ModelRecord) -> ScoringResult:
             async with places.place(request.priority, _scoring_tokens(request)):
-                answer = await self._backend.score(
-                    record.deployment.name,
-                    request.context,
-                    request.continuations,
-                    truncate=request.truncate,
-                    timeout_seconds=child_timeout(self._request_timeout_seconds),
-                )
+                with sharing_streams(places):
+                    answer = await self._backend.score(
+                        record.deployment.name,
+                        request.context,
+                        request.continuations,
+                        truncate=request.truncate,
+                        timeout_seconds=child_timeout(self._request_timeout_seconds),
+                    )
             tokens = sum(score.token_count for score in answer.scores)
             usage = Usage(
                 prompt_tokens=answer.prompt_tokens,
@@ -181,13 +183,15 @@ class Generator:
         self, record: ModelRecord, request: GenerationRequest, index: int, places: CallPlaces
     ) -> EngineAnswer:
         async with places.place(request.priority, _generation_tokens(request)):
-            return await self._backend.generate(
-                record.deployment.name,
-                request.prompt,
-                _sampling_of(request.sampling, index),
-                truncate=request.truncate,
-                timeout_seconds=child_timeout(self._request_timeout_seconds),
-            )
+            # The items of a call end with it, so that a cancel of their stream is what their cancel would be.
+            with sharing_streams(places):
+                return await self._backend.generate(
+                    record.deployment.name,
+                    request.prompt,
+                    _sampling_of(request.sampling, index),
+                    truncate=request.truncate,
+                    timeout_seconds=child_timeout(self._request_timeout_seconds),
+                )
 
     async def _with_model(self, model_id: str, work: Callable[[ModelRecord], Awaitable[ResultT]]) -> ResultT:
         """Do ``work`` with a model that takes requests; when it gets lost, wait for it and do the work anew."""
@@ -218,7 +222,9 @@ def _prompt_tokens(prompt: Prompt) -> int:
 
 
 def _sampling_of(sampling: Sampling, index: int) -> Sampling:
-    if sampling.temperature == 0 or sampling.seed is None:
+    if sampling.seed is None:
+        return sampling
+    if sampling.temperature == 0:
         return replace(sampling, seed=None)
     return replace(sampling, seed=sample_seed(sampling.seed, index))
 

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -170,7 +170,16 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both together, as of two requests."""
-        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.engine_seconds + other.engine_seconds,
+            self.computed_prompt_tokens + other.computed_prompt_tokens,
+            self.computed_completion_tokens + other.computed_completion_tokens,
+            self.prefix_saved_tokens + other.prefix_saved_tokens,
+            self.cache_saved_tokens + other.cache_saved_tokens,
+            self.cost_nano_usd + other.cost_nano_usd,
+        )
 
 
 @dataclass(frozen=True, slots=True)

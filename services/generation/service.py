@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,8 +16,9 @@ from services.generation.registration import ModelRegistrar
 from services.generation.requests import GenerationRequest
 from services.runtime.batch_reading import SalvagedBatch, batch_reader
 from services.runtime.errors import InvalidArgumentError, to_status
-from services.runtime.item_reading import read_items
+from services.runtime.item_reading import ITEM_GROUPS_METADATA, ItemReader
 from services.runtime.item_streams import ItemStream, StreamLimits
+from services.runtime.pacing import Pacer
 from services.runtime.pagination import paginate
 
 GENERATION_SERVICE = "evalfleet.generation.v1.GenerationService"
@@ -29,6 +31,9 @@ DECODERS = {
 """Methods whose requests are read in parts: see ``batch_reading``."""
 UNBOUNDED_METHODS = frozenset({"StreamGenerate", "StreamScoreContinuations"})
 """Streams that may last as long as their caller likes; each of their items has a limit of its own."""
+_PACE_SECONDS = 0.02
+_LARGEST_GROUP = 64
+"""Outcomes of one message of a stream."""
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -63,11 +68,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
         """Generate for every item of a stream, each with an outcome of its own."""
         generator = self._generator.for_one_call()
-        async with aclosing(read_items(context, translation.generation_request)) as items:
+        await context.send_initial_metadata(ITEM_GROUPS_METADATA)
+        reader = ItemReader(context, translation.generation_request, generation_pb2.StreamGenerateItem)
+        async with aclosing(reader.items()) as items:
             stream = ItemStream(items, generator.generate, self._stream_limits)
-            async with aclosing(stream.outcomes()) as outcomes:
-                async for outcome in outcomes:
-                    yield stream_messages.generation_outcome(outcome)
+            pacer = Pacer(_PACE_SECONDS)
+            delay = partial(_delay_seconds, reader, pacer)
+            async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay)) as groups:
+                async for group in groups:
+                    pacer.sent(len(group))
+                    for message in stream_messages.generation_outcomes(group, together=reader.has_groups):
+                        yield message
 
     async def GenerateTokens(
         self, request: generation_pb2.GenerateTokensRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -83,11 +94,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncGenerator[generation_pb2.StreamScoreContinuationsResponse, None]:
         """Score the continuations of every item of a stream, each with an outcome of its own."""
         generator = self._generator.for_one_call()
-        async with aclosing(read_items(context, translation.scoring_request)) as items:
+        await context.send_initial_metadata(ITEM_GROUPS_METADATA)
+        reader = ItemReader(context, translation.scoring_request, generation_pb2.StreamScoreContinuationsItem)
+        async with aclosing(reader.items()) as items:
             stream = ItemStream(items, generator.score, self._stream_limits)
-            async with aclosing(stream.outcomes()) as outcomes:
-                async for outcome in outcomes:
-                    yield stream_messages.scoring_outcome(outcome)
+            pacer = Pacer(_PACE_SECONDS)
+            delay = partial(_delay_seconds, reader, pacer)
+            async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay)) as groups:
+                async for group in groups:
+                    pacer.sent(len(group))
+                    for message in stream_messages.scoring_outcomes(group, together=reader.has_groups):
+                        yield message
 
     async def ScoreContinuations(
         self,
@@ -168,6 +185,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Unload and forget a model."""
         await self._lifecycle.delete(model_messages.model_id_of(request.name))
         return model_pb2.DeleteModelResponse()
+
+
+def _delay_seconds(reader: ItemReader[Any], pacer: Pacer) -> float:
+    """How long an outcome may wait for others, which helps only callers that take several outcomes a message."""
+    return pacer.delay_seconds() if reader.has_groups else 0.0
 
 
 def _checked(

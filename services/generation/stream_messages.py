@@ -1,5 +1,8 @@
 """Between the messages of streams and the domain."""
 
+from collections.abc import Iterator, Sequence
+from typing import Final
+
 from evalfleet.generation.v1 import generation_pb2
 
 from services.generation import translation
@@ -7,6 +10,9 @@ from services.generation.requests import GenerationRequest, GenerationResult, Pr
 from services.generation.violations import Violations
 from services.runtime.errors import to_status
 from services.runtime.item_streams import Outcome
+
+_LARGEST_GROUP_BYTES: Final = 256 * 1024
+"""Nothing is added to a message that is larger than this, so that only an outcome alone can be too large to be sent."""
 
 
 def tokens_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
@@ -22,24 +28,60 @@ def tokens_request(message: generation_pb2.GenerateRequest) -> GenerationRequest
     return request
 
 
-def generation_outcome(outcome: Outcome[GenerationResult]) -> generation_pb2.StreamGenerateResponse:
-    """Write what became of one item of a stream."""
-    message = generation_pb2.StreamGenerateResponse(item_id=outcome.item_id)
+def generation_outcomes(
+    group: Sequence[Outcome[GenerationResult]], *, together: bool
+) -> Iterator[generation_pb2.StreamGenerateResponse]:
+    """Write what became of some items of a stream, together if its caller takes that."""
+    message: generation_pb2.StreamGenerateResponse | None = None
+    for outcome in group:
+        if message is None or not together or message.ByteSize() > _LARGEST_GROUP_BYTES:
+            if message is not None:
+                yield message
+            message = generation_pb2.StreamGenerateResponse()
+            _write_generation(message, outcome)
+        else:
+            _write_generation(message.more.add(), outcome)
+    if message is not None:
+        yield message
+
+
+def scoring_outcomes(
+    group: Sequence[Outcome[ScoringResult]], *, together: bool
+) -> Iterator[generation_pb2.StreamScoreContinuationsResponse]:
+    """Write what became of some items of a stream, together if its caller takes that."""
+    message: generation_pb2.StreamScoreContinuationsResponse | None = None
+    for outcome in group:
+        if message is None or not together or message.ByteSize() > _LARGEST_GROUP_BYTES:
+            if message is not None:
+                yield message
+            message = generation_pb2.StreamScoreContinuationsResponse()
+            _write_scoring(message, outcome)
+        else:
+            _write_scoring(message.more.add(), outcome)
+    if message is not None:
+        yield message
+
+
+def _write_generation(
+    message: generation_pb2.StreamGenerateResponse | generation_pb2.StreamGenerateOutcome,
+    outcome: Outcome[GenerationResult],
+) -> None:
+    message.item_id = outcome.item_id
     if isinstance(outcome.result, BaseException):
         message.status.CopyFrom(to_status(outcome.result))
     else:
         message.response.CopyFrom(translation.generation_response(outcome.result))
-    return message
 
 
-def scoring_outcome(outcome: Outcome[ScoringResult]) -> generation_pb2.StreamScoreContinuationsResponse:
-    """Write what became of one item of a stream."""
-    message = generation_pb2.StreamScoreContinuationsResponse(item_id=outcome.item_id)
+def _write_scoring(
+    message: generation_pb2.StreamScoreContinuationsResponse | generation_pb2.StreamScoreContinuationsOutcome,
+    outcome: Outcome[ScoringResult],
+) -> None:
+    message.item_id = outcome.item_id
     if isinstance(outcome.result, BaseException):
         message.status.CopyFrom(to_status(outcome.result))
     else:
         message.response.CopyFrom(translation.scoring_response(outcome.result))
-    return message
 
 
 def tokens_response(event: TextPiece | GenerationResult) -> generation_pb2.GenerateTokensResponse:

@@ -20,7 +20,7 @@ from services.inference import contract
 from services.inference.contract import ModelEntry, Prompt
 from services.inference.engine_watch import EngineWatch
 from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
-from services.inference.request_inputs import generation_inputs, prompt_inputs
+from services.inference.request_inputs import generation_request, prompt_inputs
 from services.inference.results import (
     Classified,
     Generated,
@@ -33,7 +33,16 @@ from services.inference.results import (
     read_scored,
 )
 from services.inference.sampling import SamplingParameters
-from services.inference.tensors import Array, flag_array, read_response, text_array, write_request
+from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers
+from services.inference.tensors import (
+    Array,
+    add_inputs,
+    first_values,
+    flag_array,
+    read_response,
+    text_array,
+    write_request,
+)
 from services.runtime.errors import (
     DeadlineExceededError,
     FleetError,
@@ -77,6 +86,7 @@ class InferenceClient:
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._watch = EngineWatch(self._is_engine_alive, interval_seconds=ENGINE_WATCH_SECONDS)
+        self._shared = SharedStreams(self._stub.ModelStreamInfer, self._watch, target)
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,10 +177,12 @@ class InferenceClient:
                 without it a prompt that leaves no room fails with PROMPT_TOO_LONG.
             want_cumulative_logprob: also return the answer's log-probability.
         """
-        inputs = generation_inputs(prompt, sampling, checkpoint=checkpoint, stream=False, truncate_input=truncate_input)
+        request = generation_request(
+            model, prompt, sampling, checkpoint=checkpoint, stream=False, truncate_input=truncate_input
+        )
         if want_cumulative_logprob:
-            inputs[contract.RETURN_CUMULATIVE_LOGPROB] = flag_array(True)
-        return read_generated(await self._single_response(model, inputs, timeout_seconds))
+            add_inputs(request, {contract.RETURN_CUMULATIVE_LOGPROB: flag_array(True)})
+        return read_generated(first_values(await self._answer(model, request, timeout_seconds)))
 
     async def generate_stream(
         self,
@@ -183,10 +195,12 @@ class InferenceClient:
         truncate_input: bool = False,
     ) -> AsyncGenerator[GeneratedChunk, None]:
         """Generate one answer in pieces; leaving the iteration cancels the request (use ``aclosing``)."""
-        inputs = generation_inputs(prompt, sampling, checkpoint=checkpoint, stream=True, truncate_input=truncate_input)
-        async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
-            async for outputs in responses:
-                yield read_chunk(outputs)
+        request = generation_request(
+            model, prompt, sampling, checkpoint=checkpoint, stream=True, truncate_input=truncate_input
+        )
+        async with aclosing(self._responses(model, request, timeout_seconds)) as responses:
+            async for response in responses:
+                yield read_chunk(first_values(response))
 
     async def score_continuations(
         self,
@@ -215,7 +229,8 @@ class InferenceClient:
         inputs = {**prompt_inputs(context, checkpoint), contract.CONTINUATIONS: text_array(*continuations)}
         if truncate_input:
             inputs[contract.TRUNCATE_INPUT] = flag_array(True)
-        return read_scored(await self._single_response(model, inputs, timeout_seconds), len(continuations))
+        answer = await self._answer(model, write_request(model, "", inputs), timeout_seconds)
+        return read_scored(read_response(answer), len(continuations))
 
     async def classify(self, model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
         """Classify a batch of texts; Triton merges it with others that wait."""
@@ -227,7 +242,7 @@ class InferenceClient:
 
     async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
         """Return the output tensors of the only response to any other request to a decoupled model."""
-        return await self._single_response(model, inputs, timeout_seconds)
+        return read_response(await self._single_response(model, write_request(model, "", inputs), timeout_seconds))
 
     async def _unary(
         self, method: Any, request: Any, model: str, timeout_seconds: float, *, control: bool = False
@@ -239,23 +254,34 @@ class InferenceClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, model=model, target=self._target) from error
 
+    async def _answer(
+        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
+    ) -> kserve.ModelInferResponse:
+        """Return the only response to a request, on a stream that it shares if whoever makes it allows that."""
+        sharers = current_sharers()
+        if sharers is None or request.ByteSize() > LARGEST_SHARED_BYTES:
+            return await self._single_response(model, request, timeout_seconds)
+        _check_time_left(model, timeout_seconds)
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        return await self._shared.ask(sharers, model, request, timeout_seconds=timeout_seconds)
+
     async def _single_response(
-        self, model: str, inputs: Mapping[str, Array], timeout_seconds: float
-    ) -> Mapping[str, Array]:
-        answer: Mapping[str, Array] | None = None
-        async with aclosing(self._responses(model, inputs, timeout_seconds)) as responses:
-            async for outputs in responses:
-                answer = outputs
+        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
+    ) -> kserve.ModelInferResponse:
+        answer: kserve.ModelInferResponse | None = None
+        async with aclosing(self._responses(model, request, timeout_seconds)) as responses:
+            async for response in responses:
+                answer = response
         if answer is None:
             raise InternalError(f"model {model!r} gave no answer", reason="INFERENCE_ANSWER_INCOMPLETE")
         return answer
 
     async def _responses(
-        self, model: str, inputs: Mapping[str, Array], timeout_seconds: float
-    ) -> AsyncGenerator[Mapping[str, Array], None]:
+        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
+    ) -> AsyncGenerator[kserve.ModelInferResponse, None]:
         """Yield the responses to one request on a stream of its own, because a cancel ends a whole stream."""
         _check_time_left(model, timeout_seconds)
-        request = write_request(model, uuid.uuid4().hex, inputs)
+        request.id = uuid.uuid4().hex
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         call = self._stub.ModelStreamInfer(_once(request), timeout=timeout_seconds)
         try:
@@ -266,7 +292,7 @@ class InferenceClient:
                     if message.error_message:
                         error = error or from_triton_text(message.error_message, model=model)
                     elif message.infer_response.outputs:
-                        yield read_response(message.infer_response)
+                        yield message.infer_response
                     is_complete |= message.infer_response.parameters["triton_final_response"].bool_param
                 # Read to the end of the stream: cancelling one that is just ending makes Triton keep the request,
                 # and with it a model that is unloaded later.

@@ -186,20 +186,42 @@ class LocalInferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> AsyncIterator[kserve.ModelStreamInferResponse]:
-        """Answer the requests of a stream one after the other, each with any number of responses."""
-        async for request in request_iterator:
-            final = kserve.ModelInferResponse(model_name=request.model_name, id=request.id)
-            final.parameters["triton_final_response"].bool_param = True
+        """Answer the requests of a stream as they come, each with any number of responses, in any order."""
+        messages: asyncio.Queue[kserve.ModelStreamInferResponse | None] = asyncio.Queue()
+
+        async def answer_all() -> None:
             try:
-                async with contextlib.aclosing(self._answers(request)) as answers:
-                    async for tensors in answers:
-                        yield kserve.ModelStreamInferResponse(
-                            infer_response=write_response(request.model_name, request.id, tensors)
-                        )
-            except InferenceFailure as failure:
-                yield kserve.ModelStreamInferResponse(error_message=encode_failure(failure), infer_response=final)
-            else:
-                yield kserve.ModelStreamInferResponse(infer_response=final)
+                async with asyncio.TaskGroup() as group:
+                    async for request in request_iterator:
+                        group.create_task(self._respond(request, messages))
+            finally:
+                messages.put_nowait(None)
+
+        answering = asyncio.create_task(answer_all(), name="infer stream")
+        try:
+            while (message := await messages.get()) is not None:
+                yield message
+            await answering
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            answering.cancel()
+            await asyncio.wait([answering])
+
+    async def _respond(self, request: Any, messages: "asyncio.Queue[kserve.ModelStreamInferResponse | None]") -> None:
+        final = kserve.ModelInferResponse(model_name=request.model_name, id=request.id)
+        final.parameters["triton_final_response"].bool_param = True
+        try:
+            async with contextlib.aclosing(self._answers(request)) as answers:
+                async for tensors in answers:
+                    response = write_response(request.model_name, request.id, tensors)
+                    messages.put_nowait(kserve.ModelStreamInferResponse(infer_response=response))
+        except InferenceFailure as failure:
+            messages.put_nowait(
+                kserve.ModelStreamInferResponse(error_message=encode_failure(failure), infer_response=final)
+            )
+        else:
+            messages.put_nowait(kserve.ModelStreamInferResponse(infer_response=final))
 
     async def _answers(self, request: Any) -> AsyncGenerator[Tensors, None]:
         model = self._models.get(request.model_name).model

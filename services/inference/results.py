@@ -128,13 +128,11 @@ def _first(outputs: Mapping[str, Array], name: str) -> Any:
     return None if array is None or array.size == 0 else array.ravel()[0]
 
 
-def _integer(outputs: Mapping[str, Array], name: str) -> int:
-    value = _first(outputs, name)
+def _integer(value: Any) -> int:
     return 0 if value is None else int(value)
 
 
-def _real(outputs: Mapping[str, Array], name: str) -> float | None:
-    value = _first(outputs, name)
+def _real(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
@@ -144,26 +142,28 @@ def _required(outputs: Mapping[str, Array], name: str) -> Array:
     return outputs[name]
 
 
-def read_chunk(outputs: Mapping[str, Array]) -> GeneratedChunk:
-    """Read one response of a generating model."""
-    text = _first({contract.TEXT_OUTPUT: _required(outputs, contract.TEXT_OUTPUT)}, contract.TEXT_OUTPUT)
-    reason = _first(outputs, contract.FINISH_REASON)
+def read_chunk(values: Mapping[str, Any]) -> GeneratedChunk:
+    """Read one response of a generating model, of which the first value of each tensor counts."""
+    if contract.TEXT_OUTPUT not in values:
+        raise InternalError(f"the model's answer lacks {contract.TEXT_OUTPUT!r}", reason="INFERENCE_ANSWER_INCOMPLETE")
+    text = values[contract.TEXT_OUTPUT]
+    reason = values.get(contract.FINISH_REASON)
     word = reason.decode() if isinstance(reason, bytes) else ""
     return GeneratedChunk(
         text=text.decode("utf-8") if isinstance(text, bytes) else "",
-        num_output_tokens=_integer(outputs, contract.NUM_OUTPUT_TOKENS),
+        num_output_tokens=_integer(values.get(contract.NUM_OUTPUT_TOKENS)),
         # The vLLM backend writes the word "None" until the answer is finished.
         finish_reason=cast(FinishReason, word) if word in _FINISH_REASONS else None,
-        num_input_tokens=_integer(outputs, contract.NUM_INPUT_TOKENS),
-        engine_seconds=_real(outputs, contract.ENGINE_SECONDS),
-        num_truncated_tokens=_integer(outputs, contract.NUM_TRUNCATED_TOKENS),
-        num_cached_tokens=_integer(outputs, contract.NUM_CACHED_TOKENS),
+        num_input_tokens=_integer(values.get(contract.NUM_INPUT_TOKENS)),
+        engine_seconds=_real(values.get(contract.ENGINE_SECONDS)),
+        num_truncated_tokens=_integer(values.get(contract.NUM_TRUNCATED_TOKENS)),
+        num_cached_tokens=_integer(values.get(contract.NUM_CACHED_TOKENS)),
     )
 
 
-def read_generated(outputs: Mapping[str, Array]) -> Generated:
-    """Read the only response of a generating model that does not stream."""
-    chunk = read_chunk(outputs)
+def read_generated(values: Mapping[str, Any]) -> Generated:
+    """Read the only response of a generating model that does not stream; see ``read_chunk``."""
+    chunk = read_chunk(values)
     if chunk.finish_reason is None:
         raise InternalError("the model's answer has no finish reason", reason="INFERENCE_ANSWER_INCOMPLETE")
     return Generated(
@@ -174,7 +174,7 @@ def read_generated(outputs: Mapping[str, Array]) -> Generated:
         engine_seconds=chunk.engine_seconds,
         num_truncated_tokens=chunk.num_truncated_tokens,
         num_cached_tokens=chunk.num_cached_tokens,
-        cumulative_logprob=_real(outputs, contract.CUMULATIVE_LOGPROB),
+        cumulative_logprob=_real(values.get(contract.CUMULATIVE_LOGPROB)),
     )
 
 
@@ -192,10 +192,10 @@ def read_scored(outputs: Mapping[str, Array], expected: int) -> ScoredContinuati
             ContinuationScore(float(likelihood), bool(is_greedy), int(count))
             for likelihood, is_greedy, count in zip(likelihoods, greedy, counts, strict=True)
         ),
-        num_input_tokens=_integer(outputs, contract.NUM_INPUT_TOKENS),
-        num_truncated_tokens=_integer(outputs, contract.NUM_TRUNCATED_TOKENS),
-        engine_seconds=_real(outputs, contract.ENGINE_SECONDS),
-        num_cached_tokens=_integer(outputs, contract.NUM_CACHED_TOKENS),
+        num_input_tokens=_integer(_first(outputs, contract.NUM_INPUT_TOKENS)),
+        num_truncated_tokens=_integer(_first(outputs, contract.NUM_TRUNCATED_TOKENS)),
+        engine_seconds=_real(_first(outputs, contract.ENGINE_SECONDS)),
+        num_cached_tokens=_integer(_first(outputs, contract.NUM_CACHED_TOKENS)),
     )
 
 

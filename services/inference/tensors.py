@@ -18,6 +18,8 @@ _NUMPY_BY_DATATYPE: Final[dict[str, type[Any]]] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
+_CODES: Final = {"BOOL": "?", "UINT32": "I", "INT32": "i", "INT64": "q", "UINT64": "Q", "FP32": "f", "FP64": "d"}
+_FORMATS: Final = {datatype: struct.Struct(f"<{code}") for datatype, code in _CODES.items()}
 _DATATYPE_BY_NUMPY: Final[dict[str, str]] = {np.dtype(v).str: k for k, v in _NUMPY_BY_DATATYPE.items()}
 
 
@@ -56,11 +58,23 @@ def _unpack(datatype: str, shape: tuple[int, ...], raw: bytes) -> Array:
 def write_request(model: str, request_id: str, inputs: Mapping[str, Array]) -> kserve.ModelInferRequest:
     """Build an inference request; a decoupled model then marks its end with an empty final response."""
     request = kserve.ModelInferRequest(model_name=model, id=request_id)
+    add_inputs(request, inputs)
+    return request
+
+
+def add_inputs(request: kserve.ModelInferRequest, inputs: Mapping[str, Array]) -> None:
+    """Add input tensors to a request."""
     for name, array in inputs.items():
         datatype, raw = _pack(array)
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(raw)
-    return request
+
+
+def add_text(request: kserve.ModelInferRequest, name: str, text: str) -> None:
+    """Add an input tensor of one text to a request."""
+    content = text.encode("utf-8")
+    request.inputs.add(name=name, datatype="BYTES", shape=(1,))
+    request.raw_input_contents.append(len(content).to_bytes(4, "little") + content)
 
 
 def read_request(request: kserve.ModelInferRequest) -> dict[str, Array]:
@@ -79,6 +93,19 @@ def write_response(model: str, request_id: str, outputs: Mapping[str, Array]) ->
         response.outputs.add(name=name, datatype=datatype, shape=array.shape)
         response.raw_output_contents.append(raw)
     return response
+
+
+def first_values(response: kserve.ModelInferResponse) -> dict[str, Any]:
+    """Read the first element of every output tensor: a number, a bool, the bytes of a text, or None if it has none."""
+    values: dict[str, Any] = {}
+    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if not raw:
+            values[tensor.name] = None
+        elif tensor.datatype == "BYTES":
+            values[tensor.name] = raw[4 : 4 + int.from_bytes(raw[:4], "little")]
+        else:
+            (values[tensor.name],) = _FORMATS[tensor.datatype].unpack_from(raw)
+    return values
 
 
 def read_response(response: kserve.ModelInferResponse) -> dict[str, Array]:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from services.runtime.pacing import Pacer
+
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
@@ -11,13 +13,14 @@ ResultT = TypeVar("ResultT")
 class Gatherer(Generic[RequestT, ResultT]):
     """Sends requests together: those that came since the last call was sent, up to ``largest`` of them.
 
-    Nobody waits for company: a request that is alone is sent at once. What comes while a call is being answered is
-    gathered, and sent with the next one; at most ``concurrency`` calls are under way.
+    Nobody waits for company unless a pacer says so: a request that is alone is sent at once. What comes while a call is
+    being answered is gathered, and sent with the next one; at most ``concurrency`` calls are under way.
 
     Args:
         call: answers requests, one result each in their order; what it raises is raised to all of them.
         largest: most requests of one call.
         concurrency: calls at once.
+        pacer: says how long to wait for company.
     """
 
     def __init__(
@@ -26,8 +29,11 @@ class Gatherer(Generic[RequestT, ResultT]):
         *,
         largest: int,
         concurrency: int = 2,
+        pacer: Pacer | None = None,
     ) -> None:
         self._call = call
+        self._pacer = pacer
+        self._held: asyncio.TimerHandle | None = None
         self._largest = largest
         self._concurrency = concurrency
         self._waiting: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
@@ -51,6 +57,8 @@ class Gatherer(Generic[RequestT, ResultT]):
 
     async def close(self) -> None:
         """Give up the calls under way and those still to come; who waits for them is cancelled."""
+        if self._held is not None:
+            self._held.cancel()
         for _, future in self._waiting:
             future.cancel()
         self._waiting = []
@@ -61,9 +69,30 @@ class Gatherer(Generic[RequestT, ResultT]):
 
     def _send(self) -> None:
         while self._waiting and len(self._calls) < self._concurrency:
+            if self._waits_for_company():
+                return
             task = asyncio.create_task(self._send_one())
             self._calls.add(task)
             task.add_done_callback(self._sent)
+
+    def _waits_for_company(self) -> bool:
+        """Whether to send later; a timer then sends."""
+        if self._held is not None:
+            if len(self._waiting) < self._largest:
+                return True
+            self._held.cancel()
+            self._held = None
+        if self._pacer is None or len(self._waiting) >= self._largest:
+            return False
+        delay = self._pacer.delay_seconds()
+        if delay == 0:
+            return False
+        self._held = asyncio.get_running_loop().call_later(delay, self._release)
+        return True
+
+    def _release(self) -> None:
+        self._held = None
+        self._send()
 
     def _sent(self, task: "asyncio.Task[None]") -> None:
         self._calls.discard(task)
@@ -74,6 +103,8 @@ class Gatherer(Generic[RequestT, ResultT]):
         some, self._waiting = wanted[: self._largest], wanted[self._largest :]
         if not some:
             return
+        if self._pacer is not None:
+            self._pacer.sent(len(some))
         try:
             results = await self._call([request for request, _ in some])
             for (_, future), result in zip(some, results, strict=True):

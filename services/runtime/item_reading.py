@@ -1,11 +1,11 @@
 """Items as they come off a bulk stream; one that cannot be read is an item with an error, not the end of the stream."""
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import grpc
-from google.protobuf import wrappers_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+from google.protobuf.message import DecodeError, Message
 
 from services.runtime.errors import InvalidArgumentError
 from services.runtime.item_streams import Item
@@ -26,32 +26,74 @@ class ItemMessage(Protocol):
         """What is asked."""
 
 
-async def read_items(
-    context: grpc.aio.ServicerContext[Any, Any], check: Callable[[Any], RequestT]
-) -> AsyncGenerator[Item[RequestT], None]:
-    """Yield the items that the caller sends, until it has no more.
+class GroupedItemMessage(ItemMessage, Protocol):
+    """A message that may hold several items: a first one, and more in its field 3."""
+
+    @property
+    def more(self) -> Sequence[ItemMessage]:
+        """The further items."""
+
+
+ITEM_GROUPS_METADATA: Final = (("evalfleet-item-groups", "1"),)
+"""What a service says in its initial metadata if it reads messages of several items."""
+
+
+class ItemReader(Generic[RequestT]):
+    """Reads a stream of ``GroupedItemMessage``.
 
     Args:
         context: of the call. It is read directly: gRPC's own iterator would end at the first malformed message.
         check: turns an item's request into the domain's, or raises InvalidArgumentError, which is that item's outcome.
+        item_type: the message of a further item; the first one has the same fields.
+
+    Attributes:
+        has_groups: a message came that held several items, so that its sender takes several outcomes a message.
     """
-    while True:
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        check: Callable[[Any], RequestT],
+        item_type: type[Message],
+    ) -> None:
+        self.has_groups = False
+        self._context = context
+        self._check = check
+        self._item_type = item_type
+
+    async def items(self) -> AsyncGenerator[Item[RequestT], None]:
+        """Yield the items that the caller sends, until it has no more."""
+        while True:
+            try:
+                message: Any = await self._context.read()
+            except MalformedRequestError as error:
+                for each in self._salvaged(error):
+                    yield each
+                continue
+            if message is grpc.aio.EOF:
+                return
+            grouped = cast(GroupedItemMessage, message)
+            yield self._item(grouped)
+            if grouped.more:
+                self.has_groups = True
+                for further in grouped.more:
+                    yield self._item(further)
+
+    def _item(self, message: ItemMessage) -> Item[RequestT]:
         try:
-            message: object = await context.read()
-        except MalformedRequestError as error:
-            yield Item(item_id_in(error.received), error)
-            continue
-        if message is grpc.aio.EOF:
-            return
-        item = cast(ItemMessage, message)
-        yield Item(item.item_id, _checked(item.request, check))
+            return Item(message.item_id, self._check(message.request))
+        except InvalidArgumentError as error:
+            return Item(message.item_id, error)
 
-
-def _checked(request: Any, check: Callable[[Any], RequestT]) -> RequestT | InvalidArgumentError:
-    try:
-        return check(request)
-    except InvalidArgumentError as error:
-        return error
+    def _salvaged(self, error: MalformedRequestError) -> Iterator[Item[RequestT]]:
+        """Yield the items of a message that is none: those that are damaged have the error, the others stand."""
+        for part in (error.received, *_further_items(error.received)):
+            try:
+                item = self._item_type.FromString(part)
+            except DecodeError:
+                yield Item(item_id_in(part), error)
+            else:
+                yield self._item(cast(ItemMessage, item))
 
 
 def item_id_in(received: bytes) -> str:
@@ -61,3 +103,27 @@ def item_id_in(received: bytes) -> str:
         return wrappers_pb2.StringValue.FromString(received).value
     except DecodeError:
         return ""
+
+
+def _further_items(received: bytes) -> Sequence[bytes]:
+    """Part a message's field 3 into its items, without looking into them; none if the message is damaged itself."""
+    try:
+        further: Sequence[bytes] = _UninterpretedGroup.FromString(received).more
+    except DecodeError:
+        return ()
+    return further
+
+
+def _uninterpreted_group() -> Any:
+    """Make the class of a message of which field 3 is many times bytes, whatever the sender took them for."""
+    file = descriptor_pb2.FileDescriptorProto(name="uninterpreted_group.proto", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    file.message_type.add(name="UninterpretedGroup").field.add(
+        name="more", number=3, type=field.TYPE_BYTES, label=field.LABEL_REPEATED
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("UninterpretedGroup"))
+
+
+_UninterpretedGroup = _uninterpreted_group()

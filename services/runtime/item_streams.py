@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -97,18 +98,40 @@ class ItemStream(Generic[RequestT, ResultT]):
         Raises:
             Exception: what reading the items raised, if it broke off.
         """
+        async with aclosing(self.groups(largest=1)) as groups:
+            async for [outcome] in groups:
+                yield outcome
+
+    async def groups(
+        self, *, largest: int, delay_seconds: Callable[[], float] | None = None
+    ) -> AsyncGenerator[Sequence[Outcome[ResultT]], None]:
+        """Yield the outcomes that are ready together, up to ``largest``; otherwise like ``outcomes``.
+
+        Args:
+            largest: most outcomes of a group.
+            delay_seconds: says, whenever an outcome is ready, how long it may wait for others.
+        """
         reader = asyncio.create_task(self._read_all(), name="stream items")
         try:
             is_drained = False
             while not is_drained or self._held:
+                group: list[Outcome[ResultT]] = []
                 outcome = await self._ready.get()
+                if delay_seconds is not None and (delay := delay_seconds()) > 0:
+                    await asyncio.sleep(delay)
+                while outcome is not None:
+                    group.append(outcome)
+                    if len(group) == largest or self._ready.empty():
+                        break
+                    outcome = self._ready.get_nowait()
+                if group:
+                    yield group
+                    self._held -= len(group)
+                    for _ in group:
+                        self._room.release()
                 if outcome is None:
                     await reader
                     is_drained = True
-                    continue
-                yield outcome
-                self._held -= 1
-                self._room.release()
         finally:
             tasks = [reader, *self._tasks]
             for task in tasks:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc.aio
@@ -10,6 +10,7 @@ from google.rpc import status_pb2
 
 from services.runtime.calls import current_scope
 from services.runtime.errors import DeadlineExceededError, FleetError, UnavailableError, from_rpc_error, from_status
+from services.runtime.pacing import Pacer
 
 _ITEMS_A_STREAM: Final = 16
 _MOST_STREAMS: Final = 8
@@ -17,6 +18,11 @@ _MOST_STREAMS: Final = 8
 _LARGEST_STREAMED_BYTES: Final = 256 * 1024
 """A message that the peer refuses for its size would end the stream, and with it everybody else's items."""
 _IDLE_SECONDS: Final = 1.0
+_PACE_SECONDS: Final = 0.02
+_LARGEST_GROUP: Final = 64
+_LARGEST_GROUP_BYTES: Final = 1024 * 1024
+_GROUPS_KEY: Final = "evalfleet-item-groups"
+"""Initial metadata by which a peer says that it reads messages of several items; one that is older does not."""
 
 
 class Request(Protocol):
@@ -40,9 +46,19 @@ class Outcome(Protocol):
         """Return whether a field is set."""
 
 
+class Outcomes(Outcome, Protocol):
+    """What the peer says of one item and perhaps of more."""
+
+    @property
+    def more(self) -> Iterable[Outcome]:
+        """What it says of other items."""
+
+
 RequestT = TypeVar("RequestT", bound=Request)
 ResponseT = TypeVar("ResponseT")
 OpenStream = Callable[[AsyncIterator[Any]], Any]
+ItemsMessage = Callable[[Sequence[tuple[str, RequestT]]], Any]
+"""Makes a message of the stream from one item or several, each an id and a request."""
 
 
 class ItemStreams(Generic[RequestT, ResponseT]):
@@ -53,7 +69,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
 
     Args:
         open_stream: starts a stream of the peer's bulk method.
-        message: makes the stream's message of an item's id and request.
+        message: makes the stream's messages.
         call: asks for one item by itself, for requests too large to share a stream.
         timeout_seconds: longest time of one item.
     """
@@ -61,7 +77,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
     def __init__(
         self,
         open_stream: OpenStream,
-        message: Callable[[str, RequestT], Any],
+        message: ItemsMessage[RequestT],
         call: Callable[[RequestT], Awaitable[ResponseT]],
         *,
         timeout_seconds: float,
@@ -78,12 +94,13 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         Raises:
             FleetError: the item's status, or that of its stream, which ended before.
         """
-        if request.ByteSize() > _LARGEST_STREAMED_BYTES:
+        size = request.ByteSize()
+        if size > _LARGEST_STREAMED_BYTES:
             return await self._call(request)
         stream = self._stream(current_scope().ids.run_id)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                response: ResponseT = await stream.ask(lambda item_id: self._message(item_id, request))
+                response: ResponseT = await stream.ask(request, size)
                 return response
         except TimeoutError:
             raise DeadlineExceededError(
@@ -95,7 +112,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         emptiest = min(streams, key=len, default=None)
         if emptiest is not None and (len(emptiest) < _ITEMS_A_STREAM or len(streams) >= _MOST_STREAMS):
             return emptiest
-        stream = _Stream(self._open_stream, lambda ended: self._forget(run_id, ended))
+        stream = _Stream(self._open_stream, self._message, lambda ended: self._forget(run_id, ended))
         streams.append(stream)
         return stream
 
@@ -112,14 +129,20 @@ class _Stream:
 
     Args:
         open_stream: starts it.
+        message: makes its messages.
         on_end: told once when no further item may be asked here.
     """
 
-    def __init__(self, open_stream: OpenStream, on_end: Callable[["_Stream"], None]) -> None:
+    def __init__(
+        self, open_stream: OpenStream, message: ItemsMessage[Any], on_end: Callable[["_Stream"], None]
+    ) -> None:
+        self._message = message
         self._on_end = on_end
+        self._takes_groups = False
         self._waiting: dict[str, asyncio.Future[Any]] = {}
         self._abandoned: set[str] = set()
-        self._outbox: asyncio.Queue[Any | None] = asyncio.Queue()
+        self._pacer = Pacer(_PACE_SECONDS)
+        self._outbox: asyncio.Queue[tuple[str, Any, int] | None] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._idle: asyncio.TimerHandle | None = None
         self._call = open_stream(self._messages())
@@ -129,14 +152,14 @@ class _Stream:
         """Return how many items wait."""
         return len(self._waiting)
 
-    async def ask(self, message: Callable[[str], Any]) -> Any:
+    async def ask(self, request: Any, size: int) -> Any:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
         item_id = str(next(self._numbers))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[item_id] = future
-        self._outbox.put_nowait(message(item_id))
+        self._outbox.put_nowait((item_id, request, size))
         try:
             return await future
         finally:
@@ -159,14 +182,39 @@ class _Stream:
         self._outbox.put_nowait(None)
 
     async def _messages(self) -> AsyncIterator[Any]:
-        while (message := await self._outbox.get()) is not None:
-            yield message
+        is_open = True
+        while is_open:
+            group, is_open = await self._next_group()
+            if group:
+                yield self._message(group)
+
+    async def _next_group(self) -> tuple[list[tuple[str, Any]], bool]:
+        """Return what is to be sent next, all that waits if the peer reads such, and whether more may follow."""
+        group: list[tuple[str, Any]] = []
+        total = 0
+        item = await self._outbox.get()
+        if self._takes_groups and (delay := self._pacer.delay_seconds()) > 0:
+            await asyncio.sleep(delay)
+        while item is not None:
+            item_id, request, size = item
+            group.append((item_id, request))
+            total += size
+            is_full = len(group) >= _LARGEST_GROUP or total >= _LARGEST_GROUP_BYTES
+            if is_full or not self._takes_groups or self._outbox.empty():
+                self._pacer.sent(len(group))
+                return group, True
+            item = self._outbox.get_nowait()
+        return group, False
 
     async def _read(self) -> None:
         error: FleetError = UnavailableError("the stream of items ended early", reason="ITEM_STREAM_ENDED")
         try:
-            async for outcome in self._call:
-                self._deliver(outcome)
+            told = await self._call.initial_metadata() or ()
+            self._takes_groups = any(key == _GROUPS_KEY and value == "1" for key, value in told)
+            async for outcomes in self._call:
+                self._deliver(outcomes)
+                for outcome in outcomes.more:
+                    self._deliver(outcome)
         except grpc.aio.AioRpcError as broken:
             error = from_rpc_error(broken)
         finally:

@@ -10,8 +10,10 @@ from services.evaluation.runs.outcome import Failure, ItemOutcome
 from services.evaluation.runs.peers import Ledger
 from services.evaluation.runs.retry import wait_out
 from services.runtime.errors import InvalidArgumentError
+from services.runtime.pacing import Pacer
 
-_BATCH_LIMIT = 256
+_BATCH_LIMIT = 512
+_PACE_SECONDS = 0.1
 
 
 class LedgerWriter:
@@ -37,6 +39,7 @@ class LedgerWriter:
         self._on_decision = on_decision
         self._patience_seconds = patience_seconds
         self._waiting: asyncio.Queue[ItemOutcome | None] = asyncio.Queue(capacity)
+        self._pacer = Pacer(_PACE_SECONDS)
 
     async def write(self, outcome: ItemOutcome) -> None:
         """Hand over one outcome."""
@@ -81,9 +84,12 @@ class LedgerWriter:
         """All outcomes that wait, at least one, and whether more may come."""
         batch: list[ItemOutcome] = []
         outcome = await self._waiting.get()
+        if not self._waiting.full() and (delay := self._pacer.delay_seconds()) > 0:
+            await asyncio.sleep(delay)
         while outcome is not None:
             batch.append(outcome)
             if len(batch) == _BATCH_LIMIT or self._waiting.empty():
+                self._pacer.sent(len(batch))
                 return batch, True
             outcome = self._waiting.get_nowait()
         return batch, False

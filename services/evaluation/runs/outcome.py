@@ -1,7 +1,7 @@
 """What becomes of one item: scores or a typed failure, with its cost and its judges."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from services.runtime.errors import FleetError
 
@@ -21,7 +21,16 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both costs together."""
-        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.engine_seconds + other.engine_seconds,
+            self.computed_prompt_tokens + other.computed_prompt_tokens,
+            self.computed_completion_tokens + other.computed_completion_tokens,
+            self.prefix_saved_tokens + other.prefix_saved_tokens,
+            self.cache_saved_tokens + other.cache_saved_tokens,
+            self.cost_micro_usd + other.cost_micro_usd,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,13 @@ from services.runtime.errors import (
     not_found,
 )
 from services.runtime.gathering import Gatherer
+from services.runtime.pacing import Pacer
 
 ResponseT = TypeVar("ResponseT")
 
 _LEDGER_PAGE_SIZE = 10_000
 _LARGEST_SCORE_BATCH = 64
+_SCORE_PACE_SECONDS = 0.02
 _LOADING_RETRY_SECONDS = 2.0
 _LEDGER_MESSAGE_BYTES = 4 << 20
 """A quarter of what services take by default; one outcome alone may be longer."""
@@ -67,6 +69,28 @@ def _cut(results: Sequence[aggregation_pb2.Result], largest_bytes: int) -> Itera
         yield piece
 
 
+def generate_items(
+    items: Sequence[tuple[str, generation_pb2.GenerateRequest]],
+) -> generation_pb2.StreamGenerateRequest:
+    """Make a stream's message of items, each an id and a request."""
+    (item_id, request), *more = items
+    message = generation_pb2.StreamGenerateRequest(item_id=item_id, request=request)
+    for item_id, request in more:
+        message.more.add(item_id=item_id, request=request)
+    return message
+
+
+def score_items(
+    items: Sequence[tuple[str, generation_pb2.ScoreContinuationsRequest]],
+) -> generation_pb2.StreamScoreContinuationsRequest:
+    """Make a stream's message of items, each an id and a request."""
+    (item_id, request), *more = items
+    message = generation_pb2.StreamScoreContinuationsRequest(item_id=item_id, request=request)
+    for item_id, request in more:
+        message.more.add(item_id=item_id, request=request)
+    return message
+
+
 class RemoteGenerator:
     """The generation service behind a channel."""
 
@@ -76,7 +100,7 @@ class RemoteGenerator:
         self._timeout_seconds = timeout_seconds
         self._generations: ItemStreams[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse] = ItemStreams(
             stub.StreamGenerate,
-            lambda item_id, request: generation_pb2.StreamGenerateRequest(item_id=item_id, request=request),
+            generate_items,
             lambda request: _typed(stub.Generate(request, timeout=timeout_seconds)),
             timeout_seconds=timeout_seconds,
         )
@@ -84,7 +108,7 @@ class RemoteGenerator:
             generation_pb2.ScoreContinuationsRequest, generation_pb2.ScoreContinuationsResponse
         ] = ItemStreams(
             stub.StreamScoreContinuations,
-            lambda item_id, request: generation_pb2.StreamScoreContinuationsRequest(item_id=item_id, request=request),
+            score_items,
             lambda request: _typed(stub.ScoreContinuations(request, timeout=timeout_seconds)),
             timeout_seconds=timeout_seconds,
         )
@@ -146,7 +170,7 @@ class RemoteScorerPanel:
         self._stub = scoring_pb2_grpc.ScoringServiceStub(channel)
         self._timeout_seconds = timeout_seconds
         # Scoring takes microseconds and a call a hundred times that, so items share calls.
-        self._gatherer = Gatherer(self._score_batch, largest=_LARGEST_SCORE_BATCH)
+        self._gatherer = Gatherer(self._score_batch, largest=_LARGEST_SCORE_BATCH, pacer=Pacer(_SCORE_PACE_SECONDS))
 
     async def _score_batch(self, requests: Sequence[scoring_pb2.ScoreRequest]) -> Sequence[scoring_pb2.ScoreResult]:
         try:

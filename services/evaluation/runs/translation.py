@@ -1,7 +1,6 @@
 """Between the run's dataclasses and the other services' protos."""
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 
 from evalfleet.aggregation.v1 import aggregation_pb2
@@ -10,7 +9,6 @@ from evalfleet.generation.v1 import generation_pb2
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import ParseDict
 
 from services.evaluation.items import ChatPrompt, Message, PlainPrompt, Prompt
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
@@ -83,6 +81,10 @@ def score_continuations_request(
 def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[GeneratedText, ...]:
     """The answers to one request; what cannot be told apart is booked to the first, engine time in equal shares."""
     usage = usage_from_proto(response.usage)
+    model_digest, truncated = response.model_digest, response.truncated
+    if len(response.completions) == 1:
+        [completion] = response.completions
+        return (GeneratedText(completion.text, usage, model_digest, truncated),)
     count = max(1, len(response.completions))
     rest = Usage(engine_seconds=usage.engine_seconds / count)
     first = dataclasses.replace(usage, engine_seconds=usage.engine_seconds / count)
@@ -90,8 +92,8 @@ def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[Gen
         GeneratedText(
             text=completion.text,
             usage=dataclasses.replace(rest if index else first, completion_tokens=completion.token_count),
-            model_digest=response.model_digest,
-            truncated=response.truncated,
+            model_digest=model_digest,
+            truncated=truncated,
         )
         for index, completion in enumerate(response.completions)
     )
@@ -114,12 +116,11 @@ def usage_from_proto(usage: common_pb2.Usage) -> Usage:
 
 def usage_to_proto(usage: Usage) -> common_pb2.Usage:
     """Cost of one item."""
-    engine_time = Duration()
-    engine_time.FromTimedelta(datetime.timedelta(seconds=usage.engine_seconds))
+    seconds, microseconds = divmod(round(usage.engine_seconds * 1_000_000), 1_000_000)
     return common_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        engine_time=engine_time,
+        engine_time=Duration(seconds=seconds, nanos=microseconds * 1000),
         computed_prompt_tokens=usage.computed_prompt_tokens,
         computed_completion_tokens=usage.computed_completion_tokens,
         prefix_saved_tokens=usage.prefix_saved_tokens,
@@ -154,7 +155,7 @@ def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:
         scorer=f"scorers/{call.scorer}", targets=call.targets, gold_indices=call.gold_indices
     )
     if call.parameters:
-        ParseDict(dict(call.parameters), request.parameters)
+        request.parameters.update(call.parameters)
     if call.log_likelihoods is not None:
         request.choices.CopyFrom(scoring_pb2.ChoiceScores(log_likelihoods=call.log_likelihoods, choices=call.choices))
     else:
@@ -181,7 +182,8 @@ def result_to_proto(run: str, outcome: ItemOutcome) -> aggregation_pb2.Result:
         output=outcome.output,
         truncated=outcome.truncated,
     )
-    result.complete_time.FromNanoseconds(int(outcome.complete_time * 1e9))
+    seconds, nanos = divmod(int(outcome.complete_time * 1e9), 1_000_000_000)
+    result.complete_time.seconds, result.complete_time.nanos = seconds, nanos
     if outcome.failure is not None:
         failure = outcome.failure
         result.failure.CopyFrom(

@@ -125,7 +125,11 @@ class AnswerCache:
         if explained_index is not None and explanation is None:
             explanation = CacheExplanation(outcome, explained_index, key.digest.hex())
         self._count(outcome)
-        return replace(found, outcome=outcome, explanation=explanation if explained_index is not None else None)
+        if explained_index is None:
+            explanation = None
+        if outcome is found.outcome and explanation is found.explanation:
+            return found
+        return replace(found, outcome=outcome, explanation=explanation)
 
     async def look_up(self, key: AnswerKey, codec: Codec[StoredT]) -> StoredT | None:
         """Return an answer that is there, without computing it."""

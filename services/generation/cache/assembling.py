@@ -77,11 +77,13 @@ def assembled(answered: Sequence[Answered], engine: str) -> GenerationResult:
     digests = {each.model_digest for each in answered}
     if len(digests) > 1:
         raise _replaced()
-    usage = replace(
-        sum((each.usage for each in answered), _NOTHING),
-        prompt_tokens=answered[0].sample.prompt_tokens,
-        completion_tokens=sum(each.sample.token_count for each in answered),
-    )
+    usage = answered[0].usage
+    for each in answered[1:]:
+        usage += each.usage
+    prompt_tokens = answered[0].sample.prompt_tokens
+    completion_tokens = sum(each.sample.token_count for each in answered)
+    if (usage.prompt_tokens, usage.completion_tokens) != (prompt_tokens, completion_tokens):
+        usage = replace(usage, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
     explanations = [each.explanation for each in answered if each.explanation]
     misses = [each for each in explanations if each.outcome is not CacheOutcome.HIT]
     return GenerationResult(

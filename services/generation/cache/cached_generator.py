@@ -82,11 +82,13 @@ class CachedGenerator:
         self._cache = cache
         self._engine_revision = engine_revision
         self._templates = templates or DatedTemplates()
+        self._is_of_one_call = False
 
     def for_one_call(self) -> "CachedGenerator":
         """Return the same for all of one call; raises InvalidArgumentError CALLER_INVALID."""
         bound = copy(self)
         bound._inner = self._inner.for_one_call()
+        bound._is_of_one_call = True
         return bound
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
@@ -95,7 +97,8 @@ class CachedGenerator:
         Raises:
             FleetError: as the inner generator.
         """
-        return await self.for_one_call()._generate(request)
+        bound = self if self._is_of_one_call else self.for_one_call()
+        return await bound._generate(request)
 
     async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
         """Answer many requests; one outcome each, in their order."""
@@ -186,7 +189,9 @@ class CachedGenerator:
         fresh: list[GenerationResult] = []
 
         async def compute() -> Computed[StoredSample]:
-            result = await self._inner.generate(replace(request, sample_index=index))
+            # The only sample of a request is the request itself.
+            asked = request if request.sample_count == 1 else replace(request, sample_index=index)
+            result = await self._inner.generate(asked)
             fresh.append(result)
             key = sample_key(self._computed_by(identity, result), request, index)
             return Computed(stored_sample(result), key, result.model_digest)

@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from services.generation.requests import GenerationRequest, Prompt, Sampling, ScoringRequest
@@ -33,6 +34,10 @@ PART_NAMES: Final = (
     "sample_index",
     "day",
 )
+_PARTS: Final = tuple((name, name in ("system_prompt", "prompt", "continuations", "seed")) for name in PART_NAMES)
+"""Each part, and whether it differs from request to request; the digests of those that don't are worth remembering."""
+_PROMPT: Final = PART_NAMES.index("prompt")
+_MODEL: Final = PART_NAMES.index("model")
 _VERSION: Final = b"evalfleet/answer-key/2\0"
 _SHOWN_BYTES: Final = 8
 """Of each part's digest, what is kept to explain misses."""
@@ -149,15 +154,23 @@ def _key(kind: str, model: ModelIdentity, system: Encodable, turns: Encodable, *
         "prompt": turns,
         **values,
     }
-    digests = {name: hashlib.sha256(_encoded(parts.get(name))).digest() for name in PART_NAMES}
-    whole = hashlib.sha256(_VERSION + b"".join(digests.values())).digest()
+    digests = [(_digest if changes else _remembered_digest)(parts.get(name)) for name, changes in _PARTS]
+    whole = hashlib.sha256(_VERSION + b"".join(digests)).digest()
     assert len(whole) == KEY_BYTES
     return AnswerKey(
         digest=whole,
-        parts=b"".join(digest[:_SHOWN_BYTES] for digest in digests.values()),
-        prompt_group=b"p" + digests["prompt"][:_SHOWN_BYTES],
-        model_group=b"m" + digests["model"][:_SHOWN_BYTES],
+        parts=b"".join([digest[:_SHOWN_BYTES] for digest in digests]),
+        prompt_group=b"p" + digests[_PROMPT][:_SHOWN_BYTES],
+        model_group=b"m" + digests[_MODEL][:_SHOWN_BYTES],
     )
+
+
+def _digest(value: Encodable) -> bytes:
+    return hashlib.sha256(_encoded(value)).digest()
+
+
+# Values of different types can be equal and are encoded differently: 1, 1.0 and True.
+_remembered_digest = lru_cache(maxsize=1024, typed=True)(_digest)
 
 
 def _day(model: ModelIdentity, prompt: Prompt) -> str | None:

@@ -1,9 +1,9 @@
 """Puts a price on answers and books them to their callers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -38,7 +38,8 @@ class CallerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._labelled: set[str] = set()
+        # Finding a counter by its labels costs more than counting, so the found ones are kept.
+        self._of_callers: dict[str, _CallerCounters] = {}
         self._tokens = Counter(
             "evalfleet_generation_caller_tokens",
             "Tokens by caller: computed, or saved by prefixes or by the cache of answers.",
@@ -60,16 +61,31 @@ class CallerMetrics:
 
     def add(self, caller: str, usage: Usage) -> None:
         """Count one answer."""
-        if caller not in self._labelled:
-            if len(self._labelled) >= _MOST_LABELS:
-                caller = OTHERS
-            else:
-                self._labelled.add(caller)
-        for kind in _TOKEN_KINDS:
+        counters = self._of_callers.get(caller) or self._counters(caller)
+        for kind, tokens in counters.tokens.items():
             if count := getattr(usage, kind):
-                self._tokens.labels(caller, kind.removesuffix("_tokens")).inc(count)
-        self._engine_seconds.labels(caller).inc(usage.engine_seconds)
-        self._cost.labels(caller).inc(usage.cost_nano_usd / 1e9)
+                tokens.inc(count)
+        counters.engine_seconds.inc(usage.engine_seconds)
+        counters.cost.inc(usage.cost_nano_usd / 1e9)
+
+    def _counters(self, caller: str) -> "_CallerCounters":
+        if len(self._of_callers) >= _MOST_LABELS:
+            caller = OTHERS
+        counters = _CallerCounters(
+            {kind: self._tokens.labels(caller, kind.removesuffix("_tokens")) for kind in _TOKEN_KINDS},
+            self._engine_seconds.labels(caller),
+            self._cost.labels(caller),
+        )
+        if caller != OTHERS:
+            self._of_callers[caller] = counters
+        return counters
+
+
+@dataclass(frozen=True, slots=True)
+class _CallerCounters:
+    tokens: Mapping[str, Counter]
+    engine_seconds: Counter
+    cost: Counter
 
 
 class AccountedGenerator:
@@ -128,15 +144,16 @@ class AccountedGenerator:
         result = await self._inner.score(request)
         usage = self._priced(request.model_id, result.engine, result.usage)
         self._book(caller, usage, is_cached=result.is_cached)
-        return replace(result, usage=usage)
+        return result if usage is result.usage else replace(result, usage=usage)
 
     def _booked(self, caller: str, model_id: str, result: GenerationResult) -> GenerationResult:
         usage = self._priced(model_id, result.engine, result.usage)
         self._book(caller, usage, is_cached=result.is_cached)
-        return replace(result, usage=usage)
+        return result if usage is result.usage else replace(result, usage=usage)
 
     def _priced(self, model_id: str, engine: str, usage: Usage) -> Usage:
-        return replace(usage, cost_nano_usd=self._prices.nano_usd(model_id, engine, usage))
+        cost = self._prices.nano_usd(model_id, engine, usage)
+        return usage if cost == usage.cost_nano_usd else replace(usage, cost_nano_usd=cost)
 
     def _book(self, caller: str, usage: Usage, *, is_cached: bool) -> None:
         self._ledger.add(caller, usage, is_cached=is_cached)

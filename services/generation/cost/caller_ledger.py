@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -88,12 +88,13 @@ class CallerLedger:
         if before is None:
             self._sums[caller] = CallerUsage(caller, 1, int(is_cached), usage, now, now)
         else:
-            self._sums[caller] = replace(
-                before,
-                requests=before.requests + 1,
-                cached_requests=before.cached_requests + int(is_cached),
-                usage=before.usage + usage,
-                last_seconds=now,
+            self._sums[caller] = CallerUsage(
+                caller,
+                before.requests + 1,
+                before.cached_requests + int(is_cached),
+                before.usage + usage,
+                before.first_seconds,
+                now,
             )
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_soon(), name="caller ledger")

@@ -116,3 +116,17 @@ def test_whatever_comes_and_goes_each_ticket_leaves_once_and_the_counts_hold(dat
         for caller in "abc":
             assert queue.count_of(caller) == sum(ticket.caller == caller for ticket in waiting)
     assert len(set(map(id, popped))) == len(popped)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=20))
+def test_a_request_that_need_not_wait_is_counted_as_if_it_had(passed: list[tuple[str, int]]) -> None:
+    waited, passed_by = FairQueue(aging_seconds=10.0), FairQueue(aging_seconds=10.0)
+    for caller, tokens in passed:
+        waited.push(Ticket(caller, EVALUATION, tokens, 0.0))
+        assert waited.pop(0.0) is not None
+        passed_by.pass_by(caller, EVALUATION, tokens)
+    for queue in (waited, passed_by):
+        for caller in "abc":
+            for _ in range(5):
+                queue.push(Ticket(caller, EVALUATION, 7, 0.0))
+    assert callers_in_turn(waited, 15) == callers_in_turn(passed_by, 15)

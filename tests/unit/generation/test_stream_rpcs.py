@@ -237,3 +237,40 @@ async def test_priorities_reach_the_queue_and_a_full_one_pushes_back(
     assert int(dict(trailers)["grpc-retry-pushback-ms"]) > 0
     backend.gate.set()
     await asyncio.gather(*calls)
+
+
+async def test_items_and_outcomes_come_many_a_message_to_whoever_sends_them_so(
+    generation: Any, backend: FakeInferenceBackend
+) -> None:
+    backend.failures["long"] = FailedPreconditionError("too long", reason="PROMPT_TOO_LONG")
+
+    def group(first: int) -> generation_pb2.StreamGenerateRequest:
+        message = item(str(first), f"p{first}")
+        for number in range(first + 1, first + 10):
+            message.more.add(item_id=str(number), request=item("", f"p{number}").request)
+        return message
+
+    last = item("bad", "long")
+    last.more.add(item_id="0", request=item("", "again").request)
+    call = generation.StreamGenerate(iter([*(group(first) for first in range(0, 100, 10)), last]))
+    assert ("evalfleet-item-groups", "1") in tuple(await call.initial_metadata())
+    messages = [each async for each in call]
+    outcomes = [each for message in messages for each in (message, *message.more)]
+    good = {each.item_id: each.response.completions[0].text for each in outcomes if each.HasField("response")}
+    assert {key: text.split("|")[1] for key, text in good.items()} == {str(n): f"p{n}" for n in range(100)}
+    reasons = {each.item_id: from_status(each.status).reason for each in outcomes if each.HasField("status")}
+    assert reasons == {"bad": "PROMPT_TOO_LONG", "0": "ITEM_ID_REUSED"}
+    assert len(outcomes) == 102
+
+
+async def test_a_damaged_item_of_a_message_is_its_own_error(channel: grpc.aio.Channel) -> None:
+    message = item("first", "one")
+    message.more.add(item_id="broken", request=item("", "##").request)
+    message.more.add(item_id="last", request=item("", "two").request)
+    call = channel.stream_stream(STREAM_GENERATE, as_bytes, generation_pb2.StreamGenerateResponse.FromString)
+    received = [each async for each in call(iter([message.SerializeToString().replace(b"##", b"\xff\xfe")]))]
+    outcomes = {each.item_id: each for some in received for each in (some, *some.more)}
+    assert set(outcomes) == {"first", "broken", "last"}
+    assert from_status(outcomes["broken"].status).reason == "MALFORMED_REQUEST"
+    assert outcomes["first"].HasField("response")
+    assert outcomes["last"].HasField("response")

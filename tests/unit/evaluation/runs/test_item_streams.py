@@ -11,6 +11,7 @@ from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
 
 from services.evaluation.runs import item_streams
 from services.evaluation.runs.item_streams import ItemStreams
+from services.evaluation.runs.remote import generate_items
 from services.runtime.calls import bind_ids
 from services.runtime.errors import (
     DeadlineExceededError,
@@ -31,7 +32,9 @@ Streams = ItemStreams[generation_pb2.GenerateRequest, generation_pb2.GenerateRes
 class FakeGeneration:
     """Answers an item with its prompt; some prompts mean something else."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_groups: bool = False) -> None:
+        self.reads_groups = reads_groups
+        self.messages = 0
         self.streams = 0
         self.calls = 0
         self.hanging = asyncio.Event()
@@ -55,8 +58,10 @@ class FakeGeneration:
     async def _stream_generate(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         self.streams += 1
         held: list[Any] = []
+        if self.reads_groups:
+            await context.send_initial_metadata((("evalfleet-item-groups", "1"),))
         try:
-            async for item in request_iterator:
+            async for item in self._items(request_iterator):
                 answer = generation_pb2.StreamGenerateResponse(item_id=item.item_id)
                 prompt = item.request.prompt
                 if prompt == "bad":
@@ -77,6 +82,14 @@ class FakeGeneration:
             # Whoever leaves ends the iteration above before the handler is cancelled.
             self.left.set()
 
+    async def _items(self, messages: Any) -> AsyncIterator[Any]:
+        async for message in messages:
+            self.messages += 1
+            yield message
+            if self.reads_groups:
+                for item in message.more:
+                    yield item
+
     async def _generate(self, request: Any, context: Any) -> Any:
         self.calls += 1
         return generation_pb2.GenerateResponse(completions=[generation_pb2.Completion(text="alone")])
@@ -94,7 +107,7 @@ async def asking(fake: FakeGeneration, *, timeout_seconds: float = LONGEST_WAIT_
 
         yield ItemStreams(
             stub.StreamGenerate,
-            lambda item_id, request: generation_pb2.StreamGenerateRequest(item_id=item_id, request=request),
+            generate_items,
             alone,
             timeout_seconds=timeout_seconds,
         )
@@ -203,3 +216,21 @@ async def test_a_server_that_stops_is_unavailable() -> None:
         await fake.hanging.wait()
     with pytest.raises(UnavailableError):
         await waiting
+
+
+async def test_a_peer_that_reads_groups_gets_many_items_a_message() -> None:
+    fake = FakeGeneration(reads_groups=True)
+    async with asking(fake) as streams:
+        assert await ask(streams, "first") == "first"
+        prompts = [f"now {number}" for number in range(15)]
+        assert await asyncio.gather(*(ask(streams, prompt) for prompt in prompts)) == prompts
+    assert fake.streams == 1
+    assert fake.messages < 10
+
+
+async def test_a_peer_that_does_not_say_so_gets_one_item_a_message() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        prompts = [f"now {number}" for number in range(15)]
+        assert await asyncio.gather(*(ask(streams, prompt) for prompt in prompts)) == prompts
+    assert fake.messages == 15

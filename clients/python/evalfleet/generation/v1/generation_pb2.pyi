@@ -518,8 +518,42 @@ class StreamGenerateRequest(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """What to generate."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamGenerateItem]:
+        """Further items, as if each had come in a message of its own. Whoever sends any gets outcomes in `more`, too."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___GenerateRequest | None = ...,
+        more: _abc.Iterable[Global___StreamGenerateItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "more", b"more", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
+
+@_typing.final
+class StreamGenerateItem(_message.Message):
+    """A further item of a message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """As in StreamGenerateRequest."""
     @_builtins.property
     def request(self) -> Global___GenerateRequest:
         """What to generate."""
@@ -536,11 +570,53 @@ class StreamGenerateRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
+Global___StreamGenerateItem: _TypeAlias = StreamGenerateItem  # noqa: Y015
 
 @_typing.final
 class StreamGenerateResponse(_message.Message):
     """What became of one item of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    @_builtins.property
+    def response(self) -> Global___GenerateResponse:
+        """The answers."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there are none. Paths of invalid fields begin at the item's request."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamGenerateOutcome]:
+        """Further outcomes that were ready at the same time; only on a stream whose caller sent items in `more`."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        response: Global___GenerateResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+        more: _abc.Iterable[Global___StreamGenerateOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "more", b"more", "outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+
+@_typing.final
+class StreamGenerateOutcome(_message.Message):
+    """A further outcome of a message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -555,7 +631,7 @@ class StreamGenerateResponse(_message.Message):
 
     @_builtins.property
     def status(self) -> _status_pb2.Status:
-        """Why there are none. Paths of invalid fields begin at the item's request."""
+        """Why there are none."""
 
     def __init__(
         self,
@@ -572,7 +648,7 @@ class StreamGenerateResponse(_message.Message):
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+Global___StreamGenerateOutcome: _TypeAlias = StreamGenerateOutcome  # noqa: Y015
 
 @_typing.final
 class GenerateTokensRequest(_message.Message):
@@ -720,8 +796,42 @@ class StreamScoreContinuationsRequest(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
+    @_builtins.property
+    def request(self) -> Global___ScoreContinuationsRequest:
+        """What to score."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamScoreContinuationsItem]:
+        """Further items, as if each had come in a message of its own. Whoever sends any gets outcomes in `more`, too."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___ScoreContinuationsRequest | None = ...,
+        more: _abc.Iterable[Global___StreamScoreContinuationsItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "more", b"more", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamScoreContinuationsRequest: _TypeAlias = StreamScoreContinuationsRequest  # noqa: Y015
+
+@_typing.final
+class StreamScoreContinuationsItem(_message.Message):
+    """A further item of a message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """As in StreamScoreContinuationsRequest."""
     @_builtins.property
     def request(self) -> Global___ScoreContinuationsRequest:
         """What to score."""
@@ -738,11 +848,53 @@ class StreamScoreContinuationsRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StreamScoreContinuationsRequest: _TypeAlias = StreamScoreContinuationsRequest  # noqa: Y015
+Global___StreamScoreContinuationsItem: _TypeAlias = StreamScoreContinuationsItem  # noqa: Y015
 
 @_typing.final
 class StreamScoreContinuationsResponse(_message.Message):
     """What became of one item of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    @_builtins.property
+    def response(self) -> Global___ScoreContinuationsResponse:
+        """The scores."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there are none. Paths of invalid fields begin at the item's request."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamScoreContinuationsOutcome]:
+        """Further outcomes that were ready at the same time; only on a stream whose caller sent items in `more`."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        response: Global___ScoreContinuationsResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+        more: _abc.Iterable[Global___StreamScoreContinuationsOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "more", b"more", "outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamScoreContinuationsResponse: _TypeAlias = StreamScoreContinuationsResponse  # noqa: Y015
+
+@_typing.final
+class StreamScoreContinuationsOutcome(_message.Message):
+    """A further outcome of a message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -757,7 +909,7 @@ class StreamScoreContinuationsResponse(_message.Message):
 
     @_builtins.property
     def status(self) -> _status_pb2.Status:
-        """Why there are none. Paths of invalid fields begin at the item's request."""
+        """Why there are none."""
 
     def __init__(
         self,
@@ -774,7 +926,7 @@ class StreamScoreContinuationsResponse(_message.Message):
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-Global___StreamScoreContinuationsResponse: _TypeAlias = StreamScoreContinuationsResponse  # noqa: Y015
+Global___StreamScoreContinuationsOutcome: _TypeAlias = StreamScoreContinuationsOutcome  # noqa: Y015
 
 @_typing.final
 class ContinuationScore(_message.Message):

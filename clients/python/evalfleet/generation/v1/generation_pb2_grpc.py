@@ -101,6 +101,9 @@ class GenerationServiceServicer:
         The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
         a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
         side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+
+        A message costs more than an item, so messages may hold several: see `more`. A service that reads those says so in
+        its initial metadata, `evalfleet-item-groups: 1`, which it sends when the stream is opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

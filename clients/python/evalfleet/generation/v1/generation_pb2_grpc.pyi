@@ -47,6 +47,9 @@ class GenerationServiceStub:
     The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
     a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
     side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+
+    A message costs more than an item, so messages may hold several: see `more`. A service that reads those says so in
+    its initial metadata, `evalfleet-item-groups: 1`, which it sends when the stream is opened.
     """
     GenerateTokens: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]
     """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
@@ -80,6 +83,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
     a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
     side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+
+    A message costs more than an item, so messages may hold several: see `more`. A service that reads those says so in
+    its initial metadata, `evalfleet-item-groups: 1`, which it sends when the stream is opened.
     """
     GenerateTokens: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateTokensRequest, _generation_pb2.GenerateTokensResponse]  # type: ignore[assignment]
     """Generates one answer and sends its text as it comes, and at last the whole answer with what it cost. An answer that
@@ -128,6 +134,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         The service reads ahead only as far as it has room (64 items, by default), so a caller may send without counting;
         a caller that does not read its results is not read from, either. The stream ends when the caller has closed its
         side and all results are sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+
+        A message costs more than an item, so messages may hold several: see `more`. A service that reads those says so in
+        its initial metadata, `evalfleet-item-groups: 1`, which it sends when the stream is opened.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,125 @@
+"""A fake inference server: Triton's gRPC protocol, and a checkpoint host whose model answers everything at once.
+
+It stands in for Triton so that what is measured is the host's path and no model's. The generation service sees no
+difference: it loads the checkpoint, and streams requests that are answered by their ids, each in one message with
+Triton's mark of the final response.
+
+    python -m benchmarks.overhead.instant_triton --ready-file FILE
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as kserve
+from tritonclient.grpc import service_pb2_grpc
+
+from benchmarks.overhead.workload import ANSWER
+from services.inference import contract
+from services.inference.host_contract import OPERATION, REPORT, HostReport
+from services.inference.tensors import text_array, write_response
+
+_MEMORY_BYTES = 64 << 30
+
+
+class InstantTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
+    """Serves the methods that the generation service calls."""
+
+    def __init__(self) -> None:
+        self._models: set[str] = set()
+        self._checkpoints: set[str] = set()
+        self._answer = kserve.ModelStreamInferResponse(
+            infer_response=write_response(
+                "",
+                "",
+                {
+                    contract.TEXT_OUTPUT: text_array(ANSWER),
+                    contract.FINISH_REASON: text_array("stop"),
+                    contract.NUM_INPUT_TOKENS: np.array([12], np.uint32),
+                    contract.NUM_OUTPUT_TOKENS: np.array([1], np.uint32),
+                    contract.ENGINE_SECONDS: np.array([0.0], np.float64),
+                },
+            )
+        )
+        self._answer.infer_response.parameters["triton_final_response"].bool_param = True
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        """Answer that requests are taken."""
+        return kserve.ServerReadyResponse(ready=True)
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        """Note that a model is loaded."""
+        self._models.add(request.model_name)
+        return kserve.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
+        """Forget a model."""
+        self._models.discard(request.model_name)
+        return kserve.RepositoryModelUnloadResponse()
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        """List the models."""
+        index = kserve.RepositoryIndexResponse()
+        for name in sorted(self._models):
+            index.models.add(name=name, version="1", state="READY")
+        return index
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+        """List the models that take requests."""
+        statistics = kserve.ModelStatisticsResponse()
+        for name in sorted(self._models):
+            statistics.model_stats.add(name=name, version="1")
+        return statistics
+
+    async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Answer every request of a stream at once."""
+        async for request in request_iterator:
+            if any(tensor.name == OPERATION for tensor in request.inputs):
+                yield self._operate(request)
+                continue
+            # Written into its bytes before the next request is read, so that one message serves all.
+            self._answer.infer_response.id = request.id
+            yield self._answer
+
+    def _operate(self, request: Any) -> Any:
+        names = [tensor.name for tensor in request.inputs]
+        # A text is written behind its length in four bytes.
+        operation = json.loads(request.raw_input_contents[names.index(OPERATION)][4:])
+        if operation["kind"] == "load":
+            self._checkpoints.add(operation["name"])
+        elif operation["kind"] == "unload":
+            self._checkpoints.discard(operation["name"])
+        report = HostReport(tuple(sorted(self._checkpoints)), _MEMORY_BYTES).to_json()
+        response = write_response(request.model_name, request.id, {REPORT: text_array(report)})
+        response.parameters["triton_final_response"].bool_param = True
+        return kserve.ModelStreamInferResponse(infer_response=response)
+
+
+async def serve(ready_file: Path) -> None:
+    """Serve on a free port until SIGTERM."""
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InstantTriton(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await asyncio.to_thread(ready_file.write_text, f"127.0.0.1:{port}", encoding="utf-8")
+    await stopped.wait()
+    await server.stop(1.0)
+
+
+def main() -> None:
+    """Read the arguments and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ready-file", type=Path, required=True, help="receives host:port")
+    asyncio.run(serve(parser.parse_args().ready_file))
+
+
+if __name__ == "__main__":
+    main()
