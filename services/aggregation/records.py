@@ -96,10 +96,11 @@ class RunLease:
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """A result's key and why it failed, if it did."""
+    """A result's key, why it failed, if it did, and its position in the run's order."""
 
     key: ResultKey
     failure_reason: str | None
+    draw_index: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,10 @@ RUN_LEASES = Table(
 """The newest lease that was seen of each run; results of older ones are refused."""
 
 _C = RESULTS.c
-KEY_COLUMNS = (_C.task, _C.item, _C.sample, _C.failure_reason)
+_OUTCOME_COLUMNS = (_C.task, _C.item, _C.sample, _C.failure_reason)
+KEY_COLUMNS = (*_OUTCOME_COLUMNS, _C.draw_index)
 OBSERVATION_COLUMNS = (
-    *KEY_COLUMNS,
+    *_OUTCOME_COLUMNS,
     _C.is_truncated,
     _C.prompt_tokens,
     _C.completion_tokens,
@@ -134,7 +135,7 @@ def values_of(result: Result) -> RowValues:
         "item_groups": _encoded(result.groups),
         "extracted_answer": scored.extracted_answer if scored else None,
         "failure_message": failed.message if failed else None,
-        "judges": _encoded([[judge.name, judge.version, judge.digest] for judge in result.judges]),
+        "judges": _encoded_judges(result.judges),
         "model_digest": result.model_digest,
         "prompt": result.prompt,
         "output": result.output,
@@ -143,7 +144,7 @@ def values_of(result: Result) -> RowValues:
 
 def listed_key_of(row: Row[Any]) -> ListedKey:
     """Read a row of ``KEY_COLUMNS``."""
-    return ListedKey(ResultKey(row.task, row.item, row.sample), row.failure_reason)
+    return ListedKey(ResultKey(row.task, row.item, row.sample), row.failure_reason, row.draw_index)
 
 
 def observation_of(row: Row[Any]) -> Observation:
@@ -183,8 +184,13 @@ def result_of(run: str, row: Row[Any]) -> Result:
     )
 
 
-def _encoded(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+# Made once: json.dumps makes one a call for anything but its defaults.
+_encoded = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+@lru_cache(maxsize=4096)
+def _encoded_judges(judges: tuple[Judge, ...]) -> str:
+    return _encoded([[judge.name, judge.version, judge.digest] for judge in judges])
 
 
 @lru_cache(maxsize=4096)

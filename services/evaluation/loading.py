@@ -1,13 +1,11 @@
-"""From a task to its items: reads all rows once, then renders an item when it is asked for."""
+"""From a task to its items: reads all rows once, into a file, then renders an item when it is asked for."""
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import overload
 
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.datasets import DataSet, InvalidRow, Row, compute
@@ -20,36 +18,40 @@ from services.evaluation.errors import (
 )
 from services.evaluation.item_rendering import ItemRenderer
 from services.evaluation.items import InvalidItem, Item
-from services.evaluation.tasks import Task, canonical_digest, draw_order
+from services.evaluation.row_file import Entry, OrderedRows, RowFile
+from services.evaluation.tasks import Task, canonical_digest, draw_rank
 from services.evaluation.templates import TaskTemplates
-
-_Entry = tuple[str, Row | InvalidRow]
 
 
 class LoadedTask:
-    """A task with its rows. Immutable; the same index is always the same item.
+    """A task with its rows, which are in a file. Immutable; the same index is always the same item.
 
     Attributes:
         task: the task.
-        item_ids: ids of all items in the order of the data.
         digest: SHA-256 (hex) over the definition, the few-shot examples as rendered and all rows.
     """
 
-    def __init__(self, task: Task, entries: Iterable[_Entry], renderer: ItemRenderer) -> None:
+    def __init__(self, task: Task, rows: RowFile, renderer: ItemRenderer) -> None:
         self.task = task
-        self._entries = tuple(entries)
+        self._rows = rows
         self._renderer = renderer
-        self.item_ids = tuple(item_id for item_id, _ in self._entries)
-        content = [task.digest, renderer.examples_digest, *(_row_digest(row) for _, row in self._entries)]
-        self.digest = canonical_digest(content)
+        self.digest = rows.digest(task.digest, renderer.examples_digest)
 
     def __len__(self) -> int:
         """Number of items, invalid ones included."""
-        return len(self._entries)
+        return len(self._rows)
+
+    def item_ids(self) -> Iterator[str]:
+        """Ids of all items in the order of the data."""
+        return self._rows.item_ids()
 
     def item(self, index: int) -> Item | InvalidItem:
         """Render one item; a row on which a template fails is an InvalidItem."""
-        item_id, row = self._entries[index]
+        return self.rendered(self._rows.entry(index))
+
+    def rendered(self, entry: Entry) -> Item | InvalidItem:
+        """Render the item of a row."""
+        item_id, row = entry
         if isinstance(row, InvalidRow):
             return InvalidItem(item_id, self.task.name, row.file_name, row.number, str(row))
         try:
@@ -62,11 +64,50 @@ class LoadedTask:
         """All items in the order of the data, rendered as they are asked for."""
         return (self.item(index) for index in range(len(self)))
 
-    def draw_order(self, *, seed: int, limit: int | None = None) -> tuple[int, ...]:
-        """Indices of the items to evaluate, in order: the seeded permutation, cut at the smaller of both limits."""
-        order = draw_order(self.item_ids, seed=seed, task=self.task.name)
+    def drawn(self, *, seed: int, limit: int | None = None) -> "DrawnItems":
+        """The items to evaluate, in order: the seeded permutation, cut at the smaller of both limits.
+
+        See ``draw_order`` in tasks.py, which says what the order is.
+        """
         limits = [each for each in (limit, self.task.limit) if each is not None]
-        return order[: min(limits)] if limits else order
+        rank = partial(draw_rank, seed=seed, task=self.task.name)
+        return DrawnItems(self, self._rows.ordered(rank, min(limits) if limits else None))
+
+    def draw_order(self, *, seed: int, limit: int | None = None) -> tuple[int, ...]:
+        """Indices of the drawn items; for data sets that are small enough to hold one number an item."""
+        return self.drawn(seed=seed, limit=limit).indices()
+
+
+class DrawnItems(Sequence[Item | InvalidItem]):
+    """A task's items in draw order, each read and rendered when it is asked for."""
+
+    def __init__(self, loaded: LoadedTask, rows: OrderedRows) -> None:
+        self._loaded = loaded
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """How many items the run draws."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Item | InvalidItem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item | InvalidItem]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | InvalidItem | Sequence[Item | InvalidItem]:
+        """The item drawn at ``index``; a slice is a list."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        return self._loaded.rendered(self._rows.entry(index + len(self) if index < 0 else index))
+
+    def item_ids(self) -> Iterator[str]:
+        """Ids of the items in draw order, without rendering them."""
+        return self._rows.item_ids()
+
+    def indices(self) -> tuple[int, ...]:
+        """Where the items are in the data."""
+        return self._rows.positions()
 
 
 def load_task(task: Task, roots: DataRoots) -> LoadedTask:
@@ -81,9 +122,10 @@ def load_task(task: Task, roots: DataRoots) -> LoadedTask:
     """
     data_set = DataSet.find(task, roots)
     templates = TaskTemplates.compile(task)
-    entries = list(_identified(_selected(task, data_set, templates), task, templates))
-    _check_usable(task, entries)
-    return LoadedTask(task, entries, ItemRenderer(task, templates, _examples(task, data_set, templates)))
+    usability = _Usability(task)
+    rows = RowFile(usability.watch(_identified(_selected(task, data_set, templates), task, templates)))
+    usability.check()
+    return LoadedTask(task, rows, ItemRenderer(task, templates, _examples(task, data_set, templates)))
 
 
 def load_items(task: Task, roots: DataRoots) -> Iterator[Item | InvalidItem]:
@@ -177,9 +219,8 @@ def _examples(task: Task, data_set: DataSet, templates: TaskTemplates) -> list[R
     return result
 
 
-def _identified(rows: Iterable[Row | InvalidRow], task: Task, templates: TaskTemplates) -> Iterator[_Entry]:
-    """Give every row its id; rows of equal id are told apart by ``#2``, ``#3`` … in the order of the data."""
-    seen: Counter[str] = Counter()
+def _identified(rows: Iterable[Row | InvalidRow], task: Task, templates: TaskTemplates) -> Iterator[Entry]:
+    """Give every row its id; rows of equal id are told apart later, by ``RowFile``."""
     for each in rows:
         row = each
         try:
@@ -187,8 +228,7 @@ def _identified(rows: Iterable[Row | InvalidRow], task: Task, templates: TaskTem
         except RenderingError as error:
             row = InvalidRow(row.file_name, row.number, f"`item_id` fails: {error.message}")
             item_id = _item_id(row, task, templates)
-        seen[item_id] += 1
-        yield (item_id if seen[item_id] == 1 else f"{item_id}#{seen[item_id]}"), row
+        yield item_id, row
 
 
 def _item_id(row: Row | InvalidRow, task: Task, templates: TaskTemplates) -> str:
@@ -209,21 +249,36 @@ def _short_digest(content: object) -> str:
     return canonical_digest(content)[:20]
 
 
-def _row_digest(row: Row | InvalidRow) -> str:
-    values: Mapping[str, Any] | str = row.values if isinstance(row, Row) else row.problem
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("ascii")).hexdigest()
+class _Usability:
+    """Finds out, while rows pass by, whether any of them can be used."""
 
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._count = 0
+        self._invalid_count = 0
+        self._first_invalid: InvalidRow | None = None
+        self._missing_columns: set[str | None] = set()
 
-def _check_usable(task: Task, entries: list[_Entry]) -> None:
-    if not entries:
-        raise EmptyDataError(f"the filter of task {task.name} keeps no row: where: {task.spec.where}")
-    invalid = [row for _, row in entries if isinstance(row, InvalidRow)]
-    if len(invalid) < len(entries):
-        return
-    columns = {row.missing_column for row in invalid}
-    if len(columns) == 1 and (column := columns.pop()) is not None:
-        raise MissingColumnError(
-            f"every row of task {task.name} lacks the column {column!r}; the first: {invalid[0]}",
-            metadata={"task": task.name, "column": column},
-        )
-    raise UnreadableDataError(f"no row of task {task.name} can be used; the first: {invalid[0]}")
+    def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Pass the rows on."""
+        for entry in entries:
+            row = entry[1]
+            self._count += 1
+            if isinstance(row, InvalidRow):
+                self._invalid_count += 1
+                self._first_invalid = self._first_invalid or row
+                self._missing_columns.add(row.missing_column)
+            yield entry
+
+    def check(self) -> None:
+        """Raise EmptyDataError, MissingColumnError or UnreadableDataError if no row can be used."""
+        if not self._count:
+            raise EmptyDataError(f"the filter of task {self._task.name} keeps no row: where: {self._task.spec.where}")
+        if self._invalid_count < self._count:
+            return
+        if len(self._missing_columns) == 1 and (column := self._missing_columns.pop()) is not None:
+            raise MissingColumnError(
+                f"every row of task {self._task.name} lacks the column {column!r}; the first: {self._first_invalid}",
+                metadata={"task": self._task.name, "column": column},
+            )
+        raise UnreadableDataError(f"no row of task {self._task.name} can be used; the first: {self._first_invalid}")

@@ -22,6 +22,8 @@ from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token, paginate
 
 _ESTIMATES_EVERY_SECONDS = 1.0
+_PAUSE_OVER_REFRESH = 20.0
+"""Estimates read all results, so that of a large run they are refreshed more rarely, for a twentieth of the time."""
 _FINAL_ESTIMATES_PATIENCE_SECONDS = 60.0
 
 
@@ -86,7 +88,7 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
         request: evaluation_pb2.WatchRunRequest,
         context: grpc.aio.ServicerContext[evaluation_pb2.WatchRunRequest, evaluation_pb2.WatchRunResponse],
     ) -> AsyncIterator[evaluation_pb2.WatchRunResponse]:
-        """Stream progress until the run has ended; estimates are refreshed at most every second."""
+        """Stream progress until the run has ended; estimates are refreshed every second, of large runs more rarely."""
         loop = asyncio.get_running_loop()
         response = evaluation_pb2.WatchRunResponse()
         refresh_at = loop.time()
@@ -98,9 +100,10 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
                 del response.events[:]
                 response.events.extend(event_message(run.name, event) for event in watcher.news(run))
                 response.resume_token = watcher.token
-                if loop.time() >= refresh_at or run.state.is_final:
+                if (began := loop.time()) >= refresh_at or run.state.is_final:
                     await self._refresh(response, run)
-                    refresh_at = loop.time() + _ESTIMATES_EVERY_SECONDS
+                    taken = loop.time() - began
+                    refresh_at = loop.time() + max(_ESTIMATES_EVERY_SECONDS, _PAUSE_OVER_REFRESH * taken)
                 yield response
 
     async def EstimateRun(

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import overload
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
@@ -12,30 +11,6 @@ from services.evaluation.loading import LoadedTask, load_task, present_tasks
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import not_found
-
-
-class DrawnItems(Sequence[Item | InvalidItem]):
-    """A task's items in draw order, each rendered when it is asked for."""
-
-    def __init__(self, loaded: LoadedTask, order: Sequence[int]) -> None:
-        self._loaded = loaded
-        self._order = order
-
-    def __len__(self) -> int:
-        """How many items the run draws."""
-        return len(self._order)
-
-    @overload
-    def __getitem__(self, index: int) -> Item | InvalidItem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item | InvalidItem]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | InvalidItem | Sequence[Item | InvalidItem]:
-        """The item drawn at ``index``."""
-        if isinstance(index, slice):
-            return DrawnItems(self._loaded, self._order[index])
-        return self._loaded.item(self._order[index])
 
 
 class DataOrder:
@@ -60,7 +35,10 @@ class DataOrder:
 
     def item_ids(self) -> Iterator[str]:
         """All ids, in order."""
-        return (self._loaded.item_ids[position] for position in self._positions)
+        if len(self._positions) == len(self._loaded):
+            return self._loaded.item_ids()
+        wanted = set(self._positions)
+        return (item_id for position, item_id in enumerate(self._loaded.item_ids()) if position in wanted)
 
 
 class CatalogBook:
@@ -89,9 +67,9 @@ class CatalogBook:
         drawn = []
         for task in suite.tasks:
             loaded = await asyncio.to_thread(load_task, task, self._roots)
-            order = loaded.draw_order(seed=seed, limit=limit)
-            population = DataOrder(loaded, range(len(loaded)) if len(order) == len(loaded) else sorted(order))
-            drawn.append(TaskItems(task, DrawnItems(loaded, order), loaded.digest, population))
+            items = await asyncio.to_thread(loaded.drawn, seed=seed, limit=limit)
+            population = DataOrder(loaded, range(len(loaded)) if len(items) == len(loaded) else sorted(items.indices()))
+            drawn.append(TaskItems(task, items, loaded.digest, population))
         return drawn
 
 

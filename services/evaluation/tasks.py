@@ -132,7 +132,12 @@ def draw_order(item_ids: Sequence[str], *, seed: int, task: str) -> tuple[int, .
     """
 
     def rank(index: int) -> tuple[bytes, str]:
-        key = f"evalfleet-draw-1\0{task}\0{seed}\0{item_ids[index]}"
-        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), item_ids[index]
+        return draw_rank(item_ids[index], seed=seed, task=task), item_ids[index]
 
     return tuple(sorted(range(len(item_ids)), key=rank))
+
+
+def draw_rank(item_id: str, *, seed: int, task: str) -> bytes:
+    """What ``draw_order`` ranks an item by."""
+    key = f"evalfleet-draw-1\0{task}\0{seed}\0{item_id}"
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
 from services.evaluation.runs.drawn_tasks import DrawnTask, DrawnTasks
 from services.evaluation.runs.gates import TaskQuestions, questions_of
+from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, ScorerPanel
@@ -25,8 +27,6 @@ from services.evaluation.tasks import Task
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
 
 _LOG = structlog.stdlib.get_logger(__name__)
-
-OutcomeKey = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,9 @@ class RunExecutor:
         self._on_change = on_change
         self._patience_seconds = patience_seconds
         self._earlier_runs = earlier_runs or {}
-        self._known: set[OutcomeKey] = set()
+        self._known = KnownOutcomes({})
+        self._scored: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
         self._tasks: tuple[TaskItems, ...] = ()
         self._pipelines: dict[str, ItemPipeline] = {}
         self._questions: Mapping[str, TaskQuestions] = {}
@@ -107,6 +109,7 @@ class RunExecutor:
         self._tasks = tuple(tasks)
         self._questions = questions_of(self._run.goal, [each.task for each in tasks])
         self._pipelines = {each.task.name: self._pipeline(each.task) for each in tasks}
+        self._known = KnownOutcomes({name: each.sample_count for name, each in self._pipelines.items()})
         progress = tuple(
             TaskProgress(
                 each.task.name,
@@ -227,13 +230,13 @@ class RunExecutor:
     async def _read_ledger(self) -> None:
         """Learn which outcomes exist already, so that nothing is asked twice after a restart."""
 
-        async def read() -> list[tuple[OutcomeKey, bool]]:
-            return [
-                ((key.task, key.item, key.sample), key.failed) async for key in self._peers.ledger.keys(self._run.name)
-            ]
+        async def read() -> None:
+            # Counted as they come: a second attempt counts nothing twice.
+            async for key in self._peers.ledger.keys(self._run.name):
+                self._count_one(key.task, key.draw_index, key.sample, failed=key.failed)
 
-        for key, failed in await wait_out(read, patience_seconds=self._patience_seconds):
-            self._count_key(key, failed=failed)
+        await wait_out(read, patience_seconds=self._patience_seconds)
+        self._count_done()
         if self._known:
             _LOG.info("run_resumed", run=self._run.name, outcomes=len(self._known))
 
@@ -242,10 +245,9 @@ class RunExecutor:
             if each.task.name in self._questions:
                 continue
             pipeline = self._pipelines[each.task.name]
-            for draw_index, item in enumerate(each.items):
-                keys = ((each.task.name, item.item_id, sample) for sample in range(pipeline.sample_count))
-                if not all(key in self._known for key in keys):
-                    yield _Work(pipeline, item, draw_index)
+            for draw_index in range(len(each.items)):
+                if not self._known.has_all(each.task.name, draw_index):
+                    yield _Work(pipeline, each.items[draw_index], draw_index)
 
     async def _all_items(self, writer: LedgerWriter) -> None:
         work = self._open_work()
@@ -253,7 +255,7 @@ class RunExecutor:
         async def worker() -> None:
             for each in work:
                 for outcome in await each.pipeline.outcomes(each.item, each.draw_index):
-                    if (outcome.task, outcome.item, outcome.sample) not in self._known:
+                    if not self._known.has(outcome.task, outcome.draw_index, outcome.sample):
                         await writer.write(outcome)
 
         if self._drawn is not None:
@@ -265,28 +267,30 @@ class RunExecutor:
         await writer.finish()
 
     def _is_known(self, task: str, draw: Draw, sample: int) -> bool:
-        return (task, draw.item_id, sample) in self._known
+        return self._known.has(task, draw.draw_index, sample)
 
     def _note_decision(self, decision: TaskDecision) -> None:
         if self._drawn is not None:
             self._drawn.note(decision)
         self._change(self._run.with_decision(decision))
 
-    def _count(self, outcome: ItemOutcome) -> None:
-        self._count_key((outcome.task, outcome.item, outcome.sample), failed=outcome.failure is not None)
+    def _count(self, outcomes: Sequence[ItemOutcome]) -> None:
+        for each in outcomes:
+            self._count_one(each.task, each.draw_index, each.sample, failed=each.failure is not None)
+        self._count_done()
 
-    def _count_key(self, key: OutcomeKey, *, failed: bool) -> None:
-        if key in self._known:
-            return
-        self._known.add(key)
-        for progress in self._run.progress:
-            if progress.task == key[0]:
-                changed = (
-                    dataclasses.replace(progress, failed_count=progress.failed_count + 1)
-                    if failed
-                    else dataclasses.replace(progress, scored_count=progress.scored_count + 1)
-                )
-                self._change(self._run.with_progress(changed))
+    def _count_one(self, task: str, draw_index: int, sample: int, *, failed: bool) -> None:
+        if self._known.add(task, draw_index, sample):
+            (self._failed if failed else self._scored)[task] += 1
+
+    def _count_done(self) -> None:
+        """Put what was counted into the run's progress."""
+        progress = tuple(
+            dataclasses.replace(each, scored_count=self._scored[each.task], failed_count=self._failed[each.task])
+            for each in self._run.progress
+        )
+        if progress != self._run.progress:
+            self._change(dataclasses.replace(self._run, progress=progress))
 
     def _change(self, run: Run) -> None:
         if self._keeper is not None and run.goal.budget.is_limited:

@@ -13,7 +13,7 @@ from services.runtime.errors import InvalidArgumentError
 from services.runtime.pacing import Pacer
 
 _BATCH_LIMIT = 512
-_PACE_SECONDS = 0.1
+_PACE_SECONDS = 0.05
 
 
 class LedgerWriter:
@@ -28,7 +28,7 @@ class LedgerWriter:
         ledger: Ledger,
         run: str,
         *,
-        on_saved: Callable[[ItemOutcome], None],
+        on_saved: Callable[[Sequence[ItemOutcome]], None],
         on_decision: Callable[[TaskDecision], None],
         capacity: int = 1024,
         patience_seconds: float = 300.0,
@@ -75,8 +75,7 @@ class LedgerWriter:
                 raise
             await self._save([_refused(batch[0], error)])
             return
-        for outcome in batch:
-            self._on_saved(outcome)
+        self._on_saved(batch)
         for decision in receipt.decisions:
             self._on_decision(decision)
 

@@ -82,12 +82,13 @@ class SafetyVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ItemKey:
-    """An item's sample that the ledger has an outcome for."""
+    """An item's sample that the ledger has an outcome for, and where the item stood in the run's order."""
 
     task: str
     item: str
     sample: int
     failed: bool
+    draw_index: int
 
 
 @dataclass(frozen=True, slots=True)

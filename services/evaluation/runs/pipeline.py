@@ -112,7 +112,7 @@ class ItemPipeline:
                 raise RunCannotGoOnError(error) from error
             return self._all_failed(blank, self._failure(error, item))
         return [
-            await self._judge(item, output, dataclasses.replace(blank, sample=sample))
+            await self._judge(item, output, dataclasses.replace(blank, sample=sample) if sample else blank)
             for sample, output in enumerate(outputs)
         ]
 
@@ -173,13 +173,8 @@ class ItemPipeline:
         return self._task.truncation is Truncation.LEFT
 
     async def _judge(self, item: Item, output: _Output, blank: ItemOutcome) -> ItemOutcome:
-        outcome = dataclasses.replace(
-            blank,
-            usage=output.usage,
-            model_digest=output.model_digest,
-            output=output.for_the_ledger,
-            truncated=output.truncated,
-        )
+        failure, answer, judges = None, None, ()
+        metrics: dict[str, float] | None
         try:
             metrics, answer, judges = await self._scored(item, output)
             if self._task.safety is not None:
@@ -189,11 +184,15 @@ class ItemPipeline:
         except FleetError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 raise RunCannotGoOnError(error) from error
-            return dataclasses.replace(outcome, failure=self._failure(error, item), complete_time=time.time())
+            metrics, failure, answer, judges = None, self._failure(error, item), None, ()
         return dataclasses.replace(
-            outcome,
+            blank,
+            usage=output.usage,
+            model_digest=output.model_digest,
+            output=output.for_the_ledger,
+            truncated=output.truncated,
             metrics=metrics,
-            failure=None,
+            failure=failure,
             extracted_answer=answer,
             judges=judges,
             complete_time=time.time(),

@@ -288,7 +288,7 @@ class RemoteLedger:
                 raise from_rpc_error(error) from error
             for result in page.results:
                 failed = result.WhichOneof("outcome") == "failure"
-                yield ItemKey(result.task, result.item, result.sample, failed)
+                yield ItemKey(result.task, result.item, result.sample, failed, result.draw_index)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -63,7 +63,7 @@ def test_the_first_source_that_has_data_is_used_and_all_look_alike(
     from_a = load(content, {"a.jsonl": lines({"question": "1+1", "answer": "2"})})
     both = load(content, {"a.jsonl": lines({"question": "9", "answer": "9"}), "b.csv": b"Answer,The Question\n2,1\n"})
     assert [valid_item(each, 0).file_name for each in (from_b, from_a, both)] == ["b.csv", "a.jsonl", "a.jsonl"]
-    assert from_a.item_ids == from_b.item_ids
+    assert tuple(from_a.item_ids()) == tuple(from_b.item_ids())
     assert valid_item(from_a, 0).prompt == valid_item(from_b, 0).prompt
 
 

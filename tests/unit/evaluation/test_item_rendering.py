@@ -126,7 +126,7 @@ def test_any_row_becomes_its_prompt_or_a_failed_item(
     load: Load, definition: dict[str, Any], lines: Lines, rows: list[dict[str, str]]
 ) -> None:
     loaded = load(definition, {"sums.jsonl": lines(*rows)})
-    assert len(loaded) == len(rows) == len(set(loaded.item_ids))
+    assert len(loaded) == len(rows) == len(set(loaded.item_ids()))
     for row, found in zip(rows, loaded.items(), strict=True):
         if isinstance(found, Item):
             assert found.prompt == PlainPrompt(f"Q: {row['question']}\nA:")
@@ -140,18 +140,18 @@ class TestIdentity:
         before = load(definition, {"sums.jsonl": sums})
         one, two, three = sums.splitlines(keepends=True)
         after = load(definition, {"sums.jsonl": b"\n" + three + one + two})
-        assert [after.item_ids[index] for index in (1, 2, 0)] == list(before.item_ids)
+        assert [tuple(after.item_ids())[index] for index in (1, 2, 0)] == list(before.item_ids())
         assert before.digest != after.digest
 
     def test_equal_rows_are_told_apart(self, load: Load, definition: dict[str, Any], lines: Lines) -> None:
         rows = lines(*[{"question": "a", "answer": "7"}] * 3)
-        assert load(definition | {"item_id": "answer"}, {"sums.jsonl": rows}).item_ids == ("7", "7#2", "7#3")
+        assert tuple(load(definition | {"item_id": "answer"}, {"sums.jsonl": rows}).item_ids()) == ("7", "7#2", "7#3")
 
     def test_an_id_made_unique_never_meets_a_real_one(
         self, load: Load, definition: dict[str, Any], lines: Lines
     ) -> None:
         rows = lines(*({"question": "a", "answer": answer} for answer in ("7", "7", "7#2", "7-2", "7")))
-        found = load(definition | {"item_id": "answer"}, {"sums.jsonl": rows}).item_ids
+        found = tuple(load(definition | {"item_id": "answer"}, {"sums.jsonl": rows}).item_ids())
         assert len(set(found)) == 5
 
     @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ class TestIdentity:
         self, load: Load, definition: dict[str, Any], lines: Lines, value: object, is_kept: bool
     ) -> None:
         content = definition | {"item_id": "answer", "targets": "'x'"}
-        (found,) = load(content, {"sums.jsonl": lines({"question": "q", "answer": value})}).item_ids
+        (found,) = tuple(load(content, {"sums.jsonl": lines({"question": "q", "answer": value})}).item_ids())
         assert (found == str(value)) is is_kept
         assert 0 < len(found) <= 100
 

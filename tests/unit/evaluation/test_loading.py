@@ -182,5 +182,5 @@ class TestWhatFailsOneItem:
     def test_an_id_that_cannot_be_computed(self, load: Load, definition: dict[str, Any], lines: Lines) -> None:
         rows = lines({"question": {"id": 5}, "answer": "x"}, {"question": {}, "answer": "x"})
         loaded = load(definition | {"item_id": "question.id"}, {"sums.jsonl": rows})
-        assert loaded.item_ids[0] == "5"
+        assert next(iter(loaded.item_ids())) == "5"
         assert "`item_id` fails" in self.bad(loaded)[2]

@@ -156,7 +156,7 @@ class FakeLedger:
     async def keys(self, run: str) -> AsyncIterator[ItemKey]:
         for (its_run, task, item, sample), outcome in list(self.rows.items()):
             if its_run == run:
-                yield ItemKey(task, item, sample, outcome.failure is not None)
+                yield ItemKey(task, item, sample, outcome.failure is not None, outcome.draw_index)
 
 
 class Fleet:

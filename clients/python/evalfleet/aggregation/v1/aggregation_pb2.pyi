@@ -31,7 +31,7 @@ class _ResultViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultView
     RESULT_VIEW_UNSPECIFIED: _ResultView.ValueType  # 0
     """Same as RESULT_VIEW_FULL."""
     RESULT_VIEW_KEYS: _ResultView.ValueType  # 1
-    """Only run, task, item, sample and whether it is scored or failed (reason)."""
+    """Only run, task, item, sample, draw index, and whether it is scored or failed (reason)."""
     RESULT_VIEW_FULL: _ResultView.ValueType  # 2
     """Everything."""
 
@@ -41,7 +41,7 @@ class ResultView(_ResultView, metaclass=_ResultViewEnumTypeWrapper):
 RESULT_VIEW_UNSPECIFIED: ResultView.ValueType  # 0
 """Same as RESULT_VIEW_FULL."""
 RESULT_VIEW_KEYS: ResultView.ValueType  # 1
-"""Only run, task, item, sample and whether it is scored or failed (reason)."""
+"""Only run, task, item, sample, draw index, and whether it is scored or failed (reason)."""
 RESULT_VIEW_FULL: ResultView.ValueType  # 2
 """Everything."""
 Global___ResultView: _TypeAlias = ResultView  # noqa: Y015
