@@ -54,7 +54,7 @@ class RowFile:
         self._connection.execute("CREATE INDEX by_item_id ON rows (item_id, position)")
         self._tell_apart()
         self._connection.execute("COMMIT")
-        self._count = int(self._value("SELECT COUNT(*) FROM rows"))
+        self._count = self._number("SELECT COUNT(*) FROM rows")
         self._orders = 0
 
     def __len__(self) -> int:
@@ -118,11 +118,11 @@ class RowFile:
 
     def _tell_apart(self) -> None:
         """Give rows of equal id a number, ``#2``, ``#3`` …, in the order of the data."""
-        if self._value("SELECT EXISTS (SELECT 1 FROM rows GROUP BY item_id HAVING COUNT(*) > 1)"):
+        if self._number("SELECT EXISTS (SELECT 1 FROM rows GROUP BY item_id HAVING COUNT(*) > 1)"):
             self._connection.execute(_TOLD_APART)
 
-    def _value(self, query: str) -> object:
-        return self._connection.execute(query).fetchone()[0]
+    def _number(self, query: str) -> int:
+        return int(self._connection.execute(query).fetchone()[0])
 
     def _entries(self, query: str, values: Sequence[object]) -> list[Entry]:
         with self._lock:

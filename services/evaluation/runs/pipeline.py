@@ -173,8 +173,9 @@ class ItemPipeline:
         return self._task.truncation is Truncation.LEFT
 
     async def _judge(self, item: Item, output: _Output, blank: ItemOutcome) -> ItemOutcome:
-        failure, answer, judges = None, None, ()
+        failure: Failure | None = None
         metrics: dict[str, float] | None
+        judges: tuple[JudgeReference, ...]
         try:
             metrics, answer, judges = await self._scored(item, output)
             if self._task.safety is not None:

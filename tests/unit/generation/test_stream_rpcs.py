@@ -267,7 +267,7 @@ async def test_a_damaged_item_of_a_message_is_its_own_error(channel: grpc.aio.Ch
     message = item("first", "one")
     message.more.add(item_id="broken", request=item("", "##").request)
     message.more.add(item_id="last", request=item("", "two").request)
-    call = channel.stream_stream(STREAM_GENERATE, as_bytes, generation_pb2.StreamGenerateResponse.FromString)
+    call: Any = channel.stream_stream(STREAM_GENERATE, as_bytes, generation_pb2.StreamGenerateResponse.FromString)
     received = [each async for each in call(iter([message.SerializeToString().replace(b"##", b"\xff\xfe")]))]
     outcomes = {each.item_id: each for some in received for each in (some, *some.more)}
     assert set(outcomes) == {"first", "broken", "last"}
