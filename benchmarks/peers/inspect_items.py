@@ -7,7 +7,6 @@ items, seconds and CPU seconds of ``eval``, the highest resident memory in MiB, 
 
 import argparse
 import importlib.metadata
-import itertools
 import json
 import resource
 import tempfile
@@ -48,7 +47,7 @@ def _evaluate(arguments: argparse.Namespace, logs: str, *, limit: int | None) ->
     from inspect_ai import Task
     from inspect_ai import eval as evaluate
     from inspect_ai.dataset import Sample, json_dataset
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
     from inspect_ai.scorer import exact
     from inspect_ai.solver import generate
 
@@ -56,9 +55,14 @@ def _evaluate(arguments: argparse.Namespace, logs: str, *, limit: int | None) ->
         return Sample(id=row["id"], input=f"Question: {row['question']}\nAnswer:", target=row["answer"])
 
     task = Task(dataset=json_dataset(str(arguments.items), sample), solver=generate(), scorer=exact())
-    # One output for all, which costs it less than to make one a sample.
-    outputs = itertools.repeat(ModelOutput.from_content("mockllm/model", arguments.answer))
-    model = get_model("mockllm/model", custom_outputs=(each for each in outputs), memoize=False)
+
+    def output(*_: Any) -> ModelOutput:
+        # With its usage, so that nothing is spent on counting tokens.
+        said = ModelOutput.from_content("mockllm/model", arguments.answer)
+        said.usage = ModelUsage(input_tokens=12, output_tokens=1, total_tokens=13)
+        return said
+
+    model = get_model("mockllm/model", custom_outputs=output, memoize=False)
     [log] = evaluate(
         task,
         model=model,
