@@ -1,5 +1,6 @@
 """How goals and decisions are kept in the list of runs: as plain values that JSON has."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -43,7 +44,15 @@ def _gate_from_row(row: Mapping[str, Any]) -> Gate:
 def _question_to_row(decision: QuestionDecision) -> dict[str, Any]:
     question = decision.question
     asked = _gate_to_row(question) if isinstance(question, Gate) else {"half_width": question.half_width}
-    return {**asdict(decision), "question": asked, "answer": decision.answer.value}
+    # A capital that is gone has the logarithm -inf, for which JSON has no word.
+    evidence = {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in (
+            ("log_evidence_pass", decision.log_evidence_pass),
+            ("log_evidence_fail", decision.log_evidence_fail),
+        )
+    }
+    return {**asdict(decision), **evidence, "question": asked, "answer": decision.answer.value}
 
 
 def _question_from_row(row: Mapping[str, Any]) -> QuestionDecision:

@@ -1,5 +1,7 @@
 """Drawings over the wire: nothing of a decision is lost on the way, and ids go in messages that fit."""
 
+import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,6 +58,14 @@ DECISION = st.builds(
 def test_a_decision_survives_the_wire_and_the_list_of_runs(decision: TaskDecision) -> None:
     assert decision_from_proto(decision_to_proto("runs/r", decision)) == decision
     assert decision_from_row(decision_to_row(decision)) == decision
+
+
+def test_evidence_without_bounds_can_be_stored() -> None:
+    question = QuestionDecision(Precision(0.1), 0.05, Answer.FAILED, 7, -math.inf, math.inf)
+    decision = TaskDecision("t", "m", (question,), True, 0.5, 0.4, 0.6, 0.95, "betting", 7, 7, 10, 3)
+    row = json.loads(json.dumps(decision_to_row(decision), allow_nan=False))
+    (stored,) = decision_from_row(row).questions
+    assert (stored.answer, stored.log_evidence_pass, stored.log_evidence_fail) == (Answer.FAILED, None, None)
 
 
 def test_an_answer_that_this_version_does_not_know_decides_nothing() -> None:
