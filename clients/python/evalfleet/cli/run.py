@@ -1,21 +1,21 @@
 """`evalfleet run`: evaluate one model with one suite."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from evalfleet.cli.decisions import Undecided, gates_exit_code
+from evalfleet.cli.decisions import Undecided
+from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, tiers_to_run
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option, previous_option
 from evalfleet.cli.models import register
 from evalfleet.cli.progress import follow
 from evalfleet.cli.reports import (
     check_writable,
-    exit_code,
     groups_option,
     json_option,
     known_suite,
@@ -26,6 +26,7 @@ from evalfleet.cli.session import Session
 from evalfleet.errors import EvalFleetError
 from evalfleet.goals import Budget, Gate
 from evalfleet.names import short_name
+from evalfleet.results import Run
 
 INTERRUPTED = 130
 
@@ -39,6 +40,7 @@ Examples:
   evalfleet run --model step-100 --suite demo --detach      then: evalfleet watch RUN
   evalfleet run --model step-100 --suite gsm8k --gate 'gsm8k>=0.55' --budget 2usd
   evalfleet run --model step-100 --suite mmlu --precision 0.02
+  evalfleet run --model step-100 --suite release --tier smoke --escalate
 
 \b
 With --gate or --precision a task stops as soon as its question is decided, which mostly takes a
@@ -75,6 +77,7 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
 @precision_option
 @cost_options
 @previous_option
+@escalation_options
 @click.option("--detach", is_flag=True, help="Start the run and return.")
 @groups_option
 @json_option
@@ -96,57 +99,69 @@ def run(
     confidence: float | None,
     no_history: bool,
     previous: str,
+    changed: str | None,
+    escalate: bool,
     detach: bool,
     groups: bool,
     json_path: Path | None,
 ) -> None:
     """Evaluate a model with a suite, show progress, then a table of results."""
     check_writable(json_path)
-    if detach and json_path:
+    if detach and (json_path or escalate):
         raise click.UsageError(
-            "--detach returns before there are results: leave out --json, use `evalfleet show --json`"
+            "--detach returns before there are results: leave out --escalate and --json, use `evalfleet show --json`"
         )
     console = results_console(session, json_path)
-    with gates_failing_with_2(gates):
+    tiers = tiers_to_run(tier, changed, escalate=escalate)
+    with gates_failing_with_2(bool(gates) or tiers != ("",)):
         # Asked first: an unknown suite is not worth loading a checkpoint for.
         session.fleet.suites.get(suite)
-        started = session.fleet.runs.start(
-            model=resolved_model(session, model, console),
-            suite=suite,
-            tasks=tasks,
-            item_limit=limit,
-            seed=seed,
-            concurrency=concurrency,
-            priority=priority,
-            gates=gates,
-            precision=precision,
-            budget=budget,
-            tier=tier or "",
-            confidence=confidence,
-            use_history=False if no_history else None,
-            previous_run=previous,
-        )
-    if detach:
-        name = short_name(started.name)
-        console.print(f"{started.name} started; `evalfleet watch {name}` follows it", markup=False)
-        return
-    with gates_failing_with_2(gates):
-        watch_run(session, started.name, json_path=json_path, groups=groups)
+        name = resolved_model(session, model, console)
+
+        def start(tier: str) -> Run:
+            return session.fleet.runs.start(
+                model=name,
+                suite=suite,
+                tasks=tasks,
+                item_limit=limit,
+                seed=seed,
+                concurrency=concurrency,
+                priority=priority,
+                gates=gates,
+                precision=precision,
+                budget=budget,
+                tier=tier,
+                confidence=confidence,
+                use_history=False if no_history else None,
+                previous_run=previous,
+            )
+
+        if detach:
+            started = start(tiers[0]).name
+            console.print(f"{started} started; `evalfleet watch {short_name(started)}` follows it", markup=False)
+            return
+        code = climb(tiers, start, lambda run: show_run(session, run.name, json_path=json_path, groups=groups), console)
+    raise SystemExit(code)
 
 
 @contextmanager
-def gates_failing_with_2(gates: Sequence[Gate]) -> Iterator[None]:
-    """Turn errors into the exit code that keeps them apart from a gate that failed, where there are gates."""
+def gates_failing_with_2(asks: bool) -> Iterator[None]:
+    """Turn errors into the exit code that keeps them apart from a gate that failed, where something is asked."""
     try:
         yield
     except EvalFleetError as error:
-        if not gates:
+        if not asks:
             raise
         raise Undecided(explained(error)) from None
 
 
 def watch_run(session: Session, name: str, *, json_path: Path | None, groups: bool) -> None:
     """Show a run until it has ended, then its table; leaves with the exit code for how it, or its gates, ended."""
+    raise SystemExit(run_exit_code(show_run(session, name, json_path=json_path, groups=groups)))
+
+
+def show_run(session: Session, name: str, *, json_path: Path | None, groups: bool) -> Run:
+    """Show a run until it has ended, then its table, and return it as it ended."""
     console = results_console(session, json_path)
     current = session.fleet.runs.get(name)
     suite = known_suite(session, current.suite)
@@ -162,7 +177,7 @@ def watch_run(session: Session, name: str, *, json_path: Path | None, groups: bo
         raise SystemExit(INTERRUPTED) from None
     snapshot = session.fleet.runs.snapshot(current.name)
     report(session, snapshot, suite, json_path=json_path, groups=groups)
-    raise SystemExit(gates_exit_code(snapshot.run) if snapshot.run.gates else exit_code(snapshot.run.state))
+    return snapshot.run
 
 
 def resolved_model(session: Session, given: str, console: Console) -> str:
