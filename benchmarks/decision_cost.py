@@ -41,8 +41,7 @@ _ERRORS: Final = {
 def replay_matrix(matrix: Matrix, models: int, repeats: int, seed: int) -> tuple[dict[str, Findings], Habits]:
     """Replay some models of a matrix, each several times, under every rule, and as people do it today."""
     chance = random.Random(f"{seed} {matrix.name}")
-    able = [each for each in range(len(matrix.scores)) if matrix.predecessor(each) is not None]
-    chosen = sorted(chance.sample(able, min(models, len(able))))
+    chosen = _chosen(matrix, models, chance)
     found, habits = {rule: Findings() for rule in RULES}, Habits()
     for number, model in enumerate(chosen, start=1):
         _progress(f"{matrix.name}: model {number} of {len(chosen)}")
@@ -54,6 +53,15 @@ def replay_matrix(matrix: Matrix, models: int, repeats: int, seed: int) -> tuple
             habits.extend(replay_habits(case, drawn))
     _progress("")
     return found, habits
+
+
+def _chosen(matrix: Matrix, count: int, chance: random.Random) -> list[int]:
+    """Choose models that have a predecessor; on a board half of them such as can be compared with it, if possible."""
+    able = [each for each in range(len(matrix.scores)) if matrix.predecessor(each) is not None]
+    comparable = [] if matrix.is_sequence else [each for each in able if matrix.is_comparable(each)]
+    chosen = chance.sample(comparable, min(count // 2, len(comparable)))
+    others = [each for each in able if each not in chosen]
+    return sorted([*chosen, *chance.sample(others, min(count - len(chosen), len(others)))])
 
 
 def training_run_figures(matrix: Matrix, repeats: int, seed: int) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.aggregation.sequential.history import History
 
+LEAST_DIFFERENCE: Final = 0.01
 _RANKS_BELOW = 3
 _FEWEST_ITEMS = 30
 
@@ -50,6 +51,12 @@ class Matrix:
         rank = int(np.flatnonzero(order == model)[0])
         below = min(_RANKS_BELOW, max(1, len(order) // 4))
         return int(order[rank - below]) if rank >= below else None
+
+    def is_comparable(self, model: int) -> bool:
+        """Whether it and its predecessor are a point or more apart."""
+        before = self.predecessor(model)
+        means = self.scores.mean(axis=1)
+        return before is not None and abs(float(means[model] - means[before])) >= LEAST_DIFFERENCE
 
     def history(self, model: int) -> History:
         """Return what is known: earlier checkpoints, or on a board all other models; the predecessor is last.

@@ -15,7 +15,6 @@ from services.aggregation.sequential.task import SequentialTask
 ALPHA: Final = 0.05
 HALF_WIDTH: Final = 0.02
 MARGIN: Final = 0.05
-LEAST_DIFFERENCE: Final = 0.01
 RULES: Final = ("uniform", "prev", "prev_neyman")
 _PIECES: Final = 200
 
@@ -72,9 +71,8 @@ class Case:
 def case_of(matrix: Matrix, model: int) -> Case:
     """Prepare the replays of a model that has a predecessor."""
     history = matrix.history(model)
-    mean, rival = float(matrix.scores[model].mean()), float(history.scores[-1].mean())
-    differs = abs(mean - rival) >= LEAST_DIFFERENCE
-    return Case(matrix.scores[model], matrix.is_whole, rival if differs else None, Predictor(history))
+    rival = float(history.scores[-1].mean()) if matrix.is_comparable(model) else None
+    return Case(matrix.scores[model], matrix.is_whole, rival, Predictor(history))
 
 
 def replay(case: Case, rule: str, seed: int) -> Findings:
