@@ -96,6 +96,7 @@ def _comparison(message: comparison_pb2.Comparison) -> Comparison:
         variant_higher_count=message.variant_higher_count,
         base_higher_count=message.base_higher_count,
         margin=_margin(message.margin_decision) if message.HasField("margin_decision") else None,
+        partial_draw=message.partial_draw,
     )
 
 

@@ -47,7 +47,8 @@ class Comparison:
     """One metric of one task of two runs; differences are variant − base, and what no method has is ``None``.
 
     ``unpaired_reasons`` is empty where items were paired. ``interval`` and ``p_value`` are about more questions of this
-    kind, ``margin`` about these.
+    kind, ``margin`` about these. ``partial_draw``: a run drew some items more readily than others and has not all of
+    them, so that plain means would be biased and are absent.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Comparison:
     variant_higher_count: int
     base_higher_count: int
     margin: MarginDecision | None
+    partial_draw: bool = False
 
 
 @dataclass(frozen=True, slots=True)

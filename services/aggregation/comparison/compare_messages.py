@@ -77,6 +77,7 @@ def _comparison_to_proto(comparison: Comparison) -> comparison_pb2.Comparison:
         base_only_count=comparison.base_only_count,
         variant_only_count=comparison.variant_only_count,
         excluded_count=comparison.excluded_count,
+        partial_draw=comparison.is_partial_draw,
         base_value=numbers.base_value,
         variant_value=numbers.variant_value,
         difference=numbers.difference,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from services.aggregation.comparison.answers import Answer, ItemMerge
 from services.aggregation.comparison.differences import Difference, holm, paired, unpaired
+from services.aggregation.comparison.draw_orders import DrawOrder, uniform_order
 from services.aggregation.comparison.errors import RunsNotComparableError
 from services.aggregation.comparison.margins import MarginOutcome, MarginRule, Verdict, decide, without_verdict
 from services.aggregation.comparison.pairs import MetricPairs, RunPairs, TaskPairs, Unsure
@@ -21,6 +22,8 @@ Numbers = NDArray[np.int64]
 
 _UNKNOWN: Final = Unsure(0.0, 1.0, 0.0, 1.0)
 _OWN_ORDER_SEED: Final = 20_060_408
+
+_Orders = tuple[DrawOrder | None, DrawOrder | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Comparison:
     Attributes:
         unpaired_reasons: why items were not paired; empty if they were.
         excluded_count: pairs without a value in either run.
+        is_partial_draw: a run drew some items more readily than others and has not all of them, so that plain means
+            over its items would be biased.
         margin: None without a margin.
     """
 
@@ -73,6 +78,7 @@ class Comparison:
     variant_only_count: int
     excluded_count: int
     numbers: Difference
+    is_partial_draw: bool = False
     adjusted_p_value: float | None = None
     margin: MarginOutcome | None = None
 
@@ -97,7 +103,9 @@ async def compare_runs(source: AnswerSource, request: ComparisonRequest) -> Comp
         wanted[each.task] = wanted.get(each.task, frozenset()) | {each.metric}
     pairs = RunPairs(wanted, request.cluster_column)
     await _read(source, request, pairs)
-    return await asyncio.to_thread(_work_out, request, pairs.tasks)
+    runs = request.base_run, request.variant_run
+    orders = {task: (await source.order(runs[0], task), await source.order(runs[1], task)) for task in pairs.tasks}
+    return await asyncio.to_thread(_work_out, request, pairs.tasks, orders)
 
 
 async def _read(source: AnswerSource, request: ComparisonRequest, pairs: RunPairs) -> None:
@@ -118,7 +126,9 @@ async def _read(source: AnswerSource, request: ComparisonRequest, pairs: RunPair
                 await asyncio.to_thread(merge.add, side, piece)
 
 
-def _work_out(request: ComparisonRequest, tasks: Mapping[str, TaskPairs]) -> ComparedRuns:
+def _work_out(
+    request: ComparisonRequest, tasks: Mapping[str, TaskPairs], orders: Mapping[str, _Orders]
+) -> ComparedRuns:
     empty = TaskPairs(None, "")
     wanted = request.metrics or tuple(
         MetricRequest(task, metric)
@@ -130,8 +140,10 @@ def _work_out(request: ComparisonRequest, tasks: Mapping[str, TaskPairs]) -> Com
     reasons = {each.task: _unpaired_reasons(each, tasks.get(each.task, empty)) for each in ordered}
     if not request.allow_unpaired and (refused := {task: found for task, found in reasons.items() if found}):
         raise RunsNotComparableError(request.base_run, request.variant_run, refused)
+    asked = _Asked(request, len(ordered))
     comparisons = [
-        _compared(request, each, tasks.get(each.task, empty), reasons[each.task], len(ordered)) for each in ordered
+        _compared(asked, each, tasks.get(each.task, empty), reasons[each.task], orders.get(each.task, (None, None)))
+        for each in ordered
     ]
     adjusted = holm([each.numbers.p_value for each in comparisons])
     return ComparedRuns(
@@ -151,13 +163,38 @@ def _unpaired_reasons(wanted: MetricRequest, pairs: TaskPairs) -> tuple[str, ...
     return tuple(reason for reason, is_so in found.items() if is_so)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and how many comparisons it came to."""
+
+    request: ComparisonRequest
+    comparison_count: int
+
+    @property
+    def rule(self) -> MarginRule | None:
+        """What is to be decided of each comparison."""
+        if self.request.margin is None:
+            return None
+        level = self.request.confidence_level
+        # All must pass, so a false pass needs no correction; one failure fails all, so a false failure does.
+        return MarginRule(self.request.margin, 1 - level, (1 - level) / self.comparison_count, level)
+
+
 def _compared(
-    request: ComparisonRequest, wanted: MetricRequest, pairs: TaskPairs, reasons: tuple[str, ...], comparison_count: int
+    asked: _Asked, wanted: MetricRequest, pairs: TaskPairs, reasons: tuple[str, ...], orders: _Orders
 ) -> Comparison:
+    request, rule = asked.request, asked.rule
     values = pairs.metrics.get(wanted.metric, MetricPairs())
     base, variant = values.columns(pairs.pair_count)
     has_both = np.isfinite(base) & np.isfinite(variant)
-    if reasons:
+    counts = pairs.pair_count + pairs.base_only_count, pairs.pair_count + pairs.variant_only_count
+    is_partial_draw = any(
+        order is not None and not order.is_uniform and count < order.size
+        for order, count in zip(orders, counts, strict=True)
+    )
+    if is_partial_draw:
+        numbers = Difference(int(has_both.sum()))
+    elif reasons:
         numbers = unpaired(
             np.concatenate([base[has_both], values.base_only]),
             np.concatenate([variant[has_both], values.variant_only]),
@@ -173,34 +210,44 @@ def _compared(
         variant_only_count=pairs.variant_only_count,
         excluded_count=int((~has_both).sum()),
         numbers=numbers,
+        is_partial_draw=is_partial_draw,
     )
-    if request.margin is None:
+    if rule is None:
         return comparison
-    alpha = 1 - request.confidence_level
-    # All must pass, so a false pass needs no correction; one failure fails all, so a false failure does.
-    rule = MarginRule(request.margin, alpha, alpha / comparison_count, request.confidence_level)
-    return replace(comparison, margin=_decided(wanted, pairs, values, reasons, rule))
+    return replace(comparison, margin=_decided(wanted, pairs, values, (reasons, orders[1]), rule))
 
 
 def _decided(
-    wanted: MetricRequest, pairs: TaskPairs, values: MetricPairs, reasons: tuple[str, ...], rule: MarginRule
+    wanted: MetricRequest,
+    pairs: TaskPairs,
+    values: MetricPairs,
+    pairing: tuple[tuple[str, ...], DrawOrder | None],
+    rule: MarginRule,
 ) -> MarginOutcome:
+    reasons, drawn = pairing
     seen = pairs.pair_count + pairs.base_only_count + pairs.variant_only_count
-    size = max(seen, wanted.item_count or 0)
-    order, prefix = _draw_order(pairs.draws, size)
+    size = max(seen, wanted.item_count or 0) if drawn is None else drawn.size
+    positions, prefix = _prefix(pairs.draws, size)
     if reasons:
         return without_verdict("UNPAIRED", prefix_count=prefix, item_count=size)
     columns = values.columns(pairs.pair_count)
     if any(np.nanmin(each, initial=0.0) < 0 or np.nanmax(each, initial=0.0) > 1 for each in columns):
         return without_verdict("VALUES_OUT_OF_RANGE", prefix_count=prefix, item_count=size)
     lowest, highest = _extremes(values, columns, lower_is_better=wanted.lower_is_better)
-    outcome = decide(lowest[order][:prefix], highest[order][:prefix], size, rule)
+    # An order that is not the run's own has nothing to do with its weights.
+    is_own = drawn is not None and len(drawn.inflations) >= prefix and _is_draw_order(pairs.draws[positions][:prefix])
+    order = drawn if drawn is not None and is_own else uniform_order(size, prefix)
+    outcome = decide(lowest[positions][:prefix], highest[positions][:prefix], order, rule)
     if wanted.lower_is_better and (interval := outcome.interval) is not None:
         return replace(outcome, interval=replace(interval, lower=-interval.upper, upper=-interval.lower))
     return outcome
 
 
-def _draw_order(draws: Numbers, size: int) -> tuple[Numbers, int]:
+def _is_draw_order(draws: Numbers) -> bool:
+    return bool((draws == np.arange(len(draws))).all())
+
+
+def _prefix(draws: Numbers, size: int) -> tuple[Numbers, int]:
     """Return the pairs in the order in which they were drawn, and how many there are before the first gap."""
     order = np.argsort(draws, kind="stable")
     gaps = np.flatnonzero(draws[order] != np.arange(len(draws)))

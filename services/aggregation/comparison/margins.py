@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.aggregation.comparison.draw_orders import DrawOrder
 from services.aggregation.intervals import Interval
 
 Values = NDArray[np.float64]
@@ -78,8 +79,8 @@ def without_verdict(reason: str, *, prefix_count: int, item_count: int) -> Margi
     return MarginOutcome(Verdict.UNDECIDED, None, False, None, prefix_count, item_count, reason)
 
 
-def decide(lowest: Values, highest: Values, size: int, rule: MarginRule) -> MarginOutcome:
-    """Decide from differences in the order in which the items were drawn, uniformly and without replacement.
+def decide(lowest: Values, highest: Values, order: DrawOrder, rule: MarginRule) -> MarginOutcome:
+    """Decide from differences in the order in which the items were drawn without replacement.
 
     The scores (1 + difference) / 2 lie in [0, 1]; their mean over the list is bet on with ½ as the prediction of every
     item, so that items on which the runs agree cost next to no evidence. «Not inferior» and «inferior» are bets above
@@ -90,13 +91,13 @@ def decide(lowest: Values, highest: Values, size: int, rule: MarginRule) -> Marg
     Args:
         lowest: differences variant − base, better being more, at the worst that failed items allow, [n], in [−1, 1].
         highest: the same at the best.
-        size: items in the list, N ≥ n.
+        order: of n draws or more.
         rule: what is asked.
     """
-    count = len(lowest)
+    count, size = len(lowest), order.size
     if not count:
         return without_verdict("MORE_ITEMS_NEEDED", prefix_count=0, item_count=size)
-    worst, best = (_draws((1 + each) / 2, size) for each in (lowest, highest))
+    worst, best = (_draws((1 + each) / 2, order) for each in (lowest, highest))
     claim = (1 - rule.margin) / 2
     passed = _first(_capital_above(worst, claim, rule.margin), rule.false_pass, worst.sums >= claim * size - _ROUNDING)
     failed = _first(
@@ -143,18 +144,19 @@ class _Draws:
     counts: NDArray[np.int64]
 
 
-def _draws(scores: Values, size: int) -> _Draws:
-    """Return what uniform draws say of the mean, with ½ as the prediction of every item."""
-    count = len(scores)
+def _draws(scores: Values, order: DrawOrder) -> _Draws:
+    """Return what draws say of the mean, with ½ as the prediction of every item."""
+    count, size = len(scores), order.size
     left = size - np.arange(count)
     sums = np.cumsum(scores)
     base = (sums - scores + _NEUTRAL * left) / size
-    reach = _NEUTRAL * left / size
+    surprises = (scores - _NEUTRAL) * order.inflations[:count]
+    reach = _NEUTRAL * order.largest[:count] * left / size
     return _Draws(
-        values=base + (scores - _NEUTRAL) * left / size,
+        values=base + surprises * left / size,
         low=base - reach,
         high=base + reach,
-        variance=(left / size) ** 2 * _variances((scores - _NEUTRAL) ** 2),
+        variance=(left / size) ** 2 * _variances(np.square(surprises, dtype=np.float64)),
         sums=sums,
         counts=1 + np.arange(count),
     )

@@ -1,11 +1,13 @@
 """Reads from the ledger what comparisons need."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Protocol
 
 from sqlalchemy import Row, case, literal, type_coerce
 
 from services.aggregation.comparison.answers import Answer
+from services.aggregation.comparison.draw_orders import DrawOrder, order_of
 from services.aggregation.ledger import ResultFilter, SqlLedger
 from services.aggregation.schema import OBSERVATION_COLUMNS, RESULTS, observation_of
 
@@ -21,6 +23,10 @@ class AnswerSource(Protocol):
 
     def answers(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Answer]]:
         """Yield pieces of all answers of a run; raises ``NotFoundError`` for a run without results."""
+        ...
+
+    async def order(self, run: str, task: str) -> DrawOrder | None:
+        """Return how a run's items were drawn; None if nobody drew them: they came in a seeded order, all alike."""
         ...
 
     async def newest_runs(self, task: str, limit: int) -> Sequence[str]:
@@ -51,6 +57,14 @@ class LedgerAnswers:
             if len(piece) < _PIECE_ROWS:
                 return
             wanted = ResultFilter(task, after=piece[-1].observation.key)
+
+    async def order(self, run: str, task: str) -> DrawOrder | None:
+        """See ``AnswerSource.order``."""
+        drawing = await self._ledger.drawings.find(run, task)
+        if drawing is None:
+            return None
+        progress = await self._ledger.drawings.progress(drawing.drawing_id, 0)
+        return await asyncio.to_thread(order_of, len(drawing.item_ids), progress.batches)
 
     async def newest_runs(self, task: str, limit: int) -> Sequence[str]:
         """See ``AnswerSource.newest_runs``."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -97,6 +98,10 @@ async def check_regressions(
             async for piece in pieces:
                 await asyncio.to_thread(checkpoint.add, piece)
         await asyncio.to_thread(checkpoint.finish)
+        for task, count in checkpoint.item_counts.items():
+            order = await source.order(run, task)
+            if order is not None and not order.is_uniform and count < order.size:
+                checkpoint.partly_drawn_tasks.add(task)
         await asyncio.to_thread(sequence.observe, index, checkpoint)
     alarms = sorted(sequence.alarms, key=lambda each: (each.run_index, each.watched))
     return Regressions(tuple(alarms), {each: sequence.series[each] for each in sorted(sequence.series)})
@@ -200,12 +205,16 @@ class _Checkpoint:
 
     Attributes:
         columns: by task and metric, the values by item number, NaN where there is none.
+        item_counts: items with a result, by task.
+        partly_drawn_tasks: where some items were drawn more readily than others, and not all are in.
     """
 
     def __init__(self, sequence: _Sequence) -> None:
         self.columns: dict[tuple[str, str], array[float]] = {}
         self.tasks_with_other_prompts: set[str] = set()
         self.tasks_with_other_judges: set[str] = set()
+        self.partly_drawn_tasks: set[str] = set()
+        self.item_counts: Counter[str] = Counter()
         self._judges: dict[str, dict[str, set[tuple[str, str]]]] = {}
         self._sequence = sequence
         self._metrics: dict[str, set[str]] = {}
@@ -236,6 +245,7 @@ class _Checkpoint:
         wanted = self._metrics.get(task, set()) if self._sequence.wanted else metrics_of(item)
         if not wanted:
             return
+        self.item_counts[task] += 1
         items = self._sequence.items.setdefault(task, _ItemList())
         prompt = _digest(item.prompt)
         number = items.number_of(name, prompt)
@@ -256,6 +266,8 @@ def _reason_to_skip(known: Values, task: str, checkpoint: _Checkpoint) -> str:
         return "PROMPTS_DIFFER"
     if task in checkpoint.tasks_with_other_judges:
         return "JUDGES_DIFFER"
+    if task in checkpoint.partly_drawn_tasks:
+        return "PARTIAL_DRAW"
     if len(known) and (known.min() < 0 or known.max() > 1):
         return "VALUES_OUT_OF_RANGE"
     return ""

@@ -66,6 +66,8 @@ def comparison_remarks(compared: ComparedRuns) -> list[str]:
         name = f"{each.task} {each.metric}"
         if each.unpaired_reasons:
             lines.append(f"not paired: {name}: {', '.join(each.unpaired_reasons)}; compared as two samples")
+        if each.partial_draw:
+            lines.append(f"no plain means: {name}: drawn with unequal probabilities, and not all items are in")
         if each.base_only_count or each.variant_only_count:
             only = f"{each.base_only_count:,} only by the base, {each.variant_only_count:,} only by the variant"
             lines.append(f"items answered: {name}: {only}")

@@ -6,12 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.aggregation.comparison.margins import MarginRule, Verdict, decide
+from services.aggregation.comparison.draw_orders import uniform_order
+from services.aggregation.comparison.margins import MarginOutcome, MarginRule, Verdict
+from services.aggregation.comparison.margins import decide as decide_in_order
 
 Values = NDArray[np.float64]
 
 RULE = MarginRule(margin=0.02, false_pass=0.05, false_fail=0.05, interval_level=0.95)
 SIZE = 1000
+
+
+def decide(lowest: Values, highest: Values, size: int, rule: MarginRule) -> MarginOutcome:
+    """Decide from uniform draws."""
+    return decide_in_order(lowest, highest, uniform_order(size, len(lowest)), rule)
 
 
 def differences(lost: int, gained: int, size: int = SIZE) -> Values:

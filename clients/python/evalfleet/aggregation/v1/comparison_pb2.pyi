@@ -285,6 +285,7 @@ class Comparison(_message.Message):
     VARIANT_HIGHER_COUNT_FIELD_NUMBER: _builtins.int
     BASE_HIGHER_COUNT_FIELD_NUMBER: _builtins.int
     MARGIN_DECISION_FIELD_NUMBER: _builtins.int
+    PARTIAL_DRAW_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     metric: _builtins.str
@@ -327,6 +328,10 @@ class Comparison(_message.Message):
     """Pairs in which the variant's value is higher."""
     base_higher_count: _builtins.int
     """Pairs in which the base's value is higher."""
+    partial_draw: _builtins.bool
+    """A run drew some items more readily than others (DrawItems) and has not all of them: plain means over its items would
+    be biased and are absent. A margin's decision takes the probabilities of the draws into account.
+    """
     @_builtins.property
     def unpaired_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why they were not paired, UPPER_SNAKE: DATA_DIFFERS, PROMPTS_DIFFER, JUDGES_DIFFER, NO_COMMON_ITEMS."""
@@ -365,10 +370,11 @@ class Comparison(_message.Message):
         variant_higher_count: _builtins.int = ...,
         base_higher_count: _builtins.int = ...,
         margin_decision: Global___MarginDecision | None = ...,
+        partial_draw: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_base_value", b"_base_value", "_cluster_count", b"_cluster_count", "_difference", b"_difference", "_effect_size", b"_effect_size", "_least_detectable", b"_least_detectable", "_p_value", b"_p_value", "_standard_error", b"_standard_error", "_variant_value", b"_variant_value", "adjusted_p_value", b"adjusted_p_value", "base_value", b"base_value", "cluster_count", b"cluster_count", "difference", b"difference", "effect_size", b"effect_size", "interval", b"interval", "least_detectable", b"least_detectable", "margin_decision", b"margin_decision", "p_value", b"p_value", "standard_error", b"standard_error", "variant_value", b"variant_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_base_value", b"_base_value", "_cluster_count", b"_cluster_count", "_difference", b"_difference", "_effect_size", b"_effect_size", "_least_detectable", b"_least_detectable", "_p_value", b"_p_value", "_standard_error", b"_standard_error", "_variant_value", b"_variant_value", "adjusted_p_value", b"adjusted_p_value", "base_higher_count", b"base_higher_count", "base_only_count", b"base_only_count", "base_value", b"base_value", "cluster_count", b"cluster_count", "difference", b"difference", "effect_size", b"effect_size", "excluded_count", b"excluded_count", "interval", b"interval", "item_count", b"item_count", "least_detectable", b"least_detectable", "lower_is_better", b"lower_is_better", "margin_decision", b"margin_decision", "metric", b"metric", "p_value", b"p_value", "p_value_method", b"p_value_method", "pairing", b"pairing", "standard_error", b"standard_error", "task", b"task", "unpaired_reasons", b"unpaired_reasons", "variant_higher_count", b"variant_higher_count", "variant_only_count", b"variant_only_count", "variant_value", b"variant_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_base_value", b"_base_value", "_cluster_count", b"_cluster_count", "_difference", b"_difference", "_effect_size", b"_effect_size", "_least_detectable", b"_least_detectable", "_p_value", b"_p_value", "_standard_error", b"_standard_error", "_variant_value", b"_variant_value", "adjusted_p_value", b"adjusted_p_value", "base_higher_count", b"base_higher_count", "base_only_count", b"base_only_count", "base_value", b"base_value", "cluster_count", b"cluster_count", "difference", b"difference", "effect_size", b"effect_size", "excluded_count", b"excluded_count", "interval", b"interval", "item_count", b"item_count", "least_detectable", b"least_detectable", "lower_is_better", b"lower_is_better", "margin_decision", b"margin_decision", "metric", b"metric", "p_value", b"p_value", "p_value_method", b"p_value_method", "pairing", b"pairing", "partial_draw", b"partial_draw", "standard_error", b"standard_error", "task", b"task", "unpaired_reasons", b"unpaired_reasons", "variant_higher_count", b"variant_higher_count", "variant_only_count", b"variant_only_count", "variant_value", b"variant_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adjusted_p_value: _TypeAlias = _typing.Literal["adjusted_p_value"]  # noqa: Y015
     _WhichOneofArgType__adjusted_p_value: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value"]  # noqa: Y015

@@ -200,7 +200,9 @@ class CheckpointPoint(_message.Message):
     log_threshold: _builtins.float
     """Logarithm of the evidence that an alarm needs."""
     skipped_reason: _builtins.str
-    """Why the checkpoint could not be watched, UPPER_SNAKE: NO_VALUES, VALUES_OUT_OF_RANGE, PROMPTS_DIFFER, JUDGES_DIFFER; empty: it was."""
+    """Why the checkpoint could not be watched, UPPER_SNAKE: NO_VALUES, VALUES_OUT_OF_RANGE, PROMPTS_DIFFER, JUDGES_DIFFER,
+    PARTIAL_DRAW (some items were drawn more readily than others, and not all of them are in); empty: it was.
+    """
     def __init__(
         self,
         *,
