@@ -5,7 +5,7 @@ import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -214,6 +214,10 @@ def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:
     return rules
 
 
+# Without "recv", although gRPC's constant is called GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS.
+PING_INTERVAL_OPTION: Final = "grpc.http2.min_ping_interval_without_data_ms"
+
+
 def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments for a server."""
     return [
@@ -229,5 +233,5 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        (PING_INTERVAL_OPTION, 10_000),
     ]

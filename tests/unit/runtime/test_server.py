@@ -213,11 +213,34 @@ def test_options_let_our_own_pings_in() -> None:
     from services.runtime.settings import ServiceSettings
 
     options = dict(server.server_options(ServiceSettings(max_connection_age_seconds=300, drain_grace_seconds=30)))
-    assert options["grpc.http2.min_recv_ping_interval_without_data_ms"] < channels.KEEPALIVE_SECONDS * 1000
+    assert options[server.PING_INTERVAL_OPTION] < channels.KEEPALIVE_SECONDS * 1000
     assert options["grpc.so_reuseport"] == 0
     assert options["grpc.max_connection_age_ms"] == 300_000
     assert options["grpc.max_connection_age_grace_ms"] == 30_000
     assert options["grpc.max_receive_message_length"] == 16 * 1024 * 1024
+
+
+async def test_a_long_call_outlives_many_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same options, thirty times as fast: gRPC ignores options that it does not know."""
+    from services.runtime import channels, server
+    from services.runtime.settings import ServiceSettings
+
+    async def slow(request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(5.5)
+        return request
+
+    faster = dict(server.server_options(ServiceSettings())) | {server.PING_INTERVAL_OPTION: 300}
+    serving = grpc.aio.server(options=list(faster.items()))
+    handler: Any = grpc.unary_unary_rpc_method_handler(slow)
+    serving.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Unary": handler}),))
+    port = serving.add_insecure_port("127.0.0.1:0")
+    await serving.start()
+    monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", 1.0)
+    try:
+        async with channels.open_channel(f"127.0.0.1:{port}") as channel:
+            assert await channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)(b"a", timeout=60) == b"a"
+    finally:
+        await serving.stop(None)
 
 
 async def test_old_connections_are_renewed_without_losing_calls(make_service: Any, make_settings: Any) -> None:
