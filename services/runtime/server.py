@@ -26,9 +26,6 @@ from services.runtime.listening import MetricsEndpoint, bind_port, remove_ready_
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
 
-_GARBAGE_OBJECTS = 20_000
-"""So many new objects make the garbage collector look for cycles among them."""
-
 Hook = Callable[[], Awaitable[None]]
 
 
@@ -191,8 +188,6 @@ async def serve(
         # What was made until now lives as long as the process: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
-        # Requests leave little garbage in cycles, and looking for it every 700 objects took a seventh of the time.
-        gc.set_threshold(_GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         await stop.drain.wait()
         await server.drain(stop.at_once)
     except StoppedEarlyError:
