@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,12 +22,12 @@ from tests.postgres import PostgresServer, running_postgres
 pytestmark = pytest.mark.integration
 
 
-def result(item: str, *, run: str = "runs/r", **fields: object) -> Result:
-    given: dict[str, object] = {
+def result(item: str, *, run: str = "runs/r", **fields: Any) -> Result:
+    given: dict[str, Any] = {
         "outcome": Scored({"acc": 1.0}), "groups": {}, "draw_index": 0, "cost": Cost(), "judges": (),
         "model_digest": "", "prompt": "", "output": "", "complete_microseconds": None, "is_truncated": False,
     }  # fmt: skip
-    return Result(run=run, key=ResultKey("t", item, 0), **(given | fields))  # type: ignore[arg-type]
+    return Result(run=run, key=ResultKey("t", item, 0), **(given | fields))
 
 
 async def read(ledger: SqlLedger, run: str = "runs/r") -> list[Result]:
