@@ -42,11 +42,11 @@ class PostgresServer:
         self.folder = folder
         self._programs = programs
         self._databases = 0
-        # It refuses to run as root.
-        self._user = "postgres" if os.geteuid() == 0 else None
+        # It refuses to run as root. Python's own change of user would fork this process, with gRPC's threads in it.
+        self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         self._process: subprocess.Popen[bytes] | None = None
-        if self._user is not None:
-            shutil.chown(folder, self._user)
+        if self._as_user:
+            shutil.chown(folder, "postgres", "postgres")
         self._data = folder / "data"
         command = ["initdb", f"--pgdata={self._data}", "--auth=trust", f"--username={_USER}", "--no-sync", "-E", "UTF8"]
         made = self._run([*command, "--locale=C.UTF-8"])
@@ -94,7 +94,7 @@ class PostgresServer:
         command = [str(self._programs / "postgres"), "-D", str(self._data), "-h", _HOST, "-p", str(self.port), "-k", ""]
         with (self.folder / "postgres.log").open("ab") as log:
             return subprocess.Popen(
-                [*command, *options], stdout=log, stderr=log, user=self._user, cwd="/", start_new_session=True
+                [*self._as_user, *command, *options], stdout=log, stderr=log, cwd="/", start_new_session=True
             )
 
     def _end(self, number: int) -> None:
@@ -105,8 +105,7 @@ class PostgresServer:
     def _run(self, command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
         program, *arguments = command
         return subprocess.run(
-            [str(self._programs / program), *arguments],
-            user=self._user,
+            [*self._as_user, str(self._programs / program), *arguments],
             cwd="/",
             capture_output=True,
             check=False,

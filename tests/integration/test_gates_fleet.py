@@ -105,7 +105,7 @@ def test_a_part_of_the_items_decides_and_history_makes_it_smaller(quiz_fleet: Ru
             decided.append(decision_of(snapshot))
             (totals,) = snapshot.totals
             assert totals.item_count == ITEMS - decided[-1].saved_count
-        for model in models:
+            # All of the first checkpoint's items are the second one's history.
             snapshot = finished(client, client.runs.start(model=model, suite="quiz", concurrency=64))
             assert snapshot.run.stop_reason is StopReason.COMPLETE
             (estimate,) = snapshot.estimates
