@@ -43,7 +43,8 @@ class PostgresServer:
         self._programs = programs
         self._databases = 0
         # It refuses to run as root. Python's own change of user would fork this process, with gRPC's threads in it.
-        self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        self._as_user = as_user if os.geteuid() == 0 else []
         self._process: subprocess.Popen[bytes] | None = None
         if self._as_user:
             shutil.chown(folder, "postgres", "postgres")

@@ -19,6 +19,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.fleet import Fleet
 from evalfleet.goals import Answer, StopReason, TaskDecision
 from evalfleet.results import Run, RunSnapshot, RunState
+from safetensors.torch import load_file, save_file
 
 from examples.tiny_policy.multiple_choice import draw_question
 from services.standalone.testing import RunningFleet
@@ -26,6 +27,7 @@ from services.standalone.testing import RunningFleet
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ITEMS = 5000
+WEIGHTS = "model.safetensors"
 TASK = """\
 name: quiz
 description: Everyday things, thousands of them.
@@ -93,12 +95,24 @@ def decision_of(snapshot: RunSnapshot) -> TaskDecision:
     return decision
 
 
-def test_a_part_of_the_items_decides_and_history_makes_it_smaller(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
+def a_little_later(tiny_policy: Path, folder: Path) -> Path:
+    """The checkpoint that a tenth of the training's last leg would add, in the direction that it took."""
+    earlier, last = (load_file(each / WEIGHTS) for each in sorted(tiny_policy.parent.glob("step-*"))[-2:])
+    later = folder / f"later-{uuid.uuid4().hex}"
+    shutil.copytree(tiny_policy, later)
+    moved = {name: tensor + 0.1 * (tensor - earlier[name]) for name, tensor in last.items()}
+    save_file(moved, later / WEIGHTS, metadata={"format": "pt"})
+    return later
+
+
+def test_a_part_of_the_items_decides_and_history_makes_it_smaller(
+    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+) -> None:
     gates = ["quiz>=0.18", "quiz<=0.33"]
     decided, exact = [], []
     with Fleet.connect(quiz_fleet.endpoints) as client:
-        # Two checkpoints of one training run, the later one last.
-        models = [client.models.add(each).name for each in sorted(tiny_policy.parent.glob("step-*"))[-2:]]
+        checkpoints = [tiny_policy, a_little_later(tiny_policy, checkpoint_folder)]
+        models = [client.models.add(each).name for each in checkpoints]
         for model in models:
             snapshot = finished(client, client.runs.start(model=model, suite="quiz", gates=gates, concurrency=64))
             assert snapshot.run.stop_reason is StopReason.DECIDED
