@@ -11,6 +11,7 @@ from services.evaluation.runs.drawing_messages import DIRECTIONS_FROM_PROTO
 from services.evaluation.runs.gates import Direction, Gate, GoalWish
 from services.evaluation.runs.record import RunRequest
 from services.evaluation.runs.tiers import TIERS
+from services.runtime.callers import CALLER_RULE, is_caller
 from services.runtime.errors import FieldViolation, InvalidArgumentError
 
 _RUN_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -49,6 +50,19 @@ def resource_id(name: str, collection: str, *, field: str = "name") -> str:
         violations.add(field, f"must have the form {collection}/ID, got {name[:80]!r}")
     violations.raise_if_any()
     return identifier
+
+
+def checked_caller(name: str, *, field: str) -> str:
+    """A caller's name.
+
+    Raises:
+        InvalidArgumentError: no caller can have it.
+    """
+    violations = Violations()
+    if not is_caller(name):
+        violations.add(field, f"must be {CALLER_RULE}, got {name[:80]!r}")
+    violations.raise_if_any()
+    return name
 
 
 def run_request(request: evaluation_pb2.CreateRunRequest, *, needs_model: bool = True) -> RunRequest:

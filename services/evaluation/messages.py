@@ -1,11 +1,13 @@
 """From the domain to evaluation.proto."""
 
 import dataclasses
+import datetime
 import time
 
 from evalfleet.evaluation.v1 import evaluation_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from services.evaluation.runs.allowances import CallerAccount
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.drawing_messages import DIRECTIONS, decision_to_proto
 from services.evaluation.runs.events import RunEvent
@@ -27,6 +29,7 @@ _STOP_REASONS = {
     StopReason.DECIDED: evaluation_pb2.STOP_REASON_DECIDED,
     StopReason.GATE_FAILED: evaluation_pb2.STOP_REASON_GATE_FAILED,
     StopReason.BUDGET_EXHAUSTED: evaluation_pb2.STOP_REASON_BUDGET_EXHAUSTED,
+    StopReason.CALLER_BUDGET_EXHAUSTED: evaluation_pb2.STOP_REASON_CALLER_BUDGET_EXHAUSTED,
 }
 
 _BASES = {
@@ -75,9 +78,10 @@ def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
             task=gate.task, metric=gate.metric, direction=DIRECTIONS[gate.direction], threshold=gate.threshold
         )
     message.decisions.extend(decision_to_proto(run.name, each) for each in run.decisions)
-    if not goal.budget.is_limited:
+    if not goal.is_metered:
         return
-    message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
+    if goal.budget.is_limited:
+        message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
     ended = run.end_time or time.time()
     seconds = max(0.0, ended - run.start_time) if run.start_time is not None else 0.0
     message.spend.CopyFrom(_spend_message(run.spent, seconds))
@@ -107,7 +111,25 @@ def plan_message(plan: RunPlan) -> evaluation_pb2.EstimateRunResponse:
         ],
         expected=_spend_message(plan.expected, plan.wall_seconds),
         exceeds_budget=plan.exceeds_budget,
+        exceeds_caller_budget=plan.exceeds_caller_budget,
+        caller_budget=None if plan.account is None else caller_budget_message(plan.account),
     )
+
+
+def caller_budget_message(account: CallerAccount) -> evaluation_pb2.CallerBudget:
+    """What a caller may spend today, and what is left of it."""
+    message = evaluation_pb2.CallerBudget(
+        caller=account.caller,
+        pattern=account.budget.pattern,
+        day=account.today.day,
+        spent=_spend_message(account.today.spent, 0.0),
+        reserved=_spend_message(account.today.reserved, 0.0),
+    )
+    if account.budget.limit.is_limited:
+        message.limit.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(account.budget.limit)))
+    reset = datetime.datetime.fromisoformat(account.today.day).replace(tzinfo=datetime.UTC) + datetime.timedelta(1)
+    message.reset_time.FromDatetime(reset)
+    return message
 
 
 def _spend_message(spend: Spend, wall_seconds: float) -> evaluation_pb2.Spend:

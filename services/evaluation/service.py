@@ -9,15 +9,23 @@ import grpc
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 
 from services.evaluation.catalog import Catalog
-from services.evaluation.checks import resource_id, run_request
+from services.evaluation.checks import checked_caller, resource_id, run_request
 from services.evaluation.errors import SpecificationError
-from services.evaluation.messages import event_message, plan_message, run_message, suite_message
+from services.evaluation.messages import (
+    caller_budget_message,
+    event_message,
+    plan_message,
+    run_message,
+    suite_message,
+)
+from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.events import Watcher
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.record import Run
 from services.evaluation.runs.remote import RemoteLedger
 from services.evaluation.runs.retry import wait_out
+from services.runtime.callers import current_caller
 from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token, paginate
 
@@ -30,8 +38,16 @@ _FINAL_ESTIMATES_PATIENCE_SECONDS = 60.0
 class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
     """Serves runs and suites."""
 
-    def __init__(self, manager: RunManager, planner: RunPlanner, catalog: Catalog, ledger: RemoteLedger) -> None:
+    def __init__(
+        self,
+        manager: RunManager,
+        planner: RunPlanner,
+        catalog: Catalog,
+        ledger: RemoteLedger,
+        allowances: Allowances,
+    ) -> None:
         self._manager = manager
+        self._allowances = allowances
         self._planner = planner
         self._catalog = catalog
         self._ledger = ledger
@@ -113,6 +129,18 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
     ) -> evaluation_pb2.EstimateRunResponse:
         """Say what a run would probably cost."""
         return plan_message(await self._planner.plan(run_request(request.run, needs_model=False)))
+
+    async def GetCallerBudget(
+        self,
+        request: evaluation_pb2.GetCallerBudgetRequest,
+        context: grpc.aio.ServicerContext[
+            evaluation_pb2.GetCallerBudgetRequest, evaluation_pb2.GetCallerBudgetResponse
+        ],
+    ) -> evaluation_pb2.GetCallerBudgetResponse:
+        """Read what a caller may spend today, and what is left of it."""
+        caller = checked_caller(request.caller, field="caller") if request.caller else current_caller()
+        account = await self._allowances.account(caller)
+        return evaluation_pb2.GetCallerBudgetResponse(budget=caller_budget_message(account))
 
     async def ListSuites(
         self,

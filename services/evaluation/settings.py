@@ -26,6 +26,9 @@ class EvaluationSettings(ServiceSettings):
     suite_dirs: str = Field("", description="Further folders with suites/ and tasks/, separated by colons.")
     default_concurrency: int = Field(32, ge=1, le=1024, description="Items in flight of a run that does not say.")
     parallel_runs: int = Field(4, ge=1, description="Runs that this replica works on at once; more wait their turn.")
+    caller_budgets: Path | None = Field(
+        None, description="YAML file of what each caller may spend in a day; absent: nobody is limited."
+    )
     lease_seconds: float = Field(
         8.0, ge=1, le=60, description="A replica that said nothing for so many seconds loses its runs to the others."
     )

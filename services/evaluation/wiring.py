@@ -11,7 +11,11 @@ from prometheus_client import CollectorRegistry
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.hub import HuggingFaceHub
+from services.evaluation.runs.account_store import AccountStore
+from services.evaluation.runs.allowances import Allowances
+from services.evaluation.runs.caller_budgets import CallerBudgets
 from services.evaluation.runs.executor import Peers
+from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteScorerPanel
@@ -34,9 +38,10 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
     """Open the database, connect to the other services and take unfinished runs up again.
 
     Raises:
-        StartupError: the database cannot be used.
+        StartupError: the database, or the file of callers' budgets, cannot be used.
         FailedPreconditionError: a suite folder does not exist.
     """
+    budgets = CallerBudgets.read(settings.caller_budgets)
     catalog = Catalog.load(settings.suite_folders)
     for problem in catalog.problems:
         structlog.get_logger(__name__).warning("definition_broken", problem=problem.message)
@@ -46,6 +51,9 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
         peers, ledger = await _connect(settings, stack)
         store = RunStore(engine)
         book = CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub()))
+        allowances = Allowances(budgets, AccountStore(engine, process_name()))
+        stack.push_async_callback(allowances.stop)
+        await allowances.start()
         manager = RunManager(
             store,
             book,
@@ -54,10 +62,12 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
             default_concurrency=settings.default_concurrency,
             patience_seconds=settings.patience_seconds,
             lease_times=settings.lease_times,
+            allowances=allowances,
         )
         stack.push_async_callback(manager.stop)
         await manager.start()
-        servicer = EvaluationServicer(manager, RunPlanner(store, book, ledger), catalog, ledger)
+        planner = RunPlanner(store, book, ledger, allowances)
+        servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances)
         yield [
             HostedService(
                 full_name=_SERVICE,

@@ -10,7 +10,7 @@ from typing import Final
 from services.runtime.calls import CALLER_KEY, current_scope
 from services.runtime.error_types import InvalidArgumentError
 
-__all__ = ["ANONYMOUS", "CALLER_KEY", "CALLER_RULE", "current_caller"]
+__all__ = ["ANONYMOUS", "CALLER_KEY", "CALLER_RULE", "current_caller", "is_caller"]
 
 ANONYMOUS: Final = "anonymous"
 """The caller of every call that names none."""
@@ -18,6 +18,11 @@ ANONYMOUS: Final = "anonymous"
 CALLER_RULE: Final = "1 to 64 of a-z, A-Z, 0-9, '.', '_', '@', '/' and '-'"
 _CALLER = re.compile(r"[a-zA-Z0-9._@/-]{1,64}")
 _SHOWN_CHARACTERS = 40
+
+
+def is_caller(name: str) -> bool:
+    """Whether a caller can have this name."""
+    return _CALLER.fullmatch(name) is not None
 
 
 def current_caller() -> str:
@@ -29,7 +34,7 @@ def current_caller() -> str:
     caller = current_scope().ids.caller
     if not caller:
         return ANONYMOUS
-    if _CALLER.fullmatch(caller) is None:
+    if not is_caller(caller):
         raise InvalidArgumentError(
             f"metadata {CALLER_KEY} must be {CALLER_RULE}, not {caller[:_SHOWN_CHARACTERS]!r}", reason="CALLER_INVALID"
         )

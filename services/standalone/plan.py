@@ -14,16 +14,17 @@ INFERENCE = "inference"
 STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"), (INFERENCE,))
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
-_SAFETY_PATHS = (
-    # Settings of the safety service; the others would wonder about them.
-    "EVALFLEET_ENCODER_PATH",
-    "EVALFLEET_GUARD_CHECKPOINT",
-    "EVALFLEET_GUARD_FILE",
-    "EVALFLEET_GUARDS_FILE",
-    "EVALFLEET_POLICY_DIRS",
-)
+_PATHS = {
+    "EVALFLEET_CALLER_BUDGETS": "evaluation",
+    "EVALFLEET_ENCODER_PATH": "safety",
+    "EVALFLEET_GUARD_CHECKPOINT": "safety",
+    "EVALFLEET_GUARD_FILE": "safety",
+    "EVALFLEET_GUARDS_FILE": "safety",
+    "EVALFLEET_POLICY_DIRS": "safety",
+}
+"""Whose setting each is; the others would wonder about it."""
 _DATABASES = {"EVALFLEET_RUNS_URL": "evaluation", "EVALFLEET_LEDGER_URL": "aggregation"}
-"""Whose setting each is; it is kept from the others, which would wonder about it too, and may hold a password."""
+"""The same; one may hold a password, too."""
 _SERVICE_DRAIN_SECONDS = 10
 # Safety is healthy once its guard is loaded, and that waits for the inference server.
 _START_SECONDS = 240.0
@@ -88,7 +89,7 @@ def plan_fleet(
     """
     inherited = dict(os.environ if environ is None else environ)
     # The services work in folders of their own; people mean the one that they are in.
-    safety_paths = {name: _absolute(name, told) for name in _SAFETY_PATHS if (told := inherited.pop(name, ""))}
+    paths = {name: _absolute(name, told) for name in _PATHS if (told := inherited.pop(name, ""))}
     databases = {name: told for name in _DATABASES if (told := inherited.pop(name, ""))}
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
@@ -99,7 +100,7 @@ def plan_fleet(
             ports,
             {
                 **inherited,
-                **(safety_paths if name == "safety" else {}),
+                **{each: told for each, told in paths.items() if _PATHS[each] == name},
                 **{each: told for each, told in databases.items() if _DATABASES[each] == name},
                 **_told(name, options, ports),
             },

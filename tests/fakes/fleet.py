@@ -144,6 +144,7 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         self.created: list[evaluation_pb2.CreateRunRequest] = []
         self.planned: list[evaluation_pb2.CreateRunRequest] = []
         self.plan = evaluation_pb2.EstimateRunResponse()
+        self.budgets: dict[str, evaluation_pb2.CallerBudget] = {}
         self.cancelled: list[str] = []
         self.scripts: list[list[evaluation_pb2.WatchRunResponse | grpc.StatusCode]] = []
         self.watch_count = 0
@@ -215,6 +216,13 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
     ) -> evaluation_pb2.EstimateRunResponse:
         self.planned.append(request.run)
         return self.plan
+
+    def GetCallerBudget(
+        self, request: evaluation_pb2.GetCallerBudgetRequest, context: grpc.ServicerContext
+    ) -> evaluation_pb2.GetCallerBudgetResponse:
+        caller = request.caller or dict(context.invocation_metadata()).get("evalfleet-caller", "anonymous")
+        unlimited = evaluation_pb2.CallerBudget(caller=str(caller), pattern="*", day="2026-01-31")
+        return evaluation_pb2.GetCallerBudgetResponse(budget=self.budgets.get(str(caller), unlimited))
 
     def ListSuites(
         self, request: evaluation_pb2.ListSuitesRequest, context: grpc.ServicerContext

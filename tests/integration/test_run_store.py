@@ -12,6 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.runs.account_store import AccountStore
+from services.evaluation.runs.accounts import Grant, Settlement
+from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.record import Run, RunState, TaskProgress
 from services.evaluation.runs.store import METADATA, RUNS, Claim, RunStore
 from services.runtime.database import database_url, open_database, sqlite_url
@@ -220,3 +223,29 @@ async def test_a_database_that_is_away_is_said_to_be_and_comes_back() -> None:
         assert await store.get("r") == run("r")
         await store.save(claim.run, claim.epoch, lease_seconds=LONG)
         await engine.dispose()
+
+
+async def test_replicas_that_book_at_once_never_reserve_more_than_the_day_has(engine: AsyncEngine) -> None:
+    limit = Budget(items=30, engine_seconds=100.0)
+
+    async def reserve(holder: str) -> list[Grant]:
+        book, grants = AccountStore(engine, holder), []
+        for _ in range(8):
+            (answer,) = await book.book("team/a", limit, [Spend(1, 5, 1.5)], [])
+            if isinstance(answer, Grant):
+                grants.append(answer)
+        return grants
+
+    held = dict(zip("abcde", await asyncio.gather(*(reserve(holder) for holder in "abcde")), strict=True))
+    assert sum(map(len, held.values())) == 30
+    account = await AccountStore(engine, "x").read("team/a")
+    assert (account.spent, account.reserved) == (Spend(), Spend(30, 150, 45.0))
+
+    async def settle(holder: str, grants: list[Grant]) -> None:
+        book = AccountStore(engine, holder)
+        await book.renew()
+        await book.book("team/a", limit, [], [Settlement(each, Spend(1, 6, 2.0)) for each in grants])
+
+    await asyncio.gather(*(settle(holder, grants) for holder, grants in held.items()))
+    account = await AccountStore(engine, "x").read("team/a")
+    assert (account.spent, account.reserved) == (Spend(30, 180, 60.0), Spend())

@@ -1,5 +1,6 @@
 """Translate gates, budgets and decisions between ``evalfleet.goals`` and the services' messages."""
 
+import datetime
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -8,6 +9,7 @@ from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.goals import (
     Answer,
     Budget,
+    CallerBudget,
     CostBasis,
     Gate,
     QuestionDecision,
@@ -24,6 +26,7 @@ _STOP_REASONS = {
     evaluation_pb2.STOP_REASON_DECIDED: StopReason.DECIDED,
     evaluation_pb2.STOP_REASON_GATE_FAILED: StopReason.GATE_FAILED,
     evaluation_pb2.STOP_REASON_BUDGET_EXHAUSTED: StopReason.BUDGET_EXHAUSTED,
+    evaluation_pb2.STOP_REASON_CALLER_BUDGET_EXHAUSTED: StopReason.CALLER_BUDGET_EXHAUSTED,
 }
 _BASES = {
     evaluation_pb2.COST_BASIS_SAME_MODEL: CostBasis.SAME_MODEL,
@@ -85,7 +88,26 @@ def plan(message: evaluation_pb2.EstimateRunResponse) -> RunPlan:
         )
         for each in message.tasks
     )
-    return RunPlan(tasks, spend(message.expected), message.exceeds_budget)
+    return RunPlan(
+        tasks,
+        spend(message.expected),
+        message.exceeds_budget,
+        message.exceeds_caller_budget,
+        caller_budget(message.caller_budget) if message.HasField("caller_budget") else None,
+    )
+
+
+def caller_budget(message: evaluation_pb2.CallerBudget) -> CallerBudget:
+    """Translate what a caller may spend in a day."""
+    return CallerBudget(
+        caller=message.caller,
+        pattern=message.pattern,
+        day=message.day,
+        limit=budget(message.limit),
+        spent=spend(message.spent),
+        reserved=spend(message.reserved),
+        reset_time=message.reset_time.ToDatetime(datetime.UTC),
+    )
 
 
 def gate(message: evaluation_pb2.Gate) -> Gate:

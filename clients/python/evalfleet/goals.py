@@ -3,6 +3,7 @@
 fleet.runs.start(model="step-100", suite="gsm8k", gates=["gsm8k>=0.55"], budget="2usd,10min")
 """
 
+import datetime
 import enum
 import math
 import re
@@ -130,6 +131,7 @@ class StopReason(enum.StrEnum):
     DECIDED = "decided"
     GATE_FAILED = "gate_failed"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    CALLER_BUDGET_EXHAUSTED = "caller_budget_exhausted"
 
 
 class Answer(enum.StrEnum):
@@ -209,12 +211,41 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerBudget:
+    """What a caller may spend in a day (UTC) over all of its runs, and what of it is spent and reserved today.
+
+    Attributes:
+        pattern: the line of the operator's file that fits the caller; ``*`` for everybody else.
+        limit: limits nothing where the caller has no budget; its spending is not counted then.
+        reserved: for items in flight.
+        reset_time: when the next day begins.
+    """
+
+    caller: str
+    pattern: str
+    day: str
+    limit: Budget
+    spent: Spend
+    reserved: Spend
+    reset_time: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run would probably cost; ``expected`` is cut to its budget, which ``exceeds_budget`` tells."""
+    """What a run would probably cost.
+
+    Attributes:
+        expected: cut to the run's budget, and to what is left of its caller's.
+        exceeds_budget: whether the run's budget will end it.
+        exceeds_caller_budget: whether the caller's will.
+        caller_budget: None where the caller has none.
+    """
 
     tasks: tuple[TaskPlan, ...]
     expected: Spend
     exceeds_budget: bool
+    exceeds_caller_budget: bool = False
+    caller_budget: CallerBudget | None = None
 
 
 class Outcome(enum.StrEnum):

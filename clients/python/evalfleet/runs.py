@@ -11,7 +11,7 @@ from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from evalfleet.goal_messages import add_goal
-from evalfleet.goals import Budget, Gate, RunPlan
+from evalfleet.goals import Budget, CallerBudget, Gate, RunPlan
 from evalfleet.names import full_name
 from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
 
@@ -131,6 +131,11 @@ class Runs:
         )
         request = evaluation_pb2.EstimateRunRequest(run=run)
         return goal_messages.plan(self._evaluation.call(self._stub.EstimateRun, request))
+
+    def caller_budget(self, caller: str = "") -> CallerBudget:
+        """Read what a caller, or else the one that this fleet was connected as, may spend today and has spent."""
+        request = evaluation_pb2.GetCallerBudgetRequest(caller=caller)
+        return goal_messages.caller_budget(self._evaluation.call(self._stub.GetCallerBudget, request).budget)
 
     def list(self, *, model: str | None = None, limit: int = 50) -> tuple[Run, ...]:
         """List up to ``limit`` runs, newest first; only those of ``model`` if it is given."""

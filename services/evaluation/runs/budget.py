@@ -26,6 +26,11 @@ class Budget:
         """Whether anything is limited."""
         return any(getattr(self, each.name) is not None for each in fields(self))
 
+    @property
+    def limits_cost(self) -> bool:
+        """Whether anything is limited of which nobody knows how much an item takes."""
+        return not (self.tokens is None and self.engine_seconds is None and self.cost_micro_usd is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Spend:
@@ -107,10 +112,13 @@ class BudgetKeeper:
         budget: the limits.
         spent: what an earlier process spent.
         now: seconds since the run's first item was started.
+        probes: one item of a task goes ahead of its others also where the budget does not ask for it: the caller's
+            does.
     """
 
-    def __init__(self, budget: Budget, *, spent: Spend, now: Callable[[], float]) -> None:
+    def __init__(self, budget: Budget, *, spent: Spend, now: Callable[[], float], probes: bool = False) -> None:
         self._budget = budget
+        self._probes = probes
         self._spent = spent
         self._reserved = Spend()
         self._now = now
@@ -162,10 +170,14 @@ class BudgetKeeper:
         if actual is not None:
             self._costs.setdefault(task, ItemCosts()).add(actual)
 
+    def give_back(self, task: str, reserved: Spend) -> None:
+        """Drop a reservation whose item was not asked."""
+        self._reserved -= reserved
+        self._probing.discard(task)
+
     @property
     def _limits_cost(self) -> bool:
-        budget = self._budget
-        return not (budget.tokens is None and budget.engine_seconds is None and budget.cost_micro_usd is None)
+        return self._probes or self._budget.limits_cost
 
     def _fits(self, spend: Spend) -> bool:
         for each in fields(Spend):

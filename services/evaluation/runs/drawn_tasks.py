@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from services.evaluation.runs.accounts import Grant
+from services.evaluation.runs.allowances import Allowance
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
@@ -28,7 +30,7 @@ class DrawnTask:
     Attributes:
         decision: the latest; ``None`` before the first answer of the aggregation service.
         in_flight: the items being worked on.
-        is_unaffordable: the budget has no room for another item of it.
+        is_unaffordable: the run's budget, or the caller's, has no room for another item of it.
     """
 
     def __init__(
@@ -138,9 +140,13 @@ class DrawnTask:
 class DrawnTasks:
     """Works on several drawn tasks in turns, a block of items each, under one budget.
 
+    Attributes:
+        used_up_allowance: the caller's budget of the day has kept items from being asked.
+
     Args:
         tasks: they share out the run's ``concurrency``.
-        keeper: the budget.
+        keeper: the run's budget.
+        allowance: the caller's; None: it is not limited.
         is_known: whether the ledger has an outcome for this sample of an item already.
         write: hands an outcome to the ledger; what it decides comes back through ``note``.
         stops_at_failure: whether the first gate that fails ends everything.
@@ -155,6 +161,7 @@ class DrawnTasks:
         is_known: Callable[[str, Draw, int], bool],
         write: Callable[[ItemOutcome], Awaitable[None]],
         stops_at_failure: bool,
+        allowance: Allowance | None = None,
     ) -> None:
         self._tasks = tuple(tasks)
         self._by_name = {task.name: task for task in tasks}
@@ -165,6 +172,8 @@ class DrawnTasks:
         self._stops_at_failure = stops_at_failure
         self._changed = asyncio.Event()
         self._was_late = False
+        self._allowance = allowance
+        self.used_up_allowance = False
 
     @property
     def has_failed(self) -> bool:
@@ -253,6 +262,16 @@ class DrawnTasks:
         self._changed.set()
 
     async def _work_on(self, task: DrawnTask, draw: Draw, reserved: Spend) -> None:
+        grant: Grant | None = None
+        if self._allowance is not None:
+            try:
+                grant = await self._allowance.reserve(reserved)
+            finally:
+                if grant is None:
+                    self._keeper.give_back(task.name, reserved)
+            if grant is None:
+                task.is_unaffordable = self.used_up_allowance = True
+                return
         actual: Spend | None = None
         try:
             outcomes = await task.outcomes(draw)
@@ -262,6 +281,8 @@ class DrawnTasks:
                     await self._write(outcome)
         finally:
             self._keeper.settle(task.name, reserved, actual)
+            if self._allowance is not None and grant is not None:
+                self._allowance.settle(grant, actual)
 
     async def _wait_for_change(self) -> bool:
         """Wait until an item is done, something is decided or time is up; False if none of it came for a while."""

@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from services.evaluation.items import InvalidItem, Item
+from services.evaluation.runs.allowances import Allowance
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
@@ -72,12 +73,14 @@ class RunExecutor:
         on_change: Callable[[Run], None],
         patience_seconds: float,
         earlier_runs: Mapping[str, Sequence[str]] | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self._run = run
         self._peers = peers
         self._on_change = on_change
         self._patience_seconds = patience_seconds
         self._earlier_runs = earlier_runs or {}
+        self._allowance = allowance if run.goal.has_caller_budget else None
         self._known = KnownOutcomes({})
         self._scored: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
@@ -157,12 +160,15 @@ class RunExecutor:
             return
         began = self._run.start_time or time.time()
         earlier: Mapping[str, Spend] = {}
-        if self._run.goal.budget.is_limited and self._known:
+        if self._run.goal.is_metered and self._known:
             read = partial(self._peers.ledger.findings, self._run.name)
             found = await wait_out(read, patience_seconds=self._patience_seconds)
             earlier = {task: each.spent for task, each in found.items()}
         keeper = BudgetKeeper(
-            self._run.goal.budget, spent=sum(earlier.values(), Spend()), now=lambda: max(0.0, time.time() - began)
+            self._run.goal.budget,
+            spent=sum(earlier.values(), Spend()),
+            now=lambda: max(0.0, time.time() - began),
+            probes=self._allowance is not None and self._allowance.budget.limit.limits_cost,
         )
         for task, spend in earlier.items():
             if spend.items:
@@ -175,6 +181,7 @@ class RunExecutor:
             is_known=self._is_known,
             write=writer.write,
             stops_at_failure=self._run.goal.stops_at_failure,
+            allowance=self._allowance,
         )
 
     def _drawn_task(self, each: TaskItems) -> DrawnTask:
@@ -212,6 +219,8 @@ class RunExecutor:
             reason = StopReason.GATE_FAILED
         elif all(each.is_decided for each in decisions):
             reason = StopReason.DECIDED
+        elif self._drawn.used_up_allowance:
+            reason = StopReason.CALLER_BUDGET_EXHAUSTED
         else:
             reason = StopReason.BUDGET_EXHAUSTED
         self._change(dataclasses.replace(self._run, stop_reason=reason))
@@ -293,7 +302,7 @@ class RunExecutor:
             self._change(dataclasses.replace(self._run, progress=progress))
 
     def _change(self, run: Run) -> None:
-        if self._keeper is not None and run.goal.budget.is_limited:
+        if self._keeper is not None and run.goal.is_metered:
             run = dataclasses.replace(run, spent=self._keeper.spent)
         self._run = run
         self._on_change(run)

@@ -71,6 +71,7 @@ class Goal:
         uses_history: whether earlier results choose which items are drawn first.
         stops_at_failure: whether the first gate that fails ends the run.
         previous_run: the run, ``runs/{run}``, of the checkpoint before this one; empty: none is known.
+        has_caller_budget: whether its caller may spend only so much a day.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -81,11 +82,17 @@ class Goal:
     uses_history: bool = True
     stops_at_failure: bool = False
     previous_run: str = ""
+    has_caller_budget: bool = False
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether a budget may end the run before its items do, so that what it spends is counted."""
+        return self.budget.is_limited or self.has_caller_budget
 
     @property
     def draws(self) -> bool:
         """Whether any task's items are drawn by the aggregation service rather than taken in the seeded order."""
-        return bool(self.gates) or self.precision is not None or self.budget.is_limited
+        return bool(self.gates) or self.precision is not None or self.is_metered
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +155,8 @@ def questions_of(goal: Goal, tasks: Sequence[Task]) -> Mapping[str, TaskQuestion
     """What is asked of each task whose items are drawn, by its name.
 
     The run's alpha is split evenly over all questions (Bonferroni), so that the chance of any wrong decision in the run
-    stays below it, however the tasks depend on each other. A task that is drawn only because the run has a budget has
-    no question; its interval takes the share of one.
+    stays below it, however the tasks depend on each other. A task that is drawn only because there is a budget has no
+    question; its interval takes the share of one.
     """
     asked: dict[str, tuple[str, tuple[Gate | Precision, ...]]] = {}
     for task in tasks:
@@ -158,7 +165,7 @@ def questions_of(goal: Goal, tasks: Sequence[Task]) -> Mapping[str, TaskQuestion
             asked[task.name] = (gates[0].metric, gates)
         elif goal.precision is not None:
             asked[task.name] = (task.spec.primary_metric, (Precision(goal.precision),))
-        elif goal.budget.is_limited:
+        elif goal.is_metered:
             asked[task.name] = (task.spec.primary_metric, ())
     count = sum(max(1, len(questions)) for _, questions in asked.values())
     alpha = (1 - goal.confidence) / max(1, count)

@@ -37,6 +37,11 @@ class LeaseTimes:
     poll_seconds: float = 1.0
 
 
+def process_name() -> str:
+    """A name that no other process has, not even this one after a restart."""
+    return f"{socket.gethostname()[:200]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
 class RunLeases:
     """The leases of this replica.
 
@@ -48,7 +53,7 @@ class RunLeases:
     def __init__(self, store: RunStore, times: LeaseTimes, *, owner: str | None = None) -> None:
         self._store = store
         self.times = times
-        self.owner = owner or f"{socket.gethostname()[:200]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.owner = owner or process_name()
 
     async def start(self) -> None:
         """Take nothing for held that cannot be: a file is used by one process, and this one holds nothing yet."""

@@ -3,30 +3,25 @@
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.earlier_runs import earlier_runs
-from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
+from services.evaluation.runs.executor import Peers, RunExecutor
 from services.evaluation.runs.leases import LeaseTimes, RunLeases
-from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState, TaskProgress, new_run_id
+from services.evaluation.runs.making import RunMaker, SuiteBook
+from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import Claim, RunStore
-from services.evaluation.runs.tiers import SMOKE, goal_of, suite_for
-from services.evaluation.tasks import Suite
-from services.runtime.callers import current_caller
+from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.deadlines import child_timeout
-from services.runtime.errors import AlreadyExistsError, FailedPreconditionError, FleetError, as_fleet_error, not_found
-
-_LONGEST_CREATE_SECONDS = 30.0
-"""How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
+from services.runtime.errors import FailedPreconditionError, FleetError, as_fleet_error, not_found
 
 _LONGEST_FENCE_SECONDS = 5.0
 """How long a cancellation waits for a ledger that is away."""
@@ -34,18 +29,6 @@ _LONGEST_FENCE_SECONDS = 5.0
 _DEFAULT_TIMES = LeaseTimes()
 
 _LOG = structlog.stdlib.get_logger(__name__)
-
-
-class SuiteBook(Protocol):
-    """Where runs get their suites and items from."""
-
-    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
-        """The suite, or only some of its tasks; raises NotFoundError with the nearest names."""
-        ...
-
-    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
-        """Each task's items in the run's seeded order; raises typed errors for data that cannot be used."""
-        ...
 
 
 class RunManager:
@@ -61,19 +44,27 @@ class RunManager:
         default_concurrency: int,
         patience_seconds: float,
         lease_times: LeaseTimes = _DEFAULT_TIMES,
+        allowances: Allowances | None = None,
     ) -> None:
         self._store = store
         self._leases = RunLeases(store, lease_times)
         self._poll_seconds = lease_times.poll_seconds
         self._suites = suites
         self._peers = peers
-        self._default_concurrency = default_concurrency
+        self._allowances = allowances
+        self._maker = RunMaker(
+            store,
+            suites,
+            peers,
+            default_concurrency=default_concurrency,
+            patience_seconds=patience_seconds,
+            allowances=allowances,
+        )
         self._patience_seconds = patience_seconds
         self._places = asyncio.Semaphore(parallel_runs)
         self._live: dict[str, Run] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Condition()
-        self._create_lock = asyncio.Lock()
         self._unsent_change = asyncio.Event()
         self._may_have_work = asyncio.Event()
         self._own_tasks: list[asyncio.Task[None]] = []
@@ -99,65 +90,10 @@ class RunManager:
             _LOG.warning("leases_not_given_back", message=error.message)
 
     async def create(self, request: RunRequest) -> Run:
-        """Store and start a run.
-
-        Raises:
-            NotFoundError: suite, task, scorer, guard, policy or model does not exist.
-            FailedPreconditionError: a guard or a policy cannot judge what a task wants judged.
-            AlreadyExistsError: the run id is taken.
-        """
-        if (earlier := await self._earlier(request)) is not None:
-            return earlier
-        suite = await self._suites.resolve(request.suite, request.tasks)
-        goal = goal_of(request.wish, suite)
-        suite = suite_for(goal, suite)
-        await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
-        await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
-        # Before the lock: the content of a model that was just registered may take a while to be read.
-        digest = await wait_out(
-            partial(self._peers.generator.model_digest, request.model),
-            patience_seconds=child_timeout(min(self._patience_seconds, _LONGEST_CREATE_SECONDS)),
-        )
-        async with self._create_lock:
-            if (earlier := await self._earlier(request)) is not None:
-                return earlier
-            run = Run(
-                run_id=request.run_id or new_run_id(suite.name),
-                suite=suite.name,
-                suite_digest=suite.digest,
-                model=request.model,
-                model_digest=digest,
-                seed=_seed_of(suite) if request.seed is None else request.seed,
-                concurrency=request.concurrency or self._default_concurrency,
-                create_time=time.time(),
-                item_limit=request.item_limit,
-                tasks=tuple(task.name for task in suite.tasks) if goal.tier == SMOKE else request.tasks,
-                request_id=request.request_id,
-                progress=tuple(TaskProgress(task.name) for task in suite.tasks),
-                caller=current_caller(),
-                priority=request.priority,
-                goal=goal,
-            )
-            if await self._store.get(run.run_id) is not None:
-                raise AlreadyExistsError(
-                    f"run {run.run_id!r} exists already; choose another run_id or leave it out",
-                    reason="RUN_EXISTS",
-                    metadata={"run": run.name},
-                )
-            try:
-                await self._store.add(run)
-            except AlreadyExistsError:
-                # Another replica was asked the same at the same time.
-                if (earlier := await self._earlier(request)) is not None:
-                    return earlier
-                raise
-            self._may_have_work.set()
-            return run
-
-    async def _earlier(self, request: RunRequest) -> Run | None:
-        """Return the run that a request with this id has made already."""
-        earlier = await self._store.find_request(request.request_id) if request.request_id else None
-        return None if earlier is None else self._live.get(earlier.run_id, earlier)
+        """Store and start a run; see ``RunMaker.make`` for the errors."""
+        run = await self._maker.make(request)
+        self._may_have_work.set()
+        return self._live.get(run.run_id, run)
 
     async def get(self, run_id: str) -> Run:
         """Read a run as it stands; raises NotFoundError with the nearest names."""
@@ -303,6 +239,7 @@ class RunManager:
             on_change=self._note,
             patience_seconds=self._patience_seconds,
             earlier_runs=await earlier_runs(run, tasks, self._store),
+            allowance=None if self._allowances is None else self._allowances.of(run.caller or ANONYMOUS),
         )
         executor.begin(tasks)
         await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
@@ -333,8 +270,3 @@ class RunManager:
         self._live.pop(run_id, None)
         self._unsent_change.set()
         _LOG.info("run_ended", run=ended.name, state=state.value)
-
-
-def _seed_of(suite: Suite) -> int:
-    """The same for every model, so that all meet the same items in the same order."""
-    return int.from_bytes(hashlib.sha256(f"suite\0{suite.name}".encode()).digest()[:6], "big")

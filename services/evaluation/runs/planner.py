@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from services.evaluation.runs.allowances import Allowances, CallerAccount
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import questions_of
-from services.evaluation.runs.manager import SuiteBook
+from services.evaluation.runs.making import SuiteBook
 from services.evaluation.runs.peers import Ledger, TaskFindings
 from services.evaluation.runs.planning import EarlierRun, RunPlan, plan_run, plan_task
 from services.evaluation.runs.record import Run, RunRequest
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.tiers import goal_of, suite_for
+from services.runtime.callers import current_caller
 
 _ANY_SEED = 0
 _RUNS_LOOKED_AT = 200
@@ -19,10 +21,13 @@ _RUNS_LOOKED_AT = 200
 class RunPlanner:
     """Predicts what a run would cost; starts and stores nothing."""
 
-    def __init__(self, store: RunStore, suites: SuiteBook, ledger: Ledger) -> None:
+    def __init__(
+        self, store: RunStore, suites: SuiteBook, ledger: Ledger, allowances: Allowances | None = None
+    ) -> None:
         self._store = store
         self._suites = suites
         self._ledger = ledger
+        self._allowances = allowances
 
     async def plan(self, request: RunRequest) -> RunPlan:
         """What the run would probably cost; its model need not be registered.
@@ -36,13 +41,20 @@ class RunPlanner:
         tasks = await self._suites.draw(suite, seed=_ANY_SEED, limit=request.item_limit)
         questions = questions_of(goal, suite.tasks)
         earlier = await self._earlier_runs(tasks, request.model)
+        account = await self._account()
 
         def plan() -> RunPlan:
             plans = [plan_task(each, questions.get(each.task.name), earlier.get(each.task.name)) for each in tasks]
-            return plan_run(plans, goal.budget)
+            return plan_run(plans, goal.budget, account)
 
         # Some prompts are rendered.
         return await asyncio.to_thread(plan)
+
+    async def _account(self) -> CallerAccount | None:
+        caller = current_caller()
+        if self._allowances is None or not self._allowances.is_limited(caller):
+            return None
+        return await self._allowances.account(caller)
 
     async def _earlier_runs(self, tasks: Sequence[TaskItems], model: str) -> Mapping[str, EarlierRun]:
         """The latest run that has results of each task on the same data, the same model's before any other's."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.evaluation.items import ChatPrompt, InvalidItem, Item, PlainPrompt, Prompt
+from services.evaluation.runs.allowances import CallerAccount
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Gate, Precision, TaskQuestions
@@ -67,12 +68,31 @@ class RunPlan:
     expected: Spend
     wall_seconds: float
     exceeds_budget: bool
+    exceeds_caller_budget: bool = False
+    account: CallerAccount | None = None
 
 
-def plan_run(tasks: Sequence[TaskPlan], budget: Budget) -> RunPlan:
-    """All tasks together, cut to the budget: the limit that is met first ends the run."""
+def plan_run(tasks: Sequence[TaskPlan], budget: Budget, account: CallerAccount | None = None) -> RunPlan:
+    """All tasks together, cut to the budgets of run and caller: the limit that is met first ends the run.
+
+    Args:
+        tasks: their plans.
+        budget: of the run.
+        account: of its caller; ``None``: the caller is not limited.
+    """
     total = sum((task.expected for task in tasks), Spend())
     seconds = sum(task.wall_seconds for task in tasks)
+    share = _share(budget, total, seconds)
+    callers_share = 1.0 if account is None else _share(account.left, total, seconds)
+    least = min(share, callers_share)
+    expected = Spend(
+        *(value * least for value in (total.items, total.tokens, total.engine_seconds, total.cost_micro_usd))
+    )
+    return RunPlan(tuple(tasks), expected, seconds * least, share < 1, callers_share < 1, account)
+
+
+def _share(budget: Budget, total: Spend, seconds: float) -> float:
+    """Which part of a cost a budget has room for."""
     shares = [
         limit / used
         for limit, used in (
@@ -84,11 +104,7 @@ def plan_run(tasks: Sequence[TaskPlan], budget: Budget) -> RunPlan:
         )
         if limit is not None and used > limit
     ]
-    share = min(shares, default=1.0)
-    expected = Spend(
-        *(value * share for value in (total.items, total.tokens, total.engine_seconds, total.cost_micro_usd))
-    )
-    return RunPlan(tuple(tasks), expected, seconds * share, exceeds_budget=bool(shares))
+    return min(shares, default=1.0)
 
 
 def plan_task(each: TaskItems, questions: TaskQuestions | None, earlier: EarlierRun | None) -> TaskPlan:

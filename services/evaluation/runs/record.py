@@ -35,6 +35,7 @@ class StopReason(enum.Enum):
     DECIDED = "decided"
     GATE_FAILED = "gate_failed"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    CALLER_BUDGET_EXHAUSTED = "caller_budget_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Run:
     """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it.
 
     Of the runs that wait, those with the highest ``priority`` come first.
-    ``spent`` is counted only where the goal has a budget.
+    ``spent`` is counted only where a budget, the run's or the caller's, may end it.
     """
 
     run_id: str

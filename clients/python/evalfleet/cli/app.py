@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from evalfleet.cli import (
+    budget,
     calibrate_guard,
     classify,
     compare,
@@ -138,6 +139,7 @@ for command in (
     run.run,
     gate.gate,
     plan.plan,
+    budget.budget,
     runs.runs,
     runs.show,
     runs.watch,

@@ -16,6 +16,7 @@ _STOPS: Mapping[StopReason, str] = {
     StopReason.DECIDED: "every question is decided",
     StopReason.GATE_FAILED: "a gate failed",
     StopReason.BUDGET_EXHAUSTED: "the budget is used up",
+    StopReason.CALLER_BUDGET_EXHAUSTED: "the caller's budget of today is used up",
 }
 UNDECIDED_EXIT_CODE = 2
 

@@ -5,6 +5,7 @@ import os
 import click
 from rich.table import Table
 
+from evalfleet.cli.budget import left_text
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
@@ -73,6 +74,13 @@ def plan(
     if planned.exceeds_budget:
         session.out.print(
             "the budget will probably be used up before everything is decided; the run then ends with its estimates",
+            markup=False,
+        )
+    if planned.caller_budget is not None:
+        fits = "does not fit into" if planned.exceeds_caller_budget else "fits into"
+        session.out.print(
+            f"the run {fits} what is left of today's budget of {planned.caller_budget.caller}: "
+            f"{left_text(planned.caller_budget)}",
             markup=False,
         )
 

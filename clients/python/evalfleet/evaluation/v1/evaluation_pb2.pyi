@@ -75,6 +75,8 @@ class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason
     """A gate failed, and the run was to stop at the first that does."""
     STOP_REASON_BUDGET_EXHAUSTED: _StopReason.ValueType  # 4
     """The budget was used up; what is not decided has its estimate so far."""
+    STOP_REASON_CALLER_BUDGET_EXHAUSTED: _StopReason.ValueType  # 5
+    """The caller's budget of the day was used up; what is not decided has its estimate so far."""
 
 class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
     """Why a run that succeeded did not go on."""
@@ -89,6 +91,8 @@ STOP_REASON_GATE_FAILED: StopReason.ValueType  # 3
 """A gate failed, and the run was to stop at the first that does."""
 STOP_REASON_BUDGET_EXHAUSTED: StopReason.ValueType  # 4
 """The budget was used up; what is not decided has its estimate so far."""
+STOP_REASON_CALLER_BUDGET_EXHAUSTED: StopReason.ValueType  # 5
+"""The caller's budget of the day was used up; what is not decided has its estimate so far."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
 class _CostBasis:
@@ -376,7 +380,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def spend(self) -> Global___Spend:
-        """What it has spent; absent without a budget."""
+        """What it has spent; absent where neither the run nor its caller has a budget."""
 
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_drawing_pb2.TaskDecision]:
@@ -915,8 +919,12 @@ class EstimateRunResponse(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     EXPECTED_FIELD_NUMBER: _builtins.int
     EXCEEDS_BUDGET_FIELD_NUMBER: _builtins.int
+    EXCEEDS_CALLER_BUDGET_FIELD_NUMBER: _builtins.int
+    CALLER_BUDGET_FIELD_NUMBER: _builtins.int
     exceeds_budget: _builtins.bool
     """The budget would end the run before all questions are decided."""
+    exceeds_caller_budget: _builtins.bool
+    """What is left of the caller's budget of today would; `expected` is cut to that, too."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskPlan]:
         """One entry a task, in the suite's order."""
@@ -925,20 +933,129 @@ class EstimateRunResponse(_message.Message):
     def expected(self) -> Global___Spend:
         """All of them together; cut to the budget, whichever of its limits is met first."""
 
+    @_builtins.property
+    def caller_budget(self) -> Global___CallerBudget:
+        """The caller's budget; absent where the caller has none."""
+
     def __init__(
         self,
         *,
         tasks: _abc.Iterable[Global___TaskPlan] | None = ...,
         expected: Global___Spend | None = ...,
         exceeds_budget: _builtins.bool = ...,
+        exceeds_caller_budget: _builtins.bool = ...,
+        caller_budget: Global___CallerBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller_budget", b"caller_budget", "expected", b"expected"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceeds_budget", b"exceeds_budget", "expected", b"expected", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_budget", b"caller_budget", "exceeds_budget", b"exceeds_budget", "exceeds_caller_budget", b"exceeds_caller_budget", "expected", b"expected", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
+
+@_typing.final
+class CallerBudget(_message.Message):
+    """What a caller may spend in a day over all of its runs, by the operator's file. Of a run, cost is reserved before an item
+    is asked and settled after it, so that all runs of a caller together exceed the budget by no more than what their items
+    in flight cost beyond what was reserved for them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """The caller's name."""
+    pattern: _builtins.str
+    """The line of the file that fits: the name, the beginning of names and `*`, or `*` alone for everybody else."""
+    day: _builtins.str
+    """The day, as `2026-01-31`, in UTC."""
+    @_builtins.property
+    def limit(self) -> Global___Budget:
+        """The most of a day; absent: the caller is not limited, and what it spends is not counted. No limit of wall time."""
+
+    @_builtins.property
+    def spent(self) -> Global___Spend:
+        """What was spent today."""
+
+    @_builtins.property
+    def reserved(self) -> Global___Spend:
+        """What is reserved for items in flight."""
+
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next day begins."""
+
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        day: _builtins.str = ...,
+        limit: Global___Budget | None = ...,
+        spent: Global___Spend | None = ...,
+        reserved: Global___Spend | None = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "reserved", b"reserved", "reset_time", b"reset_time", "spent", b"spent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "day", b"day", "limit", b"limit", "pattern", b"pattern", "reserved", b"reserved", "reset_time", b"reset_time", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerBudget: _TypeAlias = CallerBudget  # noqa: Y015
+
+@_typing.final
+class GetCallerBudgetRequest(_message.Message):
+    """A request for a caller's budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """The caller's name; empty: that of the call."""
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerBudgetRequest: _TypeAlias = GetCallerBudgetRequest  # noqa: Y015
+
+@_typing.final
+class GetCallerBudgetResponse(_message.Message):
+    """A caller's budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> Global___CallerBudget:
+        """Where it stands."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___CallerBudget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerBudgetResponse: _TypeAlias = GetCallerBudgetResponse  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):

@@ -65,6 +65,11 @@ class EvaluationServiceStub:
                 request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.FromString,
                 _registered_method=True)
+        self.GetCallerBudget = channel.unary_unary(
+                '/evalfleet.evaluation.v1.EvaluationService/GetCallerBudget',
+                request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetResponse.FromString,
+                _registered_method=True)
         self.ListSuites = channel.unary_unary(
                 '/evalfleet.evaluation.v1.EvaluationService/ListSuites',
                 request_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.ListSuitesRequest.SerializeToString,
@@ -123,6 +128,13 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCallerBudget(self, request, context):
+        """Reads what a caller may spend today, and what is left of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSuites(self, request, context):
         """Lists the suites that can be run, ordered by name.
         """
@@ -169,6 +181,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.EstimateRun,
                     request_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.FromString,
                     response_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.SerializeToString,
+            ),
+            'GetCallerBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCallerBudget,
+                    request_deserializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetRequest.FromString,
+                    response_serializer=evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetResponse.SerializeToString,
             ),
             'ListSuites': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSuites,
@@ -344,6 +361,33 @@ class EvaluationService:
             '/evalfleet.evaluation.v1.EvaluationService/EstimateRun',
             evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunRequest.SerializeToString,
             evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.EstimateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCallerBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.evaluation.v1.EvaluationService/GetCallerBudget',
+            evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetRequest.SerializeToString,
+            evalfleet_dot_evaluation_dot_v1_dot_evaluation__pb2.GetCallerBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class EvaluationServiceStub:
     """Streams a run's progress, at once and whenever it changes, until the run has ended."""
     EstimateRun: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.EstimateRunRequest, _evaluation_pb2.EstimateRunResponse]
     """Says what a run would probably cost, before anything is spent."""
+    GetCallerBudget: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.GetCallerBudgetRequest, _evaluation_pb2.GetCallerBudgetResponse]
+    """Reads what a caller may spend today, and what is left of it."""
     ListSuites: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListSuitesRequest, _evaluation_pb2.ListSuitesResponse]
     """Lists the suites that can be run, ordered by name."""
     GetSuite: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.GetSuiteRequest, _evaluation_pb2.GetSuiteResponse]
@@ -67,6 +69,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """Streams a run's progress, at once and whenever it changes, until the run has ended."""
     EstimateRun: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.EstimateRunRequest, _evaluation_pb2.EstimateRunResponse]  # type: ignore[assignment]
     """Says what a run would probably cost, before anything is spent."""
+    GetCallerBudget: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.GetCallerBudgetRequest, _evaluation_pb2.GetCallerBudgetResponse]  # type: ignore[assignment]
+    """Reads what a caller may spend today, and what is left of it."""
     ListSuites: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListSuitesRequest, _evaluation_pb2.ListSuitesResponse]  # type: ignore[assignment]
     """Lists the suites that can be run, ordered by name."""
     GetSuite: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.GetSuiteRequest, _evaluation_pb2.GetSuiteResponse]  # type: ignore[assignment]
@@ -122,6 +126,14 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.EstimateRunResponse, _abc.Awaitable[_evaluation_pb2.EstimateRunResponse]]:
         """Says what a run would probably cost, before anything is spent."""
+
+    @_abc_1.abstractmethod
+    def GetCallerBudget(
+        self,
+        request: _evaluation_pb2.GetCallerBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.GetCallerBudgetResponse, _abc.Awaitable[_evaluation_pb2.GetCallerBudgetResponse]]:
+        """Reads what a caller may spend today, and what is left of it."""
 
     @_abc_1.abstractmethod
     def ListSuites(

@@ -1,0 +1,129 @@
+"""Makes runs from what callers ask for, once each, and stores them for whichever replica takes them."""
+
+import asyncio
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from services.evaluation.runs.allowances import Allowances
+from services.evaluation.runs.executor import Peers, TaskItems
+from services.evaluation.runs.record import Run, RunRequest, TaskProgress, new_run_id
+from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.tiers import SMOKE, goal_of, suite_for
+from services.evaluation.tasks import Suite
+from services.runtime.callers import current_caller
+from services.runtime.deadlines import child_timeout
+from services.runtime.errors import AlreadyExistsError
+
+_LONGEST_CREATE_SECONDS = 30.0
+"""How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
+
+
+class SuiteBook(Protocol):
+    """Where runs get their suites and items from."""
+
+    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+        """The suite, or only some of its tasks; raises NotFoundError with the nearest names."""
+        ...
+
+    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
+        """Each task's items in the run's seeded order; raises typed errors for data that cannot be used."""
+        ...
+
+
+class RunMaker:
+    """Checks what a caller asks for against suites, models, judges and the caller's budget, and stores the run."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        suites: SuiteBook,
+        peers: Peers,
+        *,
+        default_concurrency: int,
+        patience_seconds: float,
+        allowances: Allowances | None = None,
+    ) -> None:
+        self._store = store
+        self._suites = suites
+        self._peers = peers
+        self._default_concurrency = default_concurrency
+        self._patience_seconds = patience_seconds
+        self._allowances = allowances
+        self._lock = asyncio.Lock()
+
+    async def make(self, request: RunRequest) -> Run:
+        """Store a run, or return the one that a request with this id has made already.
+
+        Raises:
+            NotFoundError: suite, task, scorer, guard, policy or model does not exist.
+            FailedPreconditionError: a guard or a policy cannot judge what a task wants judged.
+            AlreadyExistsError: the run id is taken.
+            ResourceExhaustedError: CALLER_BUDGET_EXHAUSTED.
+        """
+        if (earlier := await self._earlier(request)) is not None:
+            return earlier
+        caller = current_caller()
+        if self._allowances is not None:
+            await self._allowances.check(caller)
+        suite = await self._suites.resolve(request.suite, request.tasks)
+        goal = goal_of(request.wish, suite)
+        has_caller_budget = self._allowances is not None and self._allowances.is_limited(caller)
+        goal = dataclasses.replace(goal, has_caller_budget=has_caller_budget)
+        suite = suite_for(goal, suite)
+        await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
+        await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
+        # Before the lock: the content of a model that was just registered may take a while to be read.
+        digest = await wait_out(
+            partial(self._peers.generator.model_digest, request.model),
+            patience_seconds=child_timeout(min(self._patience_seconds, _LONGEST_CREATE_SECONDS)),
+        )
+        run = Run(
+            run_id=request.run_id or new_run_id(suite.name),
+            suite=suite.name,
+            suite_digest=suite.digest,
+            model=request.model,
+            model_digest=digest,
+            seed=_seed_of(suite) if request.seed is None else request.seed,
+            concurrency=request.concurrency or self._default_concurrency,
+            create_time=time.time(),
+            item_limit=request.item_limit,
+            tasks=tuple(task.name for task in suite.tasks) if goal.tier == SMOKE else request.tasks,
+            request_id=request.request_id,
+            progress=tuple(TaskProgress(task.name) for task in suite.tasks),
+            caller=caller,
+            priority=request.priority,
+            goal=goal,
+        )
+        async with self._lock:
+            return await self._add(run, request)
+
+    async def _add(self, run: Run, request: RunRequest) -> Run:
+        if (earlier := await self._earlier(request)) is not None:
+            return earlier
+        if await self._store.get(run.run_id) is not None:
+            raise AlreadyExistsError(
+                f"run {run.run_id!r} exists already; choose another run_id or leave it out",
+                reason="RUN_EXISTS",
+                metadata={"run": run.name},
+            )
+        try:
+            await self._store.add(run)
+        except AlreadyExistsError:
+            # Another replica was asked the same at the same time.
+            if (earlier := await self._earlier(request)) is not None:
+                return earlier
+            raise
+        return run
+
+    async def _earlier(self, request: RunRequest) -> Run | None:
+        return await self._store.find_request(request.request_id) if request.request_id else None
+
+
+def _seed_of(suite: Suite) -> int:
+    """The same for every model, so that all meet the same items in the same order."""
+    return int.from_bytes(hashlib.sha256(f"suite\0{suite.name}".encode()).digest()[:6], "big")
