@@ -6,11 +6,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from services.generation.errors import CHECKPOINT_FIELD, CheckpointError, CheckpointPathError
 from services.inference.adapters import inspect_adapter
-from services.inference.checkpoints import CheckpointFacts, content_digest, inspect_checkpoint
+from services.inference.checkpoints import (
+    LINEAGE_PATTERNS,
+    CheckpointFacts,
+    content_digest,
+    content_digests,
+    inspect_checkpoint,
+)
 from services.inference.errors import as_fleet_errors
 from services.runtime.errors import nearest_names
 
@@ -32,6 +38,22 @@ class FileStamp:
 
 Fingerprint = tuple[FileStamp, ...]
 """The files of a checkpoint folder by name. Equal fingerprints mean equal content; unequal ones mean: hash again."""
+
+
+class Content(NamedTuple):
+    """What a checkpoint holds, as digests (SHA-256 in hex).
+
+    Attributes:
+        digest: of weights, configuration, tokenizer, chat template, adapter and dtype.
+        fingerprint: the files that it was computed from.
+        base_digest: the same without the adapter.
+        lineage_digest: of configuration, tokenizer and chat template alone.
+    """
+
+    digest: str
+    fingerprint: Fingerprint
+    base_digest: str = ""
+    lineage_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +181,8 @@ def read_fingerprint(folder: Path, adapter: Path | None = None) -> Fingerprint:
     return tuple(FileStamp(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in sorted(stats))
 
 
-async def compute_digest(folder: Path, dtype: str, adapter: Path | None = None) -> tuple[str, Fingerprint]:
+async def compute_digest(folder: Path, dtype: str, adapter: Path | None = None) -> Content:
     """Hash weights, configuration, tokenizer, chat template, adapter and dtype, off the event loop.
-
-    Returns:
-        The digest (SHA-256 in hex) and the files that it was computed from.
 
     Raises:
         CheckpointError: CHECKPOINT_CHANGED, files are still being written, or vanished.
@@ -172,12 +191,13 @@ async def compute_digest(folder: Path, dtype: str, adapter: Path | None = None) 
     for _ in range(_DIGEST_ATTEMPTS):
         before = await asyncio.to_thread(read_fingerprint, folder, adapter)
         try:
-            digest = await _in_daemon_thread(lambda: content_digest(*folders, dtype=dtype))
+            digests = await _in_daemon_thread(lambda: content_digests(*folders, dtype=dtype))
+            lineage = await asyncio.to_thread(content_digest, folder, patterns=LINEAGE_PATTERNS)
         except OSError as error:
             raise changed_checkpoint(folder) from error
         # A trainer may still write its own state beside the weights: that alone is no reason to refuse.
         if before and await asyncio.to_thread(read_fingerprint, folder, adapter) == before:
-            return digest, before
+            return Content(digests[-1], before, digests[0], lineage)
     raise changed_checkpoint(folder)
 
 
@@ -191,9 +211,9 @@ class ContentDigests:
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[_DigestKey, asyncio.Task[tuple[str, Fingerprint]]] = {}
+        self._tasks: dict[_DigestKey, asyncio.Task[Content]] = {}
 
-    async def digest(self, folder: Path, dtype: str, adapter: Path | None = None) -> tuple[str, Fingerprint]:
+    async def digest(self, folder: Path, dtype: str, adapter: Path | None = None) -> Content:
         """Return what ``compute_digest`` does."""
         key = (folder, adapter, dtype, await asyncio.to_thread(read_fingerprint, folder, adapter))
         task = self._tasks.get(key)
@@ -205,7 +225,7 @@ class ContentDigests:
                 del self._tasks[stale]
         return await asyncio.shield(task)
 
-    def _forget_failure(self, key: _DigestKey, task: asyncio.Task[tuple[str, Fingerprint]]) -> None:
+    def _forget_failure(self, key: _DigestKey, task: asyncio.Task[Content]) -> None:
         if task.cancelled() or task.exception() is not None:
             self._tasks.pop(key, None)
 

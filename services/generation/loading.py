@@ -86,10 +86,10 @@ class CheckpointLoader:
             await asyncio.to_thread(locate_checkpoint, record.adapter_path, self._roots)
         if record.digest and await asyncio.to_thread(read_fingerprint, folder, adapter) == record.fingerprint:
             return record
-        digest, fingerprint = await self._digests.digest(folder, record.dtype, adapter)
-        if record.digest not in ("", digest):
+        content = await self._digests.digest(folder, record.dtype, adapter)
+        if record.digest not in ("", content.digest):
             raise changed_checkpoint(folder)
-        return replace(record, digest=digest, fingerprint=fingerprint)
+        return replace(record, **content._asdict())
 
     async def load(self, record: ModelRecord, *, restart: bool) -> ModelRecord:
         """Load a verified checkpoint, waiting for the inference server as long as it takes.

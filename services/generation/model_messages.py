@@ -152,6 +152,8 @@ def model_message(record: ModelRecord) -> model_pb2.Model:
         adapter_path=source.adapter_path,
         hub=hub if source.hub_repo_id else None,
         digest=record.digest,
+        base_digest=record.base_digest,
+        lineage_digest=record.lineage_digest,
         state=_STATES[record.state],
         failure=record.failure,
         architecture=record.architecture,

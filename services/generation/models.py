@@ -54,6 +54,8 @@ class ModelRecord:
         foreign_target: which model of a foreign Triton it is, as JSON; empty for checkpoints. ``checkpoint_path`` then
             holds its tokenizer, and nothing is known of its weights.
         last_use_time: when it last took a request before it was loaded or evicted; ``None``: never.
+        base_digest: as ``digest``, without the adapter; empty for foreign models and as long as the digest is.
+        lineage_digest: SHA-256 (hex) over what checkpoints of one training have in common; empty likewise.
     """
 
     model_id: str
@@ -73,6 +75,8 @@ class ModelRecord:
     adapter_path: str = ""
     source: str = ""
     foreign_target: str = ""
+    base_digest: str = ""
+    lineage_digest: str = ""
 
     @property
     def last_used(self) -> datetime:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from services.generation.checkpoints import Checkpoint, ContentDigests, Fingerprint, read_checkpoint
+from services.generation.checkpoints import Checkpoint, Content, ContentDigests, Fingerprint, read_checkpoint
 from services.generation.errors import ModelExistsError
 from services.generation.foreign.errors import ForeignTargetRefusedError
 from services.generation.foreign.registration import ForeignModels, same_foreign_model
@@ -151,17 +151,16 @@ class ModelRegistrar:
     async def _register(self, registration: Registration, checkpoint: Checkpoint, fetched: Fetched) -> str:
         dtype = self._dtype(registration.dtype, checkpoint)
         engine = self._rules.auto_engine if registration.engine == "auto" else registration.engine
-        digest, fingerprint = "", Fingerprint()
+        content = Content("", Fingerprint())
         model_id = registration.model_id
         if model_id is None:
-            digest, fingerprint = await self._digest_in_time(checkpoint, dtype)
-            model_id = self._holder(digest, engine) or default_model_id(
-                fetched.name if is_remote(fetched.source) else checkpoint.path.name, digest
+            content = await self._digest_in_time(checkpoint, dtype)
+            model_id = self._holder(content.digest, engine) or default_model_id(
+                fetched.name if is_remote(fetched.source) else checkpoint.path.name, content.digest
             )
         candidate = ModelRecord(
             model_id=model_id,
             checkpoint_path=str(checkpoint.path),
-            digest=digest,
             state=ModelState.LOADING,
             failure="",
             architecture=checkpoint.facts.architecture,
@@ -169,11 +168,11 @@ class ModelRegistrar:
             context_tokens=checkpoint.facts.context_tokens or 0,
             weight_bytes=checkpoint.facts.weight_bytes,
             create_time=datetime.now(UTC),
-            fingerprint=fingerprint,
             adapter_path=str(checkpoint.adapter or ""),
             source=fetched.source.to_json() if is_remote(fetched.source) else "",
             parameter_count=checkpoint.facts.parameter_count,
             engine=engine,
+            **content._asdict(),
         )
         async with self._lifecycle.lock(model_id):
             existing = self._registry.find(model_id)
@@ -216,15 +215,15 @@ class ModelRegistrar:
             )
         same_files = _files(existing) == _files(candidate)
         if not (same_files and existing.fingerprint == checkpoint.fingerprint):
-            digest, fingerprint = await self._digest_in_time(checkpoint, candidate.dtype)
+            content = await self._digest_in_time(checkpoint, candidate.dtype)
             # An empty digest is being computed right now; waiting for the same files' digest joins that computation.
             known = existing.digest or (await self._digests.digest(*_files(existing)))[0]
-            if digest != known:
+            if content.digest != known:
                 raise ModelExistsError(
                     f"models/{existing.model_id} holds other content: digest {known} from {existing.checkpoint_path} "
-                    f"in {existing.dtype}; this checkpoint in {candidate.dtype} has {digest}. Delete that model first, "
-                    "or choose another model_id",
-                    metadata={"model": existing.model_id, "digest": known, "requested_digest": digest},
+                    f"in {existing.dtype}; this checkpoint in {candidate.dtype} has {content.digest}. Delete that "
+                    "model first, or choose another model_id",
+                    metadata={"model": existing.model_id, "digest": known, "requested_digest": content.digest},
                 )
             if existing.state is ModelState.FAILED:
                 # Its own folder may be the reason: go on with the one that was just checked.
@@ -233,14 +232,13 @@ class ModelRegistrar:
                     checkpoint_path=candidate.checkpoint_path,
                     adapter_path=candidate.adapter_path,
                     source=candidate.source,
-                    digest=digest,
-                    fingerprint=fingerprint,
+                    **content._asdict(),
                 )
         if existing.state is ModelState.FAILED:
             return replace(existing, state=ModelState.LOADING, failure="")
         return existing
 
-    async def _digest_in_time(self, checkpoint: Checkpoint, dtype: str) -> tuple[str, Fingerprint]:
+    async def _digest_in_time(self, checkpoint: Checkpoint, dtype: str) -> Content:
         try:
             async with asyncio.timeout(child_timeout(3600.0)):
                 return await self._digests.digest(checkpoint.path, dtype, checkpoint.adapter)

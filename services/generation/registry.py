@@ -41,6 +41,10 @@ ALTER TABLE models ADD COLUMN adapter_path TEXT NOT NULL DEFAULT '';
 ALTER TABLE models ADD COLUMN source TEXT NOT NULL DEFAULT ''
 """,
     "ALTER TABLE models ADD COLUMN foreign_target TEXT NOT NULL DEFAULT ''",
+    """
+ALTER TABLE models ADD COLUMN base_digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE models ADD COLUMN lineage_digest TEXT NOT NULL DEFAULT ''
+""",
 )
 """Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
 _SCHEMA_VERSION = len(_MIGRATIONS)

@@ -32,6 +32,9 @@ CONTENT_PATTERNS: Final = (
     "head.json",
     "adapter_config.json",
 )
+_WEIGHT_PATTERNS: Final = ("*.safetensors", "*.safetensors.index.json")
+LINEAGE_PATTERNS: Final = tuple(pattern for pattern in CONTENT_PATTERNS if pattern not in _WEIGHT_PATTERNS)
+"""What checkpoints of one training have in common: configuration, tokenizer, chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +176,21 @@ def content_digest(*folders: str | Path, dtype: str = "", patterns: Sequence[str
 
     Reads every weight file: call it outside the event loop.
     """
+    return content_digests(*folders, dtype=dtype, patterns=patterns)[-1]
+
+
+def content_digests(
+    *folders: str | Path, dtype: str = "", patterns: Sequence[str] = CONTENT_PATTERNS
+) -> tuple[str, ...]:
+    """Return the ``content_digest`` of the first folder, of the first two together, and so on; each is read once."""
     digest = hashlib.sha256(f"dtype={dtype}\n".encode())
+    digests = []
     for folder in folders:
         files = {file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()}
         for file in sorted(files):
             digest.update(f"{file.name} {_file_sha256(file)}\n".encode())
-    return digest.hexdigest()
+        digests.append(digest.hexdigest())
+    return tuple(digests)
 
 
 def _file_sha256(file: Path) -> str:

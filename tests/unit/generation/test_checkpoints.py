@@ -141,7 +141,7 @@ def test_damaged_folders_are_refused_typed(root: Path, damage: Callable[[Path], 
 
 async def test_the_digest_covers_content_and_dtype_and_nothing_else(root: Path) -> None:
     folder = write_checkpoint(root / "a")
-    digest, _ = await compute_digest(folder, "float32")
+    digest = (await compute_digest(folder, "float32")).digest
     copy = write_checkpoint(root / "copy")
     (copy / "trainer_state.json").write_text("{}")
     assert (await compute_digest(copy, "float32"))[0] == digest
@@ -149,10 +149,24 @@ async def test_the_digest_covers_content_and_dtype_and_nothing_else(root: Path) 
     for name in ("chat_template.jinja", "generation_config.json", "config.json", "tokenizer.json", "model.safetensors"):
         file = folder / name
         file.write_bytes((file.read_bytes() if file.exists() else b"") + b" ")
-        changed, fingerprint = await compute_digest(folder, "float32")
+        changed, fingerprint = (await compute_digest(folder, "float32"))[:2]
         assert changed not in seen
         assert fingerprint == read_fingerprint(folder)
         seen.add(changed)
+
+
+async def test_the_base_is_told_apart_from_its_adapter_and_the_lineage_from_both(root: Path) -> None:
+    folder, other = write_checkpoint(root / "a", content="one"), write_checkpoint(root / "b", content="two")
+    adapter = root / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    bare, tuned = await compute_digest(folder, "float32"), await compute_digest(folder, "float32", adapter)
+    assert bare.digest == bare.base_digest == tuned.base_digest != tuned.digest
+    later = await compute_digest(other, "float32")
+    assert later.base_digest != bare.base_digest
+    assert later.lineage_digest == bare.lineage_digest == tuned.lineage_digest
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    assert (await compute_digest(other, "float32")).lineage_digest != bare.lineage_digest
 
 
 def test_the_fingerprint_notices_a_rewrite_that_keeps_size_and_time(root: Path) -> None:
@@ -168,21 +182,21 @@ def test_the_fingerprint_notices_a_rewrite_that_keeps_size_and_time(root: Path) 
 async def test_a_folder_that_never_rests_cannot_be_hashed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(root / "a")
 
-    def hash_while_written(*folders: Path, dtype: str) -> str:
+    def hash_while_written(*folders: Path, dtype: str) -> tuple[str, ...]:
         (folder / "log").open("a").write("x")
-        return "digest"
+        return ("digest",)
 
-    monkeypatch.setattr(checkpoints, "content_digest", hash_while_written)
+    monkeypatch.setattr(checkpoints, "content_digests", hash_while_written)
     with pytest.raises(CheckpointError) as caught:
         await compute_digest(folder, "float32")
     assert caught.value.reason == "CHECKPOINT_CHANGED"
 
 
 async def test_a_vanished_file_is_a_typed_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def vanish(*folders: Path, dtype: str) -> str:
+    def vanish(*folders: Path, dtype: str) -> tuple[str, ...]:
         raise FileNotFoundError
 
-    monkeypatch.setattr(checkpoints, "content_digest", vanish)
+    monkeypatch.setattr(checkpoints, "content_digests", vanish)
     with pytest.raises(CheckpointError):
         await compute_digest(write_checkpoint(root / "a"), "float32")
 
@@ -194,13 +208,13 @@ async def test_hashing_is_shared_and_goes_on_when_its_callers_leave(
     loop = asyncio.get_running_loop()
     started, release, calls = asyncio.Event(), asyncio.Event(), []
 
-    def slow(*folders: Path, dtype: str) -> str:
+    def slow(*folders: Path, dtype: str) -> tuple[str, ...]:
         calls.append(dtype)
         loop.call_soon_threadsafe(started.set)
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-        return "digest"
+        return ("digest",)
 
-    monkeypatch.setattr(checkpoints, "content_digest", slow)
+    monkeypatch.setattr(checkpoints, "content_digests", slow)
     digests = ContentDigests()
     leaving = asyncio.create_task(digests.digest(folder, "float32"))
     await started.wait()
@@ -217,13 +231,13 @@ async def test_a_failed_hash_is_tried_again(root: Path, monkeypatch: pytest.Monk
     folder = write_checkpoint(root / "a")
     outcomes: list[str | OSError] = [OSError("disk"), "digest"]
 
-    def flaky(*folders: Path, dtype: str) -> str:
+    def flaky(*folders: Path, dtype: str) -> tuple[str, ...]:
         outcome = outcomes.pop(0)
         if isinstance(outcome, OSError):
             raise outcome
-        return outcome
+        return (outcome,)
 
-    monkeypatch.setattr(checkpoints, "content_digest", flaky)
+    monkeypatch.setattr(checkpoints, "content_digests", flaky)
     digests = ContentDigests()
     with pytest.raises(CheckpointError):
         await digests.digest(folder, "float32")

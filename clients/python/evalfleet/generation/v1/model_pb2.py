@@ -25,39 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#evalfleet/generation/v1/model.proto\x12\x17\x65valfleet.generation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32#.evalfleet.generation.v1.ModelState\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\x05\x12\x14\n\x0cweight_bytes\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\x0b \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_path\x18\x0c \x01(\t\x12\x33\n\x03hub\x18\r \x01(\x0b\x32&.evalfleet.generation.v1.HubCheckpoint\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07\x66oreign\x18\x0f \x01(\x0b\x32&.evalfleet.generation.v1.ForeignTriton\"\xc1\x01\n\rForeignTriton\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x1a\n\rmodel_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x12:\n\x08protocol\x18\x04 \x01(\x0e\x32(.evalfleet.generation.v1.ForeignProtocol\x12\x15\n\x08revision\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_model_versionB\x0b\n\t_revision\"D\n\rHubCheckpoint\x12\x0f\n\x07repo_id\x18\x01 \x01(\t\x12\x15\n\x08revision\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_revision\"\xbb\x02\n\x12\x43reateModelRequest\x12\x15\n\x08model_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x12\n\x05\x64type\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x65ngine\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x14\n\x0c\x61\x64\x61pter_path\x18\x06 \x01(\t\x12\x33\n\x03hub\x18\x07 \x01(\x0b\x32&.evalfleet.generation.v1.HubCheckpoint\x12\x37\n\x07\x66oreign\x18\x08 \x01(\x0b\x32&.evalfleet.generation.v1.ForeignTritonB\x0b\n\t_model_idB\x08\n\x06_dtypeB\r\n\x0b_request_idB\t\n\x07_engine\"D\n\x13\x43reateModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.evalfleet.generation.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.evalfleet.generation.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.evalfleet.generation.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse*\x8a\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x17\n\x13MODEL_STATE_EVICTED\x10\x04*y\n\x0f\x46oreignProtocol\x12 \n\x1c\x46OREIGN_PROTOCOL_UNSPECIFIED\x10\x00\x12!\n\x1d\x46OREIGN_PROTOCOL_VLLM_BACKEND\x10\x01\x12!\n\x1d\x46OREIGN_PROTOCOL_TENSORRT_LLM\x10\x02\x32\xaa\x03\n\x0cModelService\x12h\n\x0b\x43reateModel\x12+.evalfleet.generation.v1.CreateModelRequest\x1a,.evalfleet.generation.v1.CreateModelResponse\x12_\n\x08GetModel\x12(.evalfleet.generation.v1.GetModelRequest\x1a).evalfleet.generation.v1.GetModelResponse\x12\x65\n\nListModels\x12*.evalfleet.generation.v1.ListModelsRequest\x1a+.evalfleet.generation.v1.ListModelsResponse\x12h\n\x0b\x44\x65leteModel\x12+.evalfleet.generation.v1.DeleteModelRequest\x1a,.evalfleet.generation.v1.DeleteModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#evalfleet/generation/v1/model.proto\x12\x17\x65valfleet.generation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32#.evalfleet.generation.v1.ModelState\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\x05\x12\x14\n\x0cweight_bytes\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\x0b \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_path\x18\x0c \x01(\t\x12\x33\n\x03hub\x18\r \x01(\x0b\x32&.evalfleet.generation.v1.HubCheckpoint\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07\x66oreign\x18\x0f \x01(\x0b\x32&.evalfleet.generation.v1.ForeignTriton\x12\x13\n\x0b\x62\x61se_digest\x18\x10 \x01(\t\x12\x16\n\x0elineage_digest\x18\x11 \x01(\t\"\xc1\x01\n\rForeignTriton\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x1a\n\rmodel_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x12:\n\x08protocol\x18\x04 \x01(\x0e\x32(.evalfleet.generation.v1.ForeignProtocol\x12\x15\n\x08revision\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_model_versionB\x0b\n\t_revision\"D\n\rHubCheckpoint\x12\x0f\n\x07repo_id\x18\x01 \x01(\t\x12\x15\n\x08revision\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_revision\"\xbb\x02\n\x12\x43reateModelRequest\x12\x15\n\x08model_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x12\n\x05\x64type\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x65ngine\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x14\n\x0c\x61\x64\x61pter_path\x18\x06 \x01(\t\x12\x33\n\x03hub\x18\x07 \x01(\x0b\x32&.evalfleet.generation.v1.HubCheckpoint\x12\x37\n\x07\x66oreign\x18\x08 \x01(\x0b\x32&.evalfleet.generation.v1.ForeignTritonB\x0b\n\t_model_idB\x08\n\x06_dtypeB\r\n\x0b_request_idB\t\n\x07_engine\"D\n\x13\x43reateModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.evalfleet.generation.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.evalfleet.generation.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.evalfleet.generation.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse*\x8a\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x17\n\x13MODEL_STATE_EVICTED\x10\x04*y\n\x0f\x46oreignProtocol\x12 \n\x1c\x46OREIGN_PROTOCOL_UNSPECIFIED\x10\x00\x12!\n\x1d\x46OREIGN_PROTOCOL_VLLM_BACKEND\x10\x01\x12!\n\x1d\x46OREIGN_PROTOCOL_TENSORRT_LLM\x10\x02\x32\xaa\x03\n\x0cModelService\x12h\n\x0b\x43reateModel\x12+.evalfleet.generation.v1.CreateModelRequest\x1a,.evalfleet.generation.v1.CreateModelResponse\x12_\n\x08GetModel\x12(.evalfleet.generation.v1.GetModelRequest\x1a).evalfleet.generation.v1.GetModelResponse\x12\x65\n\nListModels\x12*.evalfleet.generation.v1.ListModelsRequest\x1a+.evalfleet.generation.v1.ListModelsResponse\x12h\n\x0b\x44\x65leteModel\x12+.evalfleet.generation.v1.DeleteModelRequest\x1a,.evalfleet.generation.v1.DeleteModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.generation.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1531
-  _globals['_MODELSTATE']._serialized_end=1669
-  _globals['_FOREIGNPROTOCOL']._serialized_start=1671
-  _globals['_FOREIGNPROTOCOL']._serialized_end=1792
+  _globals['_MODELSTATE']._serialized_start=1576
+  _globals['_MODELSTATE']._serialized_end=1714
+  _globals['_FOREIGNPROTOCOL']._serialized_start=1716
+  _globals['_FOREIGNPROTOCOL']._serialized_end=1837
   _globals['_MODEL']._serialized_start=98
-  _globals['_MODEL']._serialized_end=560
-  _globals['_FOREIGNTRITON']._serialized_start=563
-  _globals['_FOREIGNTRITON']._serialized_end=756
-  _globals['_HUBCHECKPOINT']._serialized_start=758
-  _globals['_HUBCHECKPOINT']._serialized_end=826
-  _globals['_CREATEMODELREQUEST']._serialized_start=829
-  _globals['_CREATEMODELREQUEST']._serialized_end=1144
-  _globals['_CREATEMODELRESPONSE']._serialized_start=1146
-  _globals['_CREATEMODELRESPONSE']._serialized_end=1214
-  _globals['_GETMODELREQUEST']._serialized_start=1216
-  _globals['_GETMODELREQUEST']._serialized_end=1247
-  _globals['_GETMODELRESPONSE']._serialized_start=1249
-  _globals['_GETMODELRESPONSE']._serialized_end=1314
-  _globals['_LISTMODELSREQUEST']._serialized_start=1316
-  _globals['_LISTMODELSREQUEST']._serialized_end=1374
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1376
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1469
-  _globals['_DELETEMODELREQUEST']._serialized_start=1471
-  _globals['_DELETEMODELREQUEST']._serialized_end=1505
-  _globals['_DELETEMODELRESPONSE']._serialized_start=1507
-  _globals['_DELETEMODELRESPONSE']._serialized_end=1528
-  _globals['_MODELSERVICE']._serialized_start=1795
-  _globals['_MODELSERVICE']._serialized_end=2221
+  _globals['_MODEL']._serialized_end=605
+  _globals['_FOREIGNTRITON']._serialized_start=608
+  _globals['_FOREIGNTRITON']._serialized_end=801
+  _globals['_HUBCHECKPOINT']._serialized_start=803
+  _globals['_HUBCHECKPOINT']._serialized_end=871
+  _globals['_CREATEMODELREQUEST']._serialized_start=874
+  _globals['_CREATEMODELREQUEST']._serialized_end=1189
+  _globals['_CREATEMODELRESPONSE']._serialized_start=1191
+  _globals['_CREATEMODELRESPONSE']._serialized_end=1259
+  _globals['_GETMODELREQUEST']._serialized_start=1261
+  _globals['_GETMODELREQUEST']._serialized_end=1292
+  _globals['_GETMODELRESPONSE']._serialized_start=1294
+  _globals['_GETMODELRESPONSE']._serialized_end=1359
+  _globals['_LISTMODELSREQUEST']._serialized_start=1361
+  _globals['_LISTMODELSREQUEST']._serialized_end=1419
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1421
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1514
+  _globals['_DELETEMODELREQUEST']._serialized_start=1516
+  _globals['_DELETEMODELREQUEST']._serialized_end=1550
+  _globals['_DELETEMODELRESPONSE']._serialized_start=1552
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1573
+  _globals['_MODELSERVICE']._serialized_start=1840
+  _globals['_MODELSERVICE']._serialized_end=2266
 # @@protoc_insertion_point(module_scope)

@@ -97,6 +97,8 @@ class Model(_message.Message):
     HUB_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     FOREIGN_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
+    LINEAGE_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `models/{model}`."""
     checkpoint_path: _builtins.str
@@ -121,6 +123,14 @@ class Model(_message.Message):
     """What computes its answers: `transformers` or `vllm`; `vllm_backend` or `tensorrt_llm` for a foreign Triton."""
     adapter_path: _builtins.str
     """Folder or URL of its LoRA adapter; empty without one."""
+    base_digest: _builtins.str
+    """As `digest`, but without the adapter; equal to it where there is none. Empty for foreign models, and for models
+    that were registered before this field was there.
+    """
+    lineage_digest: _builtins.str
+    """SHA-256 (hex) over configuration, tokenizer and chat template alone: equal for checkpoints of one training. Empty as
+    base_digest is.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
@@ -158,10 +168,12 @@ class Model(_message.Message):
         hub: Global___HubCheckpoint | None = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
         foreign: Global___ForeignTriton | None = ...,
+        base_digest: _builtins.str = ...,
+        lineage_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "foreign", b"foreign", "hub", b"hub", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "architecture", b"architecture", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "foreign", b"foreign", "hub", b"hub", "last_use_time", b"last_use_time", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "architecture", b"architecture", "base_digest", b"base_digest", "checkpoint_path", b"checkpoint_path", "context_tokens", b"context_tokens", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "engine", b"engine", "failure", b"failure", "foreign", b"foreign", "hub", b"hub", "last_use_time", b"last_use_time", "lineage_digest", b"lineage_digest", "name", b"name", "state", b"state", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
