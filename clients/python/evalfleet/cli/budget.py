@@ -19,12 +19,12 @@ _QUANTITIES = {
 @click.command(
     epilog="""\b
 Examples:
-  evalfleet budget                              yours: of $EVALFLEET_CALLER, or of those without a name
+  evalfleet budget                      yours: of $EVALFLEET_CALLER, or of those without a name
   evalfleet budget team/a
 
 \b
-The operator says what a caller may spend in a day (UTC) over all of its runs. When that is used up,
-running runs end with what they have found, and new ones are refused until the next day."""
+The operator says what a caller may spend in a day (UTC) over all of its runs. When that is used
+up, running runs end with what they have found, and new ones are refused until the next day."""
 )
 @click.argument("caller", required=False, default="", metavar="[CALLER]")
 @click.pass_obj
