@@ -10,6 +10,7 @@ Triton's mark of the final response.
 import argparse
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -102,16 +103,24 @@ class InstantTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ign
 
 
 async def serve(ready_file: Path) -> None:
-    """Serve on a free port until SIGTERM."""
+    """Serve on a free port until SIGTERM, or until the process that started this one has ended."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    watching = asyncio.create_task(_end_with_parent(os.getppid(), stopped))
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InstantTriton(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await asyncio.to_thread(ready_file.write_text, f"127.0.0.1:{port}", encoding="utf-8")
     await stopped.wait()
+    watching.cancel()
     await server.stop(1.0)
+
+
+async def _end_with_parent(parent: int, stopped: asyncio.Event) -> None:
+    while os.getppid() == parent:  # noqa: ASYNC110 - the end of another process sends no events
+        await asyncio.sleep(1.0)
+    stopped.set()
 
 
 def main() -> None:
