@@ -26,6 +26,9 @@ from services.runtime.listening import MetricsEndpoint, bind_port, remove_ready_
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
 
+_GARBAGE_THRESHOLDS: Final = (5000, 5, 5)
+"""Of the garbage collector: so many new objects make it look among them, every fifth time among less new ones, too."""
+
 Hook = Callable[[], Awaitable[None]]
 
 
@@ -188,6 +191,9 @@ async def serve(
         # What was made until now lives as long as the process: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # Hundreds of items in flight are thousands of objects: with the default, 700, a tenth of the time went into
+        # looking for cycles among them, where there are next to none.
+        gc.set_threshold(*_GARBAGE_THRESHOLDS)
         await stop.drain.wait()
         await server.drain(stop.at_once)
     except StoppedEarlyError:
