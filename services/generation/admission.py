@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 from services.generation.fair_queue import FairQueue, Ticket
 from services.generation.requests import Priority
 from services.runtime.callers import current_caller
-from services.runtime.deadlines import child_timeout_or_none
+from services.runtime.calls import current_scope
+from services.runtime.deadlines import CHILD_MARGIN_SECONDS, child_timeout_or_none
 from services.runtime.errors import DeadlineExceededError, QuotaViolation, ResourceExhaustedError
+from services.runtime.expiries import Expiries
 
 _RESERVE_SHARE: Final = 16
 """One in so many places is kept for interactive requests."""
@@ -66,6 +68,8 @@ class Admission(Collector):
         self._open_places = limits.running - limits.running // _RESERVE_SHARE
         self._queue = FairQueue(aging_seconds=limits.aging_seconds)
         self._running = dict.fromkeys(Priority, 0)
+        self._running_count = 0
+        self._expiries: Expiries[_Waiting] = Expiries(_give_up)
         self._refused = dict.fromkeys(Priority, 0)
         self._expired = dict.fromkeys(Priority, 0)
         self._held_back = 0
@@ -83,6 +87,7 @@ class Admission(Collector):
     async def enter(self, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int) -> None:
         """Wait for a place, first among the call's own, then among all; see ``CallPlaces.place``."""
         _check_time_left()
+        has_waited = call.locked()
         self._held_back += 1
         try:
             await call.acquire()
@@ -90,10 +95,12 @@ class Admission(Collector):
             self._held_back -= 1
         try:
             if not self._enter_at_once(caller, priority, tokens):
+                has_waited = True
                 await self._enter(caller, priority, tokens)
             try:
-                # The wait may have used up what was left: then the engine is not bothered at all.
-                _check_time_left()
+                if has_waited:
+                    # The wait may have used up what was left: then the engine is not bothered at all.
+                    _check_time_left()
             except BaseException:
                 self._leave(priority, 0.0)
                 raise
@@ -108,13 +115,12 @@ class Admission(Collector):
 
     def _enter_at_once(self, caller: str, priority: Priority, tokens: int) -> bool:
         """Take a place if nobody waits and there is one; otherwise say no."""
-        running = self._count_running()
-        others = running - self._running[Priority.INTERACTIVE]
+        others = self._running_count - self._running[Priority.INTERACTIVE]
         is_open = priority is Priority.INTERACTIVE or others < self._open_places
-        if running >= self._limits.running or not is_open or len(self._queue):
+        if self._running_count >= self._limits.running or not is_open or len(self._queue):
             return False
         self._queue.pass_by(caller, priority, max(1, tokens))
-        self._running[priority] += 1
+        self._begin(priority)
         return True
 
     async def _enter(self, caller: str, priority: Priority, tokens: int) -> None:
@@ -129,42 +135,51 @@ class Admission(Collector):
             self._queue.discard(waiting)
             self._refused[priority] += 1
             raise self._too_many(caller)
+        deadline = current_scope().deadline_seconds
+        if deadline is not None:
+            self._expiries.watch(waiting, deadline - CHILD_MARGIN_SECONDS)
         try:
-            async with asyncio.timeout(child_timeout_or_none(None)):
-                await waiting.turn
+            await waiting.turn
         except BaseException as error:
-            if waiting.turn.cancelled():
-                self._queue.discard(waiting)
-            else:
+            if _has_come(waiting.turn):
                 # The turn came in the same moment: hand it on.
-                self._running[priority] -= 1
+                self._end(priority)
                 self._dispatch()
+            else:
+                self._queue.discard(waiting)
             if isinstance(error, TimeoutError):
                 self._expired[priority] += 1
                 raise _expired_in_queue(time.monotonic() - waiting.queued_at) from None
             raise
+        finally:
+            self._expiries.forget(waiting)
 
     def _leave(self, priority: Priority, held_seconds: float) -> None:
         self._mean_seconds += _SMOOTHING * (held_seconds - self._mean_seconds)
-        self._running[priority] -= 1
+        self._end(priority)
         self._dispatch()
+
+    def _begin(self, priority: Priority) -> None:
+        self._running[priority] += 1
+        self._running_count += 1
+
+    def _end(self, priority: Priority) -> None:
+        self._running[priority] -= 1
+        self._running_count -= 1
 
     def _dispatch(self) -> None:
         """Hand out the free places."""
         now = time.monotonic()
-        while (running := self._count_running()) < self._limits.running:
+        while len(self._queue) and self._running_count < self._limits.running:
             # Interactive requests in the open places must not use up what the others may have: those bound only others.
-            others = running - self._running[Priority.INTERACTIVE]
+            others = self._running_count - self._running[Priority.INTERACTIVE]
             ticket = self._queue.pop(now, interactive_only=others >= self._open_places)
             if ticket is None:
                 return
             assert isinstance(ticket, _Waiting)
             if not ticket.turn.done():
-                self._running[ticket.priority] += 1
+                self._begin(ticket.priority)
                 ticket.turn.set_result(None)
-
-    def _count_running(self) -> int:
-        return sum(self._running.values())
 
     def _is_full(self, caller: str) -> bool:
         limits = self._limits
@@ -189,7 +204,7 @@ class Admission(Collector):
         now = time.monotonic()
         prefix = "evalfleet_generation"
         yield GaugeMetricFamily(
-            f"{prefix}_engine_requests_running", "Requests at the inference server.", value=self._count_running()
+            f"{prefix}_engine_requests_running", "Requests at the inference server.", value=self._running_count
         )
         yield GaugeMetricFamily(
             f"{prefix}_engine_requests_waiting",
@@ -265,6 +280,15 @@ class _Place(AbstractAsyncContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._admission.leave(self._call, self._priority, time.monotonic() - self._entered_at)
+
+
+def _has_come(turn: asyncio.Future[None]) -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None
+
+
+def _give_up(waiting: _Waiting) -> None:
+    if not waiting.turn.done():
+        waiting.turn.set_exception(TimeoutError())
 
 
 def _check_time_left() -> None:

@@ -111,9 +111,10 @@ class FairQueue:
         self._aging_seconds = aging_seconds
         self._classes = {priority: _PriorityClass() for priority in sorted(Priority)}
         self._by_caller: dict[str, int] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._classes.values()))
+        return self._count
 
     def count(self, priority: Priority) -> int:
         """Return how many requests of a priority wait."""
@@ -136,6 +137,7 @@ class FairQueue:
         """Let a request wait."""
         self._classes[ticket.priority].push(ticket)
         self._by_caller[ticket.caller] = self.count_of(ticket.caller) + 1
+        self._count += 1
 
     def pass_by(self, caller: str, priority: Priority, tokens: int) -> None:
         """Count a request that had its turn without waiting, which may be only while nobody waits."""
@@ -176,6 +178,7 @@ class FairQueue:
         return chosen
 
     def _forget(self, ticket: Ticket) -> None:
+        self._count -= 1
         left = self._by_caller[ticket.caller] - 1
         if left:
             self._by_caller[ticket.caller] = left

@@ -174,7 +174,7 @@ class Generator:
 
     async def _generate(self, request: GenerationRequest, places: CallPlaces) -> GenerationResult:
         async def work(record: ModelRecord) -> GenerationResult:
-            samples = (self._sample(record, request, index, places) for index in request.sample_indices)
+            samples = [self._sample(record, request, index, places) for index in request.sample_indices]
             return _result(await all_samples(samples), record)
 
         return await self._with_model(request.model_id, work)

@@ -1,8 +1,8 @@
 """The life of registered models: created, loaded, lost and loaded again, deleted."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,9 +148,10 @@ class ModelLifecycle:
             ModelNotReadyError: it is not loaded in time; come back later.
         """
         record = _not_failed(self._known.get(model_id))
+        if self._takes_requests(record):
+            return ServingModel(record, self._activations.epoch(model_id))
         wait_seconds = child_timeout(self._limits.ready_wait_seconds)
-        if not self._takes_requests(record):
-            record = await self._settled_again(model_id)
+        record = await self._settled_again(model_id)
         if not self._takes_requests(record):
             reachable = self._loader.server_reachable
             raise ModelNotReadyError(
@@ -163,11 +164,9 @@ class ModelLifecycle:
             )
         return ServingModel(record, self._activations.epoch(model_id))
 
-    @contextmanager
-    def using(self, model: ServingModel) -> Iterator[None]:
+    def using(self, model: ServingModel) -> AbstractContextManager[None]:
         """Keep a model loaded while a request is in flight; enter it as soon as ``ready`` has returned."""
-        with self.memory.using(model.record.model_id):
-            yield
+        return self.memory.using(model.record.model_id)
 
     def _takes_requests(self, record: ModelRecord) -> bool:
         return (

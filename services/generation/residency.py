@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 
 from services.generation.models import ModelRecord
 
@@ -62,18 +63,21 @@ class ModelMemory:
         """Memory of all models that are loaded or being loaded."""
         return sum(self._booked.values())
 
-    @contextmanager
-    def using(self, model_id: str) -> Iterator[None]:
-        """Keep a model from being evicted."""
+    def using(self, model_id: str) -> AbstractContextManager[None]:
+        """Keep a model from being evicted inside a ``with`` block."""
+        return _Use(self, model_id)
+
+    def begin_use(self, model_id: str) -> None:
+        """Keep a model from being evicted until ``end_use`` was called as often."""
         self._in_flight[model_id] = self._in_flight.get(model_id, 0) + 1
-        try:
-            yield
-        finally:
-            self._in_flight[model_id] -= 1
-            if not self._in_flight[model_id]:
-                del self._in_flight[model_id]
-            self.touch(model_id)
-            self.notify()
+
+    def end_use(self, model_id: str) -> None:
+        """See ``begin_use``."""
+        self._in_flight[model_id] -= 1
+        if not self._in_flight[model_id]:
+            del self._in_flight[model_id]
+        self.touch(model_id)
+        self.notify()
 
     def touch(self, model_id: str) -> None:
         """Count a model as used now; one that is not booked is none that could leave."""
@@ -188,3 +192,21 @@ class ModelMemory:
     async def _until(self, is_so: Callable[[], bool]) -> None:
         while not is_so():
             await self._changed.wait()
+
+
+class _Use(AbstractContextManager[None]):
+    """A model in use; a class, because each request enters one and a generator costs several times as much."""
+
+    __slots__ = ("_memory", "_model_id")
+
+    def __init__(self, memory: ModelMemory, model_id: str) -> None:
+        self._memory = memory
+        self._model_id = model_id
+
+    def __enter__(self) -> None:
+        self._memory.begin_use(self._model_id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._memory.end_use(self._model_id)

@@ -33,14 +33,18 @@ def generation_outcomes(
 ) -> Iterator[generation_pb2.StreamGenerateResponse]:
     """Write what became of some items of a stream, together if its caller takes that."""
     message: generation_pb2.StreamGenerateResponse | None = None
+    part: generation_pb2.StreamGenerateResponse | generation_pb2.StreamGenerateOutcome
+    size = 0
     for outcome in group:
-        if message is None or not together or message.ByteSize() > _LARGEST_GROUP_BYTES:
+        if message is None or not together or size > _LARGEST_GROUP_BYTES:
             if message is not None:
                 yield message
-            message = generation_pb2.StreamGenerateResponse()
-            _write_generation(message, outcome)
+            part = message = generation_pb2.StreamGenerateResponse()
+            size = 0
         else:
-            _write_generation(message.more.add(), outcome)
+            part = message.more.add()
+        _write_generation(part, outcome)
+        size += part.ByteSize()
     if message is not None:
         yield message
 
@@ -50,14 +54,18 @@ def scoring_outcomes(
 ) -> Iterator[generation_pb2.StreamScoreContinuationsResponse]:
     """Write what became of some items of a stream, together if its caller takes that."""
     message: generation_pb2.StreamScoreContinuationsResponse | None = None
+    part: generation_pb2.StreamScoreContinuationsResponse | generation_pb2.StreamScoreContinuationsOutcome
+    size = 0
     for outcome in group:
-        if message is None or not together or message.ByteSize() > _LARGEST_GROUP_BYTES:
+        if message is None or not together or size > _LARGEST_GROUP_BYTES:
             if message is not None:
                 yield message
-            message = generation_pb2.StreamScoreContinuationsResponse()
-            _write_scoring(message, outcome)
+            part = message = generation_pb2.StreamScoreContinuationsResponse()
+            size = 0
         else:
-            _write_scoring(message.more.add(), outcome)
+            part = message.more.add()
+        _write_scoring(part, outcome)
+        size += part.ByteSize()
     if message is not None:
         yield message
 

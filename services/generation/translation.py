@@ -1,5 +1,7 @@
 """Between the contract's messages and the domain: everything that comes in is checked here."""
 
+from functools import lru_cache
+
 from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2
 from google.protobuf import duration_pb2
@@ -30,6 +32,8 @@ MAX_BATCH = 256
 MAX_CONTINUATIONS = 256
 _MAX_STOPS = 16
 _HIGHEST_TEMPERATURE = 2.0
+_REMEMBERED_SAMPLINGS = 256
+_LARGEST_REMEMBERED_BYTES = 1024
 
 _ROLES: dict[int, Role] = {
     common_pb2.ROLE_SYSTEM: "system",
@@ -167,6 +171,20 @@ def _turns(conversation: common_pb2.Conversation, bad: Violations) -> tuple[Turn
 
 
 def _sampling(message: generation_pb2.SamplingParameters, bad: Violations) -> Sampling:
+    written = message.SerializeToString(deterministic=True)
+    remembered = _valid_sampling(written) if len(written) <= _LARGEST_REMEMBERED_BYTES else None
+    return remembered or _read_sampling(message, bad)
+
+
+@lru_cache(maxsize=_REMEMBERED_SAMPLINGS)
+def _valid_sampling(written: bytes) -> Sampling | None:
+    """Read sampling parameters, ``None`` if they are not in order; the requests of an evaluation share theirs."""
+    bad = Violations()
+    sampling = _read_sampling(generation_pb2.SamplingParameters.FromString(written), bad)
+    return None if bad else sampling
+
+
+def _read_sampling(message: generation_pb2.SamplingParameters, bad: Violations) -> Sampling:
     default = Sampling()
     sampling = Sampling(
         max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,

@@ -1,8 +1,10 @@
 """The inference backend that is a Triton server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, aclosing
+from functools import lru_cache
+from types import TracebackType
 from typing import Final, cast
 
 from services.generation.backend import Deployment, EngineAnswer, EngineScores
@@ -16,6 +18,7 @@ from services.inference.host_contract import HOST_MODEL, HostKind, HostReport
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError, InternalError
 
+_REMEMBERED_SAMPLINGS: Final = 256
 _ENGINE_CRASHED: Final = "ENGINE_CRASHED"
 _CONTROL_REFUSED: Final = "MODEL_CONTROL_REFUSED"
 # After these the model has to be (or may have to be) loaded again; other errors are the request's own.
@@ -203,6 +206,7 @@ class TritonBackend:
         )
 
 
+@lru_cache(maxsize=_REMEMBERED_SAMPLINGS, typed=True)
 def _parameters(sampling: Sampling) -> SamplingParameters:
     return SamplingParameters(
         max_tokens=sampling.max_tokens,
@@ -220,16 +224,24 @@ def _prompt(prompt: Prompt) -> contract.Prompt:
     return [contract.Message(turn.role, turn.content) for turn in prompt]
 
 
-@contextmanager
-def losses() -> Iterator[None]:
+def losses() -> AbstractContextManager[None]:
     """Tell the loss of the server or of the model, and a wrong key, from errors of the request."""
-    try:
-        yield
-    except FleetError as error:
+    return _Losses()
+
+
+class _Losses(AbstractContextManager[None]):
+    """See ``losses``; a class, because each request enters one and a generator costs several times as much."""
+
+    __slots__ = ()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, FleetError):
+            return
         if error.reason == _CONTROL_REFUSED:
             raise ModelControlRefusedError from error
-        if error.reason not in _LOST_REASONS:
-            raise
-        raise ModelLostError(
-            error.message, reason=error.reason, engine_crashed=error.reason == _ENGINE_CRASHED
-        ) from error
+        if error.reason in _LOST_REASONS:
+            raise ModelLostError(
+                error.message, reason=error.reason, engine_crashed=error.reason == _ENGINE_CRASHED
+            ) from error

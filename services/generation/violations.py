@@ -11,6 +11,9 @@ class Violations:
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def add(self, field: str, description: str) -> None:
         """Note an invalid field and what to do about it."""
         self._found.append(FieldViolation(field, description))

@@ -99,6 +99,7 @@ class InferenceClient:
     async def close(self) -> None:
         """Close the connection; running requests are cancelled."""
         self._watch.close()
+        self._shared.close()
         await self._channel.close()
 
     async def is_ready(self, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:

@@ -8,9 +8,11 @@ waits on it any more it is cancelled, and the work that was given up with it.
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from types import TracebackType
 from typing import Any, Final
 
 import grpc
@@ -19,6 +21,7 @@ from tritonclient.grpc import service_pb2 as kserve
 from services.inference.engine_watch import EngineWatch
 from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
 from services.runtime.errors import DeadlineExceededError, FleetError, InternalError, UnavailableError
+from services.runtime.expiries import Expiries
 
 LARGEST_SHARED_BYTES: Final = 256 * 1024
 """A message that the server refuses for its size would end its stream, and with it the requests of others."""
@@ -27,19 +30,34 @@ _IDLE_SECONDS: Final = 0.05
 """A stream that nobody waits on is closed soon, but the requests of the next moment still find it."""
 
 OpenStream = Callable[[AsyncIterator[kserve.ModelInferRequest]], Any]
+Answer = asyncio.Future[kserve.ModelInferResponse]
 
 # A context variable, because the requests are made in tasks far below whoever knows what ends together.
 _sharers: ContextVar[object | None] = ContextVar("evalfleet_stream_sharers", default=None)
 
 
-@contextmanager
-def sharing_streams(sharers: object) -> Iterator[None]:
+def sharing_streams(sharers: object) -> AbstractContextManager[None]:
     """Let the requests made inside the ``with`` block share streams with all others made for the same ``sharers``."""
-    token = _sharers.set(sharers)
-    try:
-        yield
-    finally:
-        _sharers.reset(token)
+    return _Sharing(sharers)
+
+
+class _Sharing(AbstractContextManager[None]):
+    """See ``sharing_streams``; a class, because each request enters one and a generator costs several times as much."""
+
+    __slots__ = ("_sharers", "_token")
+
+    def __init__(self, sharers: object) -> None:
+        self._sharers = sharers
+        self._token: Token[object | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _sharers.set(self._sharers)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        _sharers.reset(self._token)
 
 
 def current_sharers() -> object | None:
@@ -61,6 +79,11 @@ class SharedStreams:
         self._watch = watch
         self._target = target
         self._streams: dict[tuple[object, str], list[_Stream]] = {}
+        self._expiries: Expiries[Answer] = Expiries(_give_up)
+
+    def close(self) -> None:
+        """Stop watching the time of requests; for when the connection is closed, which ends them."""
+        self._expiries.close()
 
     async def ask(
         self, sharers: object, model: str, request: kserve.ModelInferRequest, *, timeout_seconds: float
@@ -76,16 +99,18 @@ class SharedStreams:
         Raises:
             FleetError: as a request on a stream of its own.
         """
-        stream = self._stream((sharers, model))
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._expiries.watch(answer, time.monotonic() + timeout_seconds)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await stream.ask(request)
+            return await self._stream((sharers, model)).ask(request, answer)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"model {model!r} did not answer within the caller's deadline",
                 reason="INFERENCE_DEADLINE_EXCEEDED",
                 metadata={"model": model},
             ) from None
+        finally:
+            self._expiries.forget(answer)
 
     def _stream(self, key: tuple[object, str]) -> "_Stream":
         for stream in self._streams.get(key, ()):
@@ -126,7 +151,7 @@ class _Stream:
         self._watch = watch
         self._target = target
         self._on_end = on_end
-        self._waiting: dict[str, asyncio.Future[kserve.ModelInferResponse]] = {}
+        self._waiting: dict[str, Answer] = {}
         self._unmarked: dict[str, kserve.ModelInferResponse] = {}
         self._has_abandoned = False
         self._outbox: asyncio.Queue[kserve.ModelInferRequest | None] = asyncio.Queue()
@@ -139,12 +164,11 @@ class _Stream:
         """Return how many requests wait."""
         return len(self._waiting)
 
-    async def ask(self, request: kserve.ModelInferRequest) -> kserve.ModelInferResponse:
+    async def ask(self, request: kserve.ModelInferRequest, answer: Answer) -> kserve.ModelInferResponse:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
         request.id = request_id = str(next(self._numbers))
-        answer: asyncio.Future[kserve.ModelInferResponse] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         self._outbox.put_nowait(request)
         try:
@@ -152,7 +176,7 @@ class _Stream:
         finally:
             self._waiting.pop(request_id, None)
             self._unmarked.pop(request_id, None)
-            if answer.cancelled():
+            if _is_given_up(answer):
                 self._has_abandoned = True
                 self._on_end(self)
             if not self._waiting:
@@ -226,3 +250,13 @@ class _Stream:
             )
         else:
             answer.set_result(whole)
+
+
+def _give_up(answer: Answer) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
+
+
+def _is_given_up(answer: Answer) -> bool:
+    """Whether the answer is not waited for any more, although it may still come."""
+    return answer.cancelled() or (answer.done() and isinstance(answer.exception(), TimeoutError))

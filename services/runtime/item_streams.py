@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
 
-from services.runtime.calls import bind_ids
-from services.runtime.deadlines import bind_deadline
+from services.runtime.calls import enter_item
 from services.runtime.errors import CancelledCallError, FieldViolation, InvalidArgumentError
+from services.runtime.expiries import Expiries
 from services.runtime.time_limits import item_seconds
 
 RequestT = TypeVar("RequestT")
@@ -89,6 +90,9 @@ class ItemStream(Generic[RequestT, ResultT]):
         self._room = asyncio.Semaphore(limits.in_flight)
         self._ids = ids or ItemIds()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
+        # Without a way back to the stream: nobody should have to look for such cycles.
+        self._expiries: Expiries[asyncio.Task[None]] = Expiries(partial(_end_late, self._late))
         self._ready: asyncio.Queue[Outcome[ResultT] | None] = asyncio.Queue()
         self._held = 0
 
@@ -133,6 +137,7 @@ class ItemStream(Generic[RequestT, ResultT]):
                     await reader
                     is_drained = True
         finally:
+            self._expiries.close()
             tasks = [reader, *self._tasks]
             for task in tasks:
                 task.cancel()
@@ -159,32 +164,40 @@ class ItemStream(Generic[RequestT, ResultT]):
         if error is not None:
             self._end(item, error, was_opened=is_opened)
             return
-        task = asyncio.create_task(self._answer(item), name="stream item")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(asyncio.create_task(self._answer(item), name="stream item"))
 
     async def _answer(self, item: Item[RequestT]) -> None:
         result: ResultT | BaseException
         assert not isinstance(item.request, Exception)
-        seconds = item_seconds(self._limits.item_seconds)
+        task = asyncio.current_task()
+        assert task is not None
+        self._expiries.watch(task, enter_item(item.item_id, item_seconds(self._limits.item_seconds)))
         try:
-            with bind_deadline(seconds), bind_ids(item_id=item.item_id):
-                async with asyncio.timeout(seconds):
-                    result = await self._work(item.request)
+            result = await self._work(item.request)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task in self._late and task.uncancel() == 0:
+                result = TimeoutError()
+            elif task.cancelling():
                 raise
-            # Something below was cancelled, not this item: it still has to have an outcome.
-            result = CancelledCallError("the work on this item was cancelled", reason="ITEM_CANCELLED")
+            else:
+                # Something below was cancelled, not this item: it still has to have an outcome.
+                result = CancelledCallError("the work on this item was cancelled", reason="ITEM_CANCELLED")
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome of this item alone
             result = error
+        self._expiries.forget(task)
+        self._late.discard(task)
+        self._tasks.discard(task)
         self._end(item, result, was_opened=item.is_named_here)
 
     def _end(self, item: Item[RequestT], result: ResultT | BaseException, *, was_opened: bool) -> None:
         if was_opened:
             self._ids.close(item.item_id)
         self._ready.put_nowait(Outcome(item.item_id, result, item.request))
+
+
+def _end_late(late: "set[asyncio.Task[None]]", task: "asyncio.Task[None]") -> None:
+    late.add(task)
+    task.cancel()
 
 
 class ItemIds:

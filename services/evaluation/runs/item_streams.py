@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -10,9 +11,11 @@ from google.rpc import status_pb2
 
 from services.runtime.calls import current_scope
 from services.runtime.errors import DeadlineExceededError, FleetError, UnavailableError, from_rpc_error, from_status
+from services.runtime.expiries import Expiries
 from services.runtime.pacing import Pacer
 
 _ITEMS_A_STREAM: Final = 16
+"""So many items go to a stream before another is opened, and so many that are asked together, to be sent together."""
 _MOST_STREAMS: Final = 8
 """Of one run: a stream stays at one replica of the peer, so a run with many items in flight opens several."""
 _LARGEST_STREAMED_BYTES: Final = 256 * 1024
@@ -87,6 +90,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         self._call = call
         self._timeout_seconds = timeout_seconds
         self._streams: dict[str | None, list[_Stream]] = {}
+        self._expiries: Expiries[asyncio.Future[Any]] = Expiries(_give_up)
 
     async def ask(self, request: RequestT) -> ResponseT:
         """Return the response to one item.
@@ -97,18 +101,24 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         size = request.ByteSize()
         if size > _LARGEST_STREAMED_BYTES:
             return await self._call(request)
-        stream = self._stream(current_scope().ids.run_id)
+        answer: asyncio.Future[ResponseT] = asyncio.get_running_loop().create_future()
+        self._expiries.watch(answer, time.monotonic() + self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response: ResponseT = await stream.ask(request, size)
-                return response
+            response: ResponseT = await self._stream(current_scope().ids.run_id).ask(request, size, answer)
+            return response
         except TimeoutError:
             raise DeadlineExceededError(
                 f"no answer within {self._timeout_seconds:g} s", reason="PEER_DEADLINE_EXCEEDED"
             ) from None
+        finally:
+            self._expiries.forget(answer)
 
     def _stream(self, run_id: str | None) -> "_Stream":
         streams = self._streams.setdefault(run_id, [])
+        for stream in streams:
+            # A message costs more than what is in it: what is asked together goes together.
+            if stream.has_company:
+                return stream
         emptiest = min(streams, key=len, default=None)
         if emptiest is not None and (len(emptiest) < _ITEMS_A_STREAM or len(streams) >= _MOST_STREAMS):
             return emptiest
@@ -139,6 +149,8 @@ class _Stream:
         self._message = message
         self._on_end = on_end
         self._takes_groups = False
+        self._unsent = 0
+        self._is_gathering = True
         self._waiting: dict[str, asyncio.Future[Any]] = {}
         self._abandoned: set[str] = set()
         self._pacer = Pacer(_PACE_SECONDS)
@@ -152,19 +164,24 @@ class _Stream:
         """Return how many items wait."""
         return len(self._waiting)
 
-    async def ask(self, request: Any, size: int) -> Any:
+    @property
+    def has_company(self) -> bool:
+        """Whether items are about to be sent, and what is asked now can go with them."""
+        return self._is_gathering and 0 < self._unsent < _ITEMS_A_STREAM
+
+    async def ask(self, request: Any, size: int, answer: "asyncio.Future[Any]") -> Any:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
         item_id = str(next(self._numbers))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[item_id] = future
+        self._waiting[item_id] = answer
         self._outbox.put_nowait((item_id, request, size))
+        self._unsent += 1
         try:
-            return await future
+            return await answer
         finally:
             self._waiting.pop(item_id, None)
-            if future.cancelled():
+            if _is_given_up(answer):
                 self._abandoned.add(item_id)
             if not self._waiting:
                 self._rest()
@@ -184,7 +201,10 @@ class _Stream:
     async def _messages(self) -> AsyncIterator[Any]:
         is_open = True
         while is_open:
+            self._is_gathering = True
             group, is_open = await self._next_group()
+            self._is_gathering = False
+            self._unsent -= len(group)
             if group:
                 yield self._message(group)
 
@@ -235,3 +255,13 @@ class _Stream:
         for future in futures:
             if not future.done():
                 future.set_exception(error)
+
+
+def _give_up(answer: "asyncio.Future[Any]") -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
+
+
+def _is_given_up(answer: "asyncio.Future[Any]") -> bool:
+    """Whether the answer is not waited for any more, although it may still come."""
+    return answer.cancelled() or (answer.done() and isinstance(answer.exception(), TimeoutError))

@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import grpc
 import structlog
+from prometheus_client import Counter
 
 from services.generation.cache.key import AnswerKey, differing_parts
 from services.generation.errors import ModelNotReadyError
@@ -76,6 +77,8 @@ class AnswerCache:
     def __init__(self, store: CacheStore, metrics: CacheMetrics) -> None:
         self._store = store
         self._metrics = metrics
+        # Finding a counter by its label costs more than counting, so the found ones are kept.
+        self._counters: dict[CacheOutcome, Counter] = {}
         self._flights: SingleFlight[Hashable, Any] = SingleFlight(_is_personal)
         self._log: Any = structlog.get_logger(__name__)
 
@@ -174,7 +177,10 @@ class AnswerCache:
             return None, CacheOutcome.CORRUPT
 
     def _count(self, outcome: CacheOutcome) -> None:
-        self._metrics.lookups.labels(outcome.value).inc()
+        counter = self._counters.get(outcome)
+        if counter is None:
+            counter = self._counters[outcome] = self._metrics.lookups.labels(outcome.value)
+        counter.inc()
 
 
 def _is_personal(error: BaseException) -> bool:

@@ -154,16 +154,18 @@ class CachedGenerator:
             explanation = CacheExplanation(skipped or CacheOutcome.BYPASSED) if request.explain_cache else None
             return replace(result, cache=explanation)
         fresh: list[ScoringResult] = []
+        asked_key = scores_key(identity, request)
 
         async def compute() -> Computed[StoredScores]:
             result = await self._inner.score(request)
             fresh.append(result)
-            key = scores_key(self._computed_by(identity, result), request)
+            computed_by = self._computed_by(identity, result)
+            key = asked_key if computed_by is identity else scores_key(computed_by, request)
             stored = StoredScores(result.scores, result.usage.prompt_tokens, result.truncated)
             return Computed(stored, key, result.model_digest)
 
         found = await self._cache.answer(
-            scores_key(identity, request),
+            asked_key,
             request.cache_mode,
             _SCORES,
             compute,
@@ -187,17 +189,19 @@ class CachedGenerator:
 
     async def _sample(self, request: GenerationRequest, index: int, identity: ModelIdentity) -> Answered:
         fresh: list[GenerationResult] = []
+        asked_key = sample_key(identity, request, index)
 
         async def compute() -> Computed[StoredSample]:
             # The only sample of a request is the request itself.
             asked = request if request.sample_count == 1 else replace(request, sample_index=index)
             result = await self._inner.generate(asked)
             fresh.append(result)
-            key = sample_key(self._computed_by(identity, result), request, index)
+            computed_by = self._computed_by(identity, result)
+            key = asked_key if computed_by is identity else sample_key(computed_by, request, index)
             return Computed(stored_sample(result), key, result.model_digest)
 
         found = await self._cache.answer(
-            sample_key(identity, request, index),
+            asked_key,
             request.cache_mode,
             _SAMPLES,
             compute,
@@ -213,6 +217,8 @@ class CachedGenerator:
     @staticmethod
     def _computed_by(asked: ModelIdentity, result: GenerationResult | ScoringResult) -> ModelIdentity:
         """Return what the model was when it answered; if the day has passed since, nobody asks for that key again."""
+        if result.model_digest == asked.digest and result.engine == asked.engine:
+            return asked
         return replace(asked, digest=result.model_digest, engine=result.engine)
 
     async def _identity(self, model_id: str) -> ModelIdentity | None:

@@ -34,9 +34,10 @@ PART_NAMES: Final = (
     "sample_index",
     "day",
 )
-_PARTS: Final = tuple((name, name in ("system_prompt", "prompt", "continuations", "seed")) for name in PART_NAMES)
-"""Each part, and whether it differs from request to request; the digests of those that don't are worth remembering."""
+_SYSTEM_PROMPT: Final = PART_NAMES.index("system_prompt")
 _PROMPT: Final = PART_NAMES.index("prompt")
+_CONTINUATIONS: Final = PART_NAMES.index("continuations")
+_SEED: Final = PART_NAMES.index("seed")
 _MODEL: Final = PART_NAMES.index("model")
 _VERSION: Final = b"evalfleet/answer-key/2\0"
 _SHOWN_BYTES: Final = 8
@@ -99,36 +100,26 @@ def sample_key(model: ModelIdentity, request: GenerationRequest, index: int) -> 
     sampling = request.sampling
     is_greedy = sampling.temperature == 0
     system, turns = _split(request.prompt)
-    return _key(
+    steady = _steady_digests(
         "sample",
         model,
-        system,
-        turns,
-        truncation=request.truncate,
-        continuations=None,
-        max_tokens=sampling.max_tokens,
-        temperature=float(sampling.temperature),
-        top_p=float(sampling.top_p),
-        top_k=sampling.top_k,
-        stop=sampling.stop,
-        seed=None if is_greedy else sampling.seed,
-        sample_index=None if is_greedy else index,
-        day=_day(model, request.prompt),
+        _day(model, request.prompt),
+        request.truncate,
+        sampling.max_tokens,
+        float(sampling.temperature),
+        float(sampling.top_p),
+        sampling.top_k,
+        sampling.stop,
+        None if is_greedy else index,
     )
+    return _key(steady, system, turns, continuations=None, seed=None if is_greedy else sampling.seed)
 
 
 def scores_key(model: ModelIdentity, request: ScoringRequest) -> AnswerKey:
     """Return the key of the scores of all continuations of one context."""
     system, turns = _split(request.context)
-    return _key(
-        "scores",
-        model,
-        system,
-        turns,
-        truncation=request.truncate,
-        continuations=request.continuations,
-        day=_day(model, request.context),
-    )
+    steady = _steady_digests("scores", model, _day(model, request.context), request.truncate)
+    return _key(steady, system, turns, continuations=request.continuations, seed=None)
 
 
 def differing_parts(one: bytes, other: bytes) -> tuple[str, ...]:
@@ -143,18 +134,50 @@ def differing_parts(one: bytes, other: bytes) -> tuple[str, ...]:
     )
 
 
-def _key(kind: str, model: ModelIdentity, system: Encodable, turns: Encodable, **values: Encodable) -> AnswerKey:
+# Values of different types can be equal and are encoded differently: 1, 1.0 and True.
+@lru_cache(maxsize=1024, typed=True)
+def _steady_digests(
+    kind: str,
+    model: ModelIdentity,
+    day: str | None,
+    truncation: bool,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    stop: tuple[str, ...] | None = None,
+    sample_index: int | None = None,
+) -> tuple[bytes, ...]:
+    """Return the digests of all parts, in the order of ``PART_NAMES``, for requests that differ in four of them only.
+
+    Those four (system prompt, prompt, continuations, seed) are there as parts that have no value.
+    """
     parts: dict[str, Encodable] = {
         "kind": kind,
         "model": model.digest,
         "dtype": model.dtype,
         "engine": model.engine,
         "engine_revision": model.engine_revision,
-        "system_prompt": system,
-        "prompt": turns,
-        **values,
+        "truncation": truncation,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": stop,
+        "sample_index": sample_index,
+        "day": day,
     }
-    digests = [(_digest if changes else _remembered_digest)(parts.get(name)) for name, changes in _PARTS]
+    return tuple(_digest(parts.get(name)) for name in PART_NAMES)
+
+
+def _key(
+    steady: tuple[bytes, ...], system: Encodable, turns: Encodable, *, continuations: Encodable, seed: int | None
+) -> AnswerKey:
+    digests = list(steady)
+    digests[_PROMPT] = _digest(turns)
+    for part, value in ((_SYSTEM_PROMPT, system), (_CONTINUATIONS, continuations), (_SEED, seed)):
+        if value is not None:
+            digests[part] = _digest(value)
     whole = hashlib.sha256(_VERSION + b"".join(digests)).digest()
     assert len(whole) == KEY_BYTES
     return AnswerKey(
@@ -167,10 +190,6 @@ def _key(kind: str, model: ModelIdentity, system: Encodable, turns: Encodable, *
 
 def _digest(value: Encodable) -> bytes:
     return hashlib.sha256(_encoded(value)).digest()
-
-
-# Values of different types can be equal and are encoded differently: 1, 1.0 and True.
-_remembered_digest = lru_cache(maxsize=1024, typed=True)(_digest)
 
 
 def _day(model: ModelIdentity, prompt: Prompt) -> str | None:

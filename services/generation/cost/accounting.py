@@ -65,8 +65,10 @@ class CallerMetrics:
         for kind, tokens in counters.tokens.items():
             if count := getattr(usage, kind):
                 tokens.inc(count)
-        counters.engine_seconds.inc(usage.engine_seconds)
-        counters.cost.inc(usage.cost_nano_usd / 1e9)
+        if usage.engine_seconds:
+            counters.engine_seconds.inc(usage.engine_seconds)
+        if usage.cost_nano_usd:
+            counters.cost.inc(usage.cost_nano_usd / 1e9)
 
     def _counters(self, caller: str) -> "_CallerCounters":
         if len(self._of_callers) >= _MOST_LABELS:

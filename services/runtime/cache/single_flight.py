@@ -1,9 +1,9 @@
 """One computation per key, however many ask for it at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 ResultT = TypeVar("ResultT")
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -12,7 +12,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 @dataclass(slots=True)
 class _Flight(Generic[ResultT]):
     task: "asyncio.Task[ResultT]"
-    waiters: int = 0
+    waiting: "set[asyncio.Future[None]]" = field(default_factory=set)
 
 
 class FlightAbandonedError(Exception):
@@ -37,7 +37,7 @@ class SingleFlight(Generic[KeyT, ResultT]):
         """Return how many computations are running."""
         return len(self._flights)
 
-    async def run(self, key: KeyT, compute: Callable[[], Awaitable[ResultT]]) -> tuple[ResultT, bool]:
+    async def run(self, key: KeyT, compute: Callable[[], Coroutine[Any, Any, ResultT]]) -> tuple[ResultT, bool]:
         """Return the result of ``compute`` and whether it was another caller's computation that gave it.
 
         Args:
@@ -61,22 +61,21 @@ class SingleFlight(Generic[KeyT, ResultT]):
                 if is_ours or not self._is_personal(error):
                     raise
 
-    def _start(self, key: KeyT, compute: Callable[[], Awaitable[ResultT]]) -> _Flight[ResultT]:
-        async def computed() -> ResultT:
-            return await compute()
-
-        flight = _Flight(asyncio.create_task(computed(), name="single flight"))
+    def _start(self, key: KeyT, compute: Callable[[], Coroutine[Any, Any, ResultT]]) -> _Flight[ResultT]:
+        flight = _Flight(asyncio.create_task(compute(), name="single flight"))
         self._flights[key] = flight
         flight.task.add_done_callback(lambda task: self._landed(key, flight, task))
         return flight
 
     async def _wait(self, key: KeyT, flight: _Flight[ResultT]) -> ResultT:
-        flight.waiters += 1
+        # A future each, rather than asyncio.wait(), which costs a callback of its own besides.
+        landed = asyncio.get_running_loop().create_future()
+        flight.waiting.add(landed)
         try:
-            await asyncio.wait([flight.task])
+            await landed
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.task.done():
+            flight.waiting.discard(landed)
+            if not flight.waiting and not flight.task.done():
                 self._forget(key, flight)
                 flight.task.cancel()
                 # The engine's work has stopped when this returns; a second cancellation does not wait for it.
@@ -87,6 +86,9 @@ class SingleFlight(Generic[KeyT, ResultT]):
 
     def _landed(self, key: KeyT, flight: _Flight[ResultT], task: "asyncio.Task[ResultT]") -> None:
         self._forget(key, flight)
+        for landed in flight.waiting:
+            if not landed.done():
+                landed.set_result(None)
         if not task.cancelled():
             # Retrieved here, too: the last waiter may have been cancelled in the same moment.
             task.exception()

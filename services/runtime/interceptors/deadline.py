@@ -1,9 +1,7 @@
 """Bound every handler by its caller's deadline, or by the default where the caller gave none."""
 
-import asyncio
-import math
-
 from services.runtime.error_types import DeadlineExceededError
+from services.runtime.expiries import Expiries
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 
 # A handler is ended this much before its caller stops listening, so that the typed error still arrives.
@@ -16,18 +14,13 @@ _WIRE_ROUNDING_SHARE = 0.01
 class Deadlines:
     """Gives each call its budget and interrupts the handlers that overrun theirs.
 
-    One timer for all calls, set to the earliest deadline: nearly all calls end long before theirs, and a timer for each
-    would cost more than everything else here.
-
     Args:
         default_seconds: budget of a call whose caller gave no deadline.
     """
 
     def __init__(self, default_seconds: float) -> None:
         self._default_seconds = default_seconds
-        self._open: set[HandledCall] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_seconds = math.inf
+        self._expiries: Expiries[HandledCall] = Expiries(_interrupt)
 
     def budget_seconds(self, rules: MethodRules, context: Context) -> float | None:
         """Return the seconds the call may take; ``None`` for a long-lived stream without a deadline."""
@@ -41,38 +34,20 @@ class Deadlines:
         """Watch the call's deadline, if it has one."""
         deadline = call.scope.deadline_seconds
         if deadline is not None:
-            self._open.add(call)
-            if deadline < self._timer_seconds:
-                self._set_timer(deadline)
+            self._expiries.watch(call, deadline)
 
     def closed(self, call: HandledCall) -> None:
         """Let the call be: its handler is done."""
-        self._open.discard(call)
+        self._expiries.forget(call)
 
-    def _set_timer(self, deadline_seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_seconds = deadline_seconds
-        # The loop's clock is time.monotonic, too.
-        self._timer = asyncio.get_running_loop().call_at(deadline_seconds, self._check)
 
-    def _check(self) -> None:
-        """Interrupt the calls whose time is up, and set the timer for the next one."""
-        now, self._timer, self._timer_seconds = self._timer_seconds, None, math.inf
-        earliest = math.inf
-        for call in tuple(self._open):
-            deadline = call.scope.deadline_seconds
-            assert deadline is not None
-            if deadline > now:
-                earliest = min(earliest, deadline)
-                continue
-            self._open.discard(call)
-            budget = deadline - call.started_seconds
-            call.interrupt(
-                DeadlineExceededError(
-                    f"{call.rules.method} did not finish within {budget:.3g} s; allow more time or ask for less",
-                    metadata={"method": call.rules.method, "budget_seconds": f"{budget:.3f}"},
-                )
-            )
-        if earliest < math.inf:
-            self._set_timer(earliest)
+def _interrupt(call: HandledCall) -> None:
+    deadline = call.scope.deadline_seconds
+    assert deadline is not None
+    budget = deadline - call.started_seconds
+    call.interrupt(
+        DeadlineExceededError(
+            f"{call.rules.method} did not finish within {budget:.3g} s; allow more time or ask for less",
+            metadata={"method": call.rules.method, "budget_seconds": f"{budget:.3f}"},
+        )
+    )

@@ -35,6 +35,7 @@ class FakeGeneration:
     def __init__(self, *, reads_groups: bool = False) -> None:
         self.reads_groups = reads_groups
         self.messages = 0
+        self.items = 0
         self.streams = 0
         self.calls = 0
         self.hanging = asyncio.Event()
@@ -85,6 +86,7 @@ class FakeGeneration:
     async def _items(self, messages: Any) -> AsyncIterator[Any]:
         async for message in messages:
             self.messages += 1
+            self.items += 1 + len(message.more)
             yield message
             if self.reads_groups:
                 for item in message.more:
@@ -234,3 +236,23 @@ async def test_a_peer_that_does_not_say_so_gets_one_item_a_message() -> None:
         prompts = [f"now {number}" for number in range(15)]
         assert await asyncio.gather(*(ask(streams, prompt) for prompt in prompts)) == prompts
     assert fake.messages == 15
+
+
+async def test_what_is_asked_together_goes_together_and_the_next_moment_elsewhere() -> None:
+    fake = FakeGeneration(reads_groups=True)
+    async with asking(fake) as streams:
+        held = [asyncio.create_task(ask(streams, f"later {number}")) for number in range(128)]
+        await until(lambda: fake.items == 128 and all(each._is_gathering for each in streams._streams[None]))
+        await until(lambda: all(each._takes_groups for each in streams._streams[None]))
+        opened, before = streams._streams[None], fake.messages
+        together = [asyncio.create_task(ask(streams, f"later {number}")) for number in range(12)]
+        await until(lambda: fake.items == 140)
+        assert fake.messages == before + 1
+        assert sorted(map(len, opened)) == [*[16] * 7, 28]
+        [fullest] = [each for each in opened if len(each) == 28]
+        alone = asyncio.create_task(ask(streams, "later"))
+        await until(lambda: fake.items == 141)
+        assert len(fullest) == 28
+        for task in (*held, *together, alone):
+            task.cancel()
+        await asyncio.gather(*held, *together, alone, return_exceptions=True)

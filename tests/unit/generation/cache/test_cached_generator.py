@@ -78,7 +78,7 @@ def computed(domain: Domain) -> int:
 
 def waiting_for_answers(cached: CachedGenerator) -> list[int]:
     """How many callers wait for each answer that is looked up or computed."""
-    return [flight.waiters for flight in cached._cache._flights._flights.values()]
+    return [len(flight.waiting) for flight in cached._cache._flights._flights.values()]
 
 
 def texts(result: GenerationResult) -> list[str]:

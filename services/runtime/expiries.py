@@ -1,0 +1,61 @@
+"""Ends what takes too long, with one timer for all of it.
+
+Nearly everything ends long before its time is up, and a timer of its own, which is set and cancelled, would cost each
+thing more than most of what is done with it.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+ThingT = TypeVar("ThingT", bound=Hashable)
+
+
+class Expiries(Generic[ThingT]):
+    """Watches deadlines; for use on one event loop.
+
+    Args:
+        on_expiry: told of each thing that is still watched when its time is up, once; it is not watched from then on.
+    """
+
+    def __init__(self, on_expiry: Callable[[ThingT], None]) -> None:
+        self._on_expiry = on_expiry
+        self._deadlines: dict[ThingT, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_seconds = math.inf
+
+    def watch(self, thing: ThingT, deadline_seconds: float) -> None:
+        """Watch a thing until ``deadline_seconds`` on the clock of ``time.monotonic``."""
+        self._deadlines[thing] = deadline_seconds
+        if deadline_seconds < self._timer_seconds:
+            self._set_timer(deadline_seconds)
+
+    def forget(self, thing: ThingT) -> None:
+        """Let a thing be; one that is not (any longer) watched is no error."""
+        self._deadlines.pop(thing, None)
+
+    def close(self) -> None:
+        """Let everything be."""
+        self._deadlines.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_seconds = None, math.inf
+
+    def _set_timer(self, deadline_seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_seconds = deadline_seconds
+        # The loop's clock is time.monotonic, too.
+        self._timer = asyncio.get_running_loop().call_at(deadline_seconds, self._check)
+
+    def _check(self) -> None:
+        """Tell of what is late, and set the timer for the next deadline."""
+        now, self._timer, self._timer_seconds = self._timer_seconds, None, math.inf
+        for thing in [thing for thing, deadline in self._deadlines.items() if deadline <= now]:
+            # What is done about one may be the end of another.
+            if self._deadlines.pop(thing, None) is not None:
+                self._on_expiry(thing)
+        earliest = min(self._deadlines.values(), default=math.inf)
+        if earliest < self._timer_seconds:
+            self._set_timer(earliest)
