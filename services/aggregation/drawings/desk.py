@@ -16,7 +16,7 @@ from services.aggregation.drawings.store import DrawingStore, NewDrawing
 from services.runtime.database import unbroken
 from services.runtime.errors import not_found
 
-_MOST_ITEMS_AT_WORK = 4_000_000
+_MOST_ITEMS_AT_WORK = 2_000_000
 # Items that are looked up at once. No result behind a hole in the prefix can count, so a look need not go further.
 _LOOK_AHEAD = 256
 # Beyond, reading all results of the task is cheaper than looking each item up.
@@ -53,7 +53,8 @@ class DrawingDesk:
 
     Args:
         store: where drawings are.
-        most_items: items of drawings at work that are kept in memory, about 100 bytes each; the least recently used go.
+        most_items: items of drawings at work that are kept in memory, 100 to 500 bytes each, the most with history; the
+            least recently used drawings go.
     """
 
     def __init__(self, store: DrawingStore, *, most_items: int = _MOST_ITEMS_AT_WORK) -> None:
