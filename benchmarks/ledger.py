@@ -4,9 +4,11 @@
 
 The aggregation service runs in a process of its own on SQLite, every commit on the disk before it is acknowledged. Runs
 of results with prompts of about 800 and outputs of about 300 characters are appended over four streams, in messages of
-500. Then a drawing with a gate and a precision, steered by the results of those runs, is drawn and appended in blocks
-of 32, with a decision after each, which is what an early-stopping evaluation does; its gate lies at the true mean, so
-that nothing is decided before the last item.
+500: the same prompts in every run, as checkpoints of one suite are asked. Then two runs with full texts, few-shot
+prompts of about 4,500 and outputs of about 1,700 characters; in the first one every text is new. Then a drawing with a
+gate and a precision, steered by the results of the first runs, is drawn and appended in blocks of 32, with a decision
+after each, which is what an early-stopping evaluation does; its gate lies at the true mean, so that nothing is decided
+before the last item.
 """
 
 import argparse
@@ -81,6 +83,15 @@ def results_of(run: str, count: int, *, seed: int) -> list[aggregation_pb2.Resul
     return [_result(run, index, seed) for index in range(count)]
 
 
+def with_full_texts(results: Sequence[aggregation_pb2.Result]) -> list[aggregation_pb2.Result]:
+    """Give results few-shot prompts and long outputs, which begin as before."""
+    examples = " ".join(random.Random("examples").choices(_WORDS, k=420))
+    for each in results:
+        each.prompt = f"{examples} {each.prompt}"
+        each.output = f"{each.output} {' '.join(random.Random(each.output).choices(_WORDS, k=160))}"
+    return list(results)
+
+
 def _result(run: str, index: int, seed: int) -> aggregation_pb2.Result:
     prompt, output = random.Random(index), random.Random(f"{seed} {index}")
     ease = prompt.betavariate(0.3, 0.3)
@@ -121,6 +132,7 @@ async def measure_appends(stub: Stub, running: Service, rounds: int, count: int)
     for index in range(rounds + 1):
         results = results_of(f"runs/full-{index}", count, seed=index)
         await stub.CreateDrawing(iter([_drawing(f"full-{index}", count, [])]))
+        await _take_places(stub, results)
         cpu_before, start = tree_cpu_seconds(running.process_id), time.perf_counter()
         await append(stub, results)
         rates.append(count / (time.perf_counter() - start))
@@ -130,6 +142,37 @@ async def measure_appends(stub: Stub, running: Service, rounds: int, count: int)
         "append_cpu_us_per_row": median(cpu[1:]) * 1e6,
         "bytes_per_row": running.ledger.stat().st_size / count / (rounds + 1),
     }
+
+
+async def _take_places(stub: Stub, results: Sequence[aggregation_pb2.Result]) -> None:
+    """Give results of a run with an order, in canonical order, their places in it."""
+    drawn = 0
+    while drawn < len(results):
+        request = drawing_pb2.DrawItemsRequest(run=results[0].run, task=_TASK, first_draw_index=drawn, count=10_000)
+        draws = (await stub.DrawItems(request)).draws
+        for each in draws:
+            results[each.position].draw_index = each.draw_index
+        drawn += len(draws)
+
+
+async def measure_full_texts(stub: Stub, running: Service, count: int) -> dict[str, float]:
+    """Append two runs with the same long prompts; the file's growth is what they take up."""
+    figures: dict[str, float] = {}
+    for name in ("new", "known"):
+        results = with_full_texts(results_of(f"runs/texts-{name}", count, seed=-2 if name == "new" else -3))
+        cpu_before, size_before = tree_cpu_seconds(running.process_id), running.ledger.stat().st_size
+        start = time.perf_counter()
+        await append(stub, results)
+        seconds = time.perf_counter() - start
+        figures |= {
+            f"full_text_{name}_prompts_rows_per_second": count / seconds,
+            f"full_text_{name}_prompts_cpu_us_per_row": (tree_cpu_seconds(running.process_id) - cpu_before)
+            / count
+            * 1e6,
+            f"full_text_{name}_prompts_bytes_per_row": (running.ledger.stat().st_size - size_before) / count,
+        }
+        figures["full_text_message_bytes_per_row"] = sum(each.ByteSize() for each in results) / count
+    return figures
 
 
 async def measure_decisions(stub: Stub, running: Service, count: int) -> dict[str, float]:
@@ -183,6 +226,7 @@ async def _measure(running: Service, rounds: int, count: int) -> dict[str, float
     async with grpc.aio.insecure_channel(running.address) as channel:
         stub: Stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
         figures = await measure_appends(stub, running, rounds, count)
+        figures |= await measure_full_texts(stub, running, count)
         return figures | await measure_decisions(stub, running, count)
 
 

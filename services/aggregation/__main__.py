@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from services.aggregation.ledger import open_ledger
+from services.aggregation.regular_pruning import regular_pruning
 from services.aggregation.service import hosted
 from services.aggregation.settings import AggregationSettings
 from services.runtime.entry import run_service
@@ -14,7 +15,7 @@ from services.runtime.server import HostedService
 
 @asynccontextmanager
 async def _wire(settings: AggregationSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
-    async with open_ledger(settings.database_url) as ledger:
+    async with open_ledger(settings.database_url) as ledger, regular_pruning(ledger, settings.prune_policy):
         yield [hosted(ledger, max_message_bytes=settings.max_message_bytes)]
 
 

@@ -52,6 +52,8 @@ def violations_of(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
     time = result.complete_time
     if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
         yield FieldViolation("complete_time", f"is {time.seconds} s and {time.nanos} ns; years go from 1 to 9999")
+    if result.pruned_texts:
+        yield FieldViolation("pruned_texts", "is not empty; a text that is gone cannot be stored again")
     if result.ByteSize() > MAX_RESULT_BYTES:
         yield FieldViolation("", f"has {result.ByteSize()} bytes; the limit is {MAX_RESULT_BYTES}: shorten its texts")
 

@@ -35,6 +35,37 @@ class LeaseLostError(FailedPreconditionError):
         )
 
 
+class RunDeletedError(FailedPreconditionError):
+    """The results of the run were deleted from the ledger: there are none to read, and none are taken."""
+
+    default_reason = "RUN_RESULTS_DELETED"
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"the results of {run} were deleted from the ledger; start a new run", metadata={"run": run})
+
+
+class RunInProgressError(FailedPreconditionError):
+    """The run had results a short while ago, so it may be in progress; nothing was deleted."""
+
+    default_reason = "RUN_MAY_BE_IN_PROGRESS"
+
+    def __init__(self, run: str) -> None:
+        super().__init__(
+            f"{run} got results within the last two hours, so it may be in progress; nothing was deleted: "
+            "delete it later, or say that it has ended",
+            metadata={"run": run},
+        )
+
+
+class PruneInProgressError(FailedPreconditionError):
+    """Somebody else is taking something out of the ledger; one does at a time."""
+
+    default_reason = "PRUNE_IN_PROGRESS"
+
+    def __init__(self) -> None:
+        super().__init__("the ledger is being pruned already; try again when that has ended")
+
+
 class LedgerUnavailableError(UnavailableError):
     """The database did not take or give data; sending the same results again is safe."""
 

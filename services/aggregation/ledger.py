@@ -8,23 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Row, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.aggregation.connections import borrowed, database_errors
 from services.aggregation.drawings.sql import SqlDrawings
 from services.aggregation.drawings.store import DrawingStore
+from services.aggregation.errors import RunDeletedError
 from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey, RunLease
-from services.aggregation.schema import (
+from services.aggregation.retention import Pruned, PrunePolicy, Pruner
+from services.aggregation.rows import (
     KEY_COLUMNS,
     OBSERVATION_COLUMNS,
     RESULT_COLUMNS,
-    RESULTS,
-    RUNS,
     listed_key_of,
     observation_of,
     result_of,
+    with_texts,
 )
+from services.aggregation.schema import RESULTS, RUNS, TEXT_FIELDS
 from services.aggregation.writer import LedgerWriter, open_writer
 from services.runtime.database import DATABASE_ERRORS, open_database, unbroken
 from services.runtime.errors import not_found
@@ -78,6 +80,10 @@ class ResultLedger(Protocol):
         """Yield pieces of all observations; raises ``NotFoundError`` for a run without results."""
         ...
 
+    async def prune(self, policy: PrunePolicy, *, dry_run: bool = False) -> Pruned:
+        """Take out what a policy says, or only tell what that would be; raises ``PruneInProgressError``."""
+        ...
+
     async def is_ready(self) -> bool:
         """Whether the ledger can be used now."""
         ...
@@ -93,6 +99,7 @@ class SqlLedger:
         self._engine = engine
         self._writer = writer
         self._drawings = SqlDrawings(engine)
+        self._pruner = Pruner(engine)
 
     @property
     def drawings(self) -> DrawingStore:
@@ -103,7 +110,9 @@ class SqlLedger:
         """Store the results whose keys are new; on return they are committed, all or none.
 
         Raises:
+            InvalidResultError: a text cannot be written.
             LeaseLostError: a later lease of the run was seen.
+            RunDeletedError: the results of the run were deleted.
             LedgerUnavailableError: the database refused; nothing of these was stored.
         """
         return await self._writer.append(results, lease)
@@ -114,7 +123,8 @@ class SqlLedger:
 
     def results(self, run: str, wanted: ResultFilter, limit: int) -> AsyncGenerator[Sequence[Result]]:
         """See ``ResultLedger.results``."""
-        return self._pieces(run, _ordered(select(*RESULT_COLUMNS), wanted).limit(limit), partial(result_of, run))
+        columns = select(*RESULT_COLUMNS).select_from(with_texts(*TEXT_FIELDS))
+        return self._pieces(run, _ordered(columns, wanted).limit(limit), partial(result_of, run))
 
     def observations(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Observation]]:
         """See ``ResultLedger.observations``."""
@@ -124,8 +134,8 @@ class SqlLedger:
         """Return the runs that have results, the one whose first result came last first."""
         with database_errors():
             async with borrowed(self._engine) as connection:
-                found = await unbroken(connection.execute(select(RUNS.c.name).order_by(RUNS.c.run_id.desc())))
-                return list(found.scalars())
+                kept = select(RUNS.c.name).where(RUNS.c.delete_microseconds.is_(None))
+                return list((await unbroken(connection.execute(kept.order_by(RUNS.c.run_id.desc())))).scalars())
 
     async def rows(
         self,
@@ -134,18 +144,26 @@ class SqlLedger:
         wanted: ResultFilter,
         limit: int,
         decode: Callable[[Row[Any]], RecordT],
+        *,
+        source: FromClause = RESULTS,
     ) -> list[RecordT]:
-        """Read up to ``limit`` rows of columns of ``RESULTS``, in the order of their keys.
+        """Read up to ``limit`` rows of columns of ``source``, results and what is joined, in the order of their keys.
 
         Raises:
             NotFoundError: the run has no results.
+            RunDeletedError: they were deleted.
             LedgerUnavailableError: the database refused.
         """
         found: list[RecordT] = []
-        async with aclosing(self._pieces(run, _ordered(select(*columns), wanted).limit(limit), decode)) as pieces:
+        statement = _ordered(select(*columns).select_from(source), wanted).limit(limit)
+        async with aclosing(self._pieces(run, statement, decode)) as pieces:
             async for piece in pieces:
                 found.extend(piece)
         return found
+
+    async def prune(self, policy: PrunePolicy, *, dry_run: bool = False) -> Pruned:
+        """See ``Pruner.prune``."""
+        return await self._pruner.prune(policy, dry_run=dry_run)
 
     async def is_ready(self) -> bool:
         """Whether the database answers."""
@@ -159,12 +177,14 @@ class SqlLedger:
     async def _run_id(self, run: str) -> int:
         with database_errors():
             async with borrowed(self._engine) as connection:
-                found = await unbroken(connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == run)))
-                run_id = found.scalar()
-                if run_id is not None:
-                    return int(run_id)
-                names = (await unbroken(connection.execute(select(RUNS.c.name)))).scalars().all()
-        raise not_found("run", run, names)
+                found = (await unbroken(connection.execute(select(RUNS).where(RUNS.c.name == run)))).first()
+                if found is None:
+                    names = (await unbroken(connection.execute(select(RUNS.c.name)))).scalars().all()
+        if found is None:
+            raise not_found("run", run, names)
+        if found.delete_microseconds is not None:
+            raise RunDeletedError(run)
+        return int(found.run_id)
 
     async def _pieces(
         self, run: str, statement: Select[Any], decode: Callable[[Row[Any]], RecordT]

@@ -15,6 +15,11 @@ from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result,
 from services.runtime.errors import FieldViolation
 
 _NANOSECONDS = 1_000_000_000
+_TEXTS = {
+    "prompt": aggregation_pb2.RESULT_TEXT_PROMPT,
+    "output": aggregation_pb2.RESULT_TEXT_OUTPUT,
+    "extracted_answer": aggregation_pb2.RESULT_TEXT_EXTRACTED_ANSWER,
+}
 
 
 def results_from_proto(request: aggregation_pb2.AppendResultsRequest) -> list[Result]:
@@ -122,6 +127,7 @@ def result_to_proto(result: Result) -> aggregation_pb2.Result:
         prompt=result.prompt,
         output=result.output,
         truncated=result.is_truncated,
+        pruned_texts=[_TEXTS[each] for each in result.pruned_texts],
     )
     if result.complete_microseconds is not None:
         message.complete_time.FromMicroseconds(result.complete_microseconds)

@@ -70,6 +70,7 @@ class Result:
         groups: value by column.
         draw_index: position in the run's seeded order.
         complete_microseconds: when the outcome was known, since 1970 (UTC); ``None`` if the sender did not say.
+        pruned_texts: the fields whose text retention has removed; they read as empty, or as no answer.
     """
 
     run: str
@@ -84,6 +85,7 @@ class Result:
     output: str
     complete_microseconds: int | None
     is_truncated: bool
+    pruned_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,22 @@
-"""The ledger's tables, as the migrations leave them, and how rows are read and written."""
+"""The ledger's tables, as the migrations leave them."""
 
-import json
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+import time
+from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Dialect, ForeignKey, Integer, MetaData, Row, Table, Text
-from sqlalchemy.types import TypeDecorator
-
-from services.aggregation.records import (
-    COST_FIELDS,
-    Cost,
-    Failed,
-    Judge,
-    ListedKey,
-    Observation,
-    Result,
-    ResultKey,
-    Scored,
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
 )
+from sqlalchemy.types import TypeDecorator
 
 METADATA = MetaData()
 
@@ -47,12 +45,35 @@ class _EscapedText(TypeDecorator[str]):
 
 FREE_TEXT = Text().with_variant(_EscapedText(), "postgresql")
 
+
+def current_hour() -> int:
+    """Return the hour since 1970 (UTC)."""
+    return int(time.time()) // 3600
+
+
 RUNS = Table(
     "runs",
     METADATA,
     Column("run_id", Integer, primary_key=True),
     Column("name", _KEY_TEXT, nullable=False, unique=True),
+    Column("append_hour", Integer, nullable=False, server_default="0", default=current_hour),
+    Column("delete_microseconds", BigInteger),
 )
+"""``append_hour``: when something came last. ``delete_microseconds``: set when the results were deleted."""
+
+TEXTS = Table(
+    "texts",
+    METADATA,
+    Column("text_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("packed", LargeBinary),
+    # An id of a text that is gone never becomes another's.
+    sqlite_autoincrement=True,
+)
+"""Long texts, each once. Without ``packed`` retention has removed the text, and results that refer to it are left."""
+
+PRUNINGS = Table("prunings", METADATA, Column("epoch", BigInteger, nullable=False))
+"""One row: how often something was taken out of the tables that writers remember."""
 
 # Small columns come first: SQLite then reads a key, a reason or a metric without the pages of the texts behind it.
 RESULTS = Table(
@@ -83,7 +104,17 @@ RESULTS = Table(
     Column("prefix_saved_tokens", BigInteger, nullable=False),
     Column("cache_saved_tokens", BigInteger, nullable=False),
     Column("cost_micro_usd", BigInteger, nullable=False),
+    # Set where the text is long: then it is in TEXTS, and empty here. No foreign keys: see ``text_writing``.
+    Column("prompt_id", BigInteger),
+    Column("output_id", BigInteger),
+    Column("extracted_answer_id", BigInteger),
 )
+TEXT_FIELDS: Final = ("prompt", "output", "extracted_answer")
+"""The fields of a result that may be long texts."""
+TEXT_IDS: Final = {field: RESULTS.c[f"{field}_id"] for field in TEXT_FIELDS}
+for _column in TEXT_IDS.values():
+    _is_set = _column.is_not(None)
+    Index(f"ix_results_{_column.name}", _column, sqlite_where=_is_set, postgresql_where=_is_set)
 
 RUN_LEASES = Table(
     "run_leases",
@@ -92,108 +123,3 @@ RUN_LEASES = Table(
     Column("epoch", BigInteger, nullable=False),
 )
 """The newest lease that was seen of each run; results of older ones are refused."""
-
-_C = RESULTS.c
-_OUTCOME_COLUMNS = (_C.task, _C.item, _C.sample, _C.failure_reason)
-KEY_COLUMNS = (*_OUTCOME_COLUMNS, _C.draw_index)
-OBSERVATION_COLUMNS = (
-    *_OUTCOME_COLUMNS,
-    _C.is_truncated,
-    _C.prompt_tokens,
-    _C.completion_tokens,
-    _C.engine_nanoseconds,
-    _C.computed_prompt_tokens,
-    _C.computed_completion_tokens,
-    _C.prefix_saved_tokens,
-    _C.cache_saved_tokens,
-    _C.cost_micro_usd,
-    _C.metrics,
-    _C.counted_as,
-    _C.item_groups,
-)
-RESULT_COLUMNS = tuple(column for column in RESULTS.columns if column is not _C.run_id)
-
-RowValues = dict[str, str | int | bool | None]
-
-
-def values_of(result: Result) -> RowValues:
-    """Return a result's columns, without ``run_id``."""
-    outcome = result.outcome
-    scored = outcome if isinstance(outcome, Scored) else None
-    failed = outcome if isinstance(outcome, Failed) else None
-    return {
-        "task": result.key.task,
-        "item": result.key.item,
-        "sample": result.key.sample,
-        "failure_reason": failed.reason if failed else None,
-        "draw_index": result.draw_index,
-        "is_truncated": result.is_truncated,
-        **{name: getattr(result.cost, name) for name in COST_FIELDS},
-        "complete_microseconds": result.complete_microseconds,
-        "metrics": _encoded(scored.metrics) if scored else None,
-        "counted_as": _encoded(failed.counted_as or {}) if failed else None,
-        "item_groups": _encoded(result.groups),
-        "extracted_answer": scored.extracted_answer if scored else None,
-        "failure_message": failed.message if failed else None,
-        "judges": _encoded_judges(result.judges),
-        "model_digest": result.model_digest,
-        "prompt": result.prompt,
-        "output": result.output,
-    }
-
-
-def listed_key_of(row: Row[Any]) -> ListedKey:
-    """Read a row of ``KEY_COLUMNS``."""
-    return ListedKey(ResultKey(row.task, row.item, row.sample), row.failure_reason, row.draw_index)
-
-
-def observation_of(row: Row[Any]) -> Observation:
-    """Read a row of ``OBSERVATION_COLUMNS``."""
-    # Most rows repeat a few values of these texts, so decoding is remembered.
-    reason: str | None = row.failure_reason
-    outcome = Scored(_mapping(row.metrics)) if reason is None else Failed(reason, counted_as=_mapping(row.counted_as))
-    return Observation(
-        key=ResultKey(row.task, row.item, row.sample),
-        outcome=outcome,
-        groups=_mapping(row.item_groups),
-        cost=Cost(*(getattr(row, name) for name in COST_FIELDS)),
-        is_truncated=row.is_truncated,
-    )
-
-
-def result_of(run: str, row: Row[Any]) -> Result:
-    """Read a row of ``RESULT_COLUMNS``."""
-    outcome = (
-        Scored(json.loads(row.metrics), row.extracted_answer)
-        if row.failure_reason is None
-        else Failed(row.failure_reason, row.failure_message, json.loads(row.counted_as))
-    )
-    return Result(
-        run=run,
-        key=ResultKey(row.task, row.item, row.sample),
-        outcome=outcome,
-        groups=json.loads(row.item_groups),
-        draw_index=row.draw_index,
-        cost=Cost(*(getattr(row, name) for name in COST_FIELDS)),
-        judges=tuple(Judge(*each) for each in json.loads(row.judges)),
-        model_digest=row.model_digest,
-        prompt=row.prompt,
-        output=row.output,
-        complete_microseconds=row.complete_microseconds,
-        is_truncated=row.is_truncated,
-    )
-
-
-# Made once: json.dumps makes one a call for anything but its defaults.
-_encoded = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-
-
-@lru_cache(maxsize=4096)
-def _encoded_judges(judges: tuple[Judge, ...]) -> str:
-    return _encoded([[judge.name, judge.version, judge.digest] for judge in judges])
-
-
-@lru_cache(maxsize=4096)
-def _mapping(text: str) -> Mapping[str, Any]:
-    decoded: Mapping[str, Any] = json.loads(text)
-    return decoded

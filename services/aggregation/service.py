@@ -34,6 +34,7 @@ from services.aggregation.messages import (
     result_to_proto,
     results_from_proto,
 )
+from services.aggregation.pruning_messages import policy_from_proto, pruned_to_proto
 from services.aggregation.records import AppendCounts, ListedKey, Result, ResultKey
 from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token
@@ -139,6 +140,15 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
             results=page.results,
             next_page_token=encode_page_token(_cursor_of(page.results[-1]), scope=scope) if page.is_full else "",
         )
+
+    async def PruneLedger(
+        self,
+        request: aggregation_pb2.PruneLedgerRequest,
+        context: grpc.aio.ServicerContext[aggregation_pb2.PruneLedgerRequest, aggregation_pb2.PruneLedgerResponse],
+    ) -> aggregation_pb2.PruneLedgerResponse:
+        """Take out what is old, named, or referred to by nothing."""
+        pruned = await self._ledger.prune(policy_from_proto(request), dry_run=request.dry_run)
+        return pruned_to_proto(pruned)
 
     async def CreateDrawing(
         self,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.aggregation.retention import PrunePolicy
 from services.runtime.database import database_url, sqlite_url
 from services.runtime.settings import ServiceSettings
 
@@ -18,6 +19,24 @@ class AggregationSettings(ServiceSettings):
         description="The ledger: sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several replicas; "
         "empty: ledger.sqlite in the state folder.",
     )
+
+    ledger_keep_runs_days: int = Field(
+        0, ge=0, description="Results of runs that got none for so many days are deleted; 0: never."
+    )
+    ledger_keep_text_days: int = Field(
+        0,
+        ge=0,
+        description="Long prompts, outputs and answers of runs that got no results for so many days are removed, "
+        "scores stay; 0: never.",
+    )
+
+    @property
+    def prune_policy(self) -> PrunePolicy | None:
+        """What is taken out regularly; ``None``: nothing."""
+        policy = PrunePolicy(
+            keep_runs_days=self.ledger_keep_runs_days or None, keep_text_days=self.ledger_keep_text_days or None
+        )
+        return None if policy == PrunePolicy() else policy
 
     @property
     def database_url(self) -> str:

@@ -4,21 +4,28 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from sqlalchemy import bindparam, case, func, select
+from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.schema import Table
 
-from services.aggregation.errors import LeaseLostError, LedgerUnavailableError
+from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, RunDeletedError
 from services.aggregation.records import AppendCounts, Result, RunLease
-from services.aggregation.schema import RESULTS, RUN_LEASES, RUNS, RowValues, values_of
+from services.aggregation.rows import ROW_COLUMNS, RowValues, values_of
+from services.aggregation.schema import RESULTS, RUN_LEASES, RUNS, TEXT_IDS, current_hour
+from services.aggregation.text_writing import enter, write_texts
+from services.aggregation.texts import LongTexts, pack
 from services.runtime.database import DATABASE_ERRORS, unbroken
+from services.runtime.errors import FleetError
 
 # Bounds how long a transaction keeps other processes and its own callers waiting.
 _LARGEST_TRANSACTION_ROWS = 10_000
 _MOST_KNOWN_RUNS = 1000
+_MOST_KNOWN_PROMPTS = 50_000
+_TEXT_COUNT = len(TEXT_IDS)
+_PROMPT_ID = ROW_COLUMNS.index(TEXT_IDS["prompt"].name)
 
 _PreparedRow = tuple[str, RowValues]
 _Insert = postgresql.Insert | sqlite.Insert
@@ -26,11 +33,48 @@ _Insert = postgresql.Insert | sqlite.Insert
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """One caller's rows, each with the name of its run, the lease that they belong to, and where the caller waits."""
+    """One caller's rows, each with the name of its run, their texts and lease, and where the caller waits."""
 
     rows: Sequence[_PreparedRow]
+    texts: LongTexts
     lease: RunLease | None
     counts: asyncio.Future[AppendCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run's row: its id, the hour that is noted there, and whether its results were deleted."""
+
+    run_id: int
+    append_hour: int
+    is_deleted: bool
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of the tables between transactions; true in one epoch (see ``text_writing``)."""
+
+    epoch: int = -1
+    runs: dict[str, _Run] = field(default_factory=dict)
+    prompts: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, runs: Mapping[str, _Run], prompts: Mapping[bytes, int]) -> None:
+        """Remember what a transaction found and committed."""
+        if len(self.runs) > _MOST_KNOWN_RUNS:
+            self.runs.clear()
+        if len(self.prompts) > _MOST_KNOWN_PROMPTS:
+            self.prompts.clear()
+        self.runs.update(runs)
+        self.prompts.update(prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a transaction did: what became of each batch, and what it found that may be remembered."""
+
+    outcomes: Sequence[AppendCounts | FleetError]
+    runs: Mapping[str, _Run]
+    prompts: Mapping[bytes, int]
 
 
 class LedgerWriter:
@@ -40,20 +84,22 @@ class LedgerWriter:
         self._engine = engine
         self._waiting: deque[_Batch] = deque()
         self._wake = asyncio.Event()
-        self._run_ids: dict[str, int] = {}
+        self._memory = _Memory()
         self._is_closed = False
 
     async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
         """Store the results whose keys are new; on return they are committed, all or none.
 
         Raises:
+            InvalidResultError: a text cannot be written.
             LeaseLostError: a later lease of the run was seen.
+            RunDeletedError: the results of the run were deleted.
             LedgerUnavailableError: the database refused; nothing of these was stored.
         """
-        rows = await asyncio.to_thread(lambda: [(result.run, values_of(result)) for result in results])
+        rows, texts = await asyncio.to_thread(_prepared, results, self._memory.prompts)
         if self._is_closed:
             raise _closing()
-        batch = _Batch(rows, lease, asyncio.get_running_loop().create_future())
+        batch = _Batch(rows, texts, lease, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._wake.set()
         return await batch.counts
@@ -86,12 +132,7 @@ class LedgerWriter:
     async def _commit(self, batches: Sequence[_Batch]) -> None:
         try:
             async with self._engine.begin() as connection:
-                leases = await self._newest_leases(connection, [each.lease for each in batches if each.lease])
-                run_ids = await self._known_runs(connection, {run for batch in batches for run, _ in batch.rows})
-                outcomes = [
-                    _lost(batch.lease, leases) or await self._insert(connection, run_ids, batch.rows)
-                    for batch in batches
-                ]
+                written = await self._write(connection, batches)
         except BaseException as error:
             failure = _as_failure(error)
             for batch in batches:
@@ -100,17 +141,35 @@ class LedgerWriter:
             if not isinstance(error, Exception):
                 raise
             return
-        # Only now, because a transaction that is rolled back takes its new runs with it.
-        if len(self._run_ids) > _MOST_KNOWN_RUNS:
-            self._run_ids.clear()
-        self._run_ids.update(run_ids)
-        for batch, outcome in zip(batches, outcomes, strict=True):
+        # Only now, because a transaction that is rolled back takes its new runs and texts with it.
+        self._memory.add(written.runs, written.prompts)
+        for batch, outcome in zip(batches, written.outcomes, strict=True):
             if batch.counts.done():
                 continue
-            if isinstance(outcome, LeaseLostError):
-                batch.counts.set_exception(outcome)
-            else:
+            if isinstance(outcome, AppendCounts):
                 batch.counts.set_result(outcome)
+            else:
+                batch.counts.set_exception(outcome)
+
+    async def _write(self, connection: AsyncConnection, batches: Sequence[_Batch]) -> _Written:
+        epoch = await enter(connection)
+        if epoch != self._memory.epoch:
+            self._memory = _Memory(epoch)
+        leases = await self._newest_leases(connection, [each.lease for each in batches if each.lease])
+        runs = await self._runs(connection, {run for batch in batches for run, _ in batch.rows})
+        refusals = [_lost(batch.lease, leases) or _deleted(batch.rows, runs) for batch in batches]
+        accepted = [batch for batch, refusal in zip(batches, refusals, strict=True) if refusal is None]
+        text_ids = await self._text_ids(connection, accepted)
+        outcomes = [
+            refusal or await self._insert(connection, batch.rows, runs, text_ids)
+            for batch, refusal in zip(batches, refusals, strict=True)
+        ]
+        prompts = {row[_PROMPT_ID] for batch in accepted for _, row in batch.rows} & text_ids.keys()
+        return _Written(
+            outcomes,
+            {name: run for name, run in runs.items() if not run.is_deleted},
+            {digest: text_ids[digest] for digest in prompts if isinstance(digest, bytes)},
+        )
 
     async def _newest_leases(self, connection: AsyncConnection, seen: Sequence[RunLease]) -> dict[str, int]:
         """Note the leases and return the newest epoch of each of their runs, which stays so until the commit.
@@ -130,43 +189,88 @@ class LedgerWriter:
             newest[run] = (await connection.execute(statement.returning(RUN_LEASES.c.epoch))).scalar_one()
         return newest
 
-    async def _known_runs(self, connection: AsyncConnection, names: set[str]) -> dict[str, int]:
-        known = {name: self._run_ids[name] for name in names if name in self._run_ids}
+    async def _runs(self, connection: AsyncConnection, names: set[str]) -> dict[str, _Run]:
+        """Return the runs' rows, making those that are missing, and note that something came for them."""
+        hour, runs = current_hour(), {}
+        known = {name: self._memory.runs[name] for name in names if name in self._memory.runs}
         if missing := sorted(names - known.keys()):
             new = self._insert_into(RUNS).on_conflict_do_nothing()
             await connection.execute(new, [{"name": name} for name in missing])
-            for name in missing:
-                known[name] = (await connection.execute(select(RUNS.c.run_id).where(RUNS.c.name == name))).scalar_one()
-        return known
+            for row in await connection.execute(select(RUNS).where(RUNS.c.name.in_(missing))):
+                known[row.name] = _Run(row.run_id, row.append_hour, row.delete_microseconds is not None)
+        for name, run in sorted(known.items()):
+            if run.append_hour < hour:
+                await connection.execute(update(RUNS).where(RUNS.c.run_id == run.run_id).values(append_hour=hour))
+            runs[name] = replace(run, append_hour=hour)
+        return runs
+
+    async def _text_ids(self, connection: AsyncConnection, batches: Sequence[_Batch]) -> Mapping[bytes, int]:
+        """Return the ids of the batches' long texts, storing those that are not there."""
+        known = self._memory.prompts
+        contents: dict[bytes, bytes] = {}
+        packed: dict[bytes, bytes] = {}
+        for batch in batches:
+            contents.update(batch.texts.contents)
+            packed.update(batch.texts.packed)
+        ids = {digest: known[digest] for digest in contents if digest in known}
+        return ids | await write_texts(connection, LongTexts(contents, packed), contents.keys() - ids.keys())
 
     async def _insert(
-        self, connection: AsyncConnection, run_ids: dict[str, int], rows: Sequence[_PreparedRow]
+        self,
+        connection: AsyncConnection,
+        rows: Sequence[_PreparedRow],
+        runs: Mapping[str, _Run],
+        text_ids: Mapping[bytes, int],
     ) -> AppendCounts:
         if not rows:
             return AppendCounts()
-        values = [{**row, "run_id": run_ids[run]} for run, row in rows]
+        values = [
+            (
+                runs[run].run_id,
+                *row[:-_TEXT_COUNT],
+                *[text_ids[each] if isinstance(each, bytes) else None for each in row[-_TEXT_COUNT:]],
+            )
+            for run, row in rows
+        ]
         if self._engine.dialect.name == "postgresql":
-            columns = {column.name: [each[column.name] for each in values] for column in RESULTS.columns}
+            columns = dict(zip(_COLUMNS, map(list, zip(*values, strict=True)), strict=True))
             inserted = (await connection.execute(_INSERT_COLUMNS, columns)).rowcount
         else:
-            inserted = (await connection.execute(self._insert_into(RESULTS).on_conflict_do_nothing(), values)).rowcount
+            # As the driver takes it: SQLAlchemy would spend more time on each row than SQLite does.
+            inserted = (await connection.exec_driver_sql(_INSERT_ROWS, values)).rowcount
         return AppendCounts(inserted, len(rows) - inserted)
 
     def _insert_into(self, table: Table) -> _Insert:
         return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
 
 
+_COLUMNS = (RESULTS.c.run_id.name, *ROW_COLUMNS)
+_INSERT_ROWS = (
+    f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
 _INSERT_COLUMNS = (
     # One array a column: PostgreSQL's driver counts no rows of a statement that is repeated for each of them.
     postgresql.insert(RESULTS)
     .from_select(
-        [column.name for column in RESULTS.columns],
-        select(
-            *(func.unnest(bindparam(column.name, type_=postgresql.ARRAY(column.type))) for column in RESULTS.columns)
-        ),
+        _COLUMNS,
+        select(*(func.unnest(bindparam(name, type_=postgresql.ARRAY(RESULTS.c[name].type))) for name in _COLUMNS)),
     )
     .on_conflict_do_nothing()
 )
+
+
+def _prepared(
+    results: Sequence[Result], known_prompts: Mapping[bytes, int]
+) -> tuple[Sequence[_PreparedRow], LongTexts]:
+    """Return the results' rows and long texts; what is not known to be there already is packed here, in a thread."""
+    contents: dict[bytes, bytes] = {}
+    rows = [(result.run, values_of(result, contents)) for result in results]
+    packed = {digest: pack(content) for digest, content in contents.items() if digest not in known_prompts}
+    return rows, LongTexts(contents, packed)
+
+
+def _deleted(rows: Sequence[_PreparedRow], runs: Mapping[str, _Run]) -> RunDeletedError | None:
+    return next((RunDeletedError(run) for run, _ in rows if runs[run].is_deleted), None)
 
 
 def _lost(lease: RunLease | None, newest: Mapping[str, int]) -> LeaseLostError | None:

@@ -253,6 +253,8 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self.compare_requests: list[comparison_pb2.CompareRunsRequest] = []
         self.comparisons: list[comparison_pb2.CompareRunsResponse] = []
         self.comparison_refusal = ""
+        self.prune_requests: list[aggregation_pb2.PruneLedgerRequest] = []
+        self.pruned = aggregation_pb2.PruneLedgerResponse()
         self.item_requests: list[item_analysis_pb2.AnalyzeItemsRequest] = []
         self.analyzed: list[item_analysis_pb2.AnalyzeItemsResponse] = []
         self.regression_requests: list[regressions_pb2.CheckRegressionsRequest] = []
@@ -281,6 +283,12 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self, request: aggregation_pb2.ListResultsRequest, context: grpc.ServicerContext
     ) -> aggregation_pb2.ListResultsResponse:
         return aggregation_pb2.ListResultsResponse(results=self.failed if request.failed_only else [])
+
+    def PruneLedger(
+        self, request: aggregation_pb2.PruneLedgerRequest, context: grpc.ServicerContext
+    ) -> aggregation_pb2.PruneLedgerResponse:
+        self.prune_requests.append(request)
+        return self.pruned
 
     def CompareRuns(
         self, request: comparison_pb2.CompareRunsRequest, context: grpc.ServicerContext

@@ -3,23 +3,32 @@
 import asyncio
 import itertools
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
+import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.aggregation.errors import LeaseLostError, LedgerUnavailableError
+from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, PruneInProgressError
 from services.aggregation.ledger import MIGRATIONS, ResultFilter, SqlLedger, open_ledger
 from services.aggregation.records import AppendCounts, Cost, Failed, Judge, Result, ResultKey, RunLease, Scored
-from services.aggregation.schema import METADATA
+from services.aggregation.retention import Pruned, PrunePolicy, Pruner
+from services.aggregation.rows import ROW_COLUMNS, values_of
+from services.aggregation.schema import METADATA, RESULTS
+from services.aggregation.texts import pack
 from services.runtime.database import database_url, open_database
 from services.runtime.errors import FleetError, StartupError
 from tests.patience import LONGEST_WAIT_SECONDS
 from tests.postgres import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.integration
+
+LONG = "What is 17 + 25? " * 40
 
 
 def result(item: str, *, run: str = "runs/r", **fields: Any) -> Result:
@@ -40,7 +49,8 @@ def url(postgres: PostgresServer) -> str:
     return database_url(postgres.new_database())
 
 
-async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str) -> None:
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str, *, is_long: bool) -> None:
     full = result(
         "a",
         outcome=Scored({"acc": 1 / 3, "f1": 1.0}, extracted_answer="\x1a0\0"),
@@ -54,6 +64,8 @@ async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str) -> 
         complete_microseconds=-5,
         is_truncated=True,
     )
+    # Long texts are kept apart, as bytes.
+    full = replace(full, prompt=full.prompt * 20, output="\0" * 300) if is_long else full
     others = [result(each, outcome=Failed("TIMEOUT", "late\0", {"acc": 0.0})) for each in ("B", "Z", "ä", "🙂")]
     async with open_ledger(url) as ledger:
         assert await ledger.append([full, *others]) == AppendCounts(5, 0)
@@ -61,6 +73,91 @@ async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str) -> 
         after = ResultFilter(after=ResultKey("t", "Z", 0))
         async with aclosing(ledger.keys("runs/r", after, 10)) as pieces:
             assert [each.key.item async for piece in pieces for each in piece] == ["a", "ä", "🙂"]
+
+
+async def test_long_texts_of_an_older_ledger_read_as_they_were(url: str, postgres: PostgresServer) -> None:
+    engine = create_async_engine(url, connect_args={"server_settings": {"search_path": "aggregation"}})
+    sent = [
+        result(
+            f"{number:04}", prompt=f"{LONG}\0{number % 3}\x1a", output=f"{number}", outcome=Scored({"acc": 1.0}, "\0")
+        )
+        for number in range(1100)
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE SCHEMA aggregation"))
+        await connection.run_sync(_upgrade_to, "0004")
+        await connection.execute(text("INSERT INTO runs (run_id, name) VALUES (1, 'runs/r')"))
+        old = [name for name in ROW_COLUMNS if not name.endswith("_id")]
+        statement = text(
+            f"INSERT INTO results (run_id, {', '.join(old)}) VALUES (1, {', '.join(f':{name}' for name in old)})"
+        ).bindparams(*(bindparam(name, type_=RESULTS.c[name].type) for name in old))
+        rows = []
+        for each in sent:
+            row = dict(zip(ROW_COLUMNS, values_of(replace(each, prompt=""), {}), strict=True))
+            rows.append({name: row[name] for name in old} | {"prompt": each.prompt})
+        await connection.execute(statement, rows)
+    await engine.dispose()
+    async with open_ledger(url) as ledger:
+        assert await read(ledger) == sent
+    found = postgres.query(url.replace("+asyncpg", ""), "SELECT count(*) AS texts FROM aggregation.texts")
+    assert found == [{"texts": "3"}]
+
+
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, revision)
+
+
+async def test_replicas_that_append_the_same_texts_at_once_share_them(url: str) -> None:
+    async with open_ledger(url) as one, open_ledger(url) as other:
+        # In opposite orders, which would make transactions wait for each other in a circle.
+        texts = [f"{LONG}{number}" for number in range(60)]
+        appends = [
+            ledger.append(
+                [result(str(n), run=f"runs/{r}{turn}", prompt=each) for n, each in enumerate(texts[::direction])]
+            )
+            for turn in range(5)
+            for r, ledger, direction in (("a", one, 1), ("b", other, -1))
+        ]
+        assert await asyncio.gather(*appends) == [AppendCounts(60, 0)] * 10
+        assert [each.prompt for each in await read(one, "runs/b4")] == [
+            texts[::-1][int(each.key.item)] for each in await read(one, "runs/b4")
+        ]
+        pruned = await one.prune(PrunePolicy(tuple(f"runs/a{turn}" for turn in range(5)), runs_have_ended=True))
+        assert (pruned.result_count, pruned.text_count) == (300, 0)
+        pruned = await other.prune(PrunePolicy(tuple(f"runs/b{turn}" for turn in range(5)), runs_have_ended=True))
+        assert (pruned.result_count, pruned.text_count) == (300, 60)
+        # Both remember ids of texts that are gone.
+        await asyncio.gather(
+            *(each.append([result(str(n), run="runs/c", prompt=texts[n])]) for n, each in enumerate((one, other)))
+        )
+        assert [each.prompt for each in await read(one, "runs/c")] == texts[:2]
+
+
+async def test_one_replica_prunes_at_a_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waiting(_pruner: Pruner, _policy: PrunePolicy) -> list[Any]:
+        entered.set()
+        await go_on.wait()
+        return []
+
+    async with open_ledger(url) as one, open_ledger(url) as other:
+        with monkeypatch.context() as patched:
+            patched.setattr(Pruner, "_doomed", waiting)
+            first = asyncio.create_task(one.prune(PrunePolicy()))
+            await entered.wait()
+            with pytest.raises(PruneInProgressError):
+                await other.prune(PrunePolicy())
+            go_on.set()
+            await first
+        await other.append([result("a", prompt=LONG)])
+        assert await other.prune(PrunePolicy(keep_text_days=1)) == Pruned()
+        assert await one.prune(PrunePolicy(("runs/r",), runs_have_ended=True), dry_run=True) == Pruned(
+            ("runs/r",), 1, 1, len(pack(LONG.encode()))
+        )
 
 
 async def test_replicas_that_start_together_migrate_once_and_make_what_the_code_expects(url: str) -> None:

@@ -128,6 +128,7 @@ def _item(message: item_analysis_pb2.AnalyzedItem) -> AnalyzedItem:
         duplicate_group=message.duplicate_group,
         similarity=message.similarity,
         prompt_end=message.prompt_end,
+        prompt_pruned=message.prompt_pruned,
     )
 
 

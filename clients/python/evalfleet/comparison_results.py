@@ -90,7 +90,8 @@ class ComparedRuns:
 class AnalyzedItem:
     """One item over several runs.
 
-    ``discrimination`` is ``None`` where nothing varies, ``duplicate_group`` 0 where no other text is alike.
+    ``discrimination`` is ``None`` where nothing varies, ``duplicate_group`` 0 where no other text is alike;
+    ``prompt_pruned`` says that the text was taken out of the ledger.
     """
 
     item: str
@@ -103,6 +104,7 @@ class AnalyzedItem:
     duplicate_group: int
     similarity: float
     prompt_end: str
+    prompt_pruned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

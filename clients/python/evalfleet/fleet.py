@@ -11,6 +11,7 @@ from evalfleet.answers import Generation
 from evalfleet.comparisons import Comparisons
 from evalfleet.connections import Connection
 from evalfleet.endpoints import Endpoints, find_endpoints
+from evalfleet.ledger import Ledger
 from evalfleet.models import Models
 from evalfleet.runs import Runs
 from evalfleet.suites import Suites
@@ -76,6 +77,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def comparisons(self) -> Comparisons:
         """Runs beside each other."""
         return Comparisons(self._connection("aggregation"))
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The store of all runs' results."""
+        return Ledger(self._connection("aggregation"))
 
     @cached_property
     def safety(self) -> Safety:

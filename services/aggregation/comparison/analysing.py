@@ -15,8 +15,9 @@ from services.aggregation.comparison.answers import Answer, AnsweredItem, value_
 from services.aggregation.comparison.duplicates import DuplicateGroups, DuplicateSearch, ShingleCounts
 from services.aggregation.comparison.errors import TooManyValuesError
 from services.aggregation.comparison.reading import AnswerSource
-from services.aggregation.errors import InvalidLedgerRequestError
+from services.aggregation.errors import InvalidLedgerRequestError, RunDeletedError
 from services.aggregation.measures.items import ItemAnalysis, analyse_items
+from services.aggregation.texts import StoredText
 
 Values = NDArray[np.float64]
 
@@ -62,10 +63,14 @@ class SkippedRun:
 
 @dataclass(frozen=True, slots=True)
 class AnalyzedItems:
-    """One entry an item, ordered by id; ``duplicates`` is None if there were too many texts."""
+    """One entry an item, ordered by id; ``duplicates`` is None if there were too many texts.
+
+    Attributes:
+        prompt_ends: None where retention has removed the prompt.
+    """
 
     items: Sequence[str]
-    prompt_ends: Sequence[str]
+    prompt_ends: Sequence[str | None]
     run_counts: Sequence[int]
     analysis: ItemAnalysis
     duplicates: DuplicateGroups | None
@@ -107,7 +112,11 @@ async def _chosen(source: AnswerSource, request: AnalysisRequest) -> tuple[list[
     skipped: list[SkippedRun] = []
     seen: set[str] = set()
     for run in names:
-        digest = await source.model_digest(run, request.task)
+        try:
+            digest = await source.model_digest(run, request.task)
+        except RunDeletedError:
+            skipped.append(SkippedRun(run, "RESULTS_DELETED"))
+            continue
         if digest is None:
             skipped.append(SkippedRun(run, "NO_VALUES"))
         elif digest and digest in seen:
@@ -126,7 +135,7 @@ class _Items:
         self.numbers: dict[str, int] = {}
         self.names: list[str] = []
         self.prompts: list[bytes] = []
-        self.prompt_ends: list[str] = []
+        self.prompt_ends: list[str | None] = []
 
 
 class _Row:
@@ -147,12 +156,12 @@ class _Row:
     def take(self, item: AnsweredItem) -> None:
         """Take one item."""
         items = self._items
-        prompt = _digest(item.prompt)
+        prompt = _digest(repr(item.prompt.content_key))
         if self._is_newest:
             items.numbers[item.key[1]] = len(items.names)
             items.names.append(item.key[1])
             items.prompts.append(prompt)
-            items.prompt_ends.append(item.prompt[-_PROMPT_END:] if item.prompt else "")
+            items.prompt_ends.append(None if item.prompt.is_pruned else item.prompt.read()[-_PROMPT_END:])
         number = items.numbers.get(item.key[1])
         if number is None:
             return
@@ -207,9 +216,9 @@ async def _duplicates(
     return await asyncio.to_thread(search.groups, request.similarity)
 
 
-def _add_all(add: Callable[[str], None], texts: Sequence[str]) -> None:
+def _add_all(add: Callable[[str], None], texts: Sequence[StoredText]) -> None:
     for each in texts:
-        add(each)
+        add(each.read())
 
 
 def _analyzed(

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Protocol
 
 from services.aggregation.records import Failed, Judge, Observation
+from services.aggregation.texts import StoredText
 
 ItemKey = tuple[str, str]
 
@@ -24,7 +25,7 @@ class Answer:
     observation: Observation
     draw_index: int
     judges: str
-    prompt: str
+    prompt: StoredText
 
     @property
     def item_key(self) -> ItemKey:
@@ -49,8 +50,8 @@ class AnsweredItem:
         return self.samples[0].draw_index
 
     @property
-    def prompt(self) -> str:
-        """What the model was asked."""
+    def prompt(self) -> StoredText:
+        """What the model was asked, the first time."""
         return self.samples[0].prompt
 
     def judges(self) -> frozenset[Judge]:

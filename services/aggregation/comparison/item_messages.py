@@ -85,7 +85,8 @@ def _item_to_proto(analyzed: AnalyzedItems, number: int) -> item_analysis_pb2.An
         suspect=bool(found.is_suspicious[number]),
         duplicate_group=0 if duplicates is None else duplicates.groups[number],
         similarity=0.0 if duplicates is None else duplicates.similarities[number],
-        prompt_end=analyzed.prompt_ends[number],
+        prompt_end=analyzed.prompt_ends[number] or "",
+        prompt_pruned=analyzed.prompt_ends[number] is None,
     )
 
 

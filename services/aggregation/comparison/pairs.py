@@ -117,7 +117,7 @@ class TaskPairs:
         if base is None or variant is None:
             self._take_single(base, variant, wanted)
             return
-        self.other_prompt_count += base.prompt != variant.prompt
+        self.other_prompt_count += base.prompt.content_key != variant.prompt.content_key
         position = self.pair_count
         for metric in wanted:
             values = value_of(base, metric), value_of(variant, metric)

@@ -4,17 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Protocol
 
-from sqlalchemy import Row, case, literal, type_coerce
+from sqlalchemy import Row
 
 from services.aggregation.comparison.answers import Answer
 from services.aggregation.comparison.draw_orders import DrawOrder, order_of
 from services.aggregation.ledger import ResultFilter, SqlLedger
-from services.aggregation.schema import OBSERVATION_COLUMNS, RESULTS, observation_of
+from services.aggregation.rows import OBSERVATION_COLUMNS, PROMPT_COLUMNS, observation_of, prompt_of, with_texts
+from services.aggregation.schema import RESULTS
 
 _C: Final = RESULTS.c
-_TEXT: Final = _C.prompt.type
-# The samples of an item were all asked the same, so one copy of the text is enough.
-_PROMPT: Final = type_coerce(case((_C.sample == 0, _C.prompt), else_=literal("", _TEXT)), _TEXT).label("prompt")
 _PIECE_ROWS: Final = 1000
 
 
@@ -50,9 +48,9 @@ class LedgerAnswers:
 
     async def answers(self, run: str, task: str | None) -> AsyncGenerator[Sequence[Answer]]:
         """See ``AnswerSource.answers``."""
-        columns = (*OBSERVATION_COLUMNS, _C.draw_index, _C.judges, _PROMPT)
-        wanted = ResultFilter(task)
-        while piece := await self._ledger.rows(run, columns, wanted, _PIECE_ROWS, _answer_of):
+        columns = (*OBSERVATION_COLUMNS, _C.draw_index, _C.judges, *PROMPT_COLUMNS)
+        wanted, source = ResultFilter(task), with_texts("prompt")
+        while piece := await self._ledger.rows(run, columns, wanted, _PIECE_ROWS, _answer_of, source=source):
             yield piece
             if len(piece) < _PIECE_ROWS:
                 return
@@ -83,4 +81,4 @@ class LedgerAnswers:
 
 
 def _answer_of(row: Row[tuple[object, ...]]) -> Answer:
-    return Answer(observation_of(row), row.draw_index, row.judges, row.prompt)
+    return Answer(observation_of(row), row.draw_index, row.judges, prompt_of(row))

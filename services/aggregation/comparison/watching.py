@@ -247,7 +247,7 @@ class _Checkpoint:
             return
         self.item_counts[task] += 1
         items = self._sequence.items.setdefault(task, _ItemList())
-        prompt = _digest(item.prompt)
+        prompt = _digest(repr(item.prompt.content_key))
         number = items.number_of(name, prompt)
         if items.prompts[number] != prompt:
             self.tasks_with_other_prompts.add(task)

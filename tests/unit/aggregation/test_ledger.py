@@ -1,6 +1,7 @@
 """The ledger: the first outcome stays, whoever sends it again, and however many send at once."""
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -68,7 +69,8 @@ async def test_the_journal_beside_the_ledger_stays_small_over_many_runs(
     async with open_ledger(sqlite_url(tmp_path / "ledger.sqlite")) as ledger:
         for run in range(40):
             for item in range(10):
-                await ledger.append([result(str(item), run=f"runs/{run}", prompt="p" * 6000)])
+                prompt = random.Random(f"{run} {item}").randbytes(6000).hex()
+                await ledger.append([result(str(item), run=f"runs/{run}", prompt=prompt)])
         assert await ledger.append([result("0", run="runs/0", prompt="p")]) == AppendCounts(0, 1)
         sizes = {each.name: each.stat().st_size for each in tmp_path.iterdir()}  # noqa: ASYNC240
     assert sizes["ledger.sqlite"] > 2 * 2**20

@@ -100,7 +100,7 @@ def items_table(items: Iterable[AnalyzedItem]) -> Table:
             "–" if each.discrimination is None else f"{each.discrimination:+.2f}",
             str(each.run_count),
             f"{each.similarity:.2f} (group {each.duplicate_group})" if each.duplicate_group else "",
-            Text(" ".join(each.prompt_end.split())[-_PROMPT_SHOWN:]),
+            Text("(pruned)" if each.prompt_pruned else " ".join(each.prompt_end.split())[-_PROMPT_SHOWN:]),
         )
     return table
 

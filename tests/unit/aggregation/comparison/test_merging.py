@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.aggregation.comparison.answers import Answer, AnsweredItem, ItemMerge, value_of
 from services.aggregation.comparison.pairs import TaskPairs
 from services.aggregation.records import Cost, Failed, Observation, ResultKey, Scored
+from services.aggregation.texts import StoredText
 
 Keys = Mapping[str, int]
 
@@ -26,7 +27,7 @@ def answer(
 ) -> Answer:
     key = ResultKey(task, item, sample)
     observation = Observation(key, outcome or Scored({"acc": 1.0}), groups or {}, Cost(), False)
-    return Answer(observation, draw_index, judges, prompt)
+    return Answer(observation, draw_index, judges, StoredText(None, prompt, None))
 
 
 class Taken:

@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ResultText:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResultTextEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultText.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESULT_TEXT_UNSPECIFIED: _ResultText.ValueType  # 0
+    """Not set; never sent."""
+    RESULT_TEXT_PROMPT: _ResultText.ValueType  # 1
+    """`prompt`."""
+    RESULT_TEXT_OUTPUT: _ResultText.ValueType  # 2
+    """`output`."""
+    RESULT_TEXT_EXTRACTED_ANSWER: _ResultText.ValueType  # 3
+    """`scored.extracted_answer`."""
+
+class ResultText(_ResultText, metaclass=_ResultTextEnumTypeWrapper):
+    """A text of a result."""
+
+RESULT_TEXT_UNSPECIFIED: ResultText.ValueType  # 0
+"""Not set; never sent."""
+RESULT_TEXT_PROMPT: ResultText.ValueType  # 1
+"""`prompt`."""
+RESULT_TEXT_OUTPUT: ResultText.ValueType  # 2
+"""`output`."""
+RESULT_TEXT_EXTRACTED_ANSWER: ResultText.ValueType  # 3
+"""`scored.extracted_answer`."""
+Global___ResultText: _TypeAlias = ResultText  # noqa: Y015
+
 class _ResultView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -87,6 +115,7 @@ class Result(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     COMPLETE_TIME_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    PRUNED_TEXTS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run, `runs/{run}`."""
     task: _builtins.str
@@ -129,6 +158,12 @@ class Result(_message.Message):
     def complete_time(self) -> _timestamp_pb2.Timestamp:
         """When the outcome was known."""
 
+    @_builtins.property
+    def pruned_texts(self) -> _containers.RepeatedScalarFieldContainer[Global___ResultText.ValueType]:
+        """Texts that were taken out of the ledger after some days: their fields are empty, or absent. Never sent with
+        AppendResults.
+        """
+
     def __init__(
         self,
         *,
@@ -147,10 +182,11 @@ class Result(_message.Message):
         output: _builtins.str = ...,
         complete_time: _timestamp_pb2.Timestamp | None = ...,
         truncated: _builtins.bool = ...,
+        pruned_texts: _abc.Iterable[Global___ResultText.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "failure", b"failure", "outcome", b"outcome", "scored", b"scored", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "run", b"run", "sample", b"sample", "scored", b"scored", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "pruned_texts", b"pruned_texts", "run", b"run", "sample", b"sample", "scored", b"scored", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["scored", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -760,3 +796,92 @@ class ListResultsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResultsResponse: _TypeAlias = ListResultsResponse  # noqa: Y015
+
+@_typing.final
+class PruneLedgerRequest(_message.Message):
+    """What is taken out of the ledger. With nothing set: only texts that no result refers to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    KEEP_RUNS_DAYS_FIELD_NUMBER: _builtins.int
+    KEEP_TEXT_DAYS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    RUNS_HAVE_ENDED_FIELD_NUMBER: _builtins.int
+    keep_runs_days: _builtins.int
+    """Also delete the results of runs that got none for so many days, at least 1; the oldest 1000 a call."""
+    keep_text_days: _builtins.int
+    """Remove long prompts, outputs and answers that belong only to runs that got no results for so many days, at least 1.
+    Scores, costs and short texts stay.
+    """
+    dry_run: _builtins.bool
+    """Only tell what would be taken out."""
+    runs_have_ended: _builtins.bool
+    """The caller knows that the named runs have ended. Else one that got results within the last two hours is refused as
+    FAILED_PRECONDITION (RUN_MAY_BE_IN_PROGRESS).
+    """
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runs, `runs/{run}`, whose results are deleted, up to 1000. They read as RUN_RESULTS_DELETED afterwards, and take no
+        further results. Drawings that used them as history keep what they took of it.
+        """
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        keep_runs_days: _builtins.int | None = ...,
+        keep_text_days: _builtins.int | None = ...,
+        dry_run: _builtins.bool = ...,
+        runs_have_ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_runs_days", b"_keep_runs_days", "_keep_text_days", b"_keep_text_days", "keep_runs_days", b"keep_runs_days", "keep_text_days", b"keep_text_days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_runs_days", b"_keep_runs_days", "_keep_text_days", b"_keep_text_days", "dry_run", b"dry_run", "keep_runs_days", b"keep_runs_days", "keep_text_days", b"keep_text_days", "runs", b"runs", "runs_have_ended", b"runs_have_ended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_runs_days: _TypeAlias = _typing.Literal["keep_runs_days"]  # noqa: Y015
+    _WhichOneofArgType__keep_runs_days: _TypeAlias = _typing.Literal["_keep_runs_days", b"_keep_runs_days"]  # noqa: Y015
+    _WhichOneofReturnType__keep_text_days: _TypeAlias = _typing.Literal["keep_text_days"]  # noqa: Y015
+    _WhichOneofArgType__keep_text_days: _TypeAlias = _typing.Literal["_keep_text_days", b"_keep_text_days"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_runs_days) -> _WhichOneofReturnType__keep_runs_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_text_days) -> _WhichOneofReturnType__keep_text_days | None: ...
+
+Global___PruneLedgerRequest: _TypeAlias = PruneLedgerRequest  # noqa: Y015
+
+@_typing.final
+class PruneLedgerResponse(_message.Message):
+    """What was, or would be, taken out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    TEXT_COUNT_FIELD_NUMBER: _builtins.int
+    TEXT_BYTES_FIELD_NUMBER: _builtins.int
+    result_count: _builtins.int
+    """Their results."""
+    text_count: _builtins.int
+    """Texts that were removed."""
+    text_bytes: _builtins.int
+    """Bytes that they took up, compressed."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runs whose results were deleted, in order."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        result_count: _builtins.int = ...,
+        text_count: _builtins.int = ...,
+        text_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result_count", b"result_count", "runs", b"runs", "text_bytes", b"text_bytes", "text_count", b"text_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneLedgerResponse: _TypeAlias = PruneLedgerResponse  # noqa: Y015

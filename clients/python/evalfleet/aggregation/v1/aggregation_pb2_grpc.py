@@ -54,6 +54,11 @@ class AggregationServiceStub:
                 request_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.FromString,
                 _registered_method=True)
+        self.PruneLedger = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/PruneLedger',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerResponse.FromString,
+                _registered_method=True)
         self.CompareRuns = channel.unary_unary(
                 '/evalfleet.aggregation.v1.AggregationService/CompareRuns',
                 request_serializer=evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2.CompareRunsRequest.SerializeToString,
@@ -106,6 +111,15 @@ class AggregationServiceServicer:
 
     def ListResults(self, request, context):
         """Lists the results of a run, ordered by (task, item, sample).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneLedger(self, request, context):
+        """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
+        taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
+        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +185,11 @@ def add_AggregationServiceServicer_to_server(servicer, server):
                     servicer.ListResults,
                     request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.FromString,
                     response_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.SerializeToString,
+            ),
+            'PruneLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneLedger,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerResponse.SerializeToString,
             ),
             'CompareRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.CompareRuns,
@@ -285,6 +304,33 @@ class AggregationService:
             '/evalfleet.aggregation.v1.AggregationService/ListResults',
             evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsRequest.SerializeToString,
             evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.ListResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/PruneLedger',
+            evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_aggregation__pb2.PruneLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class AggregationServiceStub:
     """Estimates of every metric of every task of a run."""
     ListResults: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]
     """Lists the results of a run, ordered by (task, item, sample)."""
+    PruneLedger: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.PruneLedgerRequest, _aggregation_pb2.PruneLedgerResponse]
+    """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
+    taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
+    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+    """
     CompareRuns: _grpc.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]
     """Compares two runs, item by item."""
     AnalyzeItems: _grpc.UnaryStreamMultiCallable[_item_analysis_pb2.AnalyzeItemsRequest, _item_analysis_pb2.AnalyzeItemsResponse]
@@ -69,6 +74,11 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
     """Estimates of every metric of every task of a run."""
     ListResults: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]  # type: ignore[assignment]
     """Lists the results of a run, ordered by (task, item, sample)."""
+    PruneLedger: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.PruneLedgerRequest, _aggregation_pb2.PruneLedgerResponse]  # type: ignore[assignment]
+    """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
+    taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
+    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+    """
     CompareRuns: _aio.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]  # type: ignore[assignment]
     """Compares two runs, item by item."""
     AnalyzeItems: _aio.UnaryStreamMultiCallable[_item_analysis_pb2.AnalyzeItemsRequest, _item_analysis_pb2.AnalyzeItemsResponse]  # type: ignore[assignment]
@@ -110,6 +120,17 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_aggregation_pb2.ListResultsResponse, _abc.Awaitable[_aggregation_pb2.ListResultsResponse]]:
         """Lists the results of a run, ordered by (task, item, sample)."""
+
+    @_abc_1.abstractmethod
+    def PruneLedger(
+        self,
+        request: _aggregation_pb2.PruneLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregation_pb2.PruneLedgerResponse, _abc.Awaitable[_aggregation_pb2.PruneLedgerResponse]]:
+        """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
+        taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
+        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+        """
 
     @_abc_1.abstractmethod
     def CompareRuns(

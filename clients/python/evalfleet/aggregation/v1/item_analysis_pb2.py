@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,evalfleet/aggregation/v1/item_analysis.proto\x12\x18\x65valfleet.aggregation.v1\"\xbf\x01\n\x13\x41nalyzeItemsRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x17\n\x0flower_is_better\x18\x03 \x01(\x08\x12\x0c\n\x04runs\x18\x04 \x03(\t\x12\x11\n\trun_limit\x18\x05 \x01(\x05\x12!\n\x14\x64uplicate_similarity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66lagged_only\x18\x07 \x01(\x08\x42\x17\n\x15_duplicate_similarity\"\xe6\x01\n\x0c\x41nalyzedItem\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x11\n\trun_count\x18\x02 \x01(\x05\x12\x12\n\ndifficulty\x18\x03 \x01(\x01\x12\x1b\n\x0e\x64iscrimination\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tsaturated\x18\x05 \x01(\x08\x12\x0c\n\x04\x64\x65\x61\x64\x18\x06 \x01(\x08\x12\x0f\n\x07suspect\x18\x07 \x01(\x08\x12\x17\n\x0f\x64uplicate_group\x18\x08 \x01(\x05\x12\x12\n\nsimilarity\x18\t \x01(\x01\x12\x12\n\nprompt_end\x18\n \x01(\tB\x11\n\x0f_discrimination\"`\n\x0b\x41nalyzedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x1a\n\x12other_prompt_count\x18\x04 \x01(\x03\")\n\nSkippedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x94\x02\n\x13ItemAnalysisSummary\x12\x33\n\x04runs\x18\x01 \x03(\x0b\x32%.evalfleet.aggregation.v1.AnalyzedRun\x12:\n\x0cskipped_runs\x18\x02 \x03(\x0b\x32$.evalfleet.aggregation.v1.SkippedRun\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x17\n\x0fsaturated_count\x18\x04 \x01(\x03\x12\x12\n\ndead_count\x18\x05 \x01(\x03\x12\x15\n\rsuspect_count\x18\x06 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x07 \x01(\x03\x12\x1b\n\x13\x64uplicates_searched\x18\x08 \x01(\x08\"\x8d\x01\n\x14\x41nalyzeItemsResponse\x12>\n\x07summary\x18\x01 \x01(\x0b\x32-.evalfleet.aggregation.v1.ItemAnalysisSummary\x12\x35\n\x05items\x18\x02 \x03(\x0b\x32&.evalfleet.aggregation.v1.AnalyzedItemb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,evalfleet/aggregation/v1/item_analysis.proto\x12\x18\x65valfleet.aggregation.v1\"\xbf\x01\n\x13\x41nalyzeItemsRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x17\n\x0flower_is_better\x18\x03 \x01(\x08\x12\x0c\n\x04runs\x18\x04 \x03(\t\x12\x11\n\trun_limit\x18\x05 \x01(\x05\x12!\n\x14\x64uplicate_similarity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66lagged_only\x18\x07 \x01(\x08\x42\x17\n\x15_duplicate_similarity\"\xfd\x01\n\x0c\x41nalyzedItem\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x11\n\trun_count\x18\x02 \x01(\x05\x12\x12\n\ndifficulty\x18\x03 \x01(\x01\x12\x1b\n\x0e\x64iscrimination\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tsaturated\x18\x05 \x01(\x08\x12\x0c\n\x04\x64\x65\x61\x64\x18\x06 \x01(\x08\x12\x0f\n\x07suspect\x18\x07 \x01(\x08\x12\x17\n\x0f\x64uplicate_group\x18\x08 \x01(\x05\x12\x12\n\nsimilarity\x18\t \x01(\x01\x12\x12\n\nprompt_end\x18\n \x01(\t\x12\x15\n\rprompt_pruned\x18\x0b \x01(\x08\x42\x11\n\x0f_discrimination\"`\n\x0b\x41nalyzedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x1a\n\x12other_prompt_count\x18\x04 \x01(\x03\")\n\nSkippedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x94\x02\n\x13ItemAnalysisSummary\x12\x33\n\x04runs\x18\x01 \x03(\x0b\x32%.evalfleet.aggregation.v1.AnalyzedRun\x12:\n\x0cskipped_runs\x18\x02 \x03(\x0b\x32$.evalfleet.aggregation.v1.SkippedRun\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x17\n\x0fsaturated_count\x18\x04 \x01(\x03\x12\x12\n\ndead_count\x18\x05 \x01(\x03\x12\x15\n\rsuspect_count\x18\x06 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x07 \x01(\x03\x12\x1b\n\x13\x64uplicates_searched\x18\x08 \x01(\x08\"\x8d\x01\n\x14\x41nalyzeItemsResponse\x12>\n\x07summary\x18\x01 \x01(\x0b\x32-.evalfleet.aggregation.v1.ItemAnalysisSummary\x12\x35\n\x05items\x18\x02 \x03(\x0b\x32&.evalfleet.aggregation.v1.AnalyzedItemb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANALYZEITEMSREQUEST']._serialized_start=75
   _globals['_ANALYZEITEMSREQUEST']._serialized_end=266
   _globals['_ANALYZEDITEM']._serialized_start=269
-  _globals['_ANALYZEDITEM']._serialized_end=499
-  _globals['_ANALYZEDRUN']._serialized_start=501
-  _globals['_ANALYZEDRUN']._serialized_end=597
-  _globals['_SKIPPEDRUN']._serialized_start=599
-  _globals['_SKIPPEDRUN']._serialized_end=640
-  _globals['_ITEMANALYSISSUMMARY']._serialized_start=643
-  _globals['_ITEMANALYSISSUMMARY']._serialized_end=919
-  _globals['_ANALYZEITEMSRESPONSE']._serialized_start=922
-  _globals['_ANALYZEITEMSRESPONSE']._serialized_end=1063
+  _globals['_ANALYZEDITEM']._serialized_end=522
+  _globals['_ANALYZEDRUN']._serialized_start=524
+  _globals['_ANALYZEDRUN']._serialized_end=620
+  _globals['_SKIPPEDRUN']._serialized_start=622
+  _globals['_SKIPPEDRUN']._serialized_end=663
+  _globals['_ITEMANALYSISSUMMARY']._serialized_start=666
+  _globals['_ITEMANALYSISSUMMARY']._serialized_end=942
+  _globals['_ANALYZEITEMSRESPONSE']._serialized_start=945
+  _globals['_ANALYZEITEMSRESPONSE']._serialized_end=1086
 # @@protoc_insertion_point(module_scope)

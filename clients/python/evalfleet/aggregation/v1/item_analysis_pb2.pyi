@@ -86,6 +86,7 @@ class AnalyzedItem(_message.Message):
     DUPLICATE_GROUP_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     PROMPT_END_FIELD_NUMBER: _builtins.int
+    PROMPT_PRUNED_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """Id of the item in the task."""
     run_count: _builtins.int
@@ -106,6 +107,8 @@ class AnalyzedItem(_message.Message):
     """Similarity to the nearest other item of its group; 0 without one."""
     prompt_end: _builtins.str
     """The end of its text, where the question usually stands, up to 200 characters."""
+    prompt_pruned: _builtins.bool
+    """The prompt was taken out of the ledger after some days; `prompt_end` is empty."""
     def __init__(
         self,
         *,
@@ -119,10 +122,11 @@ class AnalyzedItem(_message.Message):
         duplicate_group: _builtins.int = ...,
         similarity: _builtins.float = ...,
         prompt_end: _builtins.str = ...,
+        prompt_pruned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_discrimination", b"_discrimination", "discrimination", b"discrimination"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discrimination", b"_discrimination", "dead", b"dead", "difficulty", b"difficulty", "discrimination", b"discrimination", "duplicate_group", b"duplicate_group", "item", b"item", "prompt_end", b"prompt_end", "run_count", b"run_count", "saturated", b"saturated", "similarity", b"similarity", "suspect", b"suspect"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discrimination", b"_discrimination", "dead", b"dead", "difficulty", b"difficulty", "discrimination", b"discrimination", "duplicate_group", b"duplicate_group", "item", b"item", "prompt_end", b"prompt_end", "prompt_pruned", b"prompt_pruned", "run_count", b"run_count", "saturated", b"saturated", "similarity", b"similarity", "suspect", b"suspect"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__discrimination: _TypeAlias = _typing.Literal["discrimination"]  # noqa: Y015
     _WhichOneofArgType__discrimination: _TypeAlias = _typing.Literal["_discrimination", b"_discrimination"]  # noqa: Y015
