@@ -25,6 +25,12 @@ class EvaluationSettings(ServiceSettings):
     data_dir: str = Field("", description="Folders of benchmark data, separated by colons.")
     suite_dirs: str = Field("", description="Further folders with suites/ and tasks/, separated by colons.")
     default_concurrency: int = Field(32, ge=1, le=1024, description="Items in flight of a run that does not say.")
+    most_in_flight: int = Field(
+        1024,
+        ge=64,
+        description="Most items asked of one model, or of one other service, at once by all runs of this replica; how "
+        "many it really is follows from how fast they are answered.",
+    )
     parallel_runs: int = Field(4, ge=1, description="Runs that this replica works on at once; more wait their turn.")
     caller_budgets: Path | None = Field(
         None, description="YAML file of what each caller may spend in a day; absent: nobody is limited."

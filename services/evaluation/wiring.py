@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from services.evaluation.runs.caller_budgets import CallerBudgets
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.paced_peers import PacedGenerator, PacedSafetyJudge, PacedScorerPanel, PeerLimitMetrics
 from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteScorerPanel
 from services.evaluation.runs.remote_drawings import RemoteDrawings
@@ -25,6 +27,7 @@ from services.evaluation.runs.store import RunStore
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.settings import EvaluationSettings
 from services.evaluation.suite_book import CatalogBook
+from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.channels import open_channel
 from services.runtime.database import open_database
 from services.runtime.server import HostedService
@@ -34,7 +37,7 @@ _SERVICE = evaluation_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_
 
 
 @asynccontextmanager
-async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
+async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
     """Open the database, connect to the other services and take unfinished runs up again.
 
     Raises:
@@ -48,7 +51,7 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
     async with AsyncExitStack() as stack:
         engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
         stack.push_async_callback(engine.dispose)
-        peers, ledger = await _connect(settings, stack)
+        peers, ledger = await _connect(settings, registry, stack)
         store = RunStore(engine)
         book = CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub()))
         allowances = Allowances(budgets, AccountStore(engine, process_name()))
@@ -79,7 +82,9 @@ async def build(settings: EvaluationSettings, _registry: CollectorRegistry) -> A
         ]
 
 
-async def _connect(settings: EvaluationSettings, stack: AsyncExitStack) -> tuple[Peers, RemoteLedger]:
+async def _connect(
+    settings: EvaluationSettings, registry: CollectorRegistry, stack: AsyncExitStack
+) -> tuple[Peers, RemoteLedger]:
     """Channels to the four other services, closed with ``stack``."""
     timeout = settings.call_timeout_seconds
     channels = []
@@ -92,10 +97,17 @@ async def _connect(settings: EvaluationSettings, stack: AsyncExitStack) -> tuple
         channels.append(await stack.enter_async_context(open_channel(target)))
     generation, safety, scoring, aggregation = channels
     ledger = RemoteLedger(aggregation, timeout_seconds=timeout)
+    make_limit = partial(AdaptiveLimit, largest=settings.most_in_flight)
+    generator = PacedGenerator(RemoteGenerator(generation, timeout_seconds=timeout), make_limit)
+    safety_limit, scoring_limit = make_limit(), make_limit()
+    metrics = PeerLimitMetrics(registry)
+    metrics.show("generation", lambda: generator.smallest_limit)
+    metrics.show("safety", lambda: safety_limit.limit)
+    metrics.show("scoring", lambda: scoring_limit.limit)
     peers = Peers(
-        generator=RemoteGenerator(generation, timeout_seconds=timeout),
-        safety=RemoteSafetyJudge(safety, timeout_seconds=timeout),
-        scorers=RemoteScorerPanel(scoring, timeout_seconds=timeout),
+        generator=generator,
+        safety=PacedSafetyJudge(RemoteSafetyJudge(safety, timeout_seconds=timeout), safety_limit),
+        scorers=PacedScorerPanel(RemoteScorerPanel(scoring, timeout_seconds=timeout), scoring_limit),
         ledger=ledger,
         drawings=RemoteDrawings(aggregation, timeout_seconds=timeout),
     )

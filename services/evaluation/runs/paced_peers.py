@@ -1,0 +1,114 @@
+"""The other services, each given as many items at once as it answers without delay."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from services.evaluation.items import Message, Prompt
+from services.evaluation.runs.peers import (
+    ContinuationScores,
+    GeneratedText,
+    GenerationOptions,
+    Generator,
+    SafetyJudge,
+    SafetyVerdict,
+    ScoredOutput,
+    ScorerCall,
+    ScorerPanel,
+)
+from services.evaluation.specification import SafetyJudging
+from services.runtime.adaptive_limit import AdaptiveLimit
+
+MakeLimit = Callable[[], AdaptiveLimit]
+
+_MOST_MODELS: Final = 64
+
+
+class PeerLimitMetrics:
+    """Shows how many items each service may be given at once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._gauge = Gauge(
+            "evalfleet_peer_items_limit",
+            "Items that may be asked of a service at once; of the generation service, for its slowest model.",
+            ["service"],
+            registry=registry,
+        )
+
+    def show(self, service: str, read: Callable[[], float]) -> None:
+        """Read a service's limit whenever metrics are collected."""
+        self._gauge.labels(service).set_function(read)
+
+
+class PacedGenerator:
+    """The generation service; each model has a limit of its own, since each has an engine of its own."""
+
+    def __init__(self, generator: Generator, make_limit: MakeLimit) -> None:
+        self._generator = generator
+        self._make_limit = make_limit
+        self._limits: OrderedDict[str, AdaptiveLimit] = OrderedDict()
+
+    @property
+    def smallest_limit(self) -> int:
+        """The limit of the model that is given the fewest items; 0 before the first item."""
+        return min((each.limit for each in self._limits.values()), default=0)
+
+    async def model_digest(self, model: str) -> str:
+        """See ``Generator.model_digest``."""
+        return await self._generator.model_digest(model)
+
+    async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
+        """See ``Generator.generate``."""
+        return await self._limit(model).run(partial(self._generator.generate, model, prompt, options))
+
+    async def score(
+        self, model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
+    ) -> ContinuationScores:
+        """See ``Generator.score``."""
+        score = partial(self._generator.score, model, context, continuations, truncate_left=truncate_left)
+        return await self._limit(model).run(score)
+
+    def _limit(self, model: str) -> AdaptiveLimit:
+        limit = self._limits.get(model)
+        if limit is None:
+            limit = self._limits[model] = self._make_limit()
+            if len(self._limits) > _MOST_MODELS:
+                self._limits.popitem(last=False)
+        else:
+            self._limits.move_to_end(model)
+        return limit
+
+
+class PacedSafetyJudge:
+    """The safety service."""
+
+    def __init__(self, judge: SafetyJudge, limit: AdaptiveLimit) -> None:
+        self._judge = judge
+        self._limit = limit
+
+    async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
+        """See ``SafetyJudge.classify``."""
+        return await self._limit.run(partial(self._judge.classify, messages, judging))
+
+    async def check(self, judgings: Sequence[SafetyJudging]) -> None:
+        """See ``SafetyJudge.check``."""
+        await self._judge.check(judgings)
+
+
+class PacedScorerPanel:
+    """The scoring service."""
+
+    def __init__(self, panel: ScorerPanel, limit: AdaptiveLimit) -> None:
+        self._panel = panel
+        self._limit = limit
+
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+        """See ``ScorerPanel.score``."""
+        return await self._limit.run(partial(self._panel.score, calls))
+
+    async def check(self, scorers: Collection[str]) -> None:
+        """See ``ScorerPanel.check``."""
+        await self._panel.check(scorers)
