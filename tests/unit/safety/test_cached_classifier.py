@@ -1,6 +1,4 @@
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,16 +11,9 @@ from services.safety.cached_classifier import CachedClassifier
 from services.safety.guard import LabelledText
 from services.safety.judgement import GuardReference
 from tests.fakes.classifier import FakeClassifier, answer
+from tests.fakes.kept_entries import kept_keys
 
 GUARD = GuardReference("guards/g", "w", "t", "c", "e", "float32")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteCacheStore]:
-    metrics = CacheMetrics("store", CollectorRegistry())
-    opened = await SqliteCacheStore.open(tmp_path / "c", max_bytes=2**30, metrics=metrics)
-    yield opened
-    await opened.close()
 
 
 def cached(
@@ -83,17 +74,9 @@ async def test_an_answer_of_the_wrong_length_is_nobodys(store: SqliteCacheStore)
 async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = FakeClassifier()
     classifier = cached(inner, store)
-    kept: list[bytes] = []
-    put = store.put
-
-    async def noting(entry: NewEntry) -> None:
-        kept.append(entry.key)
-        await put(entry)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "put", noting)
+    with kept_keys(store, monkeypatch) as keys:
         await ask(classifier, "a")
-    [key] = kept
+    [key] = keys
     await store.put(NewEntry(key, b"damaged"))
     assert await ask(classifier, "a") == [answer(0.001)]
     assert len(inner.requests) == 2

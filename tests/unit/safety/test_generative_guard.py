@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -21,6 +19,7 @@ from services.safety.generative_guard import GenerativeGuard
 from services.safety.judgement import Decision, GuardReference, Verdict
 from services.safety.language_model import GeneratedAnswer
 from services.safety.messages import verdict_to_proto
+from tests.fakes.kept_entries import kept_keys
 from tests.fakes.language_model import (
     SAFE_ANSWERS,
     FakeLanguageModel,
@@ -187,14 +186,6 @@ async def test_readiness_is_the_models() -> None:
 REFERENCE = GuardReference("guards/g", "w", "t", "c", "e", "float32")
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteCacheStore]:
-    metrics = CacheMetrics("store", CollectorRegistry())
-    opened = await SqliteCacheStore.open(tmp_path / "c", max_bytes=2**30, metrics=metrics)
-    yield opened
-    await opened.close()
-
-
 def remembering(
     model: FakeLanguageModel, store: SqliteCacheStore, kind: str = LLAMA, reference: GuardReference = REFERENCE
 ) -> GenerativeGuard:
@@ -250,17 +241,9 @@ async def test_a_kept_answer_that_is_no_longer_understood_is_asked_anew(store: S
 async def test_a_damaged_entry_is_asked_anew(store: SqliteCacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeLanguageModel("safe")
     guard = remembering(model, store)
-    kept: list[bytes] = []
-    put = store.put
-
-    async def noting(entry: NewEntry) -> None:
-        kept.append(entry.key)
-        await put(entry)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "put", noting)
+    with kept_keys(store, monkeypatch) as keys:
         await guard.judge([prompt_turn()])
-    [key] = kept
+    [key] = keys
     await store.put(NewEntry(key, b"damaged"))
     [verdict] = await guard.judge([prompt_turn()])
     assert (verdict.decision, verdict.cached) == (Decision.SAFE, False)
