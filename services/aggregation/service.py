@@ -12,6 +12,7 @@ from evalfleet.aggregation.v1 import (
     comparison_pb2,
     drawing_pb2,
     item_analysis_pb2,
+    ranking_pb2,
     regressions_pb2,
 )
 
@@ -35,6 +36,8 @@ from services.aggregation.messages import (
     results_from_proto,
 )
 from services.aggregation.pruning_messages import policy_from_proto, pruned_to_proto
+from services.aggregation.rankings.judging import RankingDesk
+from services.aggregation.rankings.service import RankingCalls
 from services.aggregation.records import AppendCounts, ListedKey, Result, ResultKey
 from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token
@@ -62,7 +65,9 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         self._ledger = ledger
         self._comparisons = comparisons
         self._page_bytes = page_bytes
-        self._drawings = DrawingCalls(DrawingDesk(ledger.drawings))
+        desk = DrawingDesk(ledger.drawings)
+        self._drawings = DrawingCalls(desk)
+        self._rankings = RankingCalls(RankingDesk(desk))
 
     async def AppendResults(
         self,
@@ -173,6 +178,14 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
     ) -> drawing_pb2.GetDecisionsResponse:
         """Return what a run's results decide."""
         return await self._drawings.decisions(request)
+
+    async def RankRuns(
+        self,
+        request: ranking_pb2.RankRunsRequest,
+        context: grpc.aio.ServicerContext[ranking_pb2.RankRunsRequest, ranking_pb2.RankRunsResponse],
+    ) -> ranking_pb2.RankRunsResponse:
+        """Judge several runs on the items that they were asked in common."""
+        return await self._rankings.rank(request)
 
     async def CompareRuns(
         self,

@@ -85,7 +85,7 @@ def run_request(request: evaluation_pb2.CreateRunRequest, *, needs_model: bool =
         violations.add("concurrency", f"must be from 1 to {_LARGEST_CONCURRENCY}; leave it out for the default")
     if abs(request.priority) > _LARGEST_PRIORITY:
         violations.add("priority", f"must be from -{_LARGEST_PRIORITY} to {_LARGEST_PRIORITY}")
-    if request.HasField("request_id") and not _is_uuid(request.request_id):
+    if request.HasField("request_id") and not is_uuid(request.request_id):
         violations.add("request_id", "must be a UUID")
     wish = _goal_wish(request, violations)
     violations.raise_if_any()
@@ -119,11 +119,7 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
         violations.add("previous_run", "must have the form runs/ID")
     if request.tier not in ("", *TIERS):
         violations.add("tier", f"must be one of {', '.join(TIERS)}")
-    # Only fields that are set are listed.
-    limits = {field.name: value for field, value in request.budget.ListFields()}
-    for name, limit in limits.items():
-        if not 0 < limit < math.inf:
-            violations.add(f"budget.{name}", "must be above 0; leave it out for no limit")
+    budget = budget_of(request.budget, violations)
     return GoalWish(
         gates=tuple(
             Gate(gate.task, DIRECTIONS_FROM_PROTO.get(gate.direction, Direction.AT_LEAST), gate.threshold, gate.metric)
@@ -131,7 +127,7 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
         ),
         precision=request.precision if request.HasField("precision") else None,
         confidence=request.confidence if request.HasField("confidence") else None,
-        budget=Budget(**limits),
+        budget=budget,
         tier=request.tier,
         uses_history=request.use_history if request.HasField("use_history") else None,
         previous_run=request.previous_run,
@@ -139,7 +135,18 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
     )
 
 
-def _is_uuid(text: str) -> bool:
+def budget_of(budget: evaluation_pb2.Budget, violations: Violations) -> Budget:
+    """The domain's form of a budget."""
+    # Only fields that are set are listed.
+    limits = {field.name: value for field, value in budget.ListFields()}
+    for name, limit in limits.items():
+        if not 0 < limit < math.inf:
+            violations.add(f"budget.{name}", "must be above 0; leave it out for no limit")
+    return Budget(**limits)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID."""
     try:
         uuid.UUID(text)
     except ValueError:

@@ -16,7 +16,7 @@ from services.evaluation.runs.record import Run, RunFailure, RunState, StopReaso
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import ERROR_DOMAIN
 
-_STATES = {
+RUN_STATES = {
     RunState.PENDING: evaluation_pb2.RUN_STATE_PENDING,
     RunState.RUNNING: evaluation_pb2.RUN_STATE_RUNNING,
     RunState.SUCCEEDED: evaluation_pb2.RUN_STATE_SUCCEEDED,
@@ -24,7 +24,7 @@ _STATES = {
     RunState.CANCELLED: evaluation_pb2.RUN_STATE_CANCELLED,
 }
 
-_STOP_REASONS = {
+STOP_REASONS = {
     StopReason.COMPLETE: evaluation_pb2.STOP_REASON_COMPLETE,
     StopReason.DECIDED: evaluation_pb2.STOP_REASON_DECIDED,
     StopReason.GATE_FAILED: evaluation_pb2.STOP_REASON_GATE_FAILED,
@@ -47,7 +47,7 @@ def run_message(run: Run) -> evaluation_pb2.Run:
         suite_digest=run.suite_digest,
         model=run.model,
         model_digest=run.model_digest,
-        state=_STATES[run.state],
+        state=RUN_STATES[run.state],
         seed=run.seed,
         item_limit=run.item_limit,
         priority=run.priority,
@@ -55,7 +55,7 @@ def run_message(run: Run) -> evaluation_pb2.Run:
     )
     _add_goal(message, run)
     if run.failure is not None:
-        message.failure.CopyFrom(_failure_message(run.failure))
+        message.failure.CopyFrom(failure_message(run.failure))
     message.create_time.FromNanoseconds(int(run.create_time * 1e9))
     if run.start_time is not None:
         message.start_time.FromNanoseconds(int(run.start_time * 1e9))
@@ -68,7 +68,7 @@ def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
     """Fill in what the run is to find out, and what it has decided and spent."""
     goal = run.goal
     if run.stop_reason is not None:
-        message.stop_reason = _STOP_REASONS[run.stop_reason]
+        message.stop_reason = STOP_REASONS[run.stop_reason]
     message.confidence = goal.confidence
     message.tier = goal.tier
     if goal.precision is not None:
@@ -84,13 +84,13 @@ def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
         message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
     ended = run.end_time or time.time()
     seconds = max(0.0, ended - run.start_time) if run.start_time is not None else 0.0
-    message.spend.CopyFrom(_spend_message(run.spent, seconds))
+    message.spend.CopyFrom(spend_message(run.spent, seconds))
 
 
 def event_message(run: str, event: RunEvent) -> evaluation_pb2.RunEvent:
     """Something that happened to ``run``."""
     if event.state is not None:
-        return evaluation_pb2.RunEvent(state=_STATES[event.state])
+        return evaluation_pb2.RunEvent(state=RUN_STATES[event.state])
     decision = None if event.decision is None else decision_to_proto(run, event.decision)
     return evaluation_pb2.RunEvent(decision=decision)
 
@@ -103,13 +103,13 @@ def plan_message(plan: RunPlan) -> evaluation_pb2.EstimateRunResponse:
                 task=each.task,
                 item_count=each.item_count,
                 expected_item_count=each.expected_item_count,
-                expected=_spend_message(each.expected, each.wall_seconds),
+                expected=spend_message(each.expected, each.wall_seconds),
                 basis=_BASES[each.basis],
                 basis_run=each.basis_run,
             )
             for each in plan.tasks
         ],
-        expected=_spend_message(plan.expected, plan.wall_seconds),
+        expected=spend_message(plan.expected, plan.wall_seconds),
         exceeds_budget=plan.exceeds_budget,
         exceeds_caller_budget=plan.exceeds_caller_budget,
         caller_budget=None if plan.account is None else caller_budget_message(plan.account),
@@ -122,8 +122,8 @@ def caller_budget_message(account: CallerAccount) -> evaluation_pb2.CallerBudget
         caller=account.caller,
         pattern=account.budget.pattern,
         day=account.today.day,
-        spent=_spend_message(account.today.spent, 0.0),
-        reserved=_spend_message(account.today.reserved, 0.0),
+        spent=spend_message(account.today.spent, 0.0),
+        reserved=spend_message(account.today.reserved, 0.0),
     )
     if account.budget.limit.is_limited:
         message.limit.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(account.budget.limit)))
@@ -132,7 +132,8 @@ def caller_budget_message(account: CallerAccount) -> evaluation_pb2.CallerBudget
     return message
 
 
-def _spend_message(spend: Spend, wall_seconds: float) -> evaluation_pb2.Spend:
+def spend_message(spend: Spend, wall_seconds: float) -> evaluation_pb2.Spend:
+    """What was spent."""
     return evaluation_pb2.Spend(
         items=round(spend.items),
         tokens=round(spend.tokens),
@@ -173,7 +174,8 @@ def _progress_message(progress: TaskProgress) -> evaluation_pb2.TaskProgress:
     )
 
 
-def _failure_message(failure: RunFailure) -> status_pb2.Status:
+def failure_message(failure: RunFailure) -> status_pb2.Status:
+    """Why something could not go on."""
     status = status_pb2.Status(code=code_pb2.Code.ValueType(failure.code), message=failure.message)
     info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=ERROR_DOMAIN, metadata=dict(failure.metadata))
     status.details.add().Pack(info)

@@ -32,6 +32,9 @@ class EvaluationSettings(ServiceSettings):
         "many it really is follows from how fast they are answered.",
     )
     parallel_runs: int = Field(4, ge=1, description="Runs that this replica works on at once; more wait their turn.")
+    parallel_rankings: int = Field(
+        2, ge=1, description="Rankings that this replica works on at once, beside its runs; more wait their turn."
+    )
     caller_budgets: Path | None = Field(
         None, description="YAML file of what each caller may spend in a day; absent: nobody is limited."
     )

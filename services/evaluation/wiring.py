@@ -6,12 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
+from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.hub import HuggingFaceHub
+from services.evaluation.rankings.manager import RankingManager
+from services.evaluation.rankings.remote_judge import RemoteJudge
+from services.evaluation.rankings.service import RankingServicer
+from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets
@@ -34,6 +38,7 @@ from services.runtime.server import HostedService
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _SERVICE = evaluation_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name
+_RANKING_SERVICE = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
 @asynccontextmanager
@@ -51,7 +56,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
     async with AsyncExitStack() as stack:
         engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
         stack.push_async_callback(engine.dispose)
-        peers, ledger = await _connect(settings, registry, stack)
+        peers, ledger, judge = await _connect(settings, registry, stack)
         store = RunStore(engine)
         book = CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub()))
         allowances = Allowances(budgets, AccountStore(engine, process_name()))
@@ -69,6 +74,21 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         )
         stack.push_async_callback(manager.stop)
         await manager.start()
+        rankings = RankingManager(
+            RankingStore(engine),
+            store,
+            book,
+            peers,
+            judge,
+            parallel_rankings=settings.parallel_rankings,
+            default_concurrency=settings.default_concurrency,
+            patience_seconds=settings.patience_seconds,
+            lease_times=settings.lease_times,
+            allowances=allowances,
+        )
+        stack.push_async_callback(rankings.stop)
+        await rankings.start()
+        ranking_servicer = RankingServicer(rankings)
         planner = RunPlanner(store, book, ledger, allowances)
         servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances)
         yield [
@@ -78,13 +98,20 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                     servicer, server
                 ),
                 unbounded_methods=frozenset({"WatchRun"}),
-            )
+            ),
+            HostedService(
+                full_name=_RANKING_SERVICE,
+                add_to_server=lambda server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
+                    ranking_servicer, server
+                ),
+                unbounded_methods=frozenset({"WatchRanking"}),
+            ),
         ]
 
 
 async def _connect(
     settings: EvaluationSettings, registry: CollectorRegistry, stack: AsyncExitStack
-) -> tuple[Peers, RemoteLedger]:
+) -> tuple[Peers, RemoteLedger, RemoteJudge]:
     """Channels to the four other services, closed with ``stack``."""
     timeout = settings.call_timeout_seconds
     channels = []
@@ -111,4 +138,4 @@ async def _connect(
         ledger=ledger,
         drawings=RemoteDrawings(aggregation, timeout_seconds=timeout),
     )
-    return peers, ledger
+    return peers, ledger, RemoteJudge(aggregation, timeout_seconds=timeout)

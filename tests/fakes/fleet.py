@@ -14,11 +14,12 @@ from evalfleet.aggregation.v1 import (
     comparison_pb2,
     drawing_pb2,
     item_analysis_pb2,
+    ranking_pb2,
     regressions_pb2,
 )
 from evalfleet.common.v1 import common_pb2
 from evalfleet.endpoints import SERVICES
-from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
+from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc, ranking_pb2_grpc
 from evalfleet.generation.v1 import model_pb2, model_pb2_grpc
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from google.protobuf import any_pb2
@@ -27,6 +28,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from services.runtime.free_ports import free_port
+from tests.fakes.rankings import FakeRankings
 
 CREATED = Timestamp(seconds=1_790_000_000)
 
@@ -312,6 +314,11 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self.regression_requests.append(request)
         return self.regressions
 
+    def RankRuns(
+        self, request: ranking_pb2.RankRunsRequest, context: grpc.ServicerContext
+    ) -> ranking_pb2.RankRunsResponse:
+        not_offered(context)
+
     def CreateDrawing(
         self, request_iterator: Iterator[drawing_pb2.CreateDrawingRequest], context: grpc.ServicerContext
     ) -> drawing_pb2.CreateDrawingResponse:
@@ -419,6 +426,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
     def __init__(self) -> None:
         self.models = FakeModels()
         self.evaluation = FakeEvaluation()
+        self.rankings = FakeRankings()
         self.aggregation = FakeAggregation()
         self.safety = FakeSafety()
         # Chosen once: a test may stop the fleet and start it again.
@@ -436,6 +444,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, server)
         evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(self.evaluation, server)
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.rankings, server)
         aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(self.aggregation, server)
         safety_pb2_grpc.add_SafetyServiceServicer_to_server(self.safety, server)
         server.add_insecure_port(self.target)

@@ -18,6 +18,7 @@ import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.fleet import Fleet
 from evalfleet.goals import Answer, StopReason, TaskDecision
+from evalfleet.rankings import Standing
 from evalfleet.results import Run, RunSnapshot, RunState
 from safetensors.torch import load_file, save_file
 
@@ -138,11 +139,8 @@ def test_a_part_of_the_items_decides_and_history_makes_it_smaller(
 def test_a_run_decides_the_same_although_its_service_is_killed(
     quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
 ) -> None:
-    # Known answers would end the run before anything can be killed: this checkpoint has a digest of its own.
-    folder = checkpoint_folder / uuid.uuid4().hex
-    shutil.copytree(tiny_policy, folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(f"{template.read_text()}{{# {folder.name} #}}")
+    # Known answers would end the run before anything can be killed.
+    folder = _renamed(tiny_policy, checkpoint_folder)
     with Fleet.connect(quiz_fleet.endpoints) as client:
         model = client.models.add(folder).name
         # Without history the order depends on the seed alone, so that both runs draw the same.
@@ -217,3 +215,60 @@ def test_the_command_line_says_what_a_gate_costs_and_answers_with_its_exit_code(
     undecided = evalfleet("gate", "quiz>=0.25", "--budget", "64items", *model)
     assert undecided.returncode == 2, undecided.stdout + undecided.stderr
     assert "stopped because the budget is used up" in undecided.stdout
+
+
+def test_the_best_of_several_is_found_although_the_service_is_killed(
+    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+) -> None:
+    folders = [_renamed(each, checkpoint_folder) for each in sorted(tiny_policy.parent.glob("step-*"))[-2:]]
+    with Fleet.connect(quiz_fleet.endpoints) as client:
+        models = [client.models.add(each).name for each in folders]
+        started = client.rankings.start(models=models, suite="quiz", top=1, item_limit=240, concurrency=4)
+        killed = None
+        for ranking in client.rankings.watch(started.name):
+            if killed is None and ranking.asked_count >= 40:
+                killed = quiz_fleet.processes["evaluation"]
+                os.kill(killed, signal.SIGKILL)
+        assert killed is not None, "the ranking was over before anything could be killed"
+        assert ranking.state is RunState.SUCCEEDED, ranking.failure
+        assert ranking.is_decided
+        means, orders = [], []
+        for contender in ranking.contenders:
+            run = client.runs.get(contender.run)
+            rows = results_of(quiz_fleet, run)
+            assert Counter(row.item for row in rows).most_common(1)[0][1] == 1
+            assert run.tasks[0].done_count == len(rows) == contender.evaluated_count
+            means.append(sum(row.scored.metrics["acc"] for row in rows) / len(rows))
+            orders.append({row.draw_index: row.item for row in rows})
+    common = orders[0].keys() & orders[1].keys()
+    assert {index: orders[0][index] for index in common} == {index: orders[1][index] for index in common}
+    best = ranking.in_order[0]
+    assert best.standing is Standing.TOP
+    if all(each.evaluated_count == 240 for each in ranking.contenders):
+        assert means[ranking.contenders.index(best)] == max(means)
+
+
+def test_a_variant_that_lost_nothing_is_cleared_by_a_part_of_the_items(
+    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+) -> None:
+    variant = _renamed(tiny_policy, checkpoint_folder)
+    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={quiz_fleet.state_dir}", "compare"]
+    asked = ["--margin", "0.05", "--suite", "quizzes", "--task", "quiz", "--concurrency", "32"]
+    result = subprocess.run(
+        [*command, str(tiny_policy), str(variant), *asked], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    [line] = [each for each in result.stdout.splitlines() if each.startswith("asked: ")]
+    count, full = (int(each.replace(",", "")) for each in (line.split()[1], line.split()[3]))
+    assert full == 2 * ITEMS
+    assert 0 < count < full / 4
+    assert "is not inferior" in result.stdout
+
+
+def _renamed(folder: Path, below: Path) -> Path:
+    """Copy a checkpoint so that it answers the same, and its digest is its own: nothing of it is in a cache."""
+    copy = below / uuid.uuid4().hex
+    shutil.copytree(folder, copy)
+    template = copy / "chat_template.jinja"
+    template.write_text(f"{template.read_text()}{{# {copy.name} #}}")
+    return copy

@@ -66,10 +66,15 @@ def model(message: model_pb2.Model) -> Model:
         dtype=message.dtype,
         context_tokens=message.context_tokens,
         weight_bytes=message.weight_bytes,
-        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        create_time=moment(message.create_time) if message.HasField("create_time") else None,
         engine=message.engine,
         foreign=f"{message.foreign.target}/{message.foreign.model_name}" if message.HasField("foreign") else "",
     )
+
+
+def run_state(number: evaluation_pb2.RunState.ValueType) -> RunState:
+    """Translate a state; one that this version does not know becomes UNKNOWN."""
+    return _RUN_STATES.get(number, RunState.UNKNOWN)
 
 
 def run(message: evaluation_pb2.Run) -> Run:
@@ -80,14 +85,14 @@ def run(message: evaluation_pb2.Run) -> Run:
         suite_digest=message.suite_digest,
         model=message.model,
         model_digest=message.model_digest,
-        state=_RUN_STATES.get(message.state, RunState.UNKNOWN),
+        state=run_state(message.state),
         failure=message.failure.message,
         seed=message.seed,
         item_limit=message.item_limit if message.HasField("item_limit") else None,
         tasks=tuple(_progress(each) for each in message.tasks),
-        create_time=_time(message.create_time) if message.HasField("create_time") else None,
-        start_time=_time(message.start_time) if message.HasField("start_time") else None,
-        end_time=_time(message.end_time) if message.HasField("end_time") else None,
+        create_time=moment(message.create_time) if message.HasField("create_time") else None,
+        start_time=moment(message.start_time) if message.HasField("start_time") else None,
+        end_time=moment(message.end_time) if message.HasField("end_time") else None,
         stop_reason=goal_messages.stop_reason(message.stop_reason),
         gates=tuple(goal_messages.gate(each) for each in message.gates),
         precision=message.precision if message.HasField("precision") else None,
@@ -103,7 +108,7 @@ def run_event(message: evaluation_pb2.RunEvent) -> RunState | TaskDecision:
     """Translate something that happened to a run: its new state, or what was decided about a task."""
     if message.HasField("decision"):
         return goal_messages.decision(message.decision)
-    return _RUN_STATES.get(message.state, RunState.UNKNOWN)
+    return run_state(message.state)
 
 
 def _progress(message: evaluation_pb2.TaskProgress) -> TaskProgress:
@@ -251,7 +256,8 @@ def aspects(numbers: Iterable[int]) -> tuple[str, ...]:
     return tuple(_ASPECTS[each] for each in numbers if each in _ASPECTS)
 
 
-def _time(stamp: Timestamp) -> datetime:
+def moment(stamp: Timestamp) -> datetime:
+    """Translate a point in time."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 

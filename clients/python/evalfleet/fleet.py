@@ -13,6 +13,7 @@ from evalfleet.connections import Connection
 from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.ledger import Ledger
 from evalfleet.models import Models
+from evalfleet.rankings import Rankings
 from evalfleet.runs import Runs
 from evalfleet.suites import Suites
 from evalfleet.verdicts import Safety
@@ -72,6 +73,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def runs(self) -> Runs:
         """The runs and their results."""
         return Runs(self._connection("evaluation"), lambda: self._connection("aggregation"))
+
+    @cached_property
+    def rankings(self) -> Rankings:
+        """Several models on the same items."""
+        return Rankings(self._connection("evaluation"))
 
     @cached_property
     def comparisons(self) -> Comparisons:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, replace
 from services.aggregation.drawings.errors import DrawIndexError, DrawingExistsError
 from services.aggregation.drawings.history import gather
 from services.aggregation.drawings.orders import order_digest, order_seed
-from services.aggregation.drawings.records import Batch, Drawing, DrawingSpec, DrawnItems, TaskDecision
+from services.aggregation.drawings.records import (
+    Batch,
+    Drawing,
+    DrawingSpec,
+    DrawnItems,
+    DrawnScores,
+    TaskDecision,
+)
 from services.aggregation.drawings.sequencer import Sequencer
 from services.aggregation.drawings.store import DrawingStore, NewDrawing
 from services.runtime.database import unbroken
@@ -92,6 +99,14 @@ class DrawingDesk:
         """
         return await unbroken(self._draw(run, task, first, count))
 
+    async def scores(self, run: str, task: str) -> DrawnScores:
+        """Return the scores of the completed prefix of draws.
+
+        Raises:
+            NotFoundError: the task has no drawing.
+        """
+        return await unbroken(self._read_scores(run, task))
+
     async def decisions(self, run: str, task: str | None = None) -> list[TaskDecision]:
         """Return what the results of a run decide, by task.
 
@@ -132,6 +147,10 @@ class DrawingDesk:
             if of_all:
                 await self._take_all(work.drawing, work.sequencer)
             return await asyncio.to_thread(work.sequencer.decision)
+
+    async def _read_scores(self, run: str, task: str) -> DrawnScores:
+        async with self._working(run, task) as work:
+            return await asyncio.to_thread(work.sequencer.scores)
 
     async def _draw_batch(self, work: _Work) -> None:
         batch = await asyncio.to_thread(work.sequencer.next_batch)

@@ -173,6 +173,32 @@ class TaskDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnScores:
+    """The scores of the completed prefix of a drawing's draws, and what they decide by themselves.
+
+    Attributes:
+        order_digest: of the drawing; see ``Drawing``.
+        low: the least that each draw's score can be, in draw order, [completed]; a copy.
+        high: the most.
+    """
+
+    decision: TaskDecision
+    order_digest: str
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @property
+    def spec(self) -> DrawingSpec:
+        """What is asked about which items."""
+        return self.decision.spec
+
+    @property
+    def item_count(self) -> int:
+        """Items of the task."""
+        return self.decision.item_count
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnItems:
     """The next items, or how many results the next batch waits for.
 

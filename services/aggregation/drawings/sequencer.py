@@ -1,5 +1,6 @@
 """One drawing at work, in memory: its draws, the results that are in, and what they decide."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,15 @@ from numpy.typing import NDArray
 
 from services.aggregation.drawings.errors import DrawingDamagedError
 from services.aggregation.drawings.orders import batch_digest
-from services.aggregation.drawings.records import Batch, Draw, Drawing, DrawnItems, PastResults, TaskDecision
+from services.aggregation.drawings.records import (
+    Batch,
+    Draw,
+    Drawing,
+    DrawnItems,
+    DrawnScores,
+    PastResults,
+    TaskDecision,
+)
 from services.aggregation.drawings.scores import ItemScore, SampleOutcome, item_score, sample_score
 from services.aggregation.sequential.history import History
 from services.aggregation.sequential.predictions import Predictor
@@ -60,7 +69,7 @@ class Sequencer:
         self._probabilities: NDArray[np.float64] = np.empty(0)
         self._drawn_count = 0
         self._unknown_count = 0
-        self._scores: list[float] = []
+        self._low, self._high = array("d"), array("d")
         self._samples: dict[str, dict[int, ItemScore]] = {}
         self._waiting: dict[str, ItemScore] = {}
 
@@ -82,7 +91,7 @@ class Sequencer:
     @property
     def completed_count(self) -> int:
         """The longest prefix of draws of which every item is in."""
-        return len(self._scores)
+        return len(self._low)
 
     @property
     def is_exhausted(self) -> bool:
@@ -106,7 +115,7 @@ class Sequencer:
             begun = self._task.begin_batch(None, None, count=len(self._drawing.item_ids))
         else:
             if known:
-                predictor.fit(self._positions[:known], np.array(self._scores[:known]))
+                predictor.fit(self._positions[:known], self._middles(known))
             plan = predictor.plan(self._task.left)
             begun = self._task.begin_batch(plan.predictions, plan.weights, variances=plan.variances)
         drawn = self._task.next_draws(begun.count)
@@ -195,6 +204,14 @@ class Sequencer:
             expected_remaining=self._task.expected_remaining() if is_open else None,
         )
 
+    def scores(self) -> DrawnScores:
+        """Return the scores of the completed prefix."""
+        low, high = np.array(self._low), np.array(self._high)
+        return DrawnScores(self.decision(), self._drawing.order_digest, low, high)
+
+    def _middles(self, count: int) -> NDArray[np.float64]:
+        return np.asarray((np.array(self._low[:count]) + np.array(self._high[:count])) / 2)
+
     def _advance(self) -> None:
         """Count what now continues the prefix."""
         ids, ready = self._drawing.item_ids, []
@@ -209,7 +226,8 @@ class Sequencer:
         low, high = np.array([each.low for each in ready]), np.array([each.high for each in ready])
         self._task.observe(low, high)
         self._unknown_count += sum(not each.is_known for each in ready)
-        self._scores += ((low + high) / 2).tolist()
+        self._low.extend(low.tolist())
+        self._high.extend(high.tolist())
 
     def _keep(self, batch: Batch, probabilities: Sequence[float] | NDArray[np.float64]) -> Batch:
         before = self._batches[-1].digest if self._batches else self._drawing.order_digest

@@ -18,6 +18,7 @@ from evalfleet.cli import (
     models,
     plan,
     prune,
+    rank,
     regressions,
     run,
     runs,
@@ -113,6 +114,7 @@ Examples:
   evalfleet runs                                what was run
   evalfleet show RUN --failed                   its table and its failed items
   evalfleet compare BASE VARIANT --margin 0.01  did the variant lose anything?
+  evalfleet rank MODEL MODEL MODEL --task gsm8k which is the best?
 
 Each command has --help with more examples.""",
 )
@@ -147,6 +149,8 @@ for command in (
     runs.cancel,
     prune.prune,
     compare.compare,
+    rank.rank,
+    rank.rankings,
     items.items,
     regressions.regressions,
     models.models,

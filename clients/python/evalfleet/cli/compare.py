@@ -1,20 +1,26 @@
-"""`evalfleet compare`: two runs item by item; a variant against a margin, stopped as soon as the answer is known."""
+"""`evalfleet compare`: two runs, or two models, item by item; against a margin no more items than the answer needs."""
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from evalfleet.cli.comparison_tables import comparison_remarks, comparison_table
+from evalfleet.cli.goal_options import BudgetType
+from evalfleet.cli.rank import follow_ranking, saved_line
 from evalfleet.cli.reports import STANDARD_OUTPUT, check_writable, json_option, known_suite, results_console
+from evalfleet.cli.run import resolved_model
 from evalfleet.cli.session import Session
 from evalfleet.comparison_results import ComparedMetric, ComparedRuns, ItemAnalysis, Regressions, Verdict
 from evalfleet.errors import EvalFleetError, NotFoundError
+from evalfleet.goals import Budget
 from evalfleet.names import short_name
-from evalfleet.results import Run, Suite
+from evalfleet.results import Run, RunState, Suite
 
 EXIT_CODES = {Verdict.NOT_INFERIOR: 0, Verdict.INFERIOR: 1, Verdict.UNDECIDED: 2, None: 0}
 _POLL_SECONDS = 1.0
@@ -32,11 +38,14 @@ Examples:
   evalfleet compare demo-1a2b3c demo-4d5e6f
   evalfleet compare demo-1a2b3c demo-4d5e6f --margin 0.01
   evalfleet compare demo-1a2b3c demo-4d5e6f --margin 0.01 --stop    VARIANT may still be running
+  evalfleet compare out/base out/base-int4 --margin 0.01 --task gsm8k    asks both models
   evalfleet compare demo-1a2b3c demo-4d5e6f --cluster passage --json - | jq .comparisons
 
 \b
 With --margin it says whether VARIANT is worse than BASE by more than the margin, over all items
 of the tasks, and after how many of them that was known; looking again and again does no harm.
+BASE and VARIANT are runs, or both are models: checkpoint folders or models/NAME. Models are asked
+the same items of one task in the same order, and no more of them once the answer is known.
 Exit code with --margin: 0 not inferior, 1 inferior, 2 undecided or an error; else 0, or 2."""
 )
 @click.argument("base")
@@ -47,7 +56,14 @@ Exit code with --margin: 0 not inferior, 1 inferior, 2 undecided or an error; el
     metavar="M",
     help="How much worse VARIANT may be, as a difference of means (0.01: one point of a hundred).",
 )
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; of runs, repeatable.")
+@click.option("--suite", metavar="NAME", help="Of models: the suite of the task; default: the task alone.")
+@click.option(
+    "--budget", type=BudgetType(), metavar="LIMIT,...", help="Of models: what both may spend together: 2usd, 9000items."
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Of models: items in flight, both together."
+)
 @click.option("--all-metrics", is_flag=True, help="Every metric, not only the tasks' primary ones; not with --margin.")
 @click.option(
     "--confidence",
@@ -72,6 +88,9 @@ def compare(
     *,
     margin: float | None,
     tasks: tuple[str, ...],
+    suite: str | None,
+    budget: Budget | None,
+    concurrency: int | None,
     all_metrics: bool,
     confidence: float,
     cluster: str,
@@ -79,12 +98,18 @@ def compare(
     stop: bool,
     json_path: Path | None,
 ) -> None:
-    """Compare two runs item by item: how large is the difference, and may it be chance?"""
+    """Compare two runs, or two models, item by item: how large is the difference, and may it be chance?"""
     check_writable(json_path)
     if all_metrics and margin is not None:
         raise click.UsageError("--margin needs to know which way is better: leave out --all-metrics")
     if stop and margin is None:
         raise click.UsageError("--stop needs a question that can be answered early: give --margin")
+    if (asks_models := _are_models(base, variant)) and (margin is None or all_metrics or stop or unpaired):
+        raise click.UsageError("models are compared by --margin, without --all-metrics, --stop and --unpaired")
+    if asks_models and (len(tasks) > 1 or not (tasks or suite)):
+        raise click.UsageError("models are compared by one --task, or by a --suite that has one")
+    if not asks_models and (suite or budget or concurrency):
+        raise click.UsageError("--suite, --budget and --concurrency are for models, not for runs")
 
     def ask(metrics: Sequence[ComparedMetric]) -> ComparedRuns:
         return session.fleet.comparisons.compare(
@@ -98,12 +123,15 @@ def compare(
         )
 
     try:
+        if asks_models:
+            wish = _Wish(margin or 0.0, suite or tasks[0], "".join(tasks), confidence, budget, concurrency)
+            base, variant = _asked(session, results_console(session, json_path), (base, variant), wish)
         runs = session.fleet.runs.get(base), session.fleet.runs.get(variant)
-        suite = known_suite(session, runs[1].suite)
+        described = known_suite(session, runs[1].suite)
         if stop:
-            _follow(session, runs, suite, tasks, ask)
+            _follow(session, runs, described, tasks, ask)
             runs = session.fleet.runs.get(base), session.fleet.runs.get(variant)
-        compared = ask(() if all_metrics else primary_metrics(*runs, suite, tasks))
+        compared = ask(() if all_metrics else primary_metrics(*runs, described, tasks))
     except EvalFleetError as error:
         # 1 would read as «inferior».
         raise NoAnswerError(error.explanation()) from None
@@ -112,6 +140,54 @@ def compare(
         compared = dataclasses.replace(compared, comparisons=kept)
     _report(session, runs, compared, margin, json_path)
     raise SystemExit(EXIT_CODES[compared.verdict])
+
+
+def _are_models(base: str, variant: str) -> bool:
+    """Say whether models are to be asked; folders and ``models/NAME`` are models.
+
+    Raises:
+        UsageError: one is a model and the other is not.
+    """
+    found = [each.startswith("models/") or os.path.isdir(each) for each in (base, variant)]
+    if found[0] != found[1]:
+        raise click.UsageError("BASE and VARIANT are both runs, or both models: folders or models/NAME")
+    return found[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is asked of two models."""
+
+    margin: float
+    suite: str
+    task: str
+    confidence: float
+    budget: Budget | None
+    concurrency: int | None
+
+
+def _asked(session: Session, console: Console, models: tuple[str, str], wish: _Wish) -> tuple[str, str]:
+    """Ask two models until the answer is known, and return their runs.
+
+    Raises:
+        ClickException: it could not be finished.
+    """
+    session.fleet.suites.get(wish.suite)
+    started = session.fleet.rankings.start(
+        models=[resolved_model(session, each, console) for each in models],
+        suite=wish.suite,
+        task=wish.task,
+        margin=wish.margin,
+        confidence=wish.confidence,
+        budget=wish.budget,
+        concurrency=wish.concurrency,
+    )
+    ended = follow_ranking(session, started.name, console)
+    if ended.state is not RunState.SUCCEEDED:
+        raise NoAnswerError(f"{ended.name} {ended.state.value}: {ended.failure}".rstrip(": "))
+    console.print(saved_line(ended), markup=False)
+    base, variant = ended.contenders
+    return base.run, variant.run
 
 
 def primary_metrics(base: Run, variant: Run, suite: Suite | None, tasks: Sequence[str]) -> tuple[ComparedMetric, ...]:

@@ -41,6 +41,21 @@ def difference_bar(
     return "".join(cells)
 
 
+def interval_bar(lower: float, value: float, upper: float, *, least: float, most: float, width: int = 31) -> str:
+    """Draw an interval on a scale from ``least`` to ``most``, which hold it: ``    ├──●─┤   ``."""
+    span = (most - least) or 1.0
+
+    def place(at: float) -> int:
+        return round((max(least, min(most, at)) - least) / span * (width - 1))
+
+    cells = [" "] * width
+    first, last = place(lower), place(upper)
+    cells[first : last + 1] = "─" * (last - first + 1)
+    cells[first], cells[last] = "├", "┤"
+    cells[place(value)] = "●"
+    return "".join(cells)
+
+
 def sparkline(values: Sequence[float | None], *, width: int = 60) -> str:
     """Draw values as bars between their least and their largest; a dot for none.
 

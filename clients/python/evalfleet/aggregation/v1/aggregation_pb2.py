@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from evalfleet.aggregation.v1 import comparison_pb2 as evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2
 from evalfleet.aggregation.v1 import drawing_pb2 as evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2
 from evalfleet.aggregation.v1 import item_analysis_pb2 as evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2
+from evalfleet.aggregation.v1 import ranking_pb2 as evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2
 from evalfleet.aggregation.v1 import regressions_pb2 as evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2
 from evalfleet.common.v1 import common_pb2 as evalfleet_dot_common_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*evalfleet/aggregation/v1/aggregation.proto\x12\x18\x65valfleet.aggregation.v1\x1a)evalfleet/aggregation/v1/comparison.proto\x1a&evalfleet/aggregation/v1/drawing.proto\x1a,evalfleet/aggregation/v1/item_analysis.proto\x1a*evalfleet/aggregation/v1/regressions.proto\x1a evalfleet/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n\x06Result\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04item\x18\x03 \x01(\t\x12\x0e\n\x06sample\x18\x04 \x01(\x05\x12<\n\x06groups\x18\x05 \x03(\x0b\x32,.evalfleet.aggregation.v1.Result.GroupsEntry\x12\x12\n\ndraw_index\x18\x06 \x01(\x03\x12\x32\n\x06scored\x18\x07 \x01(\x0b\x32 .evalfleet.aggregation.v1.ScoredH\x00\x12\x34\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32!.evalfleet.aggregation.v1.FailureH\x00\x12)\n\x05usage\x18\t \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x33\n\x06judges\x18\n \x03(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x14\n\x0cmodel_digest\x18\x0b \x01(\t\x12\x0e\n\x06prompt\x18\x0c \x01(\t\x12\x0e\n\x06output\x18\r \x01(\t\x12\x31\n\rcomplete_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttruncated\x18\x0f \x01(\x08\x12:\n\x0cpruned_texts\x18\x10 \x03(\x0e\x32$.evalfleet.aggregation.v1.ResultText\x1a-\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07outcome\"\xac\x01\n\x06Scored\x12>\n\x07metrics\x18\x01 \x03(\x0b\x32-.evalfleet.aggregation.v1.Scored.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"\xa2\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\ncounted_as\x18\x03 \x03(\x0b\x32\x30.evalfleet.aggregation.v1.Failure.CountedAsEntry\x1a\x30\n\x0e\x43ountedAsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x08RunLease\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"|\n\x14\x41ppendResultsRequest\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .evalfleet.aggregation.v1.Result\x12\x31\n\x05lease\x18\x02 \x01(\x0b\x32\".evalfleet.aggregation.v1.RunLease\"\x83\x01\n\x15\x41ppendResultsResponse\x12\x16\n\x0e\x61ppended_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x39\n\tdecisions\x18\x03 \x03(\x0b\x32&.evalfleet.aggregation.v1.TaskDecision\"R\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\x18\n\x10\x63onfidence_level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\"\xf6\x03\n\x08\x45stimate\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08interval\x18\x05 \x01(\x0b\x32\".evalfleet.aggregation.v1.Interval\x12\x1b\n\x0estandard_error\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0cscored_count\x18\x07 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x08 \x01(\x03\x12\x16\n\x0e\x66\x61iled_counted\x18\t \x01(\x03\x12\x1e\n\x11value_scored_only\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x0csample_count\x18\x0b \x01(\x03\x12?\n\x0e\x63orrected_rate\x18\x0c \x01(\x0b\x32\'.evalfleet.aggregation.v1.CorrectedRate\x12@\n\rtask_interval\x18\r \x01(\x0b\x32).evalfleet.aggregation.v1.AnytimeInterval\x12\x17\n\ntask_value\x18\x0e \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_valueB\x11\n\x0f_standard_errorB\x14\n\x12_value_scored_onlyB\r\n\x0b_task_value\"c\n\rCorrectedRate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08interval\x18\x02 \x01(\x0b\x32\".evalfleet.aggregation.v1.IntervalB\x08\n\x06_value\"\x80\x01\n\x0cGuardQuality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x14\n\x0cunsafe_count\x18\x02 \x01(\x03\x12\x1a\n\x12unsafe_found_count\x18\x03 \x01(\x03\x12\x12\n\nsafe_count\x18\x04 \x01(\x03\x12\x1a\n\x12safe_cleared_count\x18\x05 \x01(\x03\"\xa5\x01\n\x13GetEstimatesRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x1d\n\x10\x63onfidence_level\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12?\n\x0fguard_qualities\x18\x04 \x03(\x0b\x32&.evalfleet.aggregation.v1.GuardQualityB\x13\n\x11_confidence_level\"\xaf\x02\n\nTaskTotals\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x14\n\x0cscored_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x03\x12V\n\x12\x66\x61ilures_by_reason\x18\x05 \x03(\x0b\x32:.evalfleet.aggregation.v1.TaskTotals.FailuresByReasonEntry\x12\x17\n\x0ftruncated_count\x18\x06 \x01(\x03\x12)\n\x05usage\x18\x07 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x1a\x37\n\x15\x46\x61iluresByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x83\x01\n\x14GetEstimatesResponse\x12\x35\n\testimates\x18\x01 \x03(\x0b\x32\".evalfleet.aggregation.v1.Estimate\x12\x34\n\x06totals\x18\x02 \x03(\x0b\x32$.evalfleet.aggregation.v1.TaskTotals\"\x9f\x01\n\x12ListResultsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x32\n\x04view\x18\x03 \x01(\x0e\x32$.evalfleet.aggregation.v1.ResultView\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x13\n\x0b\x66\x61iled_only\x18\x06 \x01(\x08\"a\n\x13ListResultsResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .evalfleet.aggregation.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x12PruneLedgerRequest\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x1b\n\x0ekeep_runs_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0ekeep_text_days\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x17\n\x0fruns_have_ended\x18\x05 \x01(\x08\x42\x11\n\x0f_keep_runs_daysB\x11\n\x0f_keep_text_days\"a\n\x13PruneLedgerResponse\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x14\n\x0cresult_count\x18\x02 \x01(\x03\x12\x12\n\ntext_count\x18\x03 \x01(\x03\x12\x12\n\ntext_bytes\x18\x04 \x01(\x03*{\n\nResultText\x12\x1b\n\x17RESULT_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12RESULT_TEXT_PROMPT\x10\x01\x12\x16\n\x12RESULT_TEXT_OUTPUT\x10\x02\x12 \n\x1cRESULT_TEXT_EXTRACTED_ANSWER\x10\x03*U\n\nResultView\x12\x1b\n\x17RESULT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10RESULT_VIEW_KEYS\x10\x01\x12\x14\n\x10RESULT_VIEW_FULL\x10\x02\x32\xf0\x08\n\x12\x41ggregationService\x12r\n\rAppendResults\x12..evalfleet.aggregation.v1.AppendResultsRequest\x1a/.evalfleet.aggregation.v1.AppendResultsResponse(\x01\x12m\n\x0cGetEstimates\x12-.evalfleet.aggregation.v1.GetEstimatesRequest\x1a..evalfleet.aggregation.v1.GetEstimatesResponse\x12j\n\x0bListResults\x12,.evalfleet.aggregation.v1.ListResultsRequest\x1a-.evalfleet.aggregation.v1.ListResultsResponse\x12j\n\x0bPruneLedger\x12,.evalfleet.aggregation.v1.PruneLedgerRequest\x1a-.evalfleet.aggregation.v1.PruneLedgerResponse\x12j\n\x0b\x43ompareRuns\x12,.evalfleet.aggregation.v1.CompareRunsRequest\x1a-.evalfleet.aggregation.v1.CompareRunsResponse\x12o\n\x0c\x41nalyzeItems\x12-.evalfleet.aggregation.v1.AnalyzeItemsRequest\x1a..evalfleet.aggregation.v1.AnalyzeItemsResponse0\x01\x12y\n\x10\x43heckRegressions\x12\x31.evalfleet.aggregation.v1.CheckRegressionsRequest\x1a\x32.evalfleet.aggregation.v1.CheckRegressionsResponse\x12r\n\rCreateDrawing\x12..evalfleet.aggregation.v1.CreateDrawingRequest\x1a/.evalfleet.aggregation.v1.CreateDrawingResponse(\x01\x12\x64\n\tDrawItems\x12*.evalfleet.aggregation.v1.DrawItemsRequest\x1a+.evalfleet.aggregation.v1.DrawItemsResponse\x12m\n\x0cGetDecisions\x12-.evalfleet.aggregation.v1.GetDecisionsRequest\x1a..evalfleet.aggregation.v1.GetDecisionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*evalfleet/aggregation/v1/aggregation.proto\x12\x18\x65valfleet.aggregation.v1\x1a)evalfleet/aggregation/v1/comparison.proto\x1a&evalfleet/aggregation/v1/drawing.proto\x1a,evalfleet/aggregation/v1/item_analysis.proto\x1a&evalfleet/aggregation/v1/ranking.proto\x1a*evalfleet/aggregation/v1/regressions.proto\x1a evalfleet/common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n\x06Result\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04item\x18\x03 \x01(\t\x12\x0e\n\x06sample\x18\x04 \x01(\x05\x12<\n\x06groups\x18\x05 \x03(\x0b\x32,.evalfleet.aggregation.v1.Result.GroupsEntry\x12\x12\n\ndraw_index\x18\x06 \x01(\x03\x12\x32\n\x06scored\x18\x07 \x01(\x0b\x32 .evalfleet.aggregation.v1.ScoredH\x00\x12\x34\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32!.evalfleet.aggregation.v1.FailureH\x00\x12)\n\x05usage\x18\t \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x33\n\x06judges\x18\n \x03(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x14\n\x0cmodel_digest\x18\x0b \x01(\t\x12\x0e\n\x06prompt\x18\x0c \x01(\t\x12\x0e\n\x06output\x18\r \x01(\t\x12\x31\n\rcomplete_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttruncated\x18\x0f \x01(\x08\x12:\n\x0cpruned_texts\x18\x10 \x03(\x0e\x32$.evalfleet.aggregation.v1.ResultText\x1a-\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07outcome\"\xac\x01\n\x06Scored\x12>\n\x07metrics\x18\x01 \x03(\x0b\x32-.evalfleet.aggregation.v1.Scored.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"\xa2\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\ncounted_as\x18\x03 \x03(\x0b\x32\x30.evalfleet.aggregation.v1.Failure.CountedAsEntry\x1a\x30\n\x0e\x43ountedAsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x08RunLease\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"|\n\x14\x41ppendResultsRequest\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .evalfleet.aggregation.v1.Result\x12\x31\n\x05lease\x18\x02 \x01(\x0b\x32\".evalfleet.aggregation.v1.RunLease\"\x83\x01\n\x15\x41ppendResultsResponse\x12\x16\n\x0e\x61ppended_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x39\n\tdecisions\x18\x03 \x03(\x0b\x32&.evalfleet.aggregation.v1.TaskDecision\"R\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\x18\n\x10\x63onfidence_level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\"\xf6\x03\n\x08\x45stimate\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08interval\x18\x05 \x01(\x0b\x32\".evalfleet.aggregation.v1.Interval\x12\x1b\n\x0estandard_error\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0cscored_count\x18\x07 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x08 \x01(\x03\x12\x16\n\x0e\x66\x61iled_counted\x18\t \x01(\x03\x12\x1e\n\x11value_scored_only\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x0csample_count\x18\x0b \x01(\x03\x12?\n\x0e\x63orrected_rate\x18\x0c \x01(\x0b\x32\'.evalfleet.aggregation.v1.CorrectedRate\x12@\n\rtask_interval\x18\r \x01(\x0b\x32).evalfleet.aggregation.v1.AnytimeInterval\x12\x17\n\ntask_value\x18\x0e \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_valueB\x11\n\x0f_standard_errorB\x14\n\x12_value_scored_onlyB\r\n\x0b_task_value\"c\n\rCorrectedRate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08interval\x18\x02 \x01(\x0b\x32\".evalfleet.aggregation.v1.IntervalB\x08\n\x06_value\"\x80\x01\n\x0cGuardQuality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x14\n\x0cunsafe_count\x18\x02 \x01(\x03\x12\x1a\n\x12unsafe_found_count\x18\x03 \x01(\x03\x12\x12\n\nsafe_count\x18\x04 \x01(\x03\x12\x1a\n\x12safe_cleared_count\x18\x05 \x01(\x03\"\xa5\x01\n\x13GetEstimatesRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x1d\n\x10\x63onfidence_level\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12?\n\x0fguard_qualities\x18\x04 \x03(\x0b\x32&.evalfleet.aggregation.v1.GuardQualityB\x13\n\x11_confidence_level\"\xaf\x02\n\nTaskTotals\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x14\n\x0cscored_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x03\x12V\n\x12\x66\x61ilures_by_reason\x18\x05 \x03(\x0b\x32:.evalfleet.aggregation.v1.TaskTotals.FailuresByReasonEntry\x12\x17\n\x0ftruncated_count\x18\x06 \x01(\x03\x12)\n\x05usage\x18\x07 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x1a\x37\n\x15\x46\x61iluresByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x83\x01\n\x14GetEstimatesResponse\x12\x35\n\testimates\x18\x01 \x03(\x0b\x32\".evalfleet.aggregation.v1.Estimate\x12\x34\n\x06totals\x18\x02 \x03(\x0b\x32$.evalfleet.aggregation.v1.TaskTotals\"\x9f\x01\n\x12ListResultsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x32\n\x04view\x18\x03 \x01(\x0e\x32$.evalfleet.aggregation.v1.ResultView\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x13\n\x0b\x66\x61iled_only\x18\x06 \x01(\x08\"a\n\x13ListResultsResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .evalfleet.aggregation.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x12PruneLedgerRequest\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x1b\n\x0ekeep_runs_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0ekeep_text_days\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x17\n\x0fruns_have_ended\x18\x05 \x01(\x08\x42\x11\n\x0f_keep_runs_daysB\x11\n\x0f_keep_text_days\"a\n\x13PruneLedgerResponse\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x14\n\x0cresult_count\x18\x02 \x01(\x03\x12\x12\n\ntext_count\x18\x03 \x01(\x03\x12\x12\n\ntext_bytes\x18\x04 \x01(\x03*{\n\nResultText\x12\x1b\n\x17RESULT_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12RESULT_TEXT_PROMPT\x10\x01\x12\x16\n\x12RESULT_TEXT_OUTPUT\x10\x02\x12 \n\x1cRESULT_TEXT_EXTRACTED_ANSWER\x10\x03*U\n\nResultView\x12\x1b\n\x17RESULT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10RESULT_VIEW_KEYS\x10\x01\x12\x14\n\x10RESULT_VIEW_FULL\x10\x02\x32\xd3\t\n\x12\x41ggregationService\x12r\n\rAppendResults\x12..evalfleet.aggregation.v1.AppendResultsRequest\x1a/.evalfleet.aggregation.v1.AppendResultsResponse(\x01\x12m\n\x0cGetEstimates\x12-.evalfleet.aggregation.v1.GetEstimatesRequest\x1a..evalfleet.aggregation.v1.GetEstimatesResponse\x12j\n\x0bListResults\x12,.evalfleet.aggregation.v1.ListResultsRequest\x1a-.evalfleet.aggregation.v1.ListResultsResponse\x12j\n\x0bPruneLedger\x12,.evalfleet.aggregation.v1.PruneLedgerRequest\x1a-.evalfleet.aggregation.v1.PruneLedgerResponse\x12j\n\x0b\x43ompareRuns\x12,.evalfleet.aggregation.v1.CompareRunsRequest\x1a-.evalfleet.aggregation.v1.CompareRunsResponse\x12o\n\x0c\x41nalyzeItems\x12-.evalfleet.aggregation.v1.AnalyzeItemsRequest\x1a..evalfleet.aggregation.v1.AnalyzeItemsResponse0\x01\x12y\n\x10\x43heckRegressions\x12\x31.evalfleet.aggregation.v1.CheckRegressionsRequest\x1a\x32.evalfleet.aggregation.v1.CheckRegressionsResponse\x12\x61\n\x08RankRuns\x12).evalfleet.aggregation.v1.RankRunsRequest\x1a*.evalfleet.aggregation.v1.RankRunsResponse\x12r\n\rCreateDrawing\x12..evalfleet.aggregation.v1.CreateDrawingRequest\x1a/.evalfleet.aggregation.v1.CreateDrawingResponse(\x01\x12\x64\n\tDrawItems\x12*.evalfleet.aggregation.v1.DrawItemsRequest\x1a+.evalfleet.aggregation.v1.DrawItemsResponse\x12m\n\x0cGetDecisions\x12-.evalfleet.aggregation.v1.GetDecisionsRequest\x1a..evalfleet.aggregation.v1.GetDecisionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,52 +46,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_COUNTEDASENTRY']._serialized_options = b'8\001'
   _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._loaded_options = None
   _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._serialized_options = b'8\001'
-  _globals['_RESULTTEXT']._serialized_start=3510
-  _globals['_RESULTTEXT']._serialized_end=3633
-  _globals['_RESULTVIEW']._serialized_start=3635
-  _globals['_RESULTVIEW']._serialized_end=3720
-  _globals['_RESULT']._serialized_start=313
-  _globals['_RESULT']._serialized_end=904
-  _globals['_RESULT_GROUPSENTRY']._serialized_start=848
-  _globals['_RESULT_GROUPSENTRY']._serialized_end=893
-  _globals['_SCORED']._serialized_start=907
-  _globals['_SCORED']._serialized_end=1079
-  _globals['_SCORED_METRICSENTRY']._serialized_start=1012
-  _globals['_SCORED_METRICSENTRY']._serialized_end=1058
-  _globals['_FAILURE']._serialized_start=1082
-  _globals['_FAILURE']._serialized_end=1244
-  _globals['_FAILURE_COUNTEDASENTRY']._serialized_start=1196
-  _globals['_FAILURE_COUNTEDASENTRY']._serialized_end=1244
-  _globals['_RUNLEASE']._serialized_start=1246
-  _globals['_RUNLEASE']._serialized_end=1284
-  _globals['_APPENDRESULTSREQUEST']._serialized_start=1286
-  _globals['_APPENDRESULTSREQUEST']._serialized_end=1410
-  _globals['_APPENDRESULTSRESPONSE']._serialized_start=1413
-  _globals['_APPENDRESULTSRESPONSE']._serialized_end=1544
-  _globals['_INTERVAL']._serialized_start=1546
-  _globals['_INTERVAL']._serialized_end=1628
-  _globals['_ESTIMATE']._serialized_start=1631
-  _globals['_ESTIMATE']._serialized_end=2133
-  _globals['_CORRECTEDRATE']._serialized_start=2135
-  _globals['_CORRECTEDRATE']._serialized_end=2234
-  _globals['_GUARDQUALITY']._serialized_start=2237
-  _globals['_GUARDQUALITY']._serialized_end=2365
-  _globals['_GETESTIMATESREQUEST']._serialized_start=2368
-  _globals['_GETESTIMATESREQUEST']._serialized_end=2533
-  _globals['_TASKTOTALS']._serialized_start=2536
-  _globals['_TASKTOTALS']._serialized_end=2839
-  _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._serialized_start=2784
-  _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._serialized_end=2839
-  _globals['_GETESTIMATESRESPONSE']._serialized_start=2842
-  _globals['_GETESTIMATESRESPONSE']._serialized_end=2973
-  _globals['_LISTRESULTSREQUEST']._serialized_start=2976
-  _globals['_LISTRESULTSREQUEST']._serialized_end=3135
-  _globals['_LISTRESULTSRESPONSE']._serialized_start=3137
-  _globals['_LISTRESULTSRESPONSE']._serialized_end=3234
-  _globals['_PRUNELEDGERREQUEST']._serialized_start=3237
-  _globals['_PRUNELEDGERREQUEST']._serialized_end=3409
-  _globals['_PRUNELEDGERRESPONSE']._serialized_start=3411
-  _globals['_PRUNELEDGERRESPONSE']._serialized_end=3508
-  _globals['_AGGREGATIONSERVICE']._serialized_start=3723
-  _globals['_AGGREGATIONSERVICE']._serialized_end=4859
+  _globals['_RESULTTEXT']._serialized_start=3550
+  _globals['_RESULTTEXT']._serialized_end=3673
+  _globals['_RESULTVIEW']._serialized_start=3675
+  _globals['_RESULTVIEW']._serialized_end=3760
+  _globals['_RESULT']._serialized_start=353
+  _globals['_RESULT']._serialized_end=944
+  _globals['_RESULT_GROUPSENTRY']._serialized_start=888
+  _globals['_RESULT_GROUPSENTRY']._serialized_end=933
+  _globals['_SCORED']._serialized_start=947
+  _globals['_SCORED']._serialized_end=1119
+  _globals['_SCORED_METRICSENTRY']._serialized_start=1052
+  _globals['_SCORED_METRICSENTRY']._serialized_end=1098
+  _globals['_FAILURE']._serialized_start=1122
+  _globals['_FAILURE']._serialized_end=1284
+  _globals['_FAILURE_COUNTEDASENTRY']._serialized_start=1236
+  _globals['_FAILURE_COUNTEDASENTRY']._serialized_end=1284
+  _globals['_RUNLEASE']._serialized_start=1286
+  _globals['_RUNLEASE']._serialized_end=1324
+  _globals['_APPENDRESULTSREQUEST']._serialized_start=1326
+  _globals['_APPENDRESULTSREQUEST']._serialized_end=1450
+  _globals['_APPENDRESULTSRESPONSE']._serialized_start=1453
+  _globals['_APPENDRESULTSRESPONSE']._serialized_end=1584
+  _globals['_INTERVAL']._serialized_start=1586
+  _globals['_INTERVAL']._serialized_end=1668
+  _globals['_ESTIMATE']._serialized_start=1671
+  _globals['_ESTIMATE']._serialized_end=2173
+  _globals['_CORRECTEDRATE']._serialized_start=2175
+  _globals['_CORRECTEDRATE']._serialized_end=2274
+  _globals['_GUARDQUALITY']._serialized_start=2277
+  _globals['_GUARDQUALITY']._serialized_end=2405
+  _globals['_GETESTIMATESREQUEST']._serialized_start=2408
+  _globals['_GETESTIMATESREQUEST']._serialized_end=2573
+  _globals['_TASKTOTALS']._serialized_start=2576
+  _globals['_TASKTOTALS']._serialized_end=2879
+  _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._serialized_start=2824
+  _globals['_TASKTOTALS_FAILURESBYREASONENTRY']._serialized_end=2879
+  _globals['_GETESTIMATESRESPONSE']._serialized_start=2882
+  _globals['_GETESTIMATESRESPONSE']._serialized_end=3013
+  _globals['_LISTRESULTSREQUEST']._serialized_start=3016
+  _globals['_LISTRESULTSREQUEST']._serialized_end=3175
+  _globals['_LISTRESULTSRESPONSE']._serialized_start=3177
+  _globals['_LISTRESULTSRESPONSE']._serialized_end=3274
+  _globals['_PRUNELEDGERREQUEST']._serialized_start=3277
+  _globals['_PRUNELEDGERREQUEST']._serialized_end=3449
+  _globals['_PRUNELEDGERRESPONSE']._serialized_start=3451
+  _globals['_PRUNELEDGERRESPONSE']._serialized_end=3548
+  _globals['_AGGREGATIONSERVICE']._serialized_start=3763
+  _globals['_AGGREGATIONSERVICE']._serialized_end=4998
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2 as evalfleet_dot_aggregatio
 from evalfleet.aggregation.v1 import comparison_pb2 as evalfleet_dot_aggregation_dot_v1_dot_comparison__pb2
 from evalfleet.aggregation.v1 import drawing_pb2 as evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2
 from evalfleet.aggregation.v1 import item_analysis_pb2 as evalfleet_dot_aggregation_dot_v1_dot_item__analysis__pb2
+from evalfleet.aggregation.v1 import ranking_pb2 as evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2
 from evalfleet.aggregation.v1 import regressions_pb2 as evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -73,6 +74,11 @@ class AggregationServiceStub:
                 '/evalfleet.aggregation.v1.AggregationService/CheckRegressions',
                 request_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
+                _registered_method=True)
+        self.RankRuns = channel.unary_unary(
+                '/evalfleet.aggregation.v1.AggregationService/RankRuns',
+                request_serializer=evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsResponse.FromString,
                 _registered_method=True)
         self.CreateDrawing = channel.stream_unary(
                 '/evalfleet.aggregation.v1.AggregationService/CreateDrawing',
@@ -146,6 +152,13 @@ class AggregationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RankRuns(self, request, context):
+        """Judges several runs on the items that they were asked in common: which are the best, or as good as the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateDrawing(self, request_iterator, context):
         """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
         (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
@@ -205,6 +218,11 @@ def add_AggregationServiceServicer_to_server(servicer, server):
                     servicer.CheckRegressions,
                     request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.FromString,
                     response_serializer=evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.SerializeToString,
+            ),
+            'RankRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.RankRuns,
+                    request_deserializer=evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsRequest.FromString,
+                    response_serializer=evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsResponse.SerializeToString,
             ),
             'CreateDrawing': grpc.stream_unary_rpc_method_handler(
                     servicer.CreateDrawing,
@@ -412,6 +430,33 @@ class AggregationService:
             '/evalfleet.aggregation.v1.AggregationService/CheckRegressions',
             evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsRequest.SerializeToString,
             evalfleet_dot_aggregation_dot_v1_dot_regressions__pb2.CheckRegressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evalfleet.aggregation.v1.AggregationService/RankRuns',
+            evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsRequest.SerializeToString,
+            evalfleet_dot_aggregation_dot_v1_dot_ranking__pb2.RankRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

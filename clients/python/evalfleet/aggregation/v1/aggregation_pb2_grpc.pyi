@@ -8,6 +8,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2 as _aggregation_pb2
 from evalfleet.aggregation.v1 import comparison_pb2 as _comparison_pb2
 from evalfleet.aggregation.v1 import drawing_pb2 as _drawing_pb2
 from evalfleet.aggregation.v1 import item_analysis_pb2 as _item_analysis_pb2
+from evalfleet.aggregation.v1 import ranking_pb2 as _ranking_pb2
 from evalfleet.aggregation.v1 import regressions_pb2 as _regressions_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -54,6 +55,8 @@ class AggregationServiceStub:
     """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
     CheckRegressions: _grpc.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]
     """Looks for tasks that became worse over a sequence of checkpoints."""
+    RankRuns: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.RankRunsRequest, _ranking_pb2.RankRunsResponse]
+    """Judges several runs on the items that they were asked in common: which are the best, or as good as the first."""
     CreateDrawing: _grpc.StreamUnaryMultiCallable[_drawing_pb2.CreateDrawingRequest, _drawing_pb2.CreateDrawingResponse]
     """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
     (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
@@ -85,6 +88,8 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
     """Tells which items of a task are hard, tell models apart, or look broken, from the results of several runs."""
     CheckRegressions: _aio.UnaryUnaryMultiCallable[_regressions_pb2.CheckRegressionsRequest, _regressions_pb2.CheckRegressionsResponse]  # type: ignore[assignment]
     """Looks for tasks that became worse over a sequence of checkpoints."""
+    RankRuns: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RankRunsRequest, _ranking_pb2.RankRunsResponse]  # type: ignore[assignment]
+    """Judges several runs on the items that they were asked in common: which are the best, or as good as the first."""
     CreateDrawing: _aio.StreamUnaryMultiCallable[_drawing_pb2.CreateDrawingRequest, _drawing_pb2.CreateDrawingResponse]  # type: ignore[assignment]
     """Fixes in which order a task's items are drawn and what is asked about them, before the first result. Idempotent on
     (run, task): the same spec and items return the drawing that is there, others are refused as ALREADY_EXISTS.
@@ -155,6 +160,14 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_regressions_pb2.CheckRegressionsResponse, _abc.Awaitable[_regressions_pb2.CheckRegressionsResponse]]:
         """Looks for tasks that became worse over a sequence of checkpoints."""
+
+    @_abc_1.abstractmethod
+    def RankRuns(
+        self,
+        request: _ranking_pb2.RankRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ranking_pb2.RankRunsResponse, _abc.Awaitable[_ranking_pb2.RankRunsResponse]]:
+        """Judges several runs on the items that they were asked in common: which are the best, or as good as the first."""
 
     @_abc_1.abstractmethod
     def CreateDrawing(

@@ -1,0 +1,282 @@
+"""`evalfleet rank`: which of several models are the best? Clear losers get no more items."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evalfleet.cli.decisions import Undecided
+from evalfleet.cli.failures import explained
+from evalfleet.cli.goal_options import BudgetType
+from evalfleet.cli.plots import interval_bar
+from evalfleet.cli.reports import STANDARD_OUTPUT, check_writable, json_option, results_console
+from evalfleet.cli.run import INTERRUPTED, resolved_model
+from evalfleet.cli.session import Session
+from evalfleet.cli.tables import number, plain_table
+from evalfleet.errors import EvalFleetError
+from evalfleet.goals import Budget, StopReason
+from evalfleet.names import short_name
+from evalfleet.rankings import Contender, Ranking, Standing
+from evalfleet.results import RunState
+
+_STYLES = {
+    Standing.TOP: "green",
+    Standing.OUT: "dim",
+    Standing.NOT_INFERIOR: "green",
+    Standing.INFERIOR: "red",
+    Standing.CONTENDING: "yellow",
+}
+_SAID = {Standing.TOP: "in", Standing.NOT_INFERIOR: "not inferior"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  evalfleet rank out/step-100 out/step-200 out/step-300 --task gsm8k
+  evalfleet rank step-1 step-2 step-3 step-4 --task mmlu_anatomy --top 2 --budget 5usd
+  evalfleet rank a b c --suite release --task gsm8k --json - | jq .contenders
+
+\b
+All models are asked the same items in the same order. A model gets no more of them once it is
+proven that as many others as are wanted are better. With 0.95 confidence, no model that is one of
+the best is ever dropped, however often one looks. Models that are close take the most items.
+
+\b
+Exit code: 0 the best are known, 2 they are not (budget used up, cancelled, all items asked and
+still open) or an error, 130 interrupted."""
+)
+@click.argument("models", nargs=-1, required=True, metavar="DIR|NAME...")
+@click.option("--task", metavar="NAME", default="", help="The task; may be left out if the suite has one.")
+@click.option("--suite", metavar="NAME", help="The suite of the task; default: the task alone.")
+@click.option("--metric", metavar="NAME", default="", help="Rank by this metric.  [default: the primary one]")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="K", help="How many are wanted."
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 0.9999),
+    metavar="NUMBER",
+    help="1 minus the probability that one of the best is dropped.  [default: 0.95]",
+)
+@click.option(
+    "--budget",
+    type=BudgetType(),
+    metavar="LIMIT,...",
+    help="What all models together may spend: 2usd, 5000items, 10min.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Most items: the answer is about these alone.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Items in flight, all models together.")
+@click.option("--detach", is_flag=True, help="Start the ranking and return.")
+@json_option
+@click.pass_obj
+def rank(
+    session: Session,
+    *,
+    models: tuple[str, ...],
+    task: str,
+    suite: str | None,
+    metric: str,
+    top: int,
+    confidence: float | None,
+    budget: Budget | None,
+    limit: int | None,
+    concurrency: int | None,
+    detach: bool,
+    json_path: Path | None,
+) -> None:
+    """Find the best of several models, with no more items than that takes."""
+    check_writable(json_path)
+    if not (task or suite):
+        raise click.UsageError("name the --task that the models are ranked by")
+    if top >= len(models):
+        raise click.UsageError(f"--top {top} of {len(models)} models leaves nothing to find out")
+    if detach and json_path:
+        raise click.UsageError("--detach returns before there are results: leave out --json")
+    console = results_console(session, json_path)
+    try:
+        name = suite or task
+        session.fleet.suites.get(name)
+        started = session.fleet.rankings.start(
+            models=[resolved_model(session, each, console) for each in models],
+            suite=name,
+            task=task,
+            metric=metric,
+            top=top,
+            confidence=confidence,
+            budget=budget,
+            item_limit=limit,
+            concurrency=concurrency,
+        )
+        if detach:
+            console.print(f"{started.name} started; `evalfleet rankings {short_name(started.name)}` follows it")
+            return
+        ended = follow_ranking(session, started.name, console)
+    except EvalFleetError as error:
+        raise Undecided(explained(error)) from None
+    _report(console, ended, json_path)
+    raise SystemExit(_exit_code(ended))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  evalfleet rankings
+  evalfleet rankings rank-1a2b3c4d
+  evalfleet rankings rank-1a2b3c4d --cancel"""
+)
+@click.argument("name", required=False)
+@click.option("--cancel", is_flag=True, help="Stop it; what is done stays.")
+@json_option
+@click.pass_obj
+def rankings(session: Session, *, name: str | None, cancel: bool, json_path: Path | None) -> None:
+    """List rankings, newest first; with a NAME follow one until it has ended, and show it."""
+    check_writable(json_path)
+    console = results_console(session, json_path)
+    if name is None:
+        if cancel or json_path:
+            raise click.UsageError("name the ranking")
+        console.print(_listing(session.fleet.rankings.list()))
+        return
+    try:
+        if cancel:
+            session.fleet.rankings.cancel(name)
+        ended = follow_ranking(session, name, console)
+    except EvalFleetError as error:
+        raise Undecided(explained(error)) from None
+    _report(console, ended, json_path)
+    raise SystemExit(_exit_code(ended))
+
+
+def follow_ranking(session: Session, name: str, console: Console) -> Ranking:
+    """Show a ranking until it has ended, and return it as it ended."""
+    ranking = session.fleet.rankings.get(name)
+    console.print(f"{ranking.name}: {len(ranking.contenders)} models on {ranking.task} {ranking.metric}", markup=False)
+    told: set[str] = set()
+    try:
+        with console.status(ranking.name) as status:
+            for ranking in session.fleet.rankings.watch(name):
+                for each in ranking.contenders:
+                    if each.standing not in (Standing.CONTENDING, Standing.BASE) and each.run not in told:
+                        told.add(each.run)
+                        console.print(_news(ranking, each), markup=False)
+                open_count = sum(each.standing is Standing.CONTENDING for each in ranking.contenders)
+                status.update(
+                    f"{ranking.name}: {ranking.asked_count:,} items asked, {ranking.compared_count:,} compared, "
+                    f"{open_count} open"
+                )
+    except KeyboardInterrupt:
+        short = short_name(name)
+        console.print(
+            f"\nThe ranking goes on. `evalfleet rankings {short}` follows it, `evalfleet rankings {short} --cancel` "
+            "stops it.",
+            markup=False,
+        )
+        raise SystemExit(INTERRUPTED) from None
+    return ranking
+
+
+def _news(ranking: Ranking, contender: Contender) -> str:
+    said = _SAID.get(contender.standing, contender.standing.value)
+    count = contender.decided_after
+    after = f" after {count:,} of {ranking.item_count or 0:,} items" if count else ""
+    return f"{ranking.name}: {contender.model} is {said}{after}"
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """Lay out a ranking, one row a model, the best first."""
+    arrow = "↓" if ranking.lower_is_better else "↑"
+    table = plain_table(
+        ">", "model", f">{ranking.metric} {arrow}", ">interval", "plot", "standing", ">after", ">items", "run"
+    )
+    known = [each.interval for each in ranking.contenders if each.interval]
+    least = min((lower for lower, _ in known), default=0.0)
+    most = max((upper for _, upper in known), default=1.0)
+    for place, each in enumerate(ranking.in_order, 1):
+        bar = span = ""
+        if each.interval and each.value is not None:
+            lower, upper = each.interval
+            span = f"{lower:.3f} … {upper:.3f}"
+            bar = interval_bar(lower, each.value, upper, least=least, most=most)
+        table.add_row(
+            str(place),
+            Text(short_name(each.model)),
+            number(each.value),
+            span,
+            bar,
+            Text(_SAID.get(each.standing, each.standing.value), style=_STYLES.get(each.standing, "")),
+            "" if each.decided_after is None else f"{each.decided_after:,}",
+            f"{each.evaluated_count:,}",
+            Text(short_name(each.run)),
+        )
+    return table
+
+
+def saved_line(ranking: Ranking) -> str:
+    """Say how many items were asked, of how many that full runs would have asked."""
+    full = max(1, ranking.full_count)
+    saved = max(0, full - ranking.asked_count)
+    return f"asked: {ranking.asked_count:,} of {ranking.full_count:,} items of full runs, {saved / full:.1%} saved"
+
+
+def _report(console: Console, ranking: Ranking, json_path: Path | None) -> None:
+    console.print()
+    console.print(ranking_table(ranking))
+    level = f"{ranking.confidence:.4g}"
+    console.print(
+        f"intervals: for the whole of the task, all together and whenever one stops, with {level} confidence",
+        style="dim",
+        markup=False,
+    )
+    console.print(saved_line(ranking), markup=False)
+    best = [short_name(each.model) for each in ranking.in_order if each.standing is Standing.TOP]
+    if ranking.state is not RunState.SUCCEEDED:
+        console.print(f"{ranking.name} {ranking.state.value}: {ranking.failure}".rstrip(": "), markup=False)
+    elif best:
+        console.print(f"the best {len(best)} of {len(ranking.contenders)}: {', '.join(best)}", markup=False)
+    elif ranking.stop_reason is StopReason.BUDGET_EXHAUSTED:
+        console.print("undecided: the budget is used up; estimates and intervals hold", markup=False)
+    if json_path:
+        _write_json(ranking, json_path)
+
+
+def _exit_code(ranking: Ranking) -> int:
+    return 0 if ranking.state is RunState.SUCCEEDED and ranking.is_decided else Undecided.exit_code
+
+
+def _listing(found: Iterable[Ranking]) -> Table:
+    table = plain_table("ranking", "task", "metric", ">models", "state", ">asked", "best")
+    for each in found:
+        best = ", ".join(short_name(one.model) for one in each.contenders if one.standing is Standing.TOP)
+        table.add_row(
+            short_name(each.name),
+            each.task,
+            each.metric,
+            str(len(each.contenders)),
+            each.state.value,
+            f"{each.asked_count:,}",
+            Text(best),
+        )
+    return table
+
+
+def _write_json(ranking: Ranking, path: Path) -> None:
+    text = json.dumps(dataclasses.asdict(ranking), indent=2, default=_plain)
+    if path == STANDARD_OUTPUT:
+        click.echo(text)
+        return
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Undecided(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")

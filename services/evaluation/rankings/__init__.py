@@ -1,0 +1,1 @@
+"""Several models on the same items, no more of them than the answer needs."""
