@@ -16,6 +16,8 @@ PROTOS := $(sort $(shell find protos -name "*.proto"))
 STUBS := clients/python/evalfleet
 RESULTS := benchmarks/results
 TESTS ?= tests
+# What starts processes shares one fleet and stays together; the rest is tested beside it.
+TEST_PROCESSES ?= 2
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -46,7 +48,7 @@ demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest --numprocesses=$(TEST_PROCESSES) --dist=loadgroup $(TESTS)
 
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
