@@ -20,6 +20,7 @@ from services.aggregation.comparison.handlers import ComparisonHandlers
 from services.aggregation.comparison.reading import LedgerAnswers
 from services.aggregation.corrected_rates import GuardQuality
 from services.aggregation.drawings.desk import DrawingDesk
+from services.aggregation.drawings.errors import WrongDrawError
 from services.aggregation.drawings.messages import interval_to_proto
 from services.aggregation.drawings.records import TaskDecision
 from services.aggregation.drawings.service import DrawingCalls
@@ -82,7 +83,12 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
             async for request in request_iterator:
                 lease = lease_from_proto(request)
                 results = await asyncio.to_thread(results_from_proto, request)
-                counts += await self._ledger.append(results, lease)
+                wrong = await self._drawings.wrong_draws(results)
+                rejected = frozenset(wrong)
+                right = [each for number, each in enumerate(results) if number not in rejected]
+                counts += await self._ledger.append(right, lease)
+                if wrong:
+                    raise WrongDrawError(results, wrong)
                 touched.update((each.run, each.key.task) for each in results)
                 message_index += 1
         except FleetError as error:

@@ -20,6 +20,7 @@ from services.aggregation.drawings.records import (
 )
 from services.aggregation.drawings.sequencer import Sequencer
 from services.aggregation.drawings.store import DrawingStore, NewDrawing
+from services.aggregation.records import Result
 from services.runtime.database import unbroken
 from services.runtime.errors import not_found
 
@@ -28,6 +29,7 @@ _MOST_ITEMS_AT_WORK = 2_000_000
 _LOOK_AHEAD = 256
 # Beyond, reading all results of the task is cheaper than looking each item up.
 _MOST_LOOKED_UP = 5000
+_MOST_UNDRAWN = 10_000
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class DrawingDesk:
         self._store = store
         self._most_items = most_items
         self._places: OrderedDict[tuple[str, str], _Place] = OrderedDict()
+        self._undrawn: set[tuple[str, str]] = set()
 
     async def create(self, spec: DrawingSpec, item_ids: Sequence[str]) -> Drawing:
         """Fix a task's order and questions; the same again returns what is there.
@@ -121,14 +124,44 @@ class DrawingDesk:
 
         This is asked after every append, so results behind a hole in the prefix may not all be counted as evaluated.
         """
-        found = []
-        for run in sorted({run for run, _ in touched}):
-            tasks = sorted(task for each, task in touched if each == run)
+        drawn = await self._drawn(touched)
+        if len(self._undrawn) > _MOST_UNDRAWN:
+            self._undrawn.clear()
+        # For good: a task that has results gets no drawing any more.
+        self._undrawn.update(set(touched).difference(drawn))
+        return [await unbroken(self._decide(run, task)) for run, task in drawn]
+
+    async def wrong_draws(self, results: Sequence[Result]) -> list[int]:
+        """Return which of these results name a draw that is not their item's, in tasks that have a drawing."""
+        by_task: dict[tuple[str, str], list[int]] = {}
+        for number, result in enumerate(results):
+            by_task.setdefault((result.run, result.key.task), []).append(number)
+        wrong: list[int] = []
+        for run, task in await self._drawn(by_task):
+            claimed = [(number, results[number].key.item, results[number].draw_index) for number in by_task[run, task]]
+            wrong += await unbroken(self._not_drawn(run, task, claimed))
+        return sorted(wrong)
+
+    async def _drawn(self, places: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return which of these runs and tasks have a drawing, in order."""
+        found: list[tuple[str, str]] = []
+        for run in sorted({run for run, _ in places}):
+            tasks = sorted(task for each, task in places if each == run and (run, task) not in self._undrawn)
             if not all(self._is_drawn(run, task) for task in tasks):
                 drawn = frozenset(await self._store.tasks(run))
                 tasks = [task for task in tasks if task in drawn]
-            found += [await unbroken(self._decide(run, task)) for task in tasks]
+            found += [(run, task) for task in tasks]
         return found
+
+    async def _not_drawn(self, run: str, task: str, claimed: Sequence[tuple[int, str, int]]) -> list[int]:
+        place = self._places.get((run, task))
+        if place is not None:
+            async with place.lock:
+                # Without asking the database, where all of them are among the draws that are known here.
+                if place.work is not None and all(place.work.sequencer.is_draw(item, at) for _, item, at in claimed):
+                    return []
+        async with self._working(run, task) as work:
+            return [number for number, item, at in claimed if not work.sequencer.is_draw(item, at)]
 
     async def _draw(self, run: str, task: str, first: int, count: int) -> DrawnItems:
         async with self._working(run, task) as work:

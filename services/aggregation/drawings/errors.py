@@ -1,5 +1,8 @@
 """What can go wrong with drawings."""
 
+from collections.abc import Sequence
+
+from services.aggregation.records import Result
 from services.runtime.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -51,6 +54,38 @@ class InvalidDrawingError(InvalidArgumentError):
     """A drawing's spec or items cannot be used."""
 
     default_reason = "INVALID_DRAWING"
+
+
+class WrongDrawError(InvalidArgumentError):
+    """Results name draws that their task's drawing does not have for their items; the others were stored.
+
+    Args:
+        results: of the message.
+        wrong: which of them were refused, at least one.
+    """
+
+    default_reason = "WRONG_DRAW_INDEX"
+
+    def __init__(self, results: Sequence[Result], wrong: Sequence[int]) -> None:
+        first = results[wrong[0]]
+        super().__init__(
+            f"draw {first.draw_index} of task {first.key.task!r} of {first.run} is not one of item {first.key.item!r}; "
+            f"{len(wrong)} results of this message were refused, the other {len(results) - len(wrong)} stored",
+            metadata={
+                "result_index": str(wrong[0]),
+                "run": first.run,
+                "task": first.key.task,
+                "item": first.key.item,
+                "refused_count": str(len(wrong)),
+            },
+            field_violations=[
+                FieldViolation(
+                    f"results[{number}].draw_index",
+                    f"is {results[number].draw_index}, which is no draw of item {results[number].key.item!r}",
+                )
+                for number in wrong
+            ],
+        )
 
 
 class DrawIndexError(OutOfRangeError):

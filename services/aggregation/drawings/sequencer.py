@@ -161,6 +161,10 @@ class Sequencer:
         awaited = None if draws or is_last else self.awaited_count
         return DrawnItems(draws, index, is_last, awaited, self.decision())
 
+    def is_draw(self, item: str, draw_index: int) -> bool:
+        """Whether an item has this place among the batches so far."""
+        return 0 <= draw_index < self.end and self._drawing.item_ids[self._positions[draw_index]] == item
+
     def hand_out(self, count: int) -> None:
         """Note that the first ``count`` draws were handed out, here or by another replica."""
         self._drawn_count = max(self._drawn_count, min(count, self.end))

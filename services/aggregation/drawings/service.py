@@ -1,7 +1,7 @@
 """The gRPC face of drawings: validate, translate, ask the desk, translate back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from evalfleet.aggregation.v1 import drawing_pb2
 
@@ -9,6 +9,7 @@ from services.aggregation.drawings.checks import DrawingDraft, checked_draw, che
 from services.aggregation.drawings.desk import DrawingDesk
 from services.aggregation.drawings.messages import decision_to_proto, drawing_to_proto, drawn_to_proto
 from services.aggregation.drawings.records import TaskDecision
+from services.aggregation.records import Result
 
 
 class DrawingCalls:
@@ -46,6 +47,10 @@ class DrawingCalls:
     async def decisions_of(self, touched: Collection[tuple[str, str]]) -> list[drawing_pb2.TaskDecision]:
         """Return what is decided in those of these runs and tasks that have a drawing."""
         return [decision_to_proto(each) for each in await self._desk.decisions_of(touched)]
+
+    async def wrong_draws(self, results: Sequence[Result]) -> list[int]:
+        """Return which of these results name a draw that is not their item's, in tasks that have a drawing."""
+        return await self._desk.wrong_draws(results)
 
     async def of_run(self, run: str) -> dict[str, TaskDecision]:
         """Return what a run's results decide, by task."""

@@ -213,3 +213,39 @@ async def test_typed_errors(stub: Stub, message: MessageFactory) -> None:
     assert (late.code, late.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "RESULTS_BEFORE_DRAWING")
     malformed = await refusal(stub.GetDecisions(drawing_pb2.GetDecisionsRequest(run="r")))
     assert malformed.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_draw_of_another_item_is_refused_and_nothing_else_of_its_message_is_lost(
+    stub: Stub, message: MessageFactory
+) -> None:
+    await create(stub, SPEC, IDS)
+    draws = (await stub.DrawItems(draw_request(count=10))).draws
+    right = [message(each.item_id, draw_index=each.draw_index) for each in draws[:4]]
+    swapped = [message(draws[4].item_id, draw_index=5), message(draws[5].item_id, draw_index=4)]
+    beyond = message(draws[6].item_id, draw_index=10**12)
+    elsewhere = message("x", task="other", draw_index=99)
+    messages = [right[0], swapped[0], right[1], beyond, right[2], swapped[1], elsewhere, right[3]]
+    error = await refusal(append(stub, messages))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "WRONG_DRAW_INDEX")
+    assert [each.field for each in error.field_violations] == [f"results[{number}].draw_index" for number in (1, 3, 5)]
+    assert (error.metadata["appended_count"], error.metadata["refused_count"]) == ("5", "3")
+    [decision] = (await stub.GetDecisions(drawing_pb2.GetDecisionsRequest(run="runs/r"))).decisions
+    assert decision.completed_count == 4
+    # With their own draws they are taken.
+    mended = [message(each.item_id, draw_index=each.draw_index) for each in draws]
+    [decision] = await append(stub, mended)
+    assert decision.completed_count == 10
+
+
+async def test_draws_that_another_replica_handed_out_are_known(
+    stub: Stub, ledger: SqlLedger, message: MessageFactory
+) -> None:
+    await create(stub, SPEC, IDS)
+    await append(stub, [message("a", task="undrawn", draw_index=3)])
+    async with serve_in_process(hosted(ledger, max_message_bytes=16 * 1024 * 1024)) as channel:
+        other: Stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
+        draws = (await other.DrawItems(draw_request(count=10))).draws
+    [decision] = await append(stub, [message(each.item_id, draw_index=each.draw_index) for each in draws])
+    assert decision.completed_count == 10
+    # A task without a drawing takes any.
+    assert await append(stub, [message("b", task="undrawn", draw_index=3)]) == []

@@ -102,7 +102,9 @@ class AggregationServiceServicer:
     """
 
     def AppendResults(self, request_iterator, context):
-        """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing.
+        """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing. In a
+        task with a drawing, a result whose draw_index is not its item's draw is refused as INVALID_ARGUMENT
+        (WRONG_DRAW_INDEX), and all others of its message are stored; the call ends there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

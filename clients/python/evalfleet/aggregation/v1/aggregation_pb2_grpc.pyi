@@ -39,7 +39,10 @@ class AggregationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AggregationServiceAsyncStub: ...
     AppendResults: _grpc.StreamUnaryMultiCallable[_aggregation_pb2.AppendResultsRequest, _aggregation_pb2.AppendResultsResponse]
-    """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing."""
+    """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing. In a
+    task with a drawing, a result whose draw_index is not its item's draw is refused as INVALID_ARGUMENT
+    (WRONG_DRAW_INDEX), and all others of its message are stored; the call ends there.
+    """
     GetEstimates: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.GetEstimatesRequest, _aggregation_pb2.GetEstimatesResponse]
     """Estimates of every metric of every task of a run."""
     ListResults: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]
@@ -72,7 +75,10 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AppendResults: _aio.StreamUnaryMultiCallable[_aggregation_pb2.AppendResultsRequest, _aggregation_pb2.AppendResultsResponse]  # type: ignore[assignment]
-    """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing."""
+    """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing. In a
+    task with a drawing, a result whose draw_index is not its item's draw is refused as INVALID_ARGUMENT
+    (WRONG_DRAW_INDEX), and all others of its message are stored; the call ends there.
+    """
     GetEstimates: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.GetEstimatesRequest, _aggregation_pb2.GetEstimatesResponse]  # type: ignore[assignment]
     """Estimates of every metric of every task of a run."""
     ListResults: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.ListResultsRequest, _aggregation_pb2.ListResultsResponse]  # type: ignore[assignment]
@@ -108,7 +114,10 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_aggregation_pb2.AppendResultsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_aggregation_pb2.AppendResultsResponse, _abc.Awaitable[_aggregation_pb2.AppendResultsResponse]]:
-        """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing."""
+        """Appends results. Idempotent on (run, task, item, sample): the first outcome stays, a repeat changes nothing. In a
+        task with a drawing, a result whose draw_index is not its item's draw is refused as INVALID_ARGUMENT
+        (WRONG_DRAW_INDEX), and all others of its message are stored; the call ends there.
+        """
 
     @_abc_1.abstractmethod
     def GetEstimates(
