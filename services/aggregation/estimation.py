@@ -1,6 +1,5 @@
 """Estimates of a run, from its results in the order of their keys, one pass, without holding the results."""
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from types import MappingProxyType
 
 from services.aggregation.corrected_rates import CorrectedRate, GuardQuality, corrected_rate
 from services.aggregation.intervals import Interval, interval_of, mean_of, standard_error_of
+from services.aggregation.item_values import ItemValues
 from services.aggregation.records import Cost, Failed, Observation, Scored
 
 ALL_ITEMS = ""
@@ -72,15 +72,15 @@ class TaskTotals:
 class _Cell:
     """The values of one metric in one group, one entry an item."""
 
-    counted: "array[float]" = field(default_factory=lambda: array("d"))
-    scored_only: "array[float]" = field(default_factory=lambda: array("d"))
+    counted: ItemValues = field(default_factory=ItemValues)
+    scored_only: ItemValues = field(default_factory=ItemValues)
     scored_count: int = 0
     failed_counted: int = 0
     sample_count: int = 0
 
 
 class TaskTally:
-    """Collects one task's items; 8 to 16 bytes an item, metric and group are held."""
+    """Collects one task's items; what is held grows with their different values, not with the items."""
 
     def __init__(self, task: str) -> None:
         self.totals = TaskTotals(task)
@@ -157,16 +157,16 @@ class TaskTally:
             item_value_scored = mean_of(scored_values) if scored_values else None
             for group in groups:
                 cell = self._cells.get((metric, group)) or self._cells.setdefault((metric, group), _Cell())
-                cell.counted.append(item_value)
+                cell.counted.add(item_value)
                 cell.sample_count += len(counted)
                 cell.failed_counted += has_failed
                 cell.scored_count += not has_failed
                 if item_value_scored is not None:
-                    cell.scored_only.append(item_value_scored)
+                    cell.scored_only.add(item_value_scored)
 
 
-def _corrected(values: "array[float]", quality: GuardQuality, confidence_level: float) -> CorrectedRate | None:
-    if not values or any(value not in (0.0, 1.0) for value in values):
+def _corrected(values: ItemValues, quality: GuardQuality, confidence_level: float) -> CorrectedRate | None:
+    if not values or not values.is_binary:
         return None
     return corrected_rate(round(sum(values)), len(values), quality, confidence_level)
 

@@ -1,7 +1,7 @@
 """Confidence intervals of a mean over items, where the items are a sample of all questions of their kind."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -59,12 +59,12 @@ def student_t_interval(mean: float, standard_error: float, count: int, confidenc
     return Interval(mean - reach, mean + reach, confidence_level, "student-t")
 
 
-def mean_of(values: Sequence[float]) -> float:
+def mean_of(values: Collection[float]) -> float:
     """Return the mean of at least one value, rounded once."""
     return math.fsum(values) / len(values)
 
 
-def standard_error_of(values: Sequence[float]) -> float | None:
+def standard_error_of(values: Collection[float]) -> float | None:
     """Return s/√n with the unbiased s² (n − 1); ``None`` with fewer than two values.
 
     Over item means this is right for several samples an item too: the spread of item means holds both levels, that
@@ -77,7 +77,7 @@ def standard_error_of(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
 
 
-def interval_of(values: Sequence[float], confidence_level: float) -> Interval | None:
+def interval_of(values: Collection[float], confidence_level: float) -> Interval | None:
     """Return the interval of the mean of item values.
 
     Wilson's where every value is 0 or 1; else Student's t. ``None`` without values, and where t knows no spread: one

@@ -23,7 +23,7 @@ from services.runtime.errors import FleetError
 # Bounds how long a transaction keeps other processes and its own callers waiting.
 _LARGEST_TRANSACTION_ROWS = 10_000
 _MOST_KNOWN_RUNS = 1000
-_MOST_KNOWN_PROMPTS = 50_000
+_MOST_KNOWN_PROMPTS = 20_000
 _TEXT_COUNT = len(TEXT_IDS)
 _PROMPT_ID = ROW_COLUMNS.index(TEXT_IDS["prompt"].name)
 

@@ -14,7 +14,8 @@ from services.aggregation.drawings.scores import SampleOutcome
 from services.aggregation.drawings.store import DrawingStore, EarlierDrawing, Prediction
 
 _MOST_RUNS: Final = 48
-_MOST_SCORES: Final = 32_000_000
+# Of 8 bytes each, and twice that while they are put together: 48 runs of 160,000 items, 8 of a million.
+_MOST_SCORES: Final = 8_000_000
 # Predictions of runs further back say little, and are large.
 _MOST_PREDICTED: Final = 6
 
@@ -54,17 +55,18 @@ async def gather(
             rows.append((source, scores))
     if not rows:
         return None
-    predicted = [np.full(len(item_ids), np.nan) for _ in rows]
+    predicted: NDArray[np.float64] | None = None
     for index in range(max(0, len(rows) - _MOST_PREDICTED), len(rows)):
         source, scores = rows[index]
         found = None if source.drawing_id is None else await store.last_prediction(source.drawing_id)
-        if found is not None:
-            predicted[index] = np.where(np.isfinite(scores), np.nan, _aligned(found, positions))
-    matrix = np.stack(predicted)
+        values = None if found is None else np.where(np.isfinite(scores), np.nan, _aligned(found, positions))
+        if values is not None and np.isfinite(values).any():
+            predicted = np.full((len(rows), len(item_ids)), np.nan) if predicted is None else predicted
+            predicted[index] = values
     return PastResults(
         runs=tuple(source.run for source, _ in rows),
         scores=np.stack([scores for _, scores in rows]),
-        predicted=matrix if np.isfinite(matrix).any() else None,
+        predicted=predicted,
         is_sequence=rows[-1][0].run == spec.previous_run,
     )
 
