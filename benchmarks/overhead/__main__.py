@@ -9,7 +9,7 @@ evaluation, generation, scoring, aggregation, the fake, and the client that watc
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.overhead.ours import CONCURRENCY, Cost, HostPath
@@ -31,8 +31,8 @@ def run_peer(name: str, arguments: argparse.Namespace) -> PeerCost:
     )
 
 
-def measure_speed(arguments: argparse.Namespace) -> tuple[list[Cost], dict[str, list[PeerCost]]]:
-    """Run the rounds of all sides in turn."""
+def measure_speed(arguments: argparse.Namespace) -> Iterator[tuple[list[Cost], dict[str, list[PeerCost]]]]:
+    """Run the rounds of all sides in turn; yield the costs of all rounds so far after each."""
     ours: list[Cost] = []
     theirs: dict[str, list[PeerCost]] = {name: [] for name in arguments.peers}
     for number in range(1, arguments.rounds + 1):
@@ -46,12 +46,13 @@ def measure_speed(arguments: argparse.Namespace) -> tuple[list[Cost], dict[str, 
             peer = run_peer(name, arguments)
             costs.append(peer)
             _print(number, name, peer.items, peer.seconds, peer.cpu_seconds_per_item, peer.peak_mib)
-    return ours, theirs
+        yield ours, theirs
 
 
 def speed_figures(ours: Sequence[Cost], theirs: dict[str, list[PeerCost]]) -> dict[str, float]:
     """Return medians of the rounds, and medians of the ratios of the same round."""
     figures = {
+        "rounds": float(len(ours)),
         "items_per_second": statistics.median(each.items / each.seconds for each in ours),
         "cpu_seconds_per_item": statistics.median(each.cpu_seconds_per_item for each in ours),
         "peak_memory_mib": statistics.median(each.peak_mib for each in ours),
@@ -72,20 +73,21 @@ def speed_figures(ours: Sequence[Cost], theirs: dict[str, list[PeerCost]]) -> di
     return figures
 
 
-def memory_figures(counts: Sequence[int]) -> dict[str, float]:
-    """Run few and many items, each in fresh services, and compare the highest memory."""
-    peaks = {}
+def memory_figures(counts: Sequence[int]) -> Iterator[dict[str, float]]:
+    """Run few and many items, each in fresh services, and compare the highest memory; yield figures as they come."""
+    peaks: dict[int, float] = {}
     for count in counts:
         with HostPath() as path:
             cost = path.measure(count)
         peaks[count] = cost.peak_mib
         _print(1, "evalfleet", cost.items, cost.seconds, cost.cpu_seconds_per_item, cost.peak_mib)
+        print("    peak MiB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in cost.peaks_mib.items()), flush=True)
+        yield {
+            f"peak_memory_mib_{_short(count)}": cost.peak_mib,
+            **{f"{name}_peak_memory_mib_{_short(count)}": peak for name, peak in cost.peaks_mib.items()},
+        }
     few, many = counts
-    return {
-        f"peak_memory_mib_{_short(few)}": peaks[few],
-        f"peak_memory_mib_{_short(many)}": peaks[many],
-        f"peak_memory_growth_{_short(few)}_to_{_short(many)}": peaks[many] / peaks[few],
-    }
+    yield {f"peak_memory_growth_{_short(few)}_to_{_short(many)}": peaks[many] / peaks[few]}
 
 
 def _short(count: int) -> str:
@@ -147,21 +149,27 @@ def main() -> None:
     cores = use_cores(_CORES)
     figures: dict[str, float] = {}
     versions = installed_versions("grpcio", "protobuf", "sqlalchemy")
+
+    def keep(found: Mapping[str, float]) -> None:
+        # Written down part by part: what is measured last takes the longest, and may fail.
+        figures.update(found)
+        write_result(
+            arguments.json,
+            arguments.json.stem,
+            figures=figures,
+            versions=versions,
+            notes=notes_of(arguments, cores),
+        )
+
     if arguments.rounds:
-        ours, theirs = measure_speed(arguments)
-        figures |= speed_figures(ours, theirs)
-        versions |= {name: costs[0].version for name, costs in theirs.items() if name != "inspect_display_on"}
+        for ours, theirs in measure_speed(arguments):
+            versions |= {name: costs[0].version for name, costs in theirs.items() if name != "inspect_display_on"}
+            keep(speed_figures(ours, theirs))
     if arguments.memory_items:
-        figures |= memory_figures(arguments.memory_items)
+        for found in memory_figures(arguments.memory_items):
+            keep(found)
     for name, value in figures.items():
         print(f"{name:52} {value:.5g}")
-    write_result(
-        arguments.json,
-        arguments.json.stem,
-        figures=figures,
-        versions=versions,
-        notes=notes_of(arguments, cores),
-    )
 
 
 if __name__ == "__main__":

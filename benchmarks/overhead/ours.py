@@ -43,13 +43,18 @@ class Cost:
         items: how many.
         seconds: from CreateRun to its last estimate.
         cpu_seconds: by process, that of the client included.
-        peak_mib: highest resident memory of all services and the fake together.
+        peaks_mib: highest resident memory, of each service and of the fake.
     """
 
     items: int
     seconds: float
     cpu_seconds: Mapping[str, float]
-    peak_mib: float
+    peaks_mib: Mapping[str, float]
+
+    @property
+    def peak_mib(self) -> float:
+        """Of all processes; each may have had its peak at another time."""
+        return sum(self.peaks_mib.values())
 
     @property
     def cpu_seconds_per_item(self) -> float:
@@ -130,7 +135,7 @@ class HostPath(AbstractContextManager["HostPath"]):
             items,
             seconds,
             {name: after[name] - before[name] for name in after},
-            peak_mib(process.pid for process in self._processes.values()),
+            {name: peak_mib(process.pid) for name, process in self._processes.items()},
         )
 
     def _run(self, suite: str) -> RunSnapshot:

@@ -1,7 +1,7 @@
 """What processes have cost so far, as the kernel counts it."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -16,12 +16,12 @@ def cpu_seconds(process_id: int) -> float:
     return sum(_own_cpu_seconds(each) for each in _tree(process_id))
 
 
-def peak_mib(process_ids: Iterable[int]) -> float:
-    """Return the sum of the highest resident sizes that the processes and those that they started ever had.
+def peak_mib(process_id: int) -> float:
+    """Return the sum of the highest resident sizes that a process and those that it started ever had.
 
     They need not have been that large at the same time, so this is at least what they took together.
     """
-    return sum(_high_water_kib(each) for process_id in process_ids for each in _tree(process_id)) / 1024
+    return sum(_high_water_kib(each) for each in _tree(process_id)) / 1024
 
 
 def use_cores(count: int) -> int:
