@@ -18,6 +18,8 @@ _ITEMS_A_STREAM: Final = 16
 """So many items go to a stream before another is opened, and so many that are asked together, to be sent together."""
 _MOST_STREAMS: Final = 8
 """Of one run: a stream stays at one replica of the peer, so a run with many items in flight opens several."""
+_MOST_ITEMS: Final = 8192
+"""Of one stream, in all: the peer remembers their ids as long as it lasts."""
 _LARGEST_STREAMED_BYTES: Final = 256 * 1024
 """A message that the peer refuses for its size would end the stream, and with it everybody else's items."""
 _IDLE_SECONDS: Final = 1.0
@@ -140,7 +142,7 @@ class _Stream:
     Args:
         open_stream: starts it.
         message: makes its messages.
-        on_end: told once when no further item may be asked here.
+        on_end: told, perhaps more than once, when no further item may be asked here.
     """
 
     def __init__(
@@ -173,7 +175,10 @@ class _Stream:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        item_id = str(next(self._numbers))
+        number = next(self._numbers)
+        if number >= _MOST_ITEMS:
+            self._on_end(self)
+        item_id = str(number)
         self._waiting[item_id] = answer
         self._outbox.put_nowait((item_id, request, size))
         self._unsent += 1

@@ -256,3 +256,16 @@ async def test_what_is_asked_together_goes_together_and_the_next_moment_elsewher
         for task in (*held, *together, alone):
             task.cancel()
         await asyncio.gather(*held, *together, alone, return_exceptions=True)
+
+
+async def test_a_stream_takes_so_many_items_only_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_streams, "_MOST_ITEMS", 5)
+    monkeypatch.setattr(item_streams, "_IDLE_SECONDS", 0.01)
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        for number in range(12):
+            assert await ask(streams, f"now {number}") == f"now {number}"
+        assert fake.streams == 3
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            await fake.left.wait()
+        await until(lambda: not streams._streams)
