@@ -86,7 +86,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger bench-overhead ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -127,6 +127,12 @@ bench-safety-load: $(STAMP) ## An RL trainer's load on the safety service: error
 bench-decisions: $(STAMP) ## How many items a decision needs, replayed on real models' results (MATRICES=folder)
 	$(BIN)/python benchmarks/decision_cost.py $(if $(MATRICES),--matrices $(MATRICES)) --json $(RESULTS)/decision_cost.json
 
+bench-rankings: $(STAMP) ## What finding the best of eight real models takes, and how often it is wrong (MATRICES=folder)
+	$(BIN)/python -m benchmarks.ranking_cost $(if $(MATRICES),--matrices $(MATRICES)) --json $(RESULTS)/ranking_cost.json
+
+bench-regressions: $(STAMP) ## False alarms of the regression watch, and how soon it notices a drop (MATRICES=folder)
+	$(BIN)/python -m benchmarks.regression_alarms $(if $(MATRICES),--matrices $(MATRICES)) --json $(RESULTS)/regression_alarms.json
+
 bench-ledger: $(STAMP) ## Results a second that the ledger takes, and what deciding after each block costs
 	$(BIN)/python -m benchmarks.ledger --json $(RESULTS)/ledger.json
 
@@ -145,4 +151,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-ledger bench-overhead chaos constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos constraints clean

@@ -81,6 +81,8 @@ def replay(matrix: Matrix, runs: int, length: int, seed: int) -> dict[str, float
         ("boundary", _BOUNDARY_ITEMS, TOLERANCE),
         ("drop_2_points", None, 0.02),
         ("drop_5_points", None, 0.05),
+        ("drop_2_points_1000_items", _BOUNDARY_ITEMS, 0.02),
+        ("drop_5_points_1000_items", _BOUNDARY_ITEMS, 0.05),
     ):
         alarms, changes = repeated(matrix.scores, seed, runs=runs, length=length, items=items, size=size)
         if kind in ("stationary", "boundary"):
