@@ -36,10 +36,14 @@ def most_at_stake(room: Values) -> Values:
 
 
 def log_mean_exp(values: Values, log_weights: Values) -> Values:
-    """Return log of the weighted mean of the exponentials over the last axis, without overflow."""
+    """Return log of the weighted mean of the exponentials over the last axis, without overflow.
+
+    −∞ where all bets have lost everything, as those on certain violations do at the first item that is none.
+    """
     shifted = values + log_weights
     largest = np.maximum(shifted.max(axis=-1), np.finfo(np.float64).min)
-    return np.asarray(largest + np.log(np.exp(shifted - largest[..., None]).sum(axis=-1)))
+    with np.errstate(divide="ignore"):
+        return np.asarray(largest + np.log(np.exp(shifted - largest[..., None]).sum(axis=-1)))
 
 
 def running_sums(state: Values, values: Values) -> Values:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from services.aggregation.sequential.batches import Batch, Singles, doubles, singles
 from services.aggregation.sequential.draws import Draws, ExponentialRace, Flags, Values
 from services.aggregation.sequential.evidence import Evidence, Increments, Terms, terms_of
 from services.aggregation.sequential.gate import Gate
@@ -20,27 +20,6 @@ _GROWTH: Final = 0.3
 _HALF_WIDTH: Final = 0.02
 _UNKNOWN: Final = 0.5
 _MOST_PENDING: Final = 4096
-
-Singles = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What draws are made with; these arrays, the seed and the batches before say exactly which draws follow.
-
-    Attributes:
-        first_draw_index: number of draws before its first.
-        count: draws in it.
-        predictions: of all items, float32; None for none.
-        weights: of all items, float32; None for uniform draws.
-        variances: of all items around their predictions, float32; None for f (1 − f).
-    """
-
-    first_draw_index: int
-    count: int
-    predictions: Singles | None
-    weights: Singles | None
-    variances: Singles | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +143,17 @@ class SequentialTask:
         batch = Batch(
             self._planned,
             min(count or max(_FIRST_BATCH, round(_GROWTH * self._planned)), self.size - self._planned),
-            _single(predictions, self.size),
-            _single(weights, self.size),
-            _single(variances, self.size),
+            singles(predictions, self.size),
+            singles(weights, self.size),
+            singles(variances, self.size),
         )
-        expected = _double(batch.predictions, self.size, _UNKNOWN)
+        expected = doubles(batch.predictions, self.size, _UNKNOWN)
         if not ((expected >= 0) & (expected <= 1)).all():
             raise ValueError("predictions must be from 0 to 1")
-        around = expected * (1 - expected) if batch.variances is None else _double(batch.variances, self.size, 0.0)
+        around = expected * (1 - expected) if batch.variances is None else doubles(batch.variances, self.size, 0.0)
         if not ((around >= 0) & np.isfinite(around)).all():
             raise ValueError("variances must be finite and not below 0")
-        speeds = _double(batch.weights, self.size, 1.0)
+        speeds = doubles(batch.weights, self.size, 1.0)
         items = self._race.draw(speeds, batch.count)
         self._terms.append(terms_of(items, self._race.left, expected, speeds, around))
         self._planned += len(items)
@@ -287,15 +266,3 @@ def _between(lowest: Increments, highest: Increments) -> Increments:
         values=(lowest.values + highest.values) / 2,
         variance=(lowest.variance + highest.variance) / 2,
     )
-
-
-def _single(values: Singles | Values | None, size: int) -> Singles | None:
-    if values is None:
-        return None
-    if values.shape != (size,):
-        raise ValueError("needs one number an item")
-    return values.astype(np.float32)
-
-
-def _double(values: Singles | None, size: int, default: float) -> Values:
-    return np.full(size, default) if values is None else values.astype(np.float64)

@@ -49,6 +49,13 @@ def test_clusters_of_one_give_the_plain_standard_error_and_larger_ones_more() ->
     assert clustered_standard_error(values, np.zeros(6, np.int64)) is None
 
 
+def test_clustered_standard_errors_are_those_of_statsmodels() -> None:
+    """Against statsmodels 0.15.0: OLS on a constant, cov_type="cluster" with its correction for few clusters."""
+    values = np.array([1.0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
+    clusters = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4])
+    assert clustered_standard_error(values, clusters) == pytest.approx(0.06211299937499418)
+
+
 def test_two_levels_are_told_apart() -> None:
     chance = np.random.default_rng(5)
     chances = np.where(chance.random(4000) < 0.5, 0.9, 0.3)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from services.aggregation.sequential.betting import log_growth
 from services.aggregation.sequential.evidence import Evidence, Increments, terms_of
 
 Values = NDArray[np.float64]
@@ -92,6 +93,39 @@ def test_the_uniform_case_is_that_of_the_literature() -> None:
         assert found.low[at] == pytest.approx(before / 40)
         assert found.high[at] == pytest.approx((before + left) / 40)
         before += scores[item]
+
+
+@pytest.mark.parametrize(
+    ("claim", "above", "below"),
+    [
+        (
+            0.55,
+            {1: 1.2142857142857142, 5: 1.688998626446012, 12: 3.1253793228144877, 28: 57.004224241775134},
+            {1: 0.7857142857142858, 5: 0.44306728292661524, 12: 0.1298545733695809, 28: 6.173787766220159e-05},
+        ),
+        (
+            0.9,
+            {1: 1.0476190476190477, 5: 0.6620550575216056, 12: 0.17076597528781998},
+            {1: 0.9523809523809524, 5: 1.1996278011148573, 12: 2.387038653175751},
+        ),
+    ],
+)
+def test_uniform_bets_win_what_confseq_says(claim: float, above: dict[int, float], below: dict[int, float]) -> None:
+    """Against betting_mart of confseq 0.0.11 with N = 40, the same bets and trunc_scale = 0.95.
+
+    Its bets are on the score of a draw, ours on the mean of the list: |R| / N times as much.
+    """
+    scores = np.array([float(each) for each in "1101110110111100110111101011111011011110"])
+    found = increments_of(np.arange(40), scores, np.full(40, 0.3), np.ones(40))
+    variance = ((40 - np.arange(40)) / 40) ** 2 * 0.2
+    for won, room, expected in (
+        (found.values - claim, claim - found.low, above),
+        (claim - found.values, found.high - claim, below),
+    ):
+        count = max(expected)
+        growth = log_growth(won[:count], room[:count], variance[:count], np.array([0.1]))
+        capital = np.exp(np.cumsum(growth[:, 0]))
+        assert {at: float(capital[at - 1]) for at in expected} == pytest.approx(expected)
 
 
 def test_the_last_value_is_exact() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from services.aggregation.sequential.batches import Batch
 from services.aggregation.sequential.questions import (
     Decision,
     DecisionState,
@@ -18,7 +19,7 @@ from services.aggregation.sequential.questions import (
     RareRule,
     split_alpha,
 )
-from services.aggregation.sequential.task import Batch, SequentialTask
+from services.aggregation.sequential.task import SequentialTask
 
 Values = NDArray[np.float64]
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from services.aggregation.sequential.questions import (
     DecisionState,
@@ -72,13 +73,13 @@ def _holds(task: SequentialTask, mean: float) -> bool:
 
 
 def test_results_are_valid_in_draw_order_when_hard_items_finish_last_and_not_in_finish_order() -> None:
-    size, right, in_flight = 1500, 900, 150
+    size, right, in_flight = 600, 360, 60
     scores = binary(size, right)
-    rule = GateRule((right + 1) / size)
-    passed = {"draw order": 0, "finish order": 0}
+    rules = (GateRule((right + 1) / size), PrecisionRule(0.15))
+    passed, missed = {"draw order": 0, "finish order": 0}, {"draw order": 0, "finish order": 0}
     repeats = 40
     for seed in range(repeats):
-        task = SequentialTask(size, seed, (rule,), whole_scores=True)
+        task = SequentialTask(size, seed, rules, whole_scores=True)
         task.begin_batch(count=size)
         drawn = scores[task.next_draws(size).items]
         # In each window of requests the wrong answers take four times as long.
@@ -90,12 +91,15 @@ def test_results_are_valid_in_draw_order_when_hard_items_finish_last_and_not_in_
             until = size if done.all() else int(np.argmin(done))
             task.observe(drawn[task.observed : until])
         passed["draw order"] += task.decisions[0].state is DecisionState.PASSED
-        naive = SequentialTask(size, seed, (rule,), whole_scores=True)
+        missed["draw order"] += not _holds(task, right / size)
+        naive = SequentialTask(size, seed, rules, whole_scores=True)
         naive.begin_batch(count=size)
         naive.next_draws(size)
         passed["finish order"] += naive.observe(drawn[finished])[0].state is DecisionState.PASSED
-    assert passed["finish order"] > 0.5 * repeats
-    assert passed["draw order"] <= (0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)) * repeats
+        missed["finish order"] += not _holds(naive, right / size)
+    for wrong in (passed, missed):
+        assert wrong["finish order"] > 0.5 * repeats
+        assert wrong["draw order"] <= (0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)) * repeats
 
 
 @pytest.mark.parametrize(("size", "expected"), [(500, 244), (2_000, 314), (10_000, 338)])
@@ -104,6 +108,17 @@ def test_no_violation_certifies_a_rare_rate_after_as_many_items_as_published(siz
     gate.update(np.zeros(size), np.zeros(size))
     assert gate.decision.state is DecisionState.PASSED
     assert gate.decision.decided_after == expected
+
+
+@pytest.mark.parametrize(("size", "limit"), [(500, 0.01), (2_000, 0.01), (2_000, 0.05), (10_000, 0.01)])
+def test_certifying_a_rare_rate_takes_little_more_than_one_planned_look(size: int, limit: float) -> None:
+    """The hypergeometric test at a fixed number of items forbids looking before; no valid rule can need fewer."""
+    looks = np.arange(1, size)
+    chances = stats.hypergeom.pmf(0, size, round(limit * size), looks)
+    planned = int(looks[np.argmax(chances <= 0.05)])
+    gate = RareGate(RareRule(limit), size)
+    gate.update(np.zeros(size), np.zeros(size))
+    assert planned <= (gate.decision.decided_after or 0) <= 1.25 * planned
 
 
 @pytest.mark.parametrize("violations", [19, 20])
@@ -116,6 +131,19 @@ def test_rare_rates_are_rarely_judged_wrongly(violations: int) -> None:
         gate.update(drawn, drawn)
         wrong += (gate.decision.state is DecisionState.PASSED) != (violations < 20)
     assert wrong / REPEATS <= TOLERATED
+
+
+@pytest.mark.filterwarnings("error")
+def test_bets_that_lost_everything_say_so_and_decide_nothing() -> None:
+    """With a limit of nearly all items, every bet on «too many» stakes all on the next draw being a violation."""
+    gate = RareGate(RareRule(0.9), 100)
+    gate.update(np.zeros(5), np.zeros(5))
+    assert gate.decision.log_evidence_fail == -math.inf
+    assert gate.decision.state is DecisionState.PASSED
+    unsure = RareGate(RareRule(0.9), 100)
+    unsure.update(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0]))
+    assert unsure.decision.log_evidence_fail == -math.inf
+    assert unsure.decision.state is DecisionState.UNDECIDED
 
 
 def test_a_rare_gate_does_not_depend_on_how_draws_are_cut_and_takes_failures_at_their_worst() -> None:
