@@ -97,6 +97,18 @@ def test_the_same_scores_give_the_same_bits_however_they_are_cut(
     assert again.summary() == task.summary()
 
 
+@pytest.mark.parametrize(("direction", "threshold"), [(Direction.AT_LEAST, 0.6), (Direction.AT_MOST, 0.8)])
+def test_each_answer_waits_for_the_level_that_was_asked_of_it(direction: Direction, threshold: float) -> None:
+    scores, took = binary(3000, 2100), {}
+    for strict in (0.05, 1e-6):
+        task = SequentialTask(3000, 1, (GateRule(threshold, direction, strict, 0.5),), whole_scores=True)
+        [decision] = finish(task, scores)
+        assert decision.state is DecisionState.PASSED
+        assert decision.log_evidence_pass >= -math.log(strict)
+        took[strict] = decision.decided_after or 0
+    assert took[0.05] < took[1e-6]
+
+
 def test_batches_are_drawn_before_the_results_of_the_one_before_are_in() -> None:
     scores = binary(200, 120)
     task = SequentialTask(200, 3, (GateRule(0.3),))
