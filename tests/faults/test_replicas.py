@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from evalfleet.fleet import Fleet
+from evalfleet.goals import Answer
 from evalfleet.results import Run, RunState
 
 from benchmarks.chaos.replicas import EvaluationReplica
@@ -95,6 +96,36 @@ def test_an_owner_that_was_stopped_and_wakes_after_its_successor_has_finished_ch
     # And it is as good as new.
     again = awake.runs.start(model=finished.model, suite=SUITE, item_limit=5)
     assert ended(awake, again).state is RunState.SUCCEEDED
+
+
+def test_a_run_that_another_replica_takes_over_decides_what_an_undisturbed_one_decides(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    replicas = start_replicas(2)
+    client = clients(replicas[0])
+
+    def start(concurrency: int) -> Run:
+        # Without history the order depends on the seed alone, so that both runs draw the same.
+        model = shared_fleet.new_model(client)
+        return client.runs.start(
+            model=model, suite=SUITE, precision=0.03, concurrency=concurrency, use_history=False
+        )
+
+    calm = ended(client, start(16))
+    run = start(2)
+    owner = shared_fleet.owner_among(run, replicas)
+    wait_until(lambda: shared_fleet.row_count(run) >= 10)
+    owner.send(signal.SIGKILL)
+    (other,) = (each for each in replicas if each is not owner)
+    *_, last = clients(other).runs.watch(run.name)
+    assert last.run.state is RunState.SUCCEEDED, last.run.failure
+    assert shared_fleet.owner_among(run, [other])
+    (expected,), (found,) = calm.decisions, last.run.decisions
+    assert expected.questions[0].answer is Answer.REACHED
+    assert expected.questions[0].decided_after is not None
+    assert found.questions == expected.questions
+    rows = shared_fleet.rows(run)
+    assert len(rows) == len({row.draw_index for row in rows}) == len({row.item for row in rows}) < ITEMS
 
 
 def stored(shared_fleet: SharedFleet, run: Run) -> dict[str, str]:
