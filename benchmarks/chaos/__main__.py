@@ -56,7 +56,9 @@ def fleet_of_replicas(folder: Path, checkpoints: Path, item_count: int) -> Itera
         )
         settings = {"EVALFLEET_RUNS_URL": url, "EVALFLEET_SUITE_DIRS": str(suite)}
         replicas = [
-            stack.enter_context(EvaluationReplica(fleet, folder / f"evaluation-{number}", settings, is_restarted=True))
+            stack.enter_context(
+                EvaluationReplica(fleet.endpoints, folder / f"evaluation-{number}", settings, is_restarted=True)
+            )
             for number in range(REPLICAS)
         ]
         yield World(fleet, replicas, server, url)

@@ -1,4 +1,4 @@
-"""Further evaluation services beside a running fleet's own, on the same list of runs."""
+"""Evaluation services beside the other services of a fleet, on one list of runs."""
 
 import os
 import signal
@@ -15,7 +15,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.free_ports import free_port
-from services.standalone.testing import RunningFleet
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
@@ -27,7 +26,7 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
     """One evaluation service, started when the ``with`` block is entered.
 
     Args:
-        fleet: whose other services it uses.
+        endpoints: ``host:port`` of the other services, by name.
         folder: of its files.
         environment: its settings: EVALFLEET_RUNS_URL at least, EVALFLEET_SUITE_DIRS if there are any.
         is_restarted: start it again whenever it dies, as an orchestrator does.
@@ -37,13 +36,18 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
     """
 
     def __init__(
-        self, fleet: RunningFleet, folder: Path, environment: Mapping[str, str], *, is_restarted: bool = False
+        self,
+        endpoints: Mapping[str, str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        is_restarted: bool = False,
     ) -> None:
         port = free_port(_HOST)
         self.target = f"{_HOST}:{port}"
         self._log_path = folder / "log.txt"
         self._folder = folder
-        others = {f"EVALFLEET_{name.upper()}_TARGET": target for name, target in fleet.endpoints.items()}
+        others = {f"EVALFLEET_{name.upper()}_TARGET": target for name, target in endpoints.items()}
         self._environment = {
             **os.environ,
             **{name: target for name, target in others.items() if name != "EVALFLEET_EVALUATION_TARGET"},

@@ -59,7 +59,7 @@ class SharedFleet:
     ) -> EvaluationReplica:
         """Describe a further evaluation service; enter it to start it."""
         environment = {"EVALFLEET_RUNS_URL": self.url, "EVALFLEET_SUITE_DIRS": str(self.suite_dir), **(settings or {})}
-        return EvaluationReplica(self.running, folder, environment, is_restarted=is_restarted)
+        return EvaluationReplica(self.running.endpoints, folder, environment, is_restarted=is_restarted)
 
     def client(self, replica: EvaluationReplica) -> Fleet:
         """Connect to one evaluation service, and to the fleet for the rest."""

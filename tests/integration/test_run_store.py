@@ -16,7 +16,8 @@ from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.accounts import Grant, Settlement
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.record import Run, RunState, TaskProgress
-from services.evaluation.runs.store import METADATA, RUNS, Claim, RunStore
+from services.evaluation.runs.store import Claim, RunStore
+from services.evaluation.runs.tables import METADATA, RUNS
 from services.runtime.database import database_url, open_database, sqlite_url
 from services.runtime.errors import AlreadyExistsError
 from tests.postgres import PostgresServer, running_postgres

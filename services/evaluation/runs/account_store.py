@@ -22,7 +22,7 @@ from services.evaluation.runs.accounts import (
     seconds_left_of_day,
 )
 from services.evaluation.runs.budget import Budget, Spend
-from services.evaluation.runs.store import METADATA
+from services.evaluation.runs.tables import METADATA
 from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
 
 _QUANTITIES: Final = tuple(each.name for each in fields(Spend))

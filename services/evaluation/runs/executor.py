@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,8 @@ from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, Score
 from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
 from services.evaluation.runs.record import Run, RunState, StopReason, TaskProgress
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.shard_work import ShardCrew, ShardTask
+from services.evaluation.runs.shards import OwnBoard, ShardBoard, ShardPlan
 from services.evaluation.tasks import Task
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
 
@@ -55,11 +57,17 @@ class TaskItems:
     population: Population | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    pipeline: ItemPipeline
-    item: Item | InvalidItem
-    draw_index: int
+def pipeline_of(run: Run, task: Task, peers: Peers, *, patience_seconds: float) -> ItemPipeline:
+    """The way of one task's items through the fleet."""
+    return ItemPipeline(
+        task,
+        model=run.model,
+        seed=run.seed,
+        generator=peers.generator,
+        safety=peers.safety,
+        scorers=peers.scorers,
+        patience_seconds=patience_seconds,
+    )
 
 
 class RunExecutor:
@@ -74,8 +82,12 @@ class RunExecutor:
         patience_seconds: float,
         earlier_runs: Mapping[str, Sequence[str]] | None = None,
         allowance: Allowance | None = None,
+        board: ShardBoard | None = None,
     ) -> None:
         self._run = run
+        self._board = board or OwnBoard()
+        self._crew: ShardCrew | None = None
+        self._plan = ShardPlan(())
         self._peers = peers
         self._on_change = on_change
         self._patience_seconds = patience_seconds
@@ -111,8 +123,14 @@ class RunExecutor:
                 )
         self._tasks = tuple(tasks)
         self._questions = questions_of(self._run.goal, [each.task for each in tasks])
-        self._pipelines = {each.task.name: self._pipeline(each.task) for each in tasks}
+        self._pipelines = {
+            each.task.name: pipeline_of(self._run, each.task, self._peers, patience_seconds=self._patience_seconds)
+            for each in tasks
+        }
         self._known = KnownOutcomes({name: each.sample_count for name, each in self._pipelines.items()})
+        self._plan = ShardPlan(
+            (each.task.name, len(each.items), self._pipelines[each.task.name].sample_count) for each in self._full_tasks
+        )
         progress = tuple(
             TaskProgress(
                 each.task.name,
@@ -225,55 +243,50 @@ class RunExecutor:
             reason = StopReason.BUDGET_EXHAUSTED
         self._change(dataclasses.replace(self._run, stop_reason=reason))
 
-    def _pipeline(self, task: Task) -> ItemPipeline:
-        return ItemPipeline(
-            task,
-            model=self._run.model,
-            seed=self._run.seed,
-            generator=self._peers.generator,
-            safety=self._peers.safety,
-            scorers=self._peers.scorers,
-            patience_seconds=self._patience_seconds,
-        )
-
     async def _read_ledger(self) -> None:
         """Learn which outcomes exist already, so that nothing is asked twice after a restart."""
 
         async def read() -> None:
             # Counted as they come: a second attempt counts nothing twice.
             async for key in self._peers.ledger.keys(self._run.name):
-                self._count_one(key.task, key.draw_index, key.sample, failed=key.failed)
+                if self._count_one(key.task, key.draw_index, key.sample, failed=key.failed):
+                    self._plan.note(key.task, key.draw_index, failed=key.failed)
 
         await wait_out(read, patience_seconds=self._patience_seconds)
         self._count_done()
         if self._known:
             _LOG.info("run_resumed", run=self._run.name, outcomes=len(self._known))
 
-    def _open_work(self) -> Iterator[_Work]:
-        for each in self._tasks:
-            if each.task.name in self._questions:
-                continue
-            pipeline = self._pipelines[each.task.name]
-            for draw_index in range(len(each.items)):
-                if not self._known.has_all(each.task.name, draw_index):
-                    yield _Work(pipeline, each.items[draw_index], draw_index)
-
     async def _all_items(self, writer: LedgerWriter) -> None:
-        work = self._open_work()
-
-        async def worker() -> None:
-            for each in work:
-                for outcome in await each.pipeline.outcomes(each.item, each.draw_index):
-                    if not self._known.has(outcome.task, outcome.draw_index, outcome.sample):
-                        await writer.write(outcome)
-
         if self._drawn is not None:
             await self._drawn.execute()
         if self._drawn is None or not self._drawn.has_failed:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._run.concurrency):
-                    group.create_task(worker())
+            await self._all_shards(writer)
         await writer.finish()
+
+    async def _all_shards(self, writer: LedgerWriter) -> None:
+        """Work on the tasks that are run in full, together with whoever helps."""
+        full = self._full_tasks
+        if not full:
+            return
+        await wait_out(partial(self._board.plan, self._plan.shards()), patience_seconds=self._patience_seconds)
+        crew = ShardCrew(
+            self._run.name,
+            {each.task.name: ShardTask(self._pipelines[each.task.name], each.items) for each in full},
+            self._board,
+            self._peers.ledger,
+            self._known,
+            concurrency=self._run.concurrency,
+            is_owner=True,
+            patience_seconds=self._patience_seconds,
+        )
+        self._crew = crew
+        await crew.work(writer.write, self._count_done)
+
+    @property
+    def _full_tasks(self) -> Sequence[TaskItems]:
+        """Those without questions."""
+        return [each for each in self._tasks if each.task.name not in self._questions]
 
     def _is_known(self, task: str, draw: Draw, sample: int) -> bool:
         return self._known.has(task, draw.draw_index, sample)
@@ -284,22 +297,32 @@ class RunExecutor:
         self._change(self._run.with_decision(decision))
 
     def _count(self, outcomes: Sequence[ItemOutcome]) -> None:
+        if self._crew is not None:
+            self._crew.note(outcomes)
         for each in outcomes:
-            self._count_one(each.task, each.draw_index, each.sample, failed=each.failure is not None)
+            if each.task in self._questions:
+                self._count_one(each.task, each.draw_index, each.sample, failed=each.failure is not None)
         self._count_done()
 
-    def _count_one(self, task: str, draw_index: int, sample: int, *, failed: bool) -> None:
-        if self._known.add(task, draw_index, sample):
+    def _count_one(self, task: str, draw_index: int, sample: int, *, failed: bool) -> bool:
+        is_new = self._known.add(task, draw_index, sample)
+        if is_new:
             (self._failed if failed else self._scored)[task] += 1
+        return is_new
 
     def _count_done(self) -> None:
         """Put what was counted into the run's progress."""
-        progress = tuple(
-            dataclasses.replace(each, scored_count=self._scored[each.task], failed_count=self._failed[each.task])
-            for each in self._run.progress
-        )
+        progress = tuple(self._counted(each) for each in self._run.progress)
         if progress != self._run.progress:
             self._change(dataclasses.replace(self._run, progress=progress))
+
+    def _counted(self, progress: TaskProgress) -> TaskProgress:
+        task = progress.task
+        scored, failed = self._scored[task], self._failed[task]
+        if self._crew is not None and task not in self._questions:
+            # What the ledger had before is in the shards.
+            scored, failed = self._crew.counts(task)
+        return dataclasses.replace(progress, scored_count=scored, failed_count=failed)
 
     def _change(self, run: Run) -> None:
         if self._keeper is not None and run.goal.is_metered:

@@ -12,11 +12,15 @@ import structlog
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.earlier_runs import earlier_runs
-from services.evaluation.runs.executor import Peers, RunExecutor
+from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
+from services.evaluation.runs.fencing import FencedLedger
+from services.evaluation.runs.helping import Helper
 from services.evaluation.runs.leases import LeaseTimes, RunLeases
 from services.evaluation.runs.making import RunMaker, SuiteBook
+from services.evaluation.runs.peers import Ledger
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.shard_store import ShardStore, StoredBoard
 from services.evaluation.runs.store import Claim, RunStore
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
@@ -68,6 +72,16 @@ class RunManager:
         self._unsent_change = asyncio.Event()
         self._may_have_work = asyncio.Event()
         self._own_tasks: list[asyncio.Task[None]] = []
+        self._shards = ShardStore(store.engine)
+        self._helper = Helper(
+            store,
+            self._shards,
+            self._leases,
+            self._tasks_of,
+            peers,
+            has_room=lambda: not self._places.locked(),
+            patience_seconds=patience_seconds,
+        )
 
     async def start(self) -> None:
         """Begin to work on runs, those first that an earlier process or another replica left unfinished."""
@@ -76,6 +90,8 @@ class RunManager:
             asyncio.create_task(self._announce_changes()),
             asyncio.create_task(self._take_runs()),
         ]
+        if self._store.is_shared:
+            self._own_tasks.append(asyncio.create_task(self._helper.help_others()))
 
     async def stop(self) -> None:
         """Put all runs down where they are; another replica, or the next start, takes them up again."""
@@ -86,6 +102,7 @@ class RunManager:
             await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self._leases.stop()
+            await self._shards.give_back(self._leases.owner)
         except RunsUnavailableError as error:
             _LOG.warning("leases_not_given_back", message=error.message)
 
@@ -111,12 +128,13 @@ class RunManager:
         """Stop a run for good, whichever replica works on it; outcomes that the ledger has stay there."""
         run = await self.get(run_id)
         live = await self._drop(run_id)
-        epoch = await self._store.cancel(run_id, None if live is None else live.progress)
+        fence = await self._store.cancel(run_id, None if live is None else live.progress)
         await self._drop(run_id)  # it may have been taken meanwhile
         self._unsent_change.set()
-        if epoch is not None:
+        if fence is not None:
             _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
-            await self._shut_out(run, epoch)
+            await self._shut_out(run, fence)
+            await self._shards.clear(run_id)
         return await self.get(run_id)
 
     async def _drop(self, run_id: str) -> Run | None:
@@ -126,11 +144,11 @@ class RunManager:
             await asyncio.wait([job])
         return self._live.pop(run_id, None)
 
-    async def _shut_out(self, run: Run, epoch: int) -> None:
+    async def _shut_out(self, run: Run, fence: int) -> None:
         """Let the ledger refuse what a replica sends that does not know yet that a run was cancelled."""
-        fence = partial(self._peers.ledger.fenced(epoch).append, run.name, ())
+        shut_out = partial(self._peers.ledger.fenced(fence).append, run.name, ())
         try:
-            await wait_out(fence, patience_seconds=child_timeout(_LONGEST_FENCE_SECONDS))
+            await wait_out(shut_out, patience_seconds=child_timeout(_LONGEST_FENCE_SECONDS))
         except FleetError as error:
             # That replica learns of it within seconds anyway.
             _LOG.warning("run_not_shut_out", run=run.name, message=error.message)
@@ -197,6 +215,7 @@ class RunManager:
             self._live.pop(claim.run.run_id, None)
             self._unsent_change.set()
             _LOG.warning("run_left", run=claim.run.name, epoch=claim.epoch, message=error.message)
+            await self._give_shards_back(claim.run.run_id)
 
     async def _failure_of(self, claim: Claim) -> RunFailure | None:
         """Work on a run to its end; return why it could not go on, if so."""
@@ -210,8 +229,12 @@ class RunManager:
             return failure
         return None
 
-    async def _work_on(self, claim: Claim) -> None:
-        run = claim.run
+    async def _tasks_of(self, run: Run) -> Sequence[TaskItems]:
+        """A run's tasks with their items.
+
+        Raises:
+            FailedPreconditionError: SUITE_CHANGED, MODEL_CHANGED: they are not what the run began with.
+        """
         suite = await self._suites.resolve(run.suite, run.tasks)
         if suite.digest != run.suite_digest:
             raise FailedPreconditionError(
@@ -228,8 +251,22 @@ class RunManager:
                 reason="MODEL_CHANGED",
                 metadata={"model": run.model, "expected_digest": run.model_digest, "found_digest": digest},
             )
-        tasks = await self._suites.draw(suite, seed=run.seed, limit=run.item_limit)
-        ledger = self._peers.ledger.fenced(claim.epoch)
+        return await self._suites.draw(suite, seed=run.seed, limit=run.item_limit)
+
+    async def _work_on(self, claim: Claim) -> None:
+        run = claim.run
+        tasks = await self._tasks_of(run)
+        board: StoredBoard | None = None
+        ledger: Ledger = self._peers.ledger.fenced(claim.fence)
+        if self._store.is_shared:
+            board = StoredBoard(
+                self._shards,
+                run.run_id,
+                self._leases.owner,
+                lease_seconds=self._leases.times.lease_seconds,
+                read_fence=partial(self._store.fence, run.run_id, claim.epoch),
+            )
+            ledger = FencedLedger(self._peers.ledger, claim.fence, board.confirm)
         # Before the ledger is read: from here on it takes nothing more from whoever had the run before.
         await wait_out(partial(ledger.append, run.name, ()), patience_seconds=self._patience_seconds)
         peers = dataclasses.replace(self._peers, ledger=ledger)
@@ -240,6 +277,7 @@ class RunManager:
             patience_seconds=self._patience_seconds,
             earlier_runs=await earlier_runs(run, tasks, self._store),
             allowance=None if self._allowances is None else self._allowances.of(run.caller or ANONYMOUS),
+            board=board,
         )
         executor.begin(tasks)
         await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
@@ -267,6 +305,19 @@ class RunManager:
         run_id = claim.run.run_id
         ended = dataclasses.replace(self._live[run_id], state=state, failure=failure, end_time=time.time())
         await self._save(ended, claim.epoch)
+        if self._store.is_shared:
+            await self._forget_shards(run_id)
         self._live.pop(run_id, None)
         self._unsent_change.set()
         _LOG.info("run_ended", run=ended.name, state=state.value)
+
+    async def _give_shards_back(self, run_id: str) -> None:
+        with contextlib.suppress(RunsUnavailableError):
+            await self._shards.give_back(self._leases.owner, run_id)
+
+    async def _forget_shards(self, run_id: str) -> None:
+        try:
+            await self._shards.clear(run_id)
+        except RunsUnavailableError as error:
+            # Nobody takes shards of a run that has ended.
+            _LOG.warning("shards_not_forgotten", run=f"runs/{run_id}", message=error.message)

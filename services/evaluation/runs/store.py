@@ -1,93 +1,27 @@
 """The durable list of runs, and who works on which. Results are not here: the aggregation service keeps those."""
 
-import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    ColumnElement,
-    Float,
-    FromClause,
-    Index,
-    Insert,
-    Integer,
-    MetaData,
-    ScalarSelect,
-    Select,
-    String,
-    Table,
-    Text,
-    Update,
-    and_,
-    cast,
-    extract,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.engine import CursorResult, RowMapping
+from sqlalchemy import ColumnElement, FromClause, ScalarSelect, Select, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.evaluation.errors import LeaseLostError, RunsUnavailableError
-from services.evaluation.runs import stored_goal
-from services.evaluation.runs.budget import Spend
-from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason, TaskProgress
-from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
+from services.evaluation.errors import LeaseLostError
+from services.evaluation.runs.record import Run, RunState, TaskProgress
+from services.evaluation.runs.statements import Statements, is_open
+from services.evaluation.runs.tables import RUN_COLUMNS, RUNS, run_from_row, run_to_row
 from services.runtime.errors import AlreadyExistsError
 
-METADATA = MetaData()
-
-RUNS = Table(
-    "runs",
-    METADATA,
-    Column("run_id", String(63), primary_key=True),
-    Column("suite", String(255), nullable=False),
-    Column("suite_digest", String(64), nullable=False),
-    Column("model", String(255), nullable=False, index=True),
-    Column("model_digest", String(64), nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    Column("concurrency", Integer, nullable=False),
-    Column("item_limit", Integer),
-    Column("tasks", JSON, nullable=False),
-    Column("request_id", String(64), unique=True),
-    Column("state", String(16), nullable=False, index=True),
-    Column("failure", Text),
-    Column("create_time", Float, nullable=False, index=True),
-    Column("start_time", Float),
-    Column("end_time", Float),
-    Column("progress", JSON, nullable=False),
-    Column("caller", String(64)),
-    Column("priority", Integer, nullable=False),
-    # Who works on it, until when (the database's clock), for the how-manieth time, and when that one began.
-    Column("lease_owner", String(255)),
-    Column("lease_end_time", Float),
-    Column("lease_epoch", BigInteger, nullable=False),
-    Column("lease_begin_time", Float),
-    Index("ix_runs_caller_lease_begin_time", "caller", "lease_begin_time"),
-    Column("goal", JSON),
-    Column("decisions", JSON),
-    Column("spent", JSON),
-    Column("stop_reason", String(32)),
-)
-
 _R = RUNS.c
-_LEASE_COLUMNS = (_R.lease_owner, _R.lease_end_time, _R.lease_epoch, _R.lease_begin_time)
-_RUN_COLUMNS = tuple(column for column in RUNS.columns if column not in set(_LEASE_COLUMNS))
-_OPEN_STATES = tuple(state.value for state in RunState if not state.is_final)
+
+NEXT_FENCE = func.coalesce(_R.fence, _R.lease_epoch) + 1
+"""What shuts out of the ledger whoever has written to it before."""
 
 _CLOSEST_TURNS = 16
 """Of each caller so many waiting runs are compared; more than one only because others may be taking the first."""
-
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +30,20 @@ class Claim:
 
     Attributes:
         run: as it was stored.
-        epoch: of the lease, one higher than that of whoever had the run before; every write says it.
+        epoch: of the lease, one higher than that of whoever had the run before; every write to the list says it.
+        fence: what the ledger is told; see ``RunStore.fence``.
     """
 
     run: Run
     epoch: int
+    fence: int
 
 
 _CHANGING = ("state", "failure", "start_time", "end_time", "progress", "decisions", "spent", "stop_reason")
 
 
-class RunStore:
-    """Runs in a database table; every method is one statement, so that a replica which is stopped holds no lock.
-
-    All methods raise RunsUnavailableError while the database is away.
-    """
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT") if is_shared(engine) else engine
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other replicas work on the same runs."""
-        return is_shared(self._engine)
+class RunStore(Statements):
+    """Runs in a database table; see ``Statements``."""
 
     async def add(self, run: Run) -> None:
         """Store a new run.
@@ -127,7 +52,7 @@ class RunStore:
             AlreadyExistsError: its id or request id is taken.
         """
         try:
-            await self._write(insert(RUNS).values(**_to_row(run), lease_epoch=0))
+            await self.write(insert(RUNS).values(**run_to_row(run), lease_epoch=0))
         except IntegrityError as error:
             raise AlreadyExistsError(
                 f"run {run.run_id!r} exists already; choose another run_id or leave it out",
@@ -141,7 +66,7 @@ class RunStore:
         Runs that somebody has begun and left come first, then those of higher priority. Among equals callers take
         turns: first who has fewest runs in work, then who was served the longest ago.
         """
-        now = self._now()
+        now = self.now()
         statement = (
             update(RUNS)
             .where(_R.run_id == _next_in_turn(now), _is_free(RUNS, now))
@@ -150,15 +75,16 @@ class RunStore:
                 lease_end_time=now + lease_seconds,
                 lease_epoch=_R.lease_epoch + 1,
                 lease_begin_time=now,
+                fence=NEXT_FENCE,
             )
-            .returning(*_RUN_COLUMNS, _R.lease_epoch)
+            .returning(*RUN_COLUMNS, _R.lease_epoch, _R.fence)
         )
 
         async def take(connection: AsyncConnection) -> Claim | None:
             row = (await connection.execute(statement)).mappings().first()
-            return None if row is None else Claim(_from_row(row), row["lease_epoch"])
+            return None if row is None else Claim(run_from_row(row), row["lease_epoch"], row["fence"])
 
-        return await self._transact(take)
+        return await self.transact(take)
 
     async def save(self, run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
         """Overwrite what may change in a stored run: see ``_CHANGING``; and prolong its lease.
@@ -171,22 +97,22 @@ class RunStore:
         Raises:
             LeaseLostError: the run has ended, or another replica has taken it.
         """
-        row = _to_row(run)
+        row = run_to_row(run)
         changes = {key: row[key] for key in _CHANGING}
-        end = None if lease_seconds is None else self._now() + lease_seconds
+        end = None if lease_seconds is None else self.now() + lease_seconds
         statement = (
             update(RUNS)
-            .where(_R.run_id == run.run_id, _R.lease_epoch == epoch, _is_open(RUNS))
+            .where(_R.run_id == run.run_id, _R.lease_epoch == epoch, is_open(RUNS))
             .values(**changes, lease_end_time=end)
         )
-        if (await self._write(statement)).rowcount == 0:
+        if (await self.write(statement)).rowcount == 0:
             raise LeaseLostError(
                 f"{run.name} has ended or is worked on by another replica",
                 metadata={"run": run.name, "epoch": str(epoch)},
             )
 
     async def cancel(self, run_id: str, progress: Sequence[TaskProgress] | None = None) -> int | None:
-        """End a run, whoever works on it, and return the epoch that shuts that one out; None if it had ended before.
+        """End a run, whoever works on it, and return the fence that shuts them out; None if it had ended before.
 
         Args:
             run_id: which.
@@ -197,21 +123,47 @@ class RunStore:
             changes["progress"] = [asdict(each) for each in progress]
         statement = (
             update(RUNS)
-            .where(_R.run_id == run_id, _is_open(RUNS))
-            .values(**changes, lease_epoch=_R.lease_epoch + 1, lease_end_time=None)
-            .returning(_R.lease_epoch)
+            .where(_R.run_id == run_id, is_open(RUNS))
+            .values(**changes, lease_epoch=_R.lease_epoch + 1, lease_end_time=None, fence=NEXT_FENCE)
+            .returning(_R.fence)
         )
 
         async def end(connection: AsyncConnection) -> int | None:
-            epoch: int | None = (await connection.execute(statement)).scalar()
-            return epoch
+            fence: int | None = (await connection.execute(statement)).scalar()
+            return fence
 
-        return await self._transact(end)
+        return await self.transact(end)
+
+    async def fence(self, run_id: str, epoch: int | None = None) -> int:
+        """What the ledger is to be told by whoever works on a run.
+
+        It has grown since it was read last if a shard of the run was taken over: whoever had that one is shut out, and
+        the others read it anew.
+
+        Args:
+            run_id: which.
+            epoch: of the lease under which it is worked on; None: of any.
+
+        Raises:
+            LeaseLostError: the run has ended, or another replica has taken it.
+        """
+        query = select(func.coalesce(_R.fence, _R.lease_epoch)).where(_R.run_id == run_id, is_open(RUNS))
+        if epoch is not None:
+            query = query.where(_R.lease_epoch == epoch)
+
+        async def read(connection: AsyncConnection) -> int | None:
+            fence: int | None = (await connection.execute(query)).scalar()
+            return fence
+
+        fence = await self.transact(read)
+        if fence is None:
+            raise LeaseLostError(f"runs/{run_id} has ended or is worked on by another replica")
+        return fence
 
     async def give_back(self, owner: str | None = None) -> None:
         """Let others take what ``owner`` works on, at once; None: what anybody works on."""
-        statement = update(RUNS).where(_is_open(RUNS), _R.lease_end_time.is_not(None)).values(lease_end_time=None)
-        await self._write(statement if owner is None else statement.where(_R.lease_owner == owner))
+        statement = update(RUNS).where(is_open(RUNS), _R.lease_end_time.is_not(None)).values(lease_end_time=None)
+        await self.write(statement if owner is None else statement.where(_R.lease_owner == owner))
 
     async def get(self, run_id: str) -> Run | None:
         """Read one run, or None."""
@@ -223,7 +175,7 @@ class RunStore:
 
     async def unfinished(self) -> Sequence[Run]:
         """All runs that have to go on, oldest first."""
-        return await self._read(select(*_RUN_COLUMNS).where(_is_open(RUNS)).order_by(_R.create_time, _R.run_id))
+        return await self._read(select(*RUN_COLUMNS).where(is_open(RUNS)).order_by(_R.create_time, _R.run_id))
 
     async def ids(self) -> Sequence[str]:
         """The newest thousand run ids, for suggestions."""
@@ -232,11 +184,11 @@ class RunStore:
         async def read(connection: AsyncConnection) -> list[str]:
             return list((await connection.execute(query)).scalars())
 
-        return await self._transact(read)
+        return await self.transact(read)
 
     async def page(self, *, size: int, model: str = "", after: tuple[float, str] | None = None) -> Sequence[Run]:
         """Up to ``size`` runs, newest first, that come after the (create_time, run_id) of the page before."""
-        query = select(*_RUN_COLUMNS).order_by(_R.create_time.desc(), _R.run_id).limit(size)
+        query = select(*RUN_COLUMNS).order_by(_R.create_time.desc(), _R.run_id).limit(size)
         if model:
             query = query.where(_R.model == model)
         if after is not None:
@@ -244,49 +196,20 @@ class RunStore:
             query = query.where(or_(_R.create_time < created, and_(_R.create_time == created, _R.run_id > run_id)))
         return await self._read(query)
 
-    def _now(self) -> ColumnElement[float]:
-        """Seconds since the epoch on the clock that all replicas share."""
-        if is_shared(self._engine):
-            return cast(extract("epoch", func.statement_timestamp()), Float)
-        return literal(time.time(), Float)
-
     async def _first(self, condition: ColumnElement[bool]) -> Run | None:
-        found = await self._read(select(*_RUN_COLUMNS).where(condition).limit(1))
+        found = await self._read(select(*RUN_COLUMNS).where(condition).limit(1))
         return found[0] if found else None
 
     async def _read(self, query: Select[Any]) -> list[Run]:
         async def read(connection: AsyncConnection) -> list[Run]:
-            return [_from_row(row) for row in (await connection.execute(query)).mappings()]
+            return [run_from_row(row) for row in (await connection.execute(query)).mappings()]
 
-        return await self._transact(read)
-
-    async def _write(self, statement: Insert | Update) -> CursorResult[Any]:
-        async def write(connection: AsyncConnection) -> CursorResult[Any]:
-            return await connection.execute(statement)
-
-        return await self._transact(write)
-
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[ResultT]]) -> ResultT:
-        async def transact() -> ResultT:
-            async with self._engine.begin() as connection:
-                return await work(connection)
-
-        try:
-            return await unbroken(transact())
-        except IntegrityError:
-            raise
-        except DATABASE_ERRORS as error:
-            cause = getattr(error, "orig", None) or error
-            raise RunsUnavailableError(f"the list of runs cannot be used now: {cause}") from error
-
-
-def _is_open(runs: FromClause) -> ColumnElement[bool]:
-    return runs.c.state.in_(_OPEN_STATES)
+        return await self.transact(read)
 
 
 def _is_free(runs: FromClause, now: ColumnElement[float]) -> ColumnElement[bool]:
     """Whether a run has to go on and nobody works on it."""
-    return and_(_is_open(runs), or_(runs.c.lease_end_time.is_(None), runs.c.lease_end_time < now))
+    return and_(is_open(runs), or_(runs.c.lease_end_time.is_(None), runs.c.lease_end_time < now))
 
 
 def _next_in_turn(now: ColumnElement[float]) -> ScalarSelect[str]:
@@ -299,7 +222,7 @@ def _next_in_turn(now: ColumnElement[float]) -> ScalarSelect[str]:
     waiting = select(run.c.run_id, turn.label("turn")).where(_is_free(run, now)).subquery("waiting")
     in_work = (
         select(other.c.caller, func.count().label("count"))
-        .where(_is_open(other), other.c.lease_end_time >= now)
+        .where(is_open(other), other.c.lease_end_time >= now)
         .group_by(other.c.caller)
         .subquery("in_work")
     )
@@ -323,44 +246,3 @@ def _next_in_turn(now: ColumnElement[float]) -> ScalarSelect[str]:
         .with_for_update(of=run, skip_locked=True)
         .scalar_subquery()
     )
-
-
-def _to_row(run: Run) -> dict[str, object]:
-    return {
-        "run_id": run.run_id,
-        "suite": run.suite,
-        "suite_digest": run.suite_digest,
-        "model": run.model,
-        "model_digest": run.model_digest,
-        "seed": run.seed,
-        "concurrency": run.concurrency,
-        "item_limit": run.item_limit,
-        "tasks": list(run.tasks),
-        "request_id": run.request_id,
-        "state": run.state.value,
-        "failure": None if run.failure is None else json.dumps(asdict(run.failure)),
-        "create_time": run.create_time,
-        "start_time": run.start_time,
-        "end_time": run.end_time,
-        "progress": [asdict(each) for each in run.progress],
-        "caller": run.caller,
-        "priority": run.priority,
-        "goal": stored_goal.goal_to_row(run.goal),
-        "decisions": [stored_goal.decision_to_row(each) for each in run.decisions],
-        "spent": asdict(run.spent),
-        "stop_reason": None if run.stop_reason is None else run.stop_reason.value,
-    }
-
-
-def _from_row(row: RowMapping) -> Run:
-    values = {column.name: row[column] for column in _RUN_COLUMNS}
-    values["state"] = RunState(values["state"])
-    values["tasks"] = tuple(values["tasks"])
-    values["failure"] = None if values["failure"] is None else RunFailure(**json.loads(values["failure"]))
-    values["progress"] = tuple(TaskProgress(**each) for each in values["progress"])
-    # Runs of earlier versions have none of these.
-    values["goal"] = stored_goal.goal_from_row(values["goal"] or {})
-    values["decisions"] = tuple(stored_goal.decision_from_row(each) for each in values["decisions"] or ())
-    values["spent"] = Spend(**(values["spent"] or {}))
-    values["stop_reason"] = None if values["stop_reason"] is None else StopReason(values["stop_reason"])
-    return Run(**values)

@@ -414,6 +414,13 @@ async def test_an_owner_that_was_taken_for_dead_changes_nothing_when_it_goes_on(
         shared, book, old_peers, parallel_runs=1, default_concurrency=4, patience_seconds=5.0,
         lease_times=LeaseTimes(lease_seconds=0.2, renewal_seconds=LONGEST_WAIT_SECONDS, poll_seconds=0.05),
     )  # fmt: skip
+    keep, is_awake = old._shards.keep, asyncio.Event()
+
+    async def keep_when_awake(*arguments: Any, **options: Any) -> None:
+        await is_awake.wait()
+        await keep(*arguments, **options)
+
+    monkeypatch.setattr(old._shards, "keep", keep_when_awake)
     await old.start()
     run = await old.create(REQUEST)
     job = await job_of(old, run.run_id)
@@ -426,6 +433,7 @@ async def test_an_owner_that_was_taken_for_dead_changes_nothing_when_it_goes_on(
     assert ended.state is RunState.SUCCEEDED
     rows = dict(fleet.ledger.rows)
 
+    is_awake.set()
     gates["old"].set()
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         await asyncio.wait([job])

@@ -1,0 +1,262 @@
+"""One run at several replicas: each takes shards, and whatever happens to one of them, every item has one outcome."""
+
+import asyncio
+import copy
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.evaluation.errors import LeaseLostError
+from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.fencing import FencedLedger
+from services.evaluation.runs.leases import LeaseTimes
+from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.record import Run, RunRequest, RunState
+from services.evaluation.runs.shards import ShardPlan, shard_size
+from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.tables import RUN_SHARDS
+from services.evaluation.tasks import Suite
+from services.runtime.database import open_database, sqlite_url
+from tests.patience import LONGEST_WAIT_SECONDS, until
+
+MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
+ITEMS = 100
+REQUEST = RunRequest(suite="demo", model="models/tiny", concurrency=6)
+STEADY = LeaseTimes(lease_seconds=60.0, renewal_seconds=0.1, poll_seconds=0.1)
+"""Nobody loses anything, however slow the machine is."""
+SHORT = LeaseTimes(lease_seconds=1.5, renewal_seconds=0.1, poll_seconds=0.1)
+"""For tests in which somebody is to be taken over."""
+
+
+class Book:
+    """A suite book with one suite whose items are given."""
+
+    def __init__(self, suite: Suite, items: Sequence[Any], data_digest: str = "rows-1") -> None:
+        self.suite = suite
+        self.items = items
+        self.data_digest = data_digest
+
+    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+        return self.suite
+
+    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
+        return [TaskItems(suite.tasks[0], self.items, self.data_digest)]
+
+
+class SharedStore(RunStore):
+    """The list of runs as replicas share it, though it is in a file."""
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SharedStore]:
+    engine = await open_database(sqlite_url(tmp_path / "shared.sqlite"), migrations=MIGRATIONS, durable=False)
+    yield SharedStore(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+def book(make_task: Any, make_item: Any) -> Book:
+    return Book(Suite("demo", "a suite", (make_task(),)), [make_item(f"item {index}") for index in range(ITEMS)])
+
+
+class Replica:
+    """One of several managers on the same list of runs and the same ledger, with a generator of its own."""
+
+    def __init__(self, store: RunStore, book: Book, fleet: Any, times: LeaseTimes = STEADY) -> None:
+        self.generator = copy.copy(fleet.generator)
+        self.generator.asked, self.generator.waiting = [], []
+        self.generator.gate = asyncio.Event()
+        self.runs = RunManager(
+            store, book, dataclasses.replace(fleet.peers, generator=self.generator), parallel_runs=2,
+            default_concurrency=4, patience_seconds=LONGEST_WAIT_SECONDS, lease_times=times,
+        )  # fmt: skip
+
+    @property
+    def is_asking(self) -> bool:
+        return bool(self.generator.waiting)
+
+    def let_go(self) -> None:
+        self.generator.gate.set()
+
+    async def crash(self) -> None:
+        """End everything at once and tell nobody."""
+        tasks = [*self.runs._own_tasks, *self.runs._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def end_of(self, run_id: str) -> Run:
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            return [run async for run in self.runs.watch(run_id)][-1]
+
+
+async def started(
+    store: RunStore, book: Book, fleet: Any, count: int, times: LeaseTimes = STEADY
+) -> tuple[Run, list[Replica]]:
+    """Start a run and wait until its owner, the first of the replicas, and all that help have items in flight."""
+    replicas = [Replica(store, book, fleet, times) for _ in range(count)]
+    owner, *helpers = replicas
+    await owner.runs.start()
+    run = await owner.runs.create(REQUEST)
+    await until(lambda: owner.is_asking)
+    for helper in helpers:
+        await helper.runs.start()
+    await until(lambda: all(each.is_asking for each in helpers))
+    return run, replicas
+
+
+def assert_complete(fleet: Any, ended: Run) -> None:
+    assert ended.state is RunState.SUCCEEDED, ended.failure
+    assert sorted(row.draw_index for row in fleet.ledger.rows.values()) == list(range(ITEMS))
+    (progress,) = ended.progress
+    assert (progress.item_count, progress.scored_count, progress.failed_count) == (ITEMS, ITEMS, 0)
+
+
+async def test_replicas_share_one_run_and_ask_no_item_twice(store: SharedStore, book: Book, fleet: Any) -> None:
+    run, replicas = await started(store, book, fleet, 3)
+    for each in replicas:
+        each.let_go()
+    ended = await replicas[0].end_of(run.run_id)
+    assert_complete(fleet, ended)
+    asked = [text for each in replicas for text in each.generator.asked]
+    assert sorted(asked) == sorted(item.item_id for item in book.items)
+    assert all(each.generator.asked for each in replicas)
+    assert await replicas[0].runs._shards.all(run.run_id) == []
+    for each in replicas:
+        assert await each.runs.get(run.run_id) == ended
+        await each.runs.stop()
+
+
+async def test_the_shard_of_a_helper_that_dies_is_taken_over(store: SharedStore, book: Book, fleet: Any) -> None:
+    run, (owner, helper) = await started(store, book, fleet, 2, SHORT)
+    await helper.crash()
+    owner.let_go()
+    assert_complete(fleet, await owner.end_of(run.run_id))
+    assert not helper.generator.asked
+    await owner.runs.stop()
+
+
+async def test_a_helper_that_stops_gives_its_shard_back_at_once(store: SharedStore, book: Book, fleet: Any) -> None:
+    run, (owner, helper) = await started(store, book, fleet, 2)
+    await helper.runs.stop()
+    query = select(RUN_SHARDS.c.lease_owner).where(RUN_SHARDS.c.lease_end_time.is_not(None))
+
+    async def read(connection: AsyncConnection) -> list[str]:
+        return list((await connection.execute(query)).scalars())
+
+    assert await store.transact(read) == [owner.runs._leases.owner]
+    owner.let_go()
+    assert_complete(fleet, await owner.end_of(run.run_id))
+    await owner.runs.stop()
+
+
+async def test_helpers_go_on_while_the_owner_is_dead_and_one_of_them_ends_the_run(
+    store: SharedStore, book: Book, fleet: Any
+) -> None:
+    run, (owner, helper) = await started(store, book, fleet, 2, SHORT)
+    await owner.crash()
+    helper.let_go()
+    assert_complete(fleet, await helper.end_of(run.run_id))
+    assert not owner.generator.asked
+    await helper.runs.stop()
+
+
+async def test_a_helper_that_was_taken_for_dead_changes_nothing_when_it_goes_on(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, (owner, helper) = await started(store, book, fleet, 2, SHORT)
+    keep, is_stopped = helper.runs._shards.keep, asyncio.Event()
+
+    async def keep_later(*arguments: Any, **options: Any) -> None:
+        await is_stopped.wait()
+        await keep(*arguments, **options)
+
+    monkeypatch.setattr(helper.runs._shards, "keep", keep_later)
+    owner.let_go()
+    ended = await owner.end_of(run.run_id)
+    assert_complete(fleet, ended)
+    rows = dict(fleet.ledger.rows)
+    is_stopped.set()
+    helper.let_go()
+    await until(lambda: not helper.runs._helper.is_helping)
+    assert fleet.ledger.rows == rows
+    assert await store.get(run.run_id) == ended
+    for each in (owner, helper):
+        await each.runs.stop()
+
+
+async def test_who_has_other_data_does_not_help(store: SharedStore, book: Book, fleet: Any, make_task: Any) -> None:
+    owner = Replica(store, book, fleet)
+    other = Replica(store, Book(book.suite, book.items, "rows-2"), fleet)
+    await owner.runs.start()
+    run = await owner.runs.create(REQUEST)
+    await until(lambda: owner.is_asking)
+    await other.runs.start()
+    await until(lambda: bool(other.runs._helper._left))
+    owner.let_go()
+    assert_complete(fleet, await owner.end_of(run.run_id))
+    assert not other.is_asking
+    for each in (owner, other):
+        await each.runs.stop()
+
+
+async def test_a_cancelled_run_is_left_by_all(store: SharedStore, book: Book, fleet: Any) -> None:
+    run, (owner, helper) = await started(store, book, fleet, 2)
+    await owner.runs.cancel(run.run_id)
+    helper.let_go()
+    await until(lambda: not helper.runs._helper.is_helping)
+    assert not fleet.ledger.rows
+    for each in (owner, helper):
+        await each.runs.stop()
+
+
+async def test_a_write_under_an_older_fence_goes_through_for_who_still_has_its_shards(fleet: Any) -> None:
+    fence = 3
+
+    async def confirm() -> int:
+        return fence
+
+    mine = FencedLedger(fleet.ledger, 2, confirm)
+    await fleet.ledger.fenced(3).append("runs/r", ())
+    await mine.append("runs/r", ())
+
+    async def refuse() -> int:
+        raise LeaseLostError("somebody else's")
+
+    with pytest.raises(LeaseLostError):
+        await FencedLedger(fleet.ledger, 2, refuse).append("runs/r", ())
+    fence = 2
+    with pytest.raises(LeaseLostError):
+        await FencedLedger(fleet.ledger, 2, confirm).append("runs/r", ())
+
+
+@given(st.lists(st.integers(0, 3000), max_size=5))
+def test_shards_have_every_item_of_every_task_once_and_in_order(item_counts: list[int]) -> None:
+    counts = [(f"task {index}", count) for index, count in enumerate(item_counts)]
+    shards = ShardPlan((task, count, 1) for task, count in counts).shards()
+    assert [each.number for each in shards] == list(range(len(shards)))
+    found = [(each.task, index) for each in shards for index in each.draw_indices]
+    assert found == [(task, index) for task, count in counts for index in range(count)]
+    assert all(0 < each.draw_count <= shard_size(dict(counts)[each.task]) for each in shards)
+
+
+def test_a_plan_knows_what_the_ledger_has() -> None:
+    plan = ShardPlan([("t", 20, 2)])
+    for draw_index in range(17):
+        plan.note("t", draw_index, failed=False)
+        plan.note("t", draw_index, failed=draw_index == 16)
+    plan.note("another", 0, failed=False)
+    first, second = plan.shards()
+    assert (first.is_done, first.scored_count, first.failed_count) == (True, 32, 0)
+    assert (second.is_done, second.scored_count, second.failed_count) == (False, 1, 1)
