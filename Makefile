@@ -142,6 +142,9 @@ chaos: $(STAMP) ## Kill processes of a whole fleet 54 times during a run of 20,0
 chaos-budgets: $(STAMP) ## A hundred runs with random budgets on four evaluation services, some of which are killed
 	$(BIN)/python -m benchmarks.budgets --json $(RESULTS)/budgets.json
 
+bench-sharing: $(STAMP) ## One run on one, two and three evaluation services
+	$(BIN)/python -m benchmarks.run_sharing --json $(RESULTS)/run_sharing.json
+
 bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services, beside Inspect AI and lm-evaluation-harness
 	$(BIN)/python -m benchmarks.overhead --json $(RESULTS)/overhead.json
 
@@ -154,4 +157,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean

@@ -1,5 +1,6 @@
 """Four services with a fake inference server on a PostgreSQL, and several evaluation services beside them."""
 
+import itertools
 import json
 import os
 import signal
@@ -50,6 +51,7 @@ class TrivialFleet(AbstractContextManager["TrivialFleet"]):
         (folder / "prices.json").write_text(json.dumps(_PRICES), encoding="utf-8")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replicas = ExitStack()
+        self._numbers = itertools.count()
 
     def __enter__(self) -> "TrivialFleet":
         try:
@@ -88,11 +90,10 @@ class TrivialFleet(AbstractContextManager["TrivialFleet"]):
             "EVALFLEET_DATA_DIR": str(self._data),
             **settings,
         }
+        folders = [self._folder / f"evaluation-{next(self._numbers)}" for _ in range(count)]
         return [
-            self._replicas.enter_context(
-                EvaluationReplica(self.endpoints, self._folder / f"evaluation-{number}", shared, is_restarted=True)
-            )
-            for number in range(count)
+            self._replicas.enter_context(EvaluationReplica(self.endpoints, folder, shared, is_restarted=True))
+            for folder in folders
         ]
 
     def new_checkpoint(self, name: str) -> Path:
