@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.rankings.store import METADATA as RANKINGS
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.accounts import Grant, Settlement
 from services.evaluation.runs.budget import Budget, Spend
@@ -76,8 +77,12 @@ async def order(store: RunStore, count: int, *, ends_each: bool) -> list[str]:
 
 
 async def test_migrations_make_the_table_that_the_code_expects(engine: AsyncEngine) -> None:
+    expected = MetaData()
+    for table in (*METADATA.tables.values(), *RANKINGS.tables.values()):
+        table.to_metadata(expected)
+
     def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+        return list(compare_metadata(MigrationContext.configure(connection), expected))
 
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
