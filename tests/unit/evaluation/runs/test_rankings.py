@@ -236,6 +236,22 @@ async def test_all_models_meet_the_same_items_in_the_same_order_and_none_runs_ah
     assert abs(counts[1] - counts[2]) <= 6 + 8
 
 
+async def test_nobody_is_asked_more_than_can_be_judged_soon(desk: Desk, choir: Choir) -> None:
+    # The models answer at once; the ledger takes its time.
+    desk.fleet.ledger.drawings.batch = ITEMS  # as in an order without history: no draw waits for results
+    desk.fleet.ledger.errors += [UnavailableError("busy", reason="BUSY", retry_after_seconds=0.01)] * 10_000
+    manager = desk.manager()
+    await manager.start()
+    ranking = await manager.create(dataclasses.replace(REQUEST, concurrency=200))
+    await until(lambda: len(choir.asked) >= 96)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert {model: len(texts) for model, texts in choir.by_model.items()} == dict.fromkeys(MODELS, 32)
+    desk.fleet.ledger.errors.clear()
+    assert (await end_of(manager, ranking.ranking_id)).is_decided
+    await manager.stop()
+
+
 async def test_the_runs_are_in_the_list_of_runs_once_it_has_ended(desk: Desk) -> None:
     ended = await desk.ended(REQUEST)
     runs = [await desk.stores[1].get(each.run_id) for each in ended.contenders]
