@@ -156,6 +156,7 @@ class LedgerWriter:
         if epoch != self._memory.epoch:
             self._memory = _Memory(epoch)
         leases = await self._newest_leases(connection, [each.lease for each in batches if each.lease])
+        await self._note_takeovers(connection, {each.lease.run for each in batches if each.lease and not each.rows})
         runs = await self._runs(connection, {run for batch in batches for run, _ in batch.rows})
         refusals = [_lost(batch.lease, leases) or _deleted(batch.rows, runs) for batch in batches]
         accepted = [batch for batch, refusal in zip(batches, refusals, strict=True) if refusal is None]
@@ -188,6 +189,12 @@ class LedgerWriter:
             )
             newest[run] = (await connection.execute(statement.returning(RUN_LEASES.c.epoch))).scalar_one()
         return newest
+
+    async def _note_takeovers(self, connection: AsyncConnection, names: set[str]) -> None:
+        """A run that a worker takes over, before its next result, is one in progress."""
+        if names:
+            old = update(RUNS).where(RUNS.c.name.in_(sorted(names)), RUNS.c.append_hour < current_hour())
+            await connection.execute(old.values(append_hour=current_hour()))
 
     async def _runs(self, connection: AsyncConnection, names: set[str]) -> dict[str, _Run]:
         """Return the runs' rows, making those that are missing, and note that something came for them."""

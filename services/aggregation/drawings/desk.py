@@ -115,8 +115,10 @@ class DrawingDesk:
 
         Raises:
             NotFoundError: the task is given and has no drawing.
+            RunDeletedError: the results of the run were deleted.
         """
-        tasks = await self._store.tasks(run) if task is None else [task]
+        drawn = await self._store.tasks(run)
+        tasks = drawn if task is None else [task]
         return [await unbroken(self._decide(run, each, of_all=True)) for each in tasks]
 
     async def decisions_of(self, touched: Collection[tuple[str, str]]) -> list[TaskDecision]:
@@ -212,10 +214,11 @@ class DrawingDesk:
         self._make_room()
 
     async def _opened(self, run: str, task: str) -> _Work:
+        tasks = await self._store.tasks(run)
         drawing = await self._store.find(run, task)
         if drawing is None:
             self._places.pop((run, task), None)
-            raise not_found("drawing", task, await self._store.tasks(run))
+            raise not_found("drawing", task, tasks)
         return _Work(drawing, await self._begun(drawing))
 
     async def _begun(self, drawing: Drawing) -> Sequencer:

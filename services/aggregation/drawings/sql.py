@@ -30,6 +30,7 @@ from services.aggregation.drawings.records import Batch, Drawing, DrawingSpec, P
 from services.aggregation.drawings.schema import DRAWING_BATCHES, DRAWINGS
 from services.aggregation.drawings.scores import SampleOutcome
 from services.aggregation.drawings.store import EarlierDrawing, NewDrawing, Prediction, Progress
+from services.aggregation.errors import RunDeletedError
 from services.aggregation.schema import RESULTS, RUNS
 from services.runtime.database import unbroken
 
@@ -53,8 +54,16 @@ class SqlDrawings:
 
     async def tasks(self, run: str) -> list[str]:
         """See ``DrawingStore.tasks``."""
-        query = select(_D.task).join(RUNS, RUNS.c.run_id == _D.run_id).where(RUNS.c.name == run).order_by(_D.task)
-        return [row.task for row in await self._rows(query)]
+        query = (
+            select(RUNS.c.delete_microseconds, _D.task)
+            .outerjoin_from(RUNS, DRAWINGS, RUNS.c.run_id == _D.run_id)
+            .where(RUNS.c.name == run)
+            .order_by(_D.task)
+        )
+        rows = await self._rows(query)
+        if rows and rows[0].delete_microseconds is not None:
+            raise RunDeletedError(run)
+        return [row.task for row in rows if row.task is not None]
 
     async def find(self, run: str, task: str) -> Drawing | None:
         """See ``DrawingStore.find``."""

@@ -54,7 +54,7 @@ class DrawingStore(Protocol):
     """Keeps drawings and their batches, and reads results of their items. Raises ``LedgerUnavailableError``."""
 
     async def tasks(self, run: str) -> list[str]:
-        """Return the tasks of a run that have a drawing, in order."""
+        """Return the tasks of a run that have a drawing, in order; raises ``RunDeletedError``."""
         ...
 
     async def find(self, run: str, task: str) -> Drawing | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 
 from services.aggregation import retention, schema, writer
 from services.aggregation.comparison.reading import LedgerAnswers
+from services.aggregation.drawings.desk import DrawingDesk
+from services.aggregation.drawings.records import DrawingSpec
 from services.aggregation.errors import (
     InvalidLedgerRequestError,
     PruneInProgressError,
@@ -19,7 +22,7 @@ from services.aggregation.errors import (
 )
 from services.aggregation.ledger import ResultFilter, SqlLedger, open_ledger
 from services.aggregation.pruning_messages import policy_from_proto
-from services.aggregation.records import AppendCounts, Result, Scored
+from services.aggregation.records import AppendCounts, Result, RunLease, Scored
 from services.aggregation.regular_pruning import regular_pruning
 from services.aggregation.retention import Pruned, PrunePolicy
 from services.aggregation.service import hosted
@@ -156,6 +159,35 @@ async def test_old_runs_go_and_one_that_is_written_to_stays(
     clock.pass_days(31)
     assert await ledger.prune(OLD) == Pruned(("runs/a",), 1)
     assert len(await read(ledger, "runs/b")) == 2
+
+
+async def test_a_run_that_a_worker_takes_over_is_in_progress(
+    ledger: SqlLedger, result: ResultFactory, clock: Clock
+) -> None:
+    await ledger.append([result("a", run="runs/a")], RunLease("runs/a", 1))
+    clock.pass_days(91)
+    await ledger.append([], RunLease("runs/a", 2))
+    assert await ledger.prune(OLD) == Pruned()
+    assert len(await read(ledger, "runs/a")) == 1
+
+
+async def test_what_was_decided_of_a_deleted_run_is_gone_with_it_and_its_order_stays(
+    ledger: SqlLedger, result: ResultFactory
+) -> None:
+    spec = DrawingSpec("runs/a", "t", "acc", 7, "models/m", "m", "d")
+    desk = DrawingDesk(ledger.drawings)
+    drawing = await desk.create(spec, ["a", "b", "c"])
+    [draw] = (await desk.draw("runs/a", "t", 0, 1)).draws
+    await ledger.append([result(draw.item_id, run="runs/a", draw_index=0)])
+    await ledger.prune(PrunePolicy(("runs/a",), runs_have_ended=True))
+    for each in (desk, DrawingDesk(ledger.drawings)):
+        for task in (None, "t"):
+            with pytest.raises(RunDeletedError):
+                await each.decisions("runs/a", task)
+    with pytest.raises(RunDeletedError):
+        await DrawingDesk(ledger.drawings).draw("runs/a", "t", 0, 1)
+    [earlier] = await ledger.drawings.earlier(replace(spec, run="runs/b"))
+    assert earlier.order_seed == drawing.order_seed
 
 
 async def test_a_run_that_gets_a_result_between_choosing_and_deleting_stays(
