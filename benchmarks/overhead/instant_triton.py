@@ -25,6 +25,7 @@ from benchmarks.overhead.workload import ANSWER
 from services.inference import contract
 from services.inference.host_contract import OPERATION, REPORT, HostReport
 from services.inference.tensors import text_array, write_response
+from services.runtime.entry import event_loop_factory
 
 _MEMORY_BYTES = 64 << 30
 
@@ -127,7 +128,8 @@ def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ready-file", type=Path, required=True, help="receives host:port")
-    asyncio.run(serve(parser.parse_args().ready_file))
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+        runner.run(serve(parser.parse_args().ready_file))
 
 
 if __name__ == "__main__":
