@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -131,6 +133,27 @@ def test_rare_rates_are_rarely_judged_wrongly(violations: int) -> None:
         gate.update(drawn, drawn)
         wrong += (gate.decision.state is DecisionState.PASSED) != (violations < 20)
     assert wrong / REPEATS <= TOLERATED
+
+
+@settings(max_examples=40)
+@given(st.lists(st.booleans(), max_size=12))
+def test_bets_on_an_untrue_rate_cannot_expect_to_win_from_any_state(past: list[bool]) -> None:
+    """Six of 30 are too many: «rare» must not gain on average in any list with six or more, «not rare» in any other."""
+    size, forbidden, rule = 30, 6, RareRule(0.2, 1e-9, 1e-9)
+
+    def capitals(draws: list[bool]) -> tuple[float, float]:
+        gate = RareGate(rule, size)
+        for each in draws:
+            gate.update(np.array([float(each)]), np.array([float(each)]))
+        return math.exp(gate.decision.log_evidence_pass), math.exp(gate.decision.log_evidence_fail)
+
+    now, hit, missed = (capitals(each) for each in (past, [*past, True], [*past, False]))
+    seen, left = sum(past), size - len(past)
+    assume(seen < forbidden)
+    for violations in range(seen, seen + left + 1):
+        chance = (violations - seen) / left
+        kind = 0 if violations >= forbidden else 1
+        assert chance * hit[kind] + (1 - chance) * missed[kind] <= now[kind] * (1 + 1e-9)
 
 
 @pytest.mark.filterwarnings("error")
