@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2 as kserve
 from tritonclient.grpc import service_pb2_grpc
 
@@ -33,7 +34,7 @@ from services.inference.results import (
     read_scored,
 )
 from services.inference.sampling import SamplingParameters
-from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers
+from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers, sharing_streams
 from services.inference.tensors import (
     Array,
     add_inputs,
@@ -52,6 +53,7 @@ from services.runtime.errors import (
 )
 
 PROBE_TIMEOUT_SECONDS: Final = 5.0
+_CLASSIFYING: Final = "classifying"
 ENGINE_WATCH_SECONDS: Final = 5.0
 """How often a model with requests in flight is asked whether its process lives."""
 
@@ -233,13 +235,27 @@ class InferenceClient:
         answer = await self._answer(model, write_request(model, "", inputs), timeout_seconds)
         return read_scored(read_response(answer), len(continuations))
 
-    async def classify(self, model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
-        """Classify a batch of texts; Triton merges it with others that wait."""
+    async def classify(
+        self, model: str, texts: Sequence[str], *, timeout_seconds: float, max_windows: int = 1
+    ) -> Classified:
+        """Classify texts; the engine computes them together with others that wait.
+
+        Args:
+            model: name of a loaded classifier.
+            texts: at least one.
+            timeout_seconds: what is left of the caller's deadline.
+            max_windows: most windows that a text is divided into which is longer than the model reads.
+        """
         if not texts:
             raise InvalidArgumentError("texts must not be empty", reason="TEXTS_EMPTY")
-        request = write_request(model, uuid.uuid4().hex, {contract.TEXT: text_array(*texts).reshape(-1, 1)})
-        reply = await self._unary(self._stub.ModelInfer, request, model, timeout_seconds)
-        return read_classified(read_response(reply), len(texts))
+        inputs = {contract.TEXT: text_array(*texts)}
+        if max_windows != 1:
+            inputs[contract.MAX_WINDOWS] = np.array([max_windows], dtype=np.uint32)
+        request = write_request(model, "", inputs)
+        # Computed soon in any case: what a caller gives up costs less than a stream of its own for every call.
+        with sharing_streams(_CLASSIFYING):
+            answer = await self._answer(model, request, timeout_seconds)
+        return read_classified(read_response(answer), len(texts))
 
     async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
         """Return the output tensors of the only response to any other request to a decoupled model."""

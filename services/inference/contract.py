@@ -38,10 +38,12 @@ NUM_TRUNCATED_TOKENS: Final = "num_truncated_tokens"
 NUM_CACHED_TOKENS: Final = "num_cached_tokens"
 ENGINE_SECONDS: Final = "engine_seconds"
 
-# The sequence classifier: one row a text.
+# The sequence classifier: a row a window in `probabilities` and `num_tokens`, a row a text in the others.
 TEXT: Final = "text"
+MAX_WINDOWS: Final = "max_windows"
 PROBABILITIES: Final = "probabilities"
 NUM_TOKENS: Final = "num_tokens"
+NUM_WINDOWS: Final = "num_windows"
 TRUNCATED: Final = "truncated"
 
 MODEL_CONTROL_PROTOCOL: Final = "evalfleet-model-control"
@@ -153,8 +155,10 @@ class ClassifierArguments:
         dtype: number type; auto is float32 on a CPU and the checkpoint's own type on a GPU.
         device: auto takes a GPU when there is one.
         max_model_len: longest text in tokens; None takes the head's or the checkpoint's.
-        max_batch_size: most texts that Triton hands to the engine at once, and most of one request.
-        max_num_batched_tokens: most tokens, padding included, of one forward pass.
+        window_tokens: length of the windows of a text that is longer than that; None takes the same length.
+        max_batch_size: most texts of one request.
+        max_num_batched_tokens: most tokens, padding included, of one forward pass; None takes few on a CPU, where more
+            are hardly faster and keep whatever arrives waiting, and many on a GPU.
         torch_threads: CPU threads of the engine; None takes the host's default.
         variant: what computes; all but ``torch`` run in float32 or int8 on CPUs and need packages of their own.
     """
@@ -164,8 +168,9 @@ class ClassifierArguments:
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
     max_model_len: int | None = None
+    window_tokens: int | None = None
     max_batch_size: int = 256
-    max_num_batched_tokens: int = 8192
+    max_num_batched_tokens: int | None = None
     torch_threads: int | None = None
     variant: VariantName = "torch"
 
@@ -221,21 +226,27 @@ def causal_lm_config() -> dict[str, Any]:
     }
 
 
-def classifier_config(arguments: ClassifierArguments, labels: Sequence[str]) -> dict[str, Any]:
-    """Triton's ModelConfig of a sequence classifier: batched across requests by Triton's dynamic batcher.
+def classifier_config(labels: Sequence[str]) -> dict[str, Any]:
+    """Triton's ModelConfig of a sequence classifier: decoupled, unbatched by Triton, batched by the engine.
 
-    One input row is one text; a request may hold up to ``max_batch_size`` of them.
+    Triton's own batcher would answer all requests of a batch when the last of them is computed. ``text_input`` is what
+    the client's question whether the engine lives brings; nothing reads it.
     """
     return {
         "backend": "python",
-        "max_batch_size": arguments.max_batch_size,
-        "dynamic_batching": {},
+        "max_batch_size": 0,
+        "model_transaction_policy": {"decoupled": True},
         "instance_group": [{"kind": "KIND_MODEL", "count": 1}],
-        "input": [_tensor(TEXT, "TYPE_STRING", [1])],
+        "input": [
+            _tensor(TEXT, "TYPE_STRING", [-1], optional=True),
+            _tensor(MAX_WINDOWS, "TYPE_UINT32", [1], optional=True),
+            _tensor(TEXT_INPUT, "TYPE_STRING", [1], optional=True),
+        ],
         "output": [
-            _tensor(PROBABILITIES, "TYPE_FP32", [len(labels)]),
-            _tensor(NUM_TOKENS, "TYPE_UINT32", [1]),
-            _tensor(TRUNCATED, "TYPE_BOOL", [1]),
+            _tensor(PROBABILITIES, "TYPE_FP32", [-1, len(labels)]),
+            _tensor(NUM_TOKENS, "TYPE_UINT32", [-1]),
+            _tensor(NUM_WINDOWS, "TYPE_UINT32", [-1]),
+            _tensor(TRUNCATED, "TYPE_BOOL", [-1]),
             _tensor(ENGINE_SECONDS, "TYPE_FP64", [1]),
         ],
         "parameters": {

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,8 +19,6 @@ from services.inference.engines.sequence_classifier import SequenceClassifierEng
 from services.inference.failures import InferenceFailure
 from services.inference.host_contract import HostArguments
 
-_logger = logging.getLogger(__name__)
-
 
 class LocalModel(Protocol):
     """A loaded model: takes requests at once and answers each through its responder."""
@@ -33,71 +28,6 @@ class LocalModel(Protocol):
 
     def close(self) -> None:
         """Fail what is left and free the engine's thread."""
-
-
-class ClassifierQueue:
-    """Merges waiting requests for a classifier, as Triton's dynamic batcher does.
-
-    Args:
-        engine: the classifier.
-        max_batch_size: most texts taken at once, and most of one request.
-    """
-
-    def __init__(self, engine: SequenceClassifierEngine, max_batch_size: int) -> None:
-        self._engine = engine
-        self._max_batch_size = max_batch_size
-        self._wake = threading.Condition()
-        self._waiting: deque[tuple[Tensors, Responder]] = deque()
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="classifier", daemon=True)
-        self._thread.start()
-
-    def submit(self, tensors: Tensors, responder: Responder) -> None:
-        """Queue a request."""
-        if _num_rows(tensors) > self._max_batch_size:
-            responder.fail(
-                InferenceFailure(
-                    f"a request may hold up to {self._max_batch_size} texts", reason="BATCH_TOO_LARGE", field="text"
-                )
-            )
-            return
-        with self._wake:
-            self._waiting.append((tensors, responder))
-            self._wake.notify()
-
-    def close(self) -> None:
-        """Answer what is queued and end the thread."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while batch := self._take():
-            try:
-                answers = self._engine.answer([tensors for tensors, _ in batch])
-            except Exception:  # the thread must outlive any batch, or every later request hangs
-                _logger.exception("classifier_batch_failed")
-                failure = InferenceFailure("the classifier failed", reason="ENGINE_FAILED", code="INTERNAL")
-                answers = [failure] * len(batch)
-            for (_, responder), answer in zip(batch, answers, strict=True):
-                if isinstance(answer, InferenceFailure):
-                    responder.fail(answer)
-                else:
-                    responder.finish(answer)
-
-    def _take(self) -> list[tuple[Tensors, Responder]]:
-        with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._is_closing)
-            taken: list[tuple[Tensors, Responder]] = []
-            room = self._max_batch_size
-            while self._waiting and (room := room - _num_rows(self._waiting[0][0])) >= 0:
-                taken.append(self._waiting.popleft())
-            return taken
-
-
-def _num_rows(tensors: Tensors) -> int:
-    return len(tensors[contract.TEXT]) if contract.TEXT in tensors else 0
 
 
 class LocalMetrics(Collector):
@@ -212,9 +142,7 @@ def _read_entry(entry: ModelEntry) -> tuple[dict[str, Any], Callable[[EngineMetr
             return config, lambda metrics: CheckpointHost(host, metrics)
         if engine == "sequence_classifier":
             classifier = ClassifierArguments(**arguments)
-            return config, lambda metrics: ClassifierQueue(
-                SequenceClassifierEngine.load(classifier, metrics), classifier.max_batch_size
-            )
+            return config, lambda metrics: SequenceClassifierEngine.load(classifier, metrics)
     except (ValueError, TypeError, LookupError) as error:
         raise InferenceFailure(f"the model entry cannot be read: {error}", reason="MODEL_ENTRY_INVALID") from error
     raise InferenceFailure(f"there is no engine {engine!r} here", reason="MODEL_ENTRY_INVALID")

@@ -62,7 +62,7 @@ def classifier_entry(arguments: ClassifierArguments) -> ModelEntry:
     Raises:
         FleetError: the checkpoint or the head cannot be used.
     """
-    config = contract.classifier_config(arguments, classifier_labels(arguments))
+    config = contract.classifier_config(classifier_labels(arguments))
     return _entry("sequence_classifier", json.dumps(config), asdict(arguments))
 
 

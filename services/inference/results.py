@@ -102,14 +102,16 @@ class Classified:
     """Class probabilities of a batch of texts.
 
     Attributes:
-        probabilities: float32 [texts, labels].
-        num_tokens: uint32 [texts], tokens that the model read.
-        truncated: bool [texts], whether the text was longer than the model reads.
+        probabilities: float32 [windows, labels], those of the first text first; most texts are one window.
+        num_tokens: uint32 [windows], tokens that the model read.
+        num_windows: uint32 [texts], at least 1 each.
+        truncated: bool [texts], whether the text was longer than its windows.
         engine_seconds: this request's share of the engine's time.
     """
 
     probabilities: NDArray[np.float32]
     num_tokens: NDArray[np.uint32]
+    num_windows: NDArray[np.uint32]
     truncated: NDArray[np.bool_]
     engine_seconds: float | None = None
 
@@ -202,14 +204,24 @@ def read_scored(outputs: Mapping[str, Array], expected: int) -> ScoredContinuati
 def read_classified(outputs: Mapping[str, Array], expected: int) -> Classified:
     """Read the response to a classification of ``expected`` texts."""
     probabilities = _required(outputs, contract.PROBABILITIES)
-    if probabilities.ndim != 2 or len(probabilities) != expected:
+    num_tokens = _required(outputs, contract.NUM_TOKENS).ravel().astype(np.uint32)
+    num_windows = _required(outputs, contract.NUM_WINDOWS).ravel().astype(np.uint32)
+    truncated = _required(outputs, contract.TRUNCATED).ravel().astype(np.bool_)
+    rows = int(num_windows.sum())
+    if (
+        not len(num_windows) == len(truncated) == expected
+        or not num_windows.all()
+        or probabilities.ndim != 2
+        or not len(probabilities) == len(num_tokens) == rows
+    ):
         raise InternalError(
-            f"asked for {expected} rows, got shape {probabilities.shape}", reason="INFERENCE_ANSWER_INCOMPLETE"
+            f"asked for {expected} texts, got shape {probabilities.shape} for {len(num_windows)} with {rows} windows",
+            reason="INFERENCE_ANSWER_INCOMPLETE",
         )
-    seconds = outputs.get(contract.ENGINE_SECONDS)
     return Classified(
         probabilities=probabilities.astype(np.float32),
-        num_tokens=_required(outputs, contract.NUM_TOKENS).ravel().astype(np.uint32),
-        truncated=_required(outputs, contract.TRUNCATED).ravel().astype(np.bool_),
-        engine_seconds=None if seconds is None else float(seconds.sum()),
+        num_tokens=num_tokens,
+        num_windows=num_windows,
+        truncated=truncated,
+        engine_seconds=_real(_first(outputs, contract.ENGINE_SECONDS)),
     )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -14,7 +15,7 @@ from services.runtime.cache.store import CacheStore, NewEntry
 from services.safety.guard import Classifier, LabelledText
 from services.safety.judgement import GuardReference
 
-_VERSION: Final = "evalfleet/classified-text/1"
+_VERSION: Final = "evalfleet/classified-text/2"
 
 
 class CachedClassifier:
@@ -73,7 +74,7 @@ class CachedClassifier:
                 return answers if len(missing) == len(texts) else ()
             for key, answer in zip(missing, answers, strict=True):
                 known[key] = answer
-                if all(math.isfinite(value) for value in answer.probabilities):
+                if all(math.isfinite(value) for each in (answer, *answer.later) for value in each.probabilities):
                     await self._store.put(NewEntry(key, _written(key, answer)))
         return [known[key] for key in keys]
 
@@ -84,10 +85,12 @@ class CachedClassifier:
 
     def _read(self, key: bytes, entry: bytes) -> LabelledText | None:
         try:
-            probabilities, num_tokens, truncated = json.loads(decode_entry(key, entry))
-            return LabelledText(
-                [float(value) for value in probabilities], int(num_tokens), bool(truncated), cached=True
-            )
+            truncated, windows = json.loads(decode_entry(key, entry))
+            first, *later = [
+                LabelledText([float(each) for each in probabilities], int(num_tokens), bool(truncated), cached=True)
+                for probabilities, num_tokens in windows
+            ]
+            return replace(first, later=tuple(later)) if later else first
         except (CorruptEntryError, ValueError, TypeError) as error:
             self._metrics.corrupt_entries.inc()
             self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))
@@ -95,5 +98,7 @@ class CachedClassifier:
 
 
 def _written(key: bytes, answer: LabelledText) -> bytes:
-    values = [[float(value) for value in answer.probabilities], answer.num_tokens, answer.truncated]
-    return encode_entry(key, json.dumps(values, separators=(",", ":")).encode())
+    windows = [
+        [[float(each) for each in window.probabilities], window.num_tokens] for window in (answer, *answer.later)
+    ]
+    return encode_entry(key, json.dumps([answer.truncated, windows], separators=(",", ":")).encode())

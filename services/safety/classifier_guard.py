@@ -1,22 +1,20 @@
 """A guard that is a sequence classifier: it reads the judged turn's content and nothing else."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FleetError
+from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
-from services.safety.judgement import CategoryScore, Decision, GuardDescription, JudgedTurn, Verdict
+from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.reading import LabelReader, is_unmapped
-from services.safety.windows import read_whole
 
-TEMPLATE: Final = "judged-turn-content/2"
+TEMPLATE: Final = "judged-turn-content/3"
 """How a conversation becomes the classifier's input: the judged turn's content as it is, a long one in windows."""
 _MOST_TEXTS: Final = 256
 """Most texts of one request; Triton takes no more."""
-_SEVERITY: Final = {Decision.UNSAFE: 0, Decision.CONTROVERSIAL: 1, Decision.ERROR: 2, Decision.SAFE: 3}
 
 
 class ClassifierGuard:
@@ -51,11 +49,12 @@ class ClassifierGuard:
 
         A text that is longer than what the classifier reads is judged in windows: the worst one decides.
         """
-        read = await read_whole([turn.content for turn in turns], self._ask_any)
-        return [
-            worst([read_verdict(self._about, self._reader, turn, window.answer) for window in windows])
-            for turn, windows in zip(turns, read, strict=True)
-        ]
+        read = await self._ask_any([turn.content for turn in turns])
+        return [self._verdict(turn, answer) for turn, answer in zip(turns, read, strict=True)]
+
+    def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
+        windows = [answer] if isinstance(answer, UnusableAnswerError) else [answer, *answer.later]
+        return worst([read_verdict(self._about, self._reader, turn, each) for each in windows])
 
     async def _ask_any(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
         starts = range(0, len(texts), _MOST_TEXTS)
@@ -109,32 +108,3 @@ def read_verdict(
         cached=answer.cached,
         all_scores=reading.scores,
     )
-
-
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return what verdicts on the windows of one text say together.
-
-    UNSAFE if any window is; else ERROR if any could not be judged; else SAFE. Probabilities are the largest of all.
-    """
-    if len(verdicts) == 1:
-        return verdicts[0]
-    decided = min(verdicts, key=lambda each: _SEVERITY[each.decision])
-    known = [each.unsafe_probability for each in verdicts if each.unsafe_probability is not None]
-    return replace(
-        decided,
-        unsafe_probability=max(known) if known and decided.decision is not Decision.ERROR else None,
-        categories=_largest(score for each in verdicts for score in each.categories)
-        if decided.decision is Decision.UNSAFE
-        else (),
-        unmapped=any(each.unmapped for each in verdicts),
-        truncated=any(each.truncated for each in verdicts),
-        cached=all(each.cached for each in verdicts),
-        all_scores=_largest(score for each in verdicts for score in each.all_scores),
-    )
-
-
-def _largest(scores: Iterable[CategoryScore]) -> tuple[CategoryScore, ...]:
-    """Return each category once, with its largest probability, most probable first."""
-    ranked = sorted(scores, key=lambda each: -(each.probability or 0.0))
-    first = {(each.category.taxonomy, each.category.code): each for each in reversed(ranked)}
-    return tuple(sorted(first.values(), key=lambda each: -(each.probability or 0.0)))

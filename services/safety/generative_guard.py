@@ -1,18 +1,22 @@
 """A guard that is a language model: asked in its family's words, believed only where its answer is one of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FleetError
 from services.safety.answer_cache import AnswerCache
+from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.examination import Finding, RawAnswer, find
 from services.safety.formats.guard_format import GuardFormat, Level, Question
 from services.safety.judgement import CategoryScore, Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.language_model import LanguageModel
+from services.safety.long_turns import TOO_LONG, characters_of, divided
 from services.safety.reading import is_unmapped
+from services.safety.windows import MAX_WINDOWS
 
 _DECISIONS: Final = {
     Level.SAFE: Decision.SAFE,
@@ -64,11 +68,14 @@ class GenerativeGuard:
         return await self._model.is_ready()
 
     async def judge(self, turns: Sequence[JudgedTurn]) -> list[Verdict]:
-        """Judge turns side by side; only if none could be judged because the model is away does the call fail."""
+        """Judge turns side by side; only if none could be judged because the model is away does the call fail.
+
+        A turn that the model's context has no room for is judged in windows: the worst one decides.
+        """
         asked = [self._format.questions(turn) for turn in turns]
         known = await self._known(asked)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._judge_one(*each)) for each in zip(turns, asked, known, strict=True)]
+            tasks = [group.create_task(self._judge_whole(*each)) for each in zip(turns, asked, known, strict=True)]
         outcomes = [task.result() for task in tasks]
         failures = [each for each in outcomes if isinstance(each, FleetError)]
         if failures and len(failures) == len(outcomes):
@@ -77,6 +84,37 @@ class GenerativeGuard:
             self._error(turn, outcome.reason) if isinstance(outcome, FleetError) else outcome
             for turn, outcome in zip(turns, outcomes, strict=True)
         ]
+
+    async def _judge_whole(
+        self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None]
+    ) -> Verdict | FleetError:
+        """Return the verdict on a turn, in windows where it is too long, or the error that says that nobody judged."""
+        outcome = await self._judge_one(turn, questions, known)
+        if not isinstance(outcome, _TooLong):
+            return outcome
+        pending = outcome.parts(turn)
+        verdicts: list[Verdict] = []
+        while pending:
+            if len(verdicts) + len(pending) > MAX_WINDOWS:
+                return self._error(turn, TOO_LONG)
+            windows, pending = pending, []
+            for window, said in zip(windows, await self._judge_windows(windows), strict=True):
+                if isinstance(said, FleetError):
+                    return said
+                if isinstance(said, Verdict):
+                    verdicts.append(said)
+                elif parts := said.parts(window):
+                    pending += parts
+                else:
+                    verdicts.append(self._error(turn, TOO_LONG))
+            if any(each.decision is Decision.UNSAFE for each in verdicts):
+                break  # what is left can change nothing
+        return worst(verdicts) if verdicts else self._error(turn, TOO_LONG)
+
+    async def _judge_windows(self, windows: Sequence[JudgedTurn]) -> "list[Verdict | FleetError | _TooLong]":
+        asked = [self._format.questions(window) for window in windows]
+        known = await self._known(asked)
+        return await asyncio.gather(*map(self._judge_one, windows, asked, known))
 
     async def _known(self, asked: Sequence[Sequence[Question]]) -> list[list[RawAnswer | None]]:
         """Return what is known of each turn's questions; one lookup for all."""
@@ -87,8 +125,8 @@ class GenerativeGuard:
 
     async def _judge_one(
         self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None]
-    ) -> Verdict | FleetError:
-        """Return the verdict, or the error that says that nobody judged."""
+    ) -> "Verdict | FleetError | _TooLong":
+        """Return the verdict, the error that says that nobody judged, or that a prompt was too long."""
         async with self._places:
             budget = child_timeout(self._timeout_seconds)
             try:
@@ -109,7 +147,7 @@ class GenerativeGuard:
             except UnusableAnswerError as error:
                 return self._error(turn, error.reason)
             except FleetError as error:
-                return self._error(turn, error.reason)
+                return _too_long(questions, error) if error.reason == TOO_LONG else self._error(turn, error.reason)
 
     async def _examine(
         self, turn: JudgedTurn, question: Question, known: RawAnswer | None, budget: float
@@ -187,6 +225,24 @@ class GenerativeGuard:
 
     def _threshold(self, turn: JudgedTurn) -> float | None:
         return self._about.default_threshold if turn.threshold is None else turn.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class _TooLong:
+    """A prompt of a turn was refused: by which counts, how many characters it had, and what its answer needs."""
+
+    figures: Mapping[str, str]
+    prompt_characters: int
+    answer_tokens: int
+
+    def parts(self, turn: JudgedTurn) -> list[JudgedTurn]:
+        """Return shorter turns in place of the one that was refused; none if it cannot be made shorter."""
+        return divided(turn, self.figures, prompt_characters=self.prompt_characters, answer_tokens=self.answer_tokens)
+
+
+def _too_long(questions: Sequence[Question], error: FleetError) -> _TooLong:
+    longest = max(questions, key=lambda question: characters_of(question.prompt))
+    return _TooLong(error.metadata, characters_of(longest.prompt), longest.max_tokens)
 
 
 def _certainty(score: CategoryScore) -> float:

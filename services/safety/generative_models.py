@@ -8,6 +8,7 @@ from services.inference.checkpoints import CheckpointFacts, content_digest, insp
 from services.inference.contract import CausalLMArguments
 from services.inference.errors import as_fleet_errors
 from services.runtime.errors import FleetError
+from services.safety import long_turns
 from services.safety.catalogue import COLLECTION
 from services.safety.digests import json_digest
 from services.safety.formats.guard_format import GuardFormat
@@ -132,7 +133,7 @@ def _description(
     reference = GuardReference(
         name=f"{COLLECTION}/{entry.name}",
         weights_digest=weights_digest,
-        template_digest=json_digest([guard_format.template, sorted(tokens), entry.context_tokens]),
+        template_digest=json_digest([guard_format.template, sorted(tokens), entry.context_tokens, long_turns.VERSION]),
         calibration_digest=json_digest([entry.threshold, taxonomy.model_dump(mode="json")]),
         engine=ENGINE,
         dtype=entry.dtype,

@@ -36,12 +36,15 @@ class LabelledText:
         num_tokens: tokens that it read, special ones included.
         truncated: whether the text was longer than what it reads.
         cached: whether the answer was known before.
+        later: of a text that is longer than what it reads at once, what it says of the windows after the first, in
+            their order; all of them together are the text, but for what ``truncated`` says is left out.
     """
 
     probabilities: Sequence[float]
     num_tokens: int
     truncated: bool
     cached: bool = False
+    later: tuple["LabelledText", ...] = ()
 
 
 class Classifier(Protocol):

@@ -32,6 +32,7 @@ class GuardFile(BaseModel):
         description: a sentence.
         aspects: what it can judge.
         max_tokens: longest text in tokens; a head's own limit counts where it is left out.
+        window_tokens: length of the windows in which longer texts are read, in tokens; default: as long as may be.
         special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
         threshold: on the unsafe probability; calibration.json beside the file goes first.
         taxonomy: name of the taxonomy that the category codes belong to; empty where there are none.
@@ -47,6 +48,7 @@ class GuardFile(BaseModel):
     description: str = Field(min_length=1)
     aspects: tuple[Literal["prompt", "response"], ...] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
+    window_tokens: int | None = Field(None, ge=16)
     special_tokens: int = Field(0, ge=0)
     threshold: float | None = Field(None, gt=0, le=1)
     taxonomy: str = ""

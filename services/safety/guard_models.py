@@ -65,7 +65,13 @@ def embedded_guard(
         head = read_json(folder / HEAD_FILE)
     base = find_encoder(encoder, head["encoder_sha256"]).resolve()
     file = read_guard_file(folder / GUARD_FILE)
-    arguments = ClassifierArguments(model=str(base), head=str(folder.resolve()), dtype=dtype, variant=variant)
+    arguments = ClassifierArguments(
+        model=str(base),
+        head=str(folder.resolve()),
+        dtype=dtype,
+        window_tokens=file.window_tokens,
+        variant=variant,
+    )
     return _guard_model(folder / GUARD_FILE, file, arguments, max_tokens=int(head["max_tokens"]))
 
 
@@ -90,7 +96,9 @@ def checkpoint_guard(checkpoint: Path, guard_file: Path | None, dtype: DtypeName
             f"{described_by}: max_tokens: must be given and at most what the checkpoint reads ({context or 'unknown'})",
             metadata={"path": str(described_by)},
         )
-    arguments = ClassifierArguments(model=str(checkpoint.resolve()), dtype=dtype, max_model_len=max_tokens)
+    arguments = ClassifierArguments(
+        model=str(checkpoint.resolve()), dtype=dtype, max_model_len=max_tokens, window_tokens=file.window_tokens
+    )
     return _guard_model(described_by, file, arguments, max_tokens=max_tokens)
 
 
@@ -102,7 +110,9 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
     reference = GuardReference(
         name=f"{COLLECTION}/{file.name}",
         weights_digest=content_digest(*folders, patterns=_DECIDING),
-        template_digest=json_digest({"template": TEMPLATE, "max_tokens": max_tokens}),
+        template_digest=json_digest(
+            {"template": TEMPLATE, "max_tokens": max_tokens, "window_tokens": file.window_tokens}
+        ),
         calibration_digest=json_digest(
             {
                 "threshold": file.threshold,
@@ -122,5 +132,7 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
         default_threshold=file.threshold,
         max_tokens=max_tokens,
     )
-    content = json_digest([reference.weights_digest, arguments.dtype, max_tokens, arguments.variant])
+    content = json_digest(
+        [reference.weights_digest, arguments.dtype, max_tokens, arguments.window_tokens, arguments.variant]
+    )
     return GuardModel(about, file, labels, arguments, f"guard-{file.name}-{content[:12]}")

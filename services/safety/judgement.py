@@ -134,6 +134,7 @@ class Verdict:
         categories: those that reached the threshold, most probable first; empty unless UNSAFE or CONTROVERSIAL.
         unmapped: the guard named something that its taxonomy does not have.
         truncated: only a part of the text was judged.
+        windows: parts that the text was judged in because it is longer than the guard reads at once; 1 for most.
         error_reason: UPPER_SNAKE; empty unless ERROR, or UNSAFE because a policy takes errors for it.
         refusal: whether the judged response declines what it was asked; None where the guard does not say.
         over_refusal: whether it declines a harmless request; None where the guard does not say.
@@ -158,6 +159,7 @@ class Verdict:
     all_scores: tuple[CategoryScore, ...] = ()
     policy: PolicyReference | None = None
     guard_verdicts: tuple["Verdict", ...] = ()
+    windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ def verdict_to_proto(verdict: Verdict) -> safety_pb2.Verdict:
         guard=_reference_to_proto(verdict.guard),
         threshold_applied=verdict.threshold,
         truncated=verdict.truncated,
+        windows=verdict.windows,
         error_reason=verdict.error_reason,
         refusal=verdict.refusal,
         over_refusal=verdict.over_refusal,

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError
-from services.safety.classifier_guard import read_verdict, worst
+from services.safety.classifier_guard import read_verdict
+from services.safety.combining import worst
 from services.safety.digests import json_digest
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText

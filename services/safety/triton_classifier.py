@@ -1,6 +1,7 @@
 """The classifier inside Triton: loaded when it is missing, and again after Triton or its process was lost."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from services.inference.contract import ModelEntry
@@ -8,6 +9,7 @@ from services.inference.results import Classified
 from services.safety.errors import GuardLoadError, UnusableAnswerError
 from services.safety.guard import LabelledText
 from services.safety.model_loading import ModelLoading
+from services.safety.windows import MAX_WINDOWS
 
 
 class ClassifierHost(Protocol):
@@ -25,8 +27,10 @@ class ClassifierHost(Protocol):
     async def classifier_labels(self, model: str, *, timeout_seconds: float) -> tuple[str, ...]:
         """Return the labels of a loaded classifier."""
 
-    async def classify(self, model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
-        """Classify a batch of texts."""
+    async def classify(
+        self, model: str, texts: Sequence[str], *, timeout_seconds: float, max_windows: int
+    ) -> Classified:
+        """Classify a batch of texts, each in at most so many windows."""
 
 
 class TritonClassifier:
@@ -81,7 +85,7 @@ class TritonClassifier:
         """
 
         async def ask(seconds: float) -> Classified:
-            return await self._host.classify(self._model, texts, timeout_seconds=seconds)
+            return await self._host.classify(self._model, texts, timeout_seconds=seconds, max_windows=MAX_WINDOWS)
 
         return self._read(await self._loading.retried(ask, timeout_seconds))
 
@@ -101,13 +105,18 @@ class TritonClassifier:
             )
 
     def _read(self, answer: Classified) -> list[LabelledText]:
-        columns = answer.probabilities.shape[1]
         rows = len(answer.probabilities)
-        if columns != len(self._labels) or not rows == len(answer.num_tokens) == len(answer.truncated):
+        if (
+            answer.probabilities.shape[1] != len(self._labels)
+            or rows != len(answer.num_tokens)
+            or rows != int(answer.num_windows.sum())
+            or not answer.num_windows.all()
+            or len(answer.num_windows) != len(answer.truncated)
+        ):
             raise UnusableAnswerError("WRONG_ANSWER_SHAPE")
-        return [
-            LabelledText(probabilities.tolist(), int(num_tokens), bool(truncated))
-            for probabilities, num_tokens, truncated in zip(
-                answer.probabilities, answer.num_tokens, answer.truncated, strict=True
-            )
-        ]
+        windows = zip(answer.probabilities.tolist(), answer.num_tokens.tolist(), strict=True)
+        texts: list[LabelledText] = []
+        for count, truncated in zip(answer.num_windows.tolist(), answer.truncated.tolist(), strict=True):
+            first, *later = [LabelledText(*next(windows), truncated) for _ in range(count)]
+            texts.append(replace(first, later=tuple(later)) if later else first)
+        return texts

@@ -12,7 +12,7 @@ MAX_WINDOWS: Final = 64
 OVERLAP_CHARACTERS: Final = 100
 """What two neighbours share at least, so that nothing hazardous falls between them."""
 _CHARACTERS_PER_TOKEN: Final = 3
-_SHORTEST_CHARACTERS: Final = 3 * OVERLAP_CHARACTERS
+SHORTEST_CHARACTERS: Final = 3 * OVERLAP_CHARACTERS
 
 Answer = LabelledText | UnusableAnswerError
 
@@ -30,7 +30,7 @@ class Window:
             return []
         length = len(self.content)
         likely = _CHARACTERS_PER_TOKEN * self.answer.num_tokens
-        size = max(_SHORTEST_CHARACTERS, min(likely, length // 2 + OVERLAP_CHARACTERS))
+        size = max(SHORTEST_CHARACTERS, min(likely, length // 2 + OVERLAP_CHARACTERS))
         if size >= length or most < 2:
             return []
         return [part for part in parts_of(self.content, size, most) if part.strip()]

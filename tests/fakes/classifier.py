@@ -1,6 +1,7 @@
 """A classifier in memory: what it answers is up to the test."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from services.safety.guard import LabelledText
@@ -41,6 +42,11 @@ def answer(*probabilities: float, num_tokens: int = 9, truncated: bool = False) 
     """Build one answer; missing probabilities of the four labels are 0."""
     filled = [*probabilities, *[0.0] * (len(LABELS) - len(probabilities))]
     return LabelledText(filled, num_tokens, truncated)
+
+
+def in_windows(*windows: LabelledText) -> LabelledText:
+    """Build the answer for a text that was read in several windows."""
+    return replace(windows[0], later=windows[1:])
 
 
 def guard_file(**changes: object) -> GuardFile:

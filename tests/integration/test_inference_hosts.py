@@ -302,6 +302,10 @@ async def test_a_classifier_answers_batches(
     np.testing.assert_allclose(classified.probabilities.sum(axis=1), 1, atol=1e-6)
     assert classified.truncated.tolist() == [False, False, True, False]
     assert classified.num_tokens[2] == 32
+    whole = await client.classify(name, texts, timeout_seconds=TIMEOUT_SECONDS, max_windows=8)
+    assert whole.num_windows.tolist() == [1, 1, whole.num_windows[2], 1]
+    assert whole.num_windows[2] > 1
+    assert not whole.truncated.any()
     together = await asyncio.gather(
         *(client.classify(name, texts[: 1 + n % 4], timeout_seconds=TIMEOUT_SECONDS) for n in range(30))
     )

@@ -209,11 +209,13 @@ async def test_a_long_text_is_cut_and_marked(stub: Stub) -> None:
 
 async def test_what_stands_at_the_end_of_a_long_text_is_judged(stub: Stub) -> None:
     hazard, _, _ = GOLDEN[3]
-    harmless = "The library opens at nine and closes at six on weekdays. " * 60
-    plain, hidden = await batch(stub, [harmless, harmless + f"{hazard} " * 20])
-    assert (plain.decision, plain.truncated, hidden.truncated) == (SAFE, False, False)
-    # This guard judges the mean of a window, so that it is less sure of a sentence that is repeated.
-    assert hidden.unsafe_probability > plain.unsafe_probability + 0.2
+    harmless = "The library opens at nine and closes at six on weekdays. " * 80
+    # This guard judges the mean of a window, so that it misses one sentence of it and finds several.
+    plain, *hidden = await batch(stub, [harmless, harmless + f"{hazard} " * 20, f"{hazard} " * 20 + harmless])
+    assert (plain.decision, plain.truncated) == (SAFE, False)
+    assert plain.windows > 6
+    for each in hidden:
+        assert (each.decision, each.truncated) == (UNSAFE, False)
 
 
 async def test_a_text_of_which_nothing_is_read_is_an_error(stub: Stub) -> None:

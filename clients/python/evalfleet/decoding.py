@@ -211,6 +211,7 @@ def verdict(message: safety_pb2.Verdict) -> Verdict:
         guard=message.guard.name,
         threshold=message.threshold_applied if message.HasField("threshold_applied") else None,
         truncated=message.truncated,
+        windows=message.windows or 1,
         error_reason=message.error_reason,
         refusal=message.refusal if message.HasField("refusal") else None,
         over_refusal=message.over_refusal if message.HasField("over_refusal") else None,

@@ -280,7 +280,7 @@ class Verdict:
 
     ``unmapped`` says that the guard named a hazard that its taxonomy does not have; ``guard_verdicts`` holds what each
     of a policy's several guards said. ``policy`` is empty without one, and for a policy of the caller's own, whose
-    ``policy_digest`` says which it was.
+    ``policy_digest`` says which it was. ``windows`` counts the parts in which a long text was judged.
     """
 
     decision: Decision
@@ -298,6 +298,7 @@ class Verdict:
     policy: str = ""
     policy_digest: str = ""
     guard_verdicts: tuple["Verdict", ...] = ()
+    windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

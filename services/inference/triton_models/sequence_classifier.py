@@ -1,21 +1,17 @@
-"""The sequence-classifier engine as a Triton Python model behind Triton's dynamic batcher.
-
-Triton merges waiting requests up to ``max_batch_size`` texts, so its queue metrics, queue timeouts and priorities
-mean something here; the causal-LM engine has to batch by itself instead.
-"""
+"""The sequence-classifier engine as a decoupled Triton Python model, which answers each request when it is computed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from services.inference import contract
 from services.inference.contract import ClassifierArguments
 from services.inference.engines.allocator import return_large_blocks
-from services.inference.engines.seams import Tensors
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
-from services.inference.failures import InferenceFailure, encode_failure
+from services.inference.failures import InferenceFailure
+from services.inference.triton_models.decoupled import StubResponder, read_tensors
 from services.inference.triton_models.hosting import StubMetrics, load_error, model_arguments, prepare_stub
+
+_INPUTS = (contract.TEXT, contract.MAX_WINDOWS)
 
 
 class TritonPythonModel:
@@ -32,17 +28,11 @@ class TritonPythonModel:
         except InferenceFailure as failure:
             raise load_error(failure) from failure
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Classify the texts of all requests together."""
-        return [_response(answer) for answer in self._engine.answer([_inputs(request) for request in requests])]
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Hand the requests to the engine."""
+        for request in requests:
+            self._engine.submit(read_tensors(request, _INPUTS), StubResponder(request.get_response_sender()))
 
-
-def _inputs(request: Any) -> Tensors:
-    tensor = pb_utils.get_input_tensor_by_name(request, contract.TEXT)
-    return {} if tensor is None else {contract.TEXT: tensor.as_numpy()}
-
-
-def _response(answer: Tensors | InferenceFailure) -> Any:
-    if isinstance(answer, InferenceFailure):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(encode_failure(answer)))
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in answer.items()])
+    def finalize(self) -> None:
+        """Stop the engine; called when the model is unloaded."""
+        self._engine.close()

@@ -49,6 +49,7 @@ def apply_policy(policy: Policy, verdicts: Sequence[Verdict]) -> Verdict:
         categories=_merged(votes) if counts_categories and not reason else (),
         unmapped=counts_categories and any(vote.unmapped for vote in votes),
         truncated=any(vote.truncated for vote in votes),
+        windows=max(vote.windows for vote in votes),
         error_reason=reason,
         refusal=_first(vote.refusal for vote in votes),
         over_refusal=_first(vote.over_refusal for vote in votes),

@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,9 @@ import pytest
 import torch
 
 from services.inference.contract import ClassifierArguments
-from services.inference.engines import classifier_models, seams
+from services.inference.engines import classifier_models, seams, sequence_classifier
 from services.inference.engines.sequence_classifier import SequenceClassifierEngine
 from services.inference.failures import InferenceFailure
-from services.inference.local_models import ClassifierQueue
 from tests.fakes.classifier_head import write_head
 
 TEXTS = ["The quick brown fox", "a", "Question: Which planet is the largest? A. Mars B. Jupiter", "", "fox " * 60]
@@ -49,7 +49,8 @@ def test_a_pooled_head_gives_the_probabilities_of_the_definition(
     assert classified.probabilities.dtype == np.float32
     assert classified.truncated.tolist() == [False, False, False, False, True]
     assert classified.num_tokens[4] == 32
-    assert classified.engine_seconds.sum() > 0
+    assert classified.num_windows.tolist() == [1] * 5
+    assert classified.engine_seconds > 0
 
 
 def test_results_do_not_depend_on_the_batch(load: Any, encoder_folder: Path, tmp_path: Path) -> None:
@@ -122,44 +123,106 @@ def test_a_damaged_head_file_is_refused(load: Any, encoder_folder: Path, tmp_pat
         load(encoder_folder, head)
 
 
-def test_a_bad_request_fails_alone(load: Any, encoder_folder: Path, tmp_path: Path, texts: Any) -> None:
-    engine = load(encoder_folder, write_head(tmp_path / "head"))
-    bad = {"text": np.array([[b"\xff"]], dtype=object)}
-    good = {"text": texts("a", "b").reshape(2, 1)}
-    missing: dict[str, Any] = {}
-    empty = {"text": np.empty((0, 1), dtype=object)}
-    answers = engine.answer([bad, good, missing, empty])
-    reasons = [each.reason if isinstance(each, InferenceFailure) else None for each in answers]
-    assert reasons == ["TEXT_NOT_UTF8", None, "TENSOR_MISSING", "TEXTS_EMPTY"]
-    assert {name: each.shape for name, each in answers[1].items()} == {
-        "probabilities": (2, 3), "num_tokens": (2, 1), "truncated": (2, 1), "engine_seconds": (2, 1),
+def test_a_bad_request_fails_alone(
+    load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any
+) -> None:
+    engine = load(encoder_folder, write_head(tmp_path / "head"), max_batch_size=4)
+    asked = {
+        "TEXT_NOT_UTF8": {"text": np.array([b"\xff"], dtype=object)},
+        "": {"text": texts("a", "b")},
+        "TENSOR_MISSING": {},
+        "TEXTS_EMPTY": {"text": np.empty(0, dtype=object)},
+        "BATCH_TOO_LARGE": {"text": texts(*TEXTS)},
+        "TENSOR_INVALID": {"text": texts("a"), "max_windows": np.array([0], dtype=np.uint32)},
+    }
+    answers = {reason: new_answers() for reason in asked}
+    for reason, tensors in asked.items():
+        engine.submit(tensors, answers[reason])
+    [good] = answers.pop("").wait()
+    assert {name: each.shape for name, each in good.items()} == {
+        "probabilities": (2, 3), "num_tokens": (2,), "num_windows": (2,), "truncated": (2,), "engine_seconds": (1,),
     }  # fmt: skip
+    for reason, each in answers.items():
+        with pytest.raises(InferenceFailure) as caught:
+            each.wait()
+        assert caught.value.reason == reason
+    engine.close()
 
 
 def test_a_model_that_gives_no_numbers_fails_its_requests(
-    load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, monkeypatch: pytest.MonkeyPatch
+    load: Any, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier_models, "_activate", lambda logits, activation: logits * float("nan"))
-    engine = load(encoder_folder, write_head(tmp_path / "head"))
-    (answer,) = engine.answer([{"text": texts("a").reshape(1, 1)}])
-    assert isinstance(answer, InferenceFailure)
-    assert answer.reason == "NONFINITE_LOGITS"
+    with pytest.raises(InferenceFailure) as caught:
+        load(encoder_folder, write_head(tmp_path / "head")).classify(["a"])
+    assert caught.value.reason == "NONFINITE_LOGITS"
 
 
-def test_the_local_queue_merges_what_waits(
+def test_a_pass_that_fails_takes_only_its_own_requests_with_it(
+    load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+
+    def fails_once(logits: torch.Tensor, activation: str) -> torch.Tensor:
+        if not broken.is_set():
+            broken.set()
+            raise RuntimeError("no")
+        return logits.sigmoid()
+
+    monkeypatch.setattr(classifier_models, "_activate", fails_once)
+    engine = load(encoder_folder, write_head(tmp_path / "head"), max_num_batched_tokens=16)
+    first, second = new_answers(), new_answers()
+    engine.submit({"text": texts("a")}, first)
+    engine.submit({"text": texts("b")}, second)
+    with pytest.raises(InferenceFailure) as caught:
+        first.wait()
+    assert caught.value.reason == "ENGINE_FAILED"
+    assert len(second.wait()) == 1
+    engine.close()
+
+
+def test_requests_that_wait_together_get_what_they_would_alone(
     load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any
 ) -> None:
     engine = load(encoder_folder, write_head(tmp_path / "head"))
-    queue = ClassifierQueue(engine, max_batch_size=4)
     asked = [new_answers() for _ in range(9)]
     for index, answers in enumerate(asked):
-        queue.submit({"text": texts(*TEXTS[: 1 + index % 3]).reshape(-1, 1)}, answers)
+        engine.submit({"text": texts(*TEXTS[: 1 + index % 3])}, answers)
     expected = engine.classify(TEXTS).probabilities
     for index, answers in enumerate(asked):
         np.testing.assert_allclose(answers.wait()[0]["probabilities"], expected[: 1 + index % 3], atol=1e-6)
-    too_many = new_answers()
-    queue.submit({"text": texts(*TEXTS).reshape(-1, 1)}, too_many)
-    with pytest.raises(InferenceFailure, match="up to 4 texts"):
-        too_many.wait()
-    queue.close()
+    engine.close()
     assert engine._metrics.values[seams.CLASSIFIED_TEXTS] > 9
+    late = new_answers()
+    engine.submit({"text": texts("a")}, late)
+    with pytest.raises(InferenceFailure, match="unloaded"):
+        late.wait()
+
+
+def test_a_long_text_is_read_whole_in_windows(load: Any, encoder_folder: Path, tmp_path: Path) -> None:
+    head = write_head(tmp_path / "head")
+    engine = load(encoder_folder, head)
+    long = " ".join(f"fox {number}" for number in range(40))
+    whole = engine.classify(["a", long, "fox"], max_windows=64)
+    assert whole.num_windows[0] == whole.num_windows[2] == 1
+    assert whole.num_windows[1] > 3
+    assert not whole.truncated.any()
+    assert len(whole.probabilities) == len(whole.num_tokens) == whole.num_windows.sum()
+    assert (whole.num_tokens[1 : 1 + whole.num_windows[1]] == 32).all()
+    np.testing.assert_allclose(whole.probabilities[1], engine.classify([long]).probabilities[0], atol=1e-6)
+    cut = engine.classify([long], max_windows=2)
+    assert (cut.num_windows.tolist(), cut.truncated.tolist()) == ([2], [True])
+
+
+def test_a_caller_that_gave_up_is_not_computed_for(
+    load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence_classifier, "_PATIENCE_SECONDS", 0.0)
+    engine = load(encoder_folder, write_head(tmp_path / "head"))
+    gone = new_answers()
+    gone.is_gone = True
+    engine.submit({"text": texts("a")}, gone)
+    assert gone.wait() == []
+    engine.close()
+    values = engine._metrics.values
+    assert (values[seams.CANCELLED_REQUESTS], values[seams.CLASSIFIED_TEXTS]) == (1, 0)

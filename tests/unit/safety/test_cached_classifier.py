@@ -10,7 +10,7 @@ from services.runtime.errors import UnavailableError
 from services.safety.cached_classifier import CachedClassifier
 from services.safety.guard import LabelledText
 from services.safety.judgement import GuardReference
-from tests.fakes.classifier import FakeClassifier, answer
+from tests.fakes.classifier import FakeClassifier, answer, in_windows
 from tests.fakes.kept_entries import kept_keys
 
 GUARD = GuardReference("guards/g", "w", "t", "c", "e", "float32")
@@ -36,6 +36,19 @@ async def test_known_texts_are_not_asked_again(store: SqliteCacheStore) -> None:
     assert inner.requests == [("a", "bb"), ("ccc",)]
     await store.flush()
     assert await ask(classifier, "a") == known[:1]
+
+
+async def test_windows_are_kept_and_one_that_is_no_number_keeps_none(store: SqliteCacheStore) -> None:
+    long = in_windows(answer(0.1), answer(0.25), answer(0.5))
+    said = {"long": long, "odd": in_windows(answer(0.1), answer(float("nan")))}
+    inner = FakeClassifier(lambda texts: [said[text] for text in texts])
+    classifier = cached(inner, store)
+    for _ in range(2):
+        [found, _] = await ask(classifier, "long", "odd")
+        assert [each.probabilities[0] for each in (found, *found.later)] == [0.1, 0.25, 0.5]
+    assert found.cached
+    assert all(each.cached for each in found.later)
+    assert inner.requests == [("long", "odd"), ("odd",)]
 
 
 @pytest.mark.parametrize("part", ["weights_digest", "template_digest", "engine", "dtype"])

@@ -23,7 +23,7 @@ from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.reading import LabelReader
-from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file
+from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file, in_windows
 
 
 def guard(classifier: FakeClassifier, timeout_seconds: float = 30) -> ClassifierGuard:
@@ -76,32 +76,28 @@ async def test_a_cut_text_is_marked() -> None:
 
 
 async def test_the_worst_window_decides() -> None:
-    def given_answer(texts: Sequence[str]) -> Sequence[LabelledText]:
-        return [
-            answer(0.1, 0.9 if "bad" in text[:400] else 0.2, num_tokens=133, truncated=len(text) > 400)
-            for text in texts
-        ]
-
-    hidden = "good " * 300 + "bad " + "good " * 300
-    [harmless, hazardous] = await judge(given_answer, "good " * 600, hidden)
-    assert (harmless.decision, harmless.truncated, harmless.unsafe_probability) == (Decision.SAFE, False, 0.2)
-    assert (hazardous.decision, hazardous.truncated, hazardous.unsafe_probability) == (Decision.UNSAFE, False, 0.9)
-    assert [each.probability for each in hazardous.categories] == [0.9]
+    calm = [answer(0.1, 0.2, 0.3) for _ in range(5)]
+    said = {"calm": in_windows(*calm), "hazard at the end": in_windows(*calm, answer(0.1, 0.9)), "short": answer(0.1)}
+    harmless, hazardous, short = await judge(lambda texts: [said[text] for text in texts], *said)
+    assert (harmless.decision, harmless.unsafe_probability, harmless.windows) == (Decision.SAFE, 0.3, 5)
+    assert (hazardous.decision, hazardous.unsafe_probability, hazardous.windows) == (Decision.UNSAFE, 0.9, 6)
+    assert [(each.category.code, each.probability) for each in hazardous.categories] == [("violence", 0.9)]
+    assert [each.probability for each in hazardous.all_scores][:2] == [0.9, 0.3]
+    assert short.windows == 1
 
 
-async def test_a_window_that_cannot_be_judged_is_an_error_unless_another_is_hazardous() -> None:
-    def given_answer(texts: Sequence[str]) -> Sequence[LabelledText]:
-        return [
-            answer(math.nan if "odd" in text else 0.9 if "bad" in text else 0.1, num_tokens=133)
-            if len(text) <= 400
-            else answer(0.1, num_tokens=133, truncated=True)
-            for text in texts
-        ]
+async def test_a_window_that_cannot_be_judged_is_an_error_unless_the_others_are_hazardous() -> None:
+    odd = answer(math.nan)
+    said = {"odd": in_windows(answer(0.1), odd, answer(0.1)), "both": in_windows(odd, answer(0.1), answer(0.9))}
+    error, hazard = await judge(lambda texts: [said[text] for text in texts], *said)
+    assert (error.decision, error.error_reason) == (Decision.ERROR, "PROBABILITY_NOT_FINITE")
+    assert error.unsafe_probability is None
+    assert (hazard.decision, hazard.error_reason) == (Decision.UNSAFE, "")
 
-    filler = "good " * 200
-    odd, both = await judge(given_answer, filler + "odd " + filler, filler + "odd " + filler + "bad " + filler)
-    assert (odd.decision, odd.error_reason, odd.unsafe_probability) == (Decision.ERROR, "PROBABILITY_NOT_FINITE", None)
-    assert both.decision is Decision.UNSAFE
+
+async def test_a_text_longer_than_all_windows_is_marked() -> None:
+    [verdict] = await judge(lambda texts: [in_windows(answer(0.1, truncated=True), answer(0.1))], "x")
+    assert (verdict.decision, verdict.truncated) == (Decision.SAFE, True)
 
 
 async def test_only_the_judged_turn_is_read() -> None:

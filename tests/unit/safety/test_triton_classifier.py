@@ -52,16 +52,22 @@ class FakeHost:
     async def classifier_labels(self, model: str, *, timeout_seconds: float) -> tuple[str, ...]:
         return self.labels
 
-    async def classify(self, model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
+    async def classify(
+        self, model: str, texts: Sequence[str], *, timeout_seconds: float, max_windows: int
+    ) -> Classified:
         self.calls.append("classify")
         self._check_up()
         if self.crashed:
             raise UnavailableError("dead", reason="ENGINE_CRASHED")
         if not self.loaded:
             raise UnavailableError("unknown model", reason="MODEL_NOT_LOADED")
-        count = len(texts)
+        windows = np.array([min(max_windows, 1 + text.count(" ")) for text in texts], np.uint32)
+        rows = int(windows.sum())
         return Classified(
-            np.full((count, self.columns), 0.25, np.float32), np.full(count, 7, np.uint32), np.zeros(count, np.bool_)
+            np.full((rows, self.columns), 0.25, np.float32),
+            np.arange(7, 7 + rows, dtype=np.uint32),
+            windows,
+            np.zeros(len(texts), np.bool_),
         )
 
     def _check_up(self) -> None:
@@ -104,6 +110,13 @@ async def test_a_model_that_is_there_is_not_loaded_again(host: FakeHost, classif
     [answer] = await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     assert (list(answer.probabilities), answer.num_tokens, answer.truncated) == ([0.25, 0.25], 7, False)
     assert host.calls == ["classify"]
+
+
+async def test_windows_come_back_with_their_text(host: FakeHost, classifier: TritonClassifier) -> None:
+    host.loaded = True
+    answers = await classifier.classify(["x", "x y z", "x"], timeout_seconds=LONGEST_WAIT_SECONDS)
+    told = [[each.num_tokens for each in (answer, *answer.later)] for answer in answers]
+    assert told == [[7], [8, 9, 10], [11]]
 
 
 async def test_a_lost_model_is_loaded_once_for_all_callers(host: FakeHost, classifier: TritonClassifier) -> None:
@@ -169,7 +182,7 @@ async def test_an_answer_of_another_shape_is_unusable(host: FakeHost, classifier
 async def test_other_failures_are_the_callers_to_judge(
     host: FakeHost, classifier: TritonClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(model: str, texts: Sequence[str], *, timeout_seconds: float) -> Classified:
+    async def fail(model: str, texts: Sequence[str], *, timeout_seconds: float, max_windows: int) -> Classified:
         raise InternalError("x", reason="INFERENCE_FAILED")
 
     monkeypatch.setattr(host, "classify", fail)

@@ -192,5 +192,7 @@ def _show(out: Console, verdict: Verdict) -> None:
     for each_guard in verdict.guard_verdicts:
         told = f"{each_guard.decision.value} {number(each_guard.unsafe_probability)}"
         out.print(f"  {each_guard.guard}: {told}", markup=False)
+    if verdict.windows > 1:
+        out.print(f"  the text is long: it was judged in {verdict.windows} windows", markup=False)
     if verdict.truncated:
         out.print("  the text is longer than the guard reads: only a part was judged", markup=False)

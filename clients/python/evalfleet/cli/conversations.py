@@ -72,6 +72,7 @@ def write_line(line: Line, outcome: Verdict | EvalFleetError) -> str:
         "error_reason": outcome.error_reason,
         "unmapped": outcome.unmapped,
         "truncated": outcome.truncated,
+        "windows": outcome.windows if outcome.windows > 1 else 0,
         "cached": outcome.cached,
     }
     result |= {name: value for name, value in optional.items() if value}

@@ -254,6 +254,7 @@ class Verdict(_message.Message):
     CACHED_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     GUARD_VERDICTS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The decision at `threshold_applied`."""
     unsafe_probability: _builtins.float
@@ -275,6 +276,10 @@ class Verdict(_message.Message):
     """Whether the judged response declines a harmless request; absent if the guard does not say."""
     cached: _builtins.bool
     """True if the guard's answer came from the cache."""
+    windows: _builtins.int
+    """In how many overlapping parts the text was judged because it is longer than the guard reads at once; 1 for most
+    texts. Of several guards, the most.
+    """
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryScore]:
         """The categories that reached the threshold or that the guard named, most probable first; for SAFE the list is empty."""
@@ -307,10 +312,11 @@ class Verdict(_message.Message):
         cached: _builtins.bool = ...,
         policy: Global___PolicyReference | None = ...,
         guard_verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        windows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "guard_verdicts", b"guard_verdicts", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "guard_verdicts", b"guard_verdicts", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__over_refusal: _TypeAlias = _typing.Literal["over_refusal"]  # noqa: Y015
     _WhichOneofArgType__over_refusal: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal"]  # noqa: Y015

@@ -1,0 +1,41 @@
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.inference.engines.text_windows import WindowReader, window_starts
+
+
+@given(st.integers(1, 3000), st.integers(1, 254), st.integers(1, 64))
+def test_windows_cover_a_text_evenly_and_all_but_short_texts_fill_them(length: int, room: int, most: int) -> None:
+    starts, is_truncated = window_starts(length, room, most)
+    assert 1 <= len(starts) <= most
+    assert starts[0] == 0
+    ends = [min(start + room, length) for start in starts]
+    assert all(end - start == min(room, length) for start, end in zip(starts, ends, strict=True))
+    steps = [after - before for before, after in pairwise(starts)]
+    # Neighbours overlap, by an eighth or more.
+    assert all(0 < step <= room - room // 8 + 1 and (room == 1 or step <= room) for step in steps)
+    assert is_truncated == (ends[-1] < length)
+    if not is_truncated and steps:
+        assert max(steps) - min(steps) <= 1
+
+
+class LetterTokenizer:
+    """A letter is a token; 0 begins a text and 1 ends it."""
+
+    def __call__(self, texts: list[str] | str, **_: object) -> dict[str, list[list[int]] | list[int]]:
+        if isinstance(texts, str):
+            return {"special_tokens_mask": [1, *[0] * len(texts), 1]}
+        return {"input_ids": [[0, *map(ord, text), 1] for text in texts]}
+
+
+@given(st.text(alphabet="abc", max_size=200), st.integers(3, 40))
+def test_every_token_is_in_a_window_between_the_special_ones(text: str, max_tokens: int) -> None:
+    [read] = WindowReader(LetterTokenizer(), max_tokens).read([text], 200)
+    assert not read.is_truncated
+    assert all(len(ids) <= max_tokens and ids[0] == 0 and ids[-1] == 1 for ids in read.windows)
+    assert set("".join(map(chr, (each for ids in read.windows for each in ids[1:-1])))) == set(text)
+    inner = ["".join(map(chr, ids[1:-1])) for ids in read.windows]
+    assert text.startswith(inner[0])
+    assert text.endswith(inner[-1])
