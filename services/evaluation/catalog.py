@@ -137,7 +137,11 @@ class Catalog:
             raise SpecificationError([document.problem(("tasks",), f"named twice: {', '.join(twice)}")])
         self._check_gates(document, spec, tasks)
         return Suite(
-            spec.name, spec.description, tuple(tasks), tiers={str(name): tier for name, tier in spec.tiers.items()}
+            spec.name,
+            spec.description,
+            tuple(tasks),
+            tiers={str(name): tier for name, tier in spec.tiers.items()},
+            starting_tiers=spec.starting_tiers.model_dump(),
         )
 
     def _check_gates(self, document: Document, spec: SuiteSpec, tasks: Sequence[Task]) -> None:

@@ -3,17 +3,26 @@
 import math
 import re
 import uuid
+from collections.abc import Mapping
 
 from evalfleet.evaluation.v1 import evaluation_pb2
 
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.drawing_messages import DIRECTIONS_FROM_PROTO
 from services.evaluation.runs.gates import Direction, Gate, GoalWish
+from services.evaluation.runs.model_changes import ModelChange
 from services.evaluation.runs.record import RunRequest
-from services.evaluation.runs.tiers import TIERS
+from services.evaluation.runs.tiers import AUTO, TIERS
 from services.runtime.callers import CALLER_RULE, is_caller
 from services.runtime.errors import FieldViolation, InvalidArgumentError
 
+CHANGES = {
+    ModelChange.UNCHANGED: evaluation_pb2.MODEL_CHANGE_UNCHANGED,
+    ModelChange.ADAPTER: evaluation_pb2.MODEL_CHANGE_ADAPTER,
+    ModelChange.MINOR: evaluation_pb2.MODEL_CHANGE_MINOR,
+    ModelChange.MAJOR: evaluation_pb2.MODEL_CHANGE_MAJOR,
+}
+CHANGES_FROM_PROTO: Mapping[int, ModelChange] = {number: change for change, number in CHANGES.items()}
 _RUN_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _MODEL = re.compile(r"models/[a-z0-9][a-z0-9._-]{0,62}")
 _RUN_NAME = re.compile(r"runs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -117,8 +126,7 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
         violations.add("confidence", "must be from 0.5 to 0.9999; leave it out for 0.95")
     if request.previous_run and not _RUN_NAME.fullmatch(request.previous_run):
         violations.add("previous_run", "must have the form runs/ID")
-    if request.tier not in ("", *TIERS):
-        violations.add("tier", f"must be one of {', '.join(TIERS)}")
+    _check_tier(request, violations)
     budget = budget_of(request.budget, violations)
     return GoalWish(
         gates=tuple(
@@ -132,6 +140,8 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
         uses_history=request.use_history if request.HasField("use_history") else None,
         previous_run=request.previous_run,
         stops_at_failure=request.stop_at_failure if request.HasField("stop_at_failure") else None,
+        escalates=request.escalate,
+        change=CHANGES_FROM_PROTO.get(request.change),
     )
 
 
@@ -143,6 +153,17 @@ def budget_of(budget: evaluation_pb2.Budget, violations: Violations) -> Budget:
         if not 0 < limit < math.inf:
             violations.add(f"budget.{name}", "must be above 0; leave it out for no limit")
     return Budget(**limits)
+
+
+def _check_tier(request: evaluation_pb2.CreateRunRequest, violations: Violations) -> None:
+    if request.tier not in ("", *TIERS, AUTO):
+        violations.add("tier", f"must be one of {', '.join((*TIERS, AUTO))}")
+    if request.escalate and not request.tier:
+        violations.add("escalate", f"needs a tier to begin with; {AUTO} leaves it to the suite")
+    if request.change and request.change not in CHANGES_FROM_PROTO:
+        violations.add("change", "must be UNCHANGED, ADAPTER, MINOR or MAJOR")
+    if request.change and request.tier != AUTO:
+        violations.add("change", f"is for the tier {AUTO}")
 
 
 def is_uuid(text: str) -> bool:

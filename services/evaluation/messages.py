@@ -7,12 +7,15 @@ import time
 from evalfleet.evaluation.v1 import evaluation_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from services.evaluation.checks import CHANGES
 from services.evaluation.runs.allowances import CallerAccount
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.drawing_messages import DIRECTIONS, decision_to_proto
 from services.evaluation.runs.events import RunEvent
+from services.evaluation.runs.gates import Gate, GoalWish
 from services.evaluation.runs.planning import CostBasis, RunPlan
 from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason, TaskProgress
+from services.evaluation.runs.tiers import TIERS, goal_of, tier_exists
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import ERROR_DOMAIN
 
@@ -71,12 +74,17 @@ def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
         message.stop_reason = STOP_REASONS[run.stop_reason]
     message.confidence = goal.confidence
     message.tier = goal.tier
+    if goal.tier_choice is not None:
+        message.tier_choice.change = CHANGES[goal.tier_choice.change]
+        message.tier_choice.compared_run = goal.tier_choice.compared_run
+        message.tier_choice.reason = goal.tier_choice.reason
+    if run.escalation is not None:
+        message.escalates = True
+        message.earlier_run = run.escalation.earlier_run
+        message.next_run = run.escalation.next_run
     if goal.precision is not None:
         message.precision = goal.precision
-    for gate in goal.gates:
-        message.gates.add(
-            task=gate.task, metric=gate.metric, direction=DIRECTIONS[gate.direction], threshold=gate.threshold
-        )
+    message.gates.extend(_gate_message(gate) for gate in goal.gates)
     message.decisions.extend(decision_to_proto(run.name, each) for each in run.decisions)
     if not goal.is_metered:
         return
@@ -150,6 +158,27 @@ def suite_message(suite: Suite) -> evaluation_pb2.Suite:
         description=suite.description,
         tasks=[_task_message(task) for task in suite.tasks],
         digest=suite.digest,
+        tiers=[_tier_message(name, suite) for name in TIERS if tier_exists(name, suite)],
+    )
+
+
+def _tier_message(name: str, suite: Suite) -> evaluation_pb2.Tier:
+    goal = goal_of(GoalWish(tier=name), suite)
+    message = evaluation_pb2.Tier(
+        name=name,
+        gates=[_gate_message(gate) for gate in goal.gates],
+        precision=goal.precision,
+        stops_at_failure=goal.stops_at_failure,
+        starts_for=[number for change, number in CHANGES.items() if suite.starting_tiers[change.value] == name],
+    )
+    if goal.budget.is_limited:
+        message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
+    return message
+
+
+def _gate_message(gate: Gate) -> evaluation_pb2.Gate:
+    return evaluation_pb2.Gate(
+        task=gate.task, metric=gate.metric, direction=DIRECTIONS[gate.direction], threshold=gate.threshold
     )
 
 

@@ -301,6 +301,15 @@ class TierSpec(Specification):
     budget: BudgetSpec = BudgetSpec()
 
 
+class StartingTiersSpec(Specification):
+    """Where runs begin that leave their tier to the suite, by what is new in the model."""
+
+    unchanged: TierName = "smoke"
+    adapter: TierName = "smoke"
+    minor: TierName = "standard"
+    major: TierName = "deep"
+
+
 class SuiteSpec(Specification):
     """Tasks that are run together."""
 
@@ -308,6 +317,9 @@ class SuiteSpec(Specification):
     description: str
     tasks: tuple[SuiteEntry, ...] = Field(min_length=1)
     tiers: dict[TierName, TierSpec] = Field(default={}, description="Used by runs that name a tier.")
+    starting_tiers: StartingTiersSpec = Field(
+        default=StartingTiersSpec(), description="Used by runs of the tier `auto`."
+    )
 
     @field_validator("tasks")
     @classmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.evaluation.specification import SuiteEntry, TaskSpec, TierSpec
+from services.evaluation.specification import StartingTiersSpec, SuiteEntry, TaskSpec, TierSpec
 
 _UNDIGESTED = {"description", "provenance", "comparable_to"}
 _DIGEST_VERSION = 1
@@ -59,6 +59,8 @@ class Suite:
     """True if there is no file of this suite: it is one task or family under its own name."""
     tiers: Mapping[str, TierSpec] = field(default_factory=dict)
     """How deep runs go that name a tier; no part of the digest, since it changes no item's score."""
+    starting_tiers: Mapping[str, str] = field(default_factory=lambda: StartingTiersSpec().model_dump())
+    """The tier in which a run begins that leaves it to the suite, by what is new in the model."""
 
     @property
     def digest(self) -> str:

@@ -89,7 +89,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         stack.push_async_callback(rankings.stop)
         await rankings.start()
         ranking_servicer = RankingServicer(rankings)
-        planner = RunPlanner(store, book, ledger, allowances)
+        planner = RunPlanner(store, book, ledger, peers.generator, allowances)
         servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances)
         yield [
             HostedService(

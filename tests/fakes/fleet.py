@@ -146,6 +146,7 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         self.created: list[evaluation_pb2.CreateRunRequest] = []
         self.planned: list[evaluation_pb2.CreateRunRequest] = []
         self.plan = evaluation_pb2.EstimateRunResponse()
+        self.answer: evaluation_pb2.Run | None = None
         self.budgets: dict[str, evaluation_pb2.CallerBudget] = {}
         self.cancelled: list[str] = []
         self.scripts: list[list[evaluation_pb2.WatchRunResponse | grpc.StatusCode]] = []
@@ -169,7 +170,7 @@ class FakeEvaluation(evaluation_pb2_grpc.EvaluationServiceServicer):
         run = make_run(request.run_id or "r1", state=evaluation_pb2.RUN_STATE_PENDING, model=request.model)
         if run.name not in self.runs:
             self.put(run)
-        return evaluation_pb2.CreateRunResponse(run=run)
+        return evaluation_pb2.CreateRunResponse(run=self.answer or run)
 
     def GetRun(
         self, request: evaluation_pb2.GetRunRequest, context: grpc.ServicerContext

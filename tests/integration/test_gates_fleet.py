@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.fleet import Fleet
-from evalfleet.goals import Answer, StopReason, TaskDecision
+from evalfleet.goals import Answer, ModelChange, StopReason, TaskDecision
 from evalfleet.rankings import Standing
 from evalfleet.results import Run, RunSnapshot, RunState
 from safetensors.torch import load_file, save_file
@@ -193,6 +194,30 @@ def test_a_budget_ends_a_run_with_what_it_has_found(quiz_fleet: RunningFleet, ti
     assert (snapshot.run.spend.items, decision.completed_count, len(results_of(quiz_fleet, snapshot.run))) == (300,) * 3
     assert decision.value is not None
     assert 0 < decision.lower < decision.value < decision.upper < 1
+
+
+def test_one_request_climbs_the_tiers_and_pays_for_no_item_twice(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
+    with Fleet.connect(quiz_fleet.endpoints) as client:
+        model = client.models.add(tiny_policy).name
+        wanted: dict[str, Any] = {"gates": ["quiz>=0.02"], "budget": "400items", "use_history": False, "concurrency": 32}
+        first = client.runs.start(model=model, suite="quizzes", tier="smoke", escalate=True, seed=77, **wanted)
+        smoke = finished(client, first).run
+        assert smoke.next_run == f"{smoke.name}-standard"
+        standard = finished(client, client.runs.get(smoke.next_run))
+        again = client.runs.start(model=model, suite="quizzes", tier="auto", previous_run=smoke.name, **wanted)
+        assert (again.tier, again.tier_choice and again.tier_choice.change) == ("smoke", ModelChange.UNCHANGED)
+        finished(client, again)
+    assert [each.answer for each in smoke.decisions[0].questions] == [Answer.PASSED]
+    assert standard.run.earlier_run == smoke.name
+    assert standard.run.budget.items is not None
+    assert smoke.spend is not None
+    assert standard.run.budget.items == 400 - smoke.spend.items
+    drawn = decision_of(standard).completed_count
+    assert drawn >= smoke.decisions[0].completed_count
+    paid = {row.item for row in results_of(quiz_fleet, smoke)}
+    rows = [row for row in results_of(quiz_fleet, standard.run) if row.item in paid]
+    assert len(rows) >= smoke.decisions[0].completed_count
+    assert sum(row.usage.computed_prompt_tokens + row.usage.computed_completion_tokens for row in rows) == 0
 
 
 def test_the_command_line_says_what_a_gate_costs_and_answers_with_its_exit_code(

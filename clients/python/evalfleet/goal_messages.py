@@ -12,12 +12,15 @@ from evalfleet.goals import (
     CallerBudget,
     CostBasis,
     Gate,
+    ModelChange,
     QuestionDecision,
     RunPlan,
     Spend,
     StopReason,
     TaskDecision,
     TaskPlan,
+    Tier,
+    TierChoice,
 )
 from evalfleet.names import full_name
 
@@ -28,6 +31,13 @@ _STOP_REASONS = {
     evaluation_pb2.STOP_REASON_BUDGET_EXHAUSTED: StopReason.BUDGET_EXHAUSTED,
     evaluation_pb2.STOP_REASON_CALLER_BUDGET_EXHAUSTED: StopReason.CALLER_BUDGET_EXHAUSTED,
 }
+_CHANGES = {
+    ModelChange.UNCHANGED: evaluation_pb2.MODEL_CHANGE_UNCHANGED,
+    ModelChange.ADAPTER: evaluation_pb2.MODEL_CHANGE_ADAPTER,
+    ModelChange.MINOR: evaluation_pb2.MODEL_CHANGE_MINOR,
+    ModelChange.MAJOR: evaluation_pb2.MODEL_CHANGE_MAJOR,
+}
+_CHANGES_FOUND = {number: change for change, number in _CHANGES.items()}
 _BASES = {
     evaluation_pb2.COST_BASIS_SAME_MODEL: CostBasis.SAME_MODEL,
     evaluation_pb2.COST_BASIS_OTHER_MODEL: CostBasis.OTHER_MODEL,
@@ -56,12 +66,15 @@ def add_goal(
     tier: str,
     use_history: bool | None,
     previous_run: str = "",
+    change: ModelChange | str | None = None,
 ) -> None:
     """Add to a request what its run is to find out; ``None`` leaves it to the service.
 
     Raises:
-        ValueError: a gate or the budget cannot be read.
+        ValueError: a gate, the budget or the change cannot be read.
     """
+    if change is not None:
+        request.change = _CHANGES[ModelChange(change)]
     request.gates.extend(gate_message(Gate.parse(each) if isinstance(each, str) else each) for each in gates)
     request.tier = tier
     request.previous_run = full_name("runs", previous_run) if previous_run else ""
@@ -107,6 +120,24 @@ def caller_budget(message: evaluation_pb2.CallerBudget) -> CallerBudget:
         spent=spend(message.spent),
         reserved=spend(message.reserved),
         reset_time=message.reset_time.ToDatetime(datetime.UTC),
+    )
+
+
+def tier_choice(message: evaluation_pb2.TierChoice) -> TierChoice:
+    """Translate why a run has its tier."""
+    change = _CHANGES_FOUND.get(message.change, ModelChange.MAJOR)
+    return TierChoice(change, message.compared_run, message.reason)
+
+
+def tier(message: evaluation_pb2.Tier) -> Tier:
+    """Translate a tier of a suite."""
+    return Tier(
+        name=message.name,
+        gates=tuple(gate(each) for each in message.gates),
+        precision=message.precision if message.HasField("precision") else None,
+        budget=budget(message.budget),
+        stops_at_failure=message.stops_at_failure,
+        starts_for=tuple(_CHANGES_FOUND[each] for each in message.starts_for if each in _CHANGES_FOUND),
     )
 
 

@@ -134,6 +134,48 @@ class StopReason(enum.StrEnum):
     CALLER_BUDGET_EXHAUSTED = "caller_budget_exhausted"
 
 
+class ModelChange(enum.StrEnum):
+    """What is new in a model; one that this version does not know is MAJOR."""
+
+    UNCHANGED = "unchanged"
+    ADAPTER = "adapter"
+    MINOR = "minor"
+    MAJOR = "major"
+
+
+@dataclass(frozen=True, slots=True)
+class TierChoice:
+    """Why a run that left its tier to the suite has the one that it has.
+
+    Attributes:
+        change: what was found to be new in its model, or what the caller said.
+        compared_run: the run whose model it was compared with; empty: there is none, or the caller said what is new.
+        reason: in one line.
+    """
+
+    change: ModelChange
+    compared_run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How deep runs go that name this tier of a suite.
+
+    Attributes:
+        precision: half-width at which a task without a gate stops; ``None``: it is run in full.
+        stops_at_failure: whether the first gate that fails ends the run.
+        starts_for: runs of the tier ``auto`` begin here for these changes.
+    """
+
+    name: str
+    gates: tuple[Gate, ...]
+    precision: float | None
+    budget: Budget
+    stops_at_failure: bool
+    starts_for: tuple[ModelChange, ...]
+
+
 class Answer(enum.StrEnum):
     """Answer to a question; one that this version does not know is UNDECIDED."""
 

@@ -11,7 +11,7 @@ from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from evalfleet.goal_messages import add_goal
-from evalfleet.goals import Budget, CallerBudget, Gate, RunPlan
+from evalfleet.goals import Budget, CallerBudget, Gate, ModelChange, RunPlan
 from evalfleet.names import full_name
 from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
 
@@ -47,6 +47,8 @@ class Runs:
         use_history: bool | None = None,
         stop_at_failure: bool | None = None,
         previous_run: str = "",
+        escalate: bool = False,
+        change: ModelChange | str | None = None,
     ) -> Run:
         """Start a run and return at once; it goes on without this client.
 
@@ -63,13 +65,16 @@ class Runs:
             precision: a task without a gate stops when its interval is at most this to either side.
             confidence: 1 minus the probability that any of the run's decisions is wrong; default: 0.95.
             budget: what it may spend, such as ``"2usd,10min"``; used up, the run ends with what it has found.
-            tier: ``smoke``, ``standard`` or ``deep``, as the suite defines it.
+            tier: ``smoke``, ``standard`` or ``deep``, as the suite defines it; ``auto``: by what is new in the model.
             use_history: whether earlier results choose which items are drawn first; default: they do.
             stop_at_failure: whether the first gate that fails ends the run; default: in the tier ``smoke``.
             previous_run: the run of the checkpoint before this one, whose results predict best.
+            escalate: go on with the next tier, in a run of its own, unless a gate fails; needs a tier. The budget is
+                that of all tiers together.
+            change: for the tier ``auto``: what is new in the model, if that is known better than its digests tell.
 
         Raises:
-            ValueError: a gate or the budget cannot be read.
+            ValueError: a gate, the budget or the change cannot be read.
         """
         request = evaluation_pb2.CreateRunRequest(
             suite=full_name("suites", suite),
@@ -82,6 +87,7 @@ class Runs:
             request_id=str(uuid.uuid4()),
             priority=priority,
             stop_at_failure=stop_at_failure,
+            escalate=escalate,
         )
         add_goal(
             request,
@@ -92,6 +98,7 @@ class Runs:
             tier=tier,
             use_history=use_history,
             previous_run=previous_run,
+            change=change,
         )
         return decoding.run(self._evaluation.call(self._stub.CreateRun, request).run)
 

@@ -144,11 +144,19 @@ class BudgetKeeper:
         """Take an earlier item of ``task`` as a hint of what the next will cost."""
         self._costs.setdefault(task, ItemCosts()).add(spend)
 
-    def reserve(self, task: str) -> Spend | None:
-        """What is reserved for one more item of ``task``; ``None`` if it does not fit as long as nothing is settled."""
+    def reserve(self, task: str, *, is_repeated: bool = False) -> Spend | None:
+        """What is reserved for one more item of ``task``; ``None`` if it does not fit as long as nothing is settled.
+
+        Args:
+            task: whose item.
+            is_repeated: an earlier run under the same budget has paid for it, so that it is no further item, and
+                probably in the caches.
+        """
         left = self.wall_seconds_left
         if left is not None and left <= 0:
             return None
+        if is_repeated:
+            return Spend()
         cost = self._costs.setdefault(task, ItemCosts()).high
         if cost is None:
             if task in self._probing:

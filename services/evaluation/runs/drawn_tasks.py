@@ -1,8 +1,9 @@
 """Works on the tasks whose items the aggregation service draws, until their questions are decided."""
 
 import asyncio
+import dataclasses
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from functools import partial
 
 from services.evaluation.runs.accounts import Grant
@@ -147,6 +148,7 @@ class DrawnTasks:
         tasks: they share out the run's ``concurrency``.
         keeper: the run's budget.
         allowance: the caller's; None: it is not limited.
+        repeated: (task, item) that an earlier run under the same budget has paid for.
         is_known: whether the ledger has an outcome for this sample of an item already.
         write: hands an outcome to the ledger; what it decides comes back through ``note``.
         stops_at_failure: whether the first gate that fails ends everything.
@@ -162,6 +164,7 @@ class DrawnTasks:
         write: Callable[[ItemOutcome], Awaitable[None]],
         stops_at_failure: bool,
         allowance: Allowance | None = None,
+        repeated: Set[tuple[str, str]] = frozenset(),
     ) -> None:
         self._tasks = tuple(tasks)
         self._by_name = {task.name: task for task in tasks}
@@ -173,6 +176,7 @@ class DrawnTasks:
         self._changed = asyncio.Event()
         self._was_late = False
         self._allowance = allowance
+        self._repeated = repeated
         self.used_up_allowance = False
 
     @property
@@ -242,7 +246,7 @@ class DrawnTasks:
             if all(self._is_known(task.name, draw, sample) for sample in range(task.sample_count)):
                 task.begun_count += 1
                 return True
-            reserved = self._keeper.reserve(task.name)
+            reserved = self._keeper.reserve(task.name, is_repeated=(task.name, draw.item_id) in self._repeated)
             if reserved is None:
                 task.put_back(draw)
                 # With nothing in flight nothing can be settled that would make room.
@@ -265,7 +269,7 @@ class DrawnTasks:
         grant: Grant | None = None
         if self._allowance is not None:
             try:
-                grant = await self._allowance.reserve(reserved)
+                grant = await self._allowance.reserve(dataclasses.replace(reserved, items=1))
             finally:
                 if grant is None:
                     self._keeper.give_back(task.name, reserved)
@@ -280,7 +284,8 @@ class DrawnTasks:
                 if not self._is_known(task.name, draw, outcome.sample):
                     await self._write(outcome)
         finally:
-            self._keeper.settle(task.name, reserved, actual)
+            own = None if actual is None else dataclasses.replace(actual, items=reserved.items)
+            self._keeper.settle(task.name, reserved, own)
             if self._allowance is not None and grant is not None:
                 self._allowance.settle(grant, actual)
 

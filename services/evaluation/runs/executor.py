@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -200,7 +200,15 @@ class RunExecutor:
             write=writer.write,
             stops_at_failure=self._run.goal.stops_at_failure,
             allowance=self._allowance,
+            repeated=await wait_out(self._read_repeated, patience_seconds=self._patience_seconds),
         )
+
+    async def _read_repeated(self) -> Set[tuple[str, str]]:
+        """The items that the tier before has paid for, where all tiers share a budget."""
+        escalation = self._run.escalation
+        if escalation is None or not escalation.earlier_run or not escalation.wish.budget.is_limited:
+            return frozenset()
+        return {(key.task, key.item) async for key in self._peers.ledger.keys(escalation.earlier_run)}
 
     def _drawn_task(self, each: TaskItems) -> DrawnTask:
         if each.population is None:

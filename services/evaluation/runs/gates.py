@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.evaluation.runs.budget import Budget
+from services.evaluation.runs.model_changes import ModelChange, TierChoice
 from services.evaluation.specification import GATE_PATTERN
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import InvalidArgumentError, not_found
@@ -46,7 +47,12 @@ def parsed_gate(text: str) -> Gate:
 
 @dataclass(frozen=True, slots=True)
 class GoalWish:
-    """What a caller asks for; ``None`` and empty leave it to the tier, and then to the defaults. See ``Goal``."""
+    """What a caller asks for; ``None`` and empty leave it to the tier, and then to the defaults. See ``Goal``.
+
+    Attributes:
+        escalates: whether the next tier follows one in which no gate has failed.
+        change: what is new in the model, for the tier ``auto``; ``None``: find out.
+    """
 
     gates: tuple[Gate, ...] = ()
     precision: float | None = None
@@ -56,6 +62,8 @@ class GoalWish:
     uses_history: bool | None = None
     stops_at_failure: bool | None = None
     previous_run: str = ""
+    escalates: bool = False
+    change: ModelChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Goal:
         stops_at_failure: whether the first gate that fails ends the run.
         previous_run: the run, ``runs/{run}``, of the checkpoint before this one; empty: none is known.
         has_caller_budget: whether its caller may spend only so much a day.
+        tier_choice: why it has its tier, where that was left to the suite.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -83,6 +92,7 @@ class Goal:
     stops_at_failure: bool = False
     previous_run: str = ""
     has_caller_budget: bool = False
+    tier_choice: TierChoice | None = None
 
     @property
     def is_metered(self) -> bool:

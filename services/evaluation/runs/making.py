@@ -1,6 +1,7 @@
 """Makes runs from what callers ask for, once each, and stores them for whichever replica takes them."""
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -8,17 +9,29 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+from services.evaluation.runs.accounts import left_of
 from services.evaluation.runs.allowances import Allowances
+from services.evaluation.runs.budget import Budget
+from services.evaluation.runs.choosing import with_tier
 from services.evaluation.runs.executor import Peers, TaskItems
-from services.evaluation.runs.record import Run, RunRequest, TaskProgress, new_run_id
+from services.evaluation.runs.model_changes import ModelContent, TierChoice
+from services.evaluation.runs.record import (
+    Escalation,
+    Run,
+    RunRequest,
+    StopReason,
+    TaskProgress,
+    new_run_id,
+)
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
-from services.evaluation.runs.tiers import SMOKE, goal_of, suite_for
+from services.evaluation.runs.tiers import SMOKE, goal_of, next_tier, suite_for
 from services.evaluation.tasks import Suite
-from services.runtime.callers import current_caller
+from services.runtime.callers import ANONYMOUS, current_caller
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import AlreadyExistsError
 
+_LONGEST_ID = 63
 _LONGEST_CREATE_SECONDS = 30.0
 """How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
 
@@ -71,23 +84,37 @@ class RunMaker:
         if self._allowances is not None:
             await self._allowances.check(caller)
         suite = await self._suites.resolve(request.suite, request.tasks)
-        goal = goal_of(request.wish, suite)
+        # The content of a model that was just registered may take a while to be read.
+        content = await wait_out(
+            partial(self._peers.generator.model_content, request.model),
+            patience_seconds=child_timeout(min(self._patience_seconds, _LONGEST_CREATE_SECONDS)),
+        )
+        wish, choice = await with_tier(request.wish, suite, content, self._store)
+        request = dataclasses.replace(request, wish=wish)
+        run = await self._run(request, suite, content, caller, choice)
+        async with self._lock:
+            return await self._add(run, request)
+
+    async def _run(
+        self, request: RunRequest, suite: Suite, content: ModelContent, caller: str, choice: TierChoice | None
+    ) -> Run:
+        """The run that is asked for, its judges checked."""
         has_caller_budget = self._allowances is not None and self._allowances.is_limited(caller)
-        goal = dataclasses.replace(goal, has_caller_budget=has_caller_budget)
+        goal = dataclasses.replace(
+            goal_of(request.wish, suite), has_caller_budget=has_caller_budget, tier_choice=choice
+        )
         suite = suite_for(goal, suite)
         await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
         await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
-        # Before the lock: the content of a model that was just registered may take a while to be read.
-        digest = await wait_out(
-            partial(self._peers.generator.model_digest, request.model),
-            patience_seconds=child_timeout(min(self._patience_seconds, _LONGEST_CREATE_SECONDS)),
-        )
-        run = Run(
+        escalates = request.wish.escalates
+        return Run(
             run_id=request.run_id or new_run_id(suite.name),
             suite=suite.name,
             suite_digest=suite.digest,
             model=request.model,
-            model_digest=digest,
+            model_digest=content.digest,
+            base_digest=content.base_digest,
+            lineage_digest=content.lineage_digest,
             seed=_seed_of(suite) if request.seed is None else request.seed,
             concurrency=request.concurrency or self._default_concurrency,
             create_time=time.time(),
@@ -98,9 +125,43 @@ class RunMaker:
             caller=caller,
             priority=request.priority,
             goal=goal,
+            escalation=Escalation(request.wish, request.tasks, budget=request.wish.budget) if escalates else None,
         )
-        async with self._lock:
-            return await self._add(run, request)
+
+    async def make_next(self, run: Run) -> Run:
+        """Store the run of the next tier, if one follows, and return ``run`` with its name.
+
+        One follows while no gate has failed, and the caller's budget for all tiers together has something left. It has
+        the same name whoever makes it, so that it is made once.
+
+        Args:
+            run: as it ended; not stored yet.
+        """
+        escalation, tier = run.escalation, run.goal.tier and next_tier(run.goal.tier)
+        if escalation is None or not tier or any(each.has_failed for each in run.decisions):
+            return run
+        budget = _left_after(run, escalation.budget)
+        if run.stop_reason is StopReason.CALLER_BUDGET_EXHAUSTED or budget is None:
+            return run
+        wish = dataclasses.replace(escalation.wish, tier=tier, budget=budget)
+        request = RunRequest(
+            suite=run.suite,
+            model=run.model,
+            run_id=_next_id(run, tier),
+            seed=run.seed,
+            item_limit=run.item_limit,
+            tasks=escalation.tasks,
+            concurrency=run.concurrency,
+            priority=run.priority,
+            wish=wish,
+        )
+        suite = await self._suites.resolve(run.suite, escalation.tasks)
+        following = await self._run(request, suite, run.content, run.caller or ANONYMOUS, None)
+        linked = dataclasses.replace(escalation, earlier_run=run.name, budget=budget)
+        # Whoever had the run before may have come so far, too.
+        with contextlib.suppress(AlreadyExistsError):
+            await self._store.add(dataclasses.replace(following, escalation=linked))
+        return dataclasses.replace(run, escalation=dataclasses.replace(escalation, next_run=following.name))
 
     async def _add(self, run: Run, request: RunRequest) -> Run:
         if (earlier := await self._earlier(request)) is not None:
@@ -122,6 +183,23 @@ class RunMaker:
 
     async def _earlier(self, request: RunRequest) -> Run | None:
         return await self._store.find_request(request.request_id) if request.request_id else None
+
+
+def _left_after(run: Run, budget: Budget) -> Budget | None:
+    """What the caller's budget for all tiers has left after a run; ``None``: nothing."""
+    left = left_of(budget, run.spent)
+    if budget.wall_seconds is not None:
+        used = 0.0 if run.start_time is None else (run.end_time or time.time()) - run.start_time
+        left = dataclasses.replace(left, wall_seconds=max(0.0, budget.wall_seconds - used))
+    return None if 0 in dataclasses.astuple(left) else left
+
+
+def _next_id(run: Run, tier: str) -> str:
+    """``demo-ab12cd34`` and ``demo-ab12cd34-standard`` go on as ``demo-ab12cd34-deep``."""
+    earlier = f"-{run.goal.tier}"
+    is_first = run.escalation is None or not run.escalation.earlier_run
+    stem = run.run_id if is_first else run.run_id.removesuffix(earlier)
+    return f"{stem[: _LONGEST_ID - len(tier) - 1]}-{tier}"
 
 
 def _seed_of(suite: Suite) -> int:

@@ -301,10 +301,24 @@ class RunManager:
                 self._changed.notify_all()
             await asyncio.sleep(0.1)
 
+    async def _with_next_tier(self, ended: Run) -> Run:
+        """Let the next tier follow, if one does; the run has succeeded even if that cannot be made."""
+        make = partial(self._maker.make_next, ended)
+        try:
+            return await wait_out(make, patience_seconds=self._patience_seconds)
+        except RunsUnavailableError:
+            raise
+        except FleetError as error:
+            _LOG.warning("next_tier_not_made", run=ended.name, reason=error.reason, message=error.message)
+            return ended
+
     async def _end(self, claim: Claim, state: RunState, failure: RunFailure | None) -> None:
         run_id = claim.run.run_id
         ended = dataclasses.replace(self._live[run_id], state=state, failure=failure, end_time=time.time())
+        if state is RunState.SUCCEEDED:
+            ended = await self._with_next_tier(ended)
         await self._save(ended, claim.epoch)
+        self._may_have_work.set()
         if self._store.is_shared:
             await self._forget_shards(run_id)
         self._live.pop(run_id, None)

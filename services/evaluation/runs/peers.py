@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from services.evaluation.items import Message, Prompt
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.decisions import TaskDecision
+from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
 from services.evaluation.specification import SafetyJudging
 
@@ -112,6 +113,10 @@ class Generator(Protocol):
 
     async def model_digest(self, model: str) -> str:
         """Content digest of a model; UnavailableError until it is known, NotFoundError or FailedPreconditionError."""
+        ...
+
+    async def model_content(self, model: str) -> ModelContent:
+        """All digests of a model; raises as ``model_digest`` does."""
         ...
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:

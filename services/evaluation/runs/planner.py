@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from services.evaluation.runs.allowances import Allowances, CallerAccount
+from services.evaluation.runs.choosing import with_tier
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import questions_of
 from services.evaluation.runs.making import SuiteBook
-from services.evaluation.runs.peers import Ledger, TaskFindings
+from services.evaluation.runs.model_changes import ModelContent
+from services.evaluation.runs.peers import Generator, Ledger, TaskFindings
 from services.evaluation.runs.planning import EarlierRun, RunPlan, plan_run, plan_task
 from services.evaluation.runs.record import Run, RunRequest
 from services.evaluation.runs.store import RunStore
-from services.evaluation.runs.tiers import goal_of, suite_for
+from services.evaluation.runs.tiers import AUTO, goal_of, suite_for
 from services.runtime.callers import current_caller
 
 _ANY_SEED = 0
@@ -22,21 +24,31 @@ class RunPlanner:
     """Predicts what a run would cost; starts and stores nothing."""
 
     def __init__(
-        self, store: RunStore, suites: SuiteBook, ledger: Ledger, allowances: Allowances | None = None
+        self,
+        store: RunStore,
+        suites: SuiteBook,
+        ledger: Ledger,
+        generator: Generator,
+        allowances: Allowances | None = None,
     ) -> None:
+        self._generator = generator
         self._store = store
         self._suites = suites
         self._ledger = ledger
         self._allowances = allowances
 
     async def plan(self, request: RunRequest) -> RunPlan:
-        """What the run would probably cost; its model need not be registered.
+        """What the run would probably cost; its model need not be registered, unless it decides the tier.
 
         Raises:
             NotFoundError, InvalidArgumentError, FailedPreconditionError: as creating the run would.
         """
         suite = await self._suites.resolve(request.suite, request.tasks)
-        goal = goal_of(request.wish, suite)
+        wish = request.wish
+        if wish.tier == AUTO:
+            content = await self._generator.model_content(request.model) if request.model else ModelContent("")
+            wish, _ = await with_tier(wish, suite, content, self._store)
+        goal = goal_of(wish, suite)
         suite = suite_for(goal, suite)
         tasks = await self._suites.draw(suite, seed=_ANY_SEED, limit=request.item_limit)
         questions = questions_of(goal, suite.tasks)

@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.gates import Goal, GoalWish
+from services.evaluation.runs.model_changes import ModelContent
 from services.runtime.errors import FleetError
 
 
@@ -81,10 +82,30 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalation:
+    """What the runs of one request that goes on from tier to tier have in common.
+
+    Attributes:
+        wish: what the caller asked for; its budget is that of all tiers together.
+        tasks: the tasks asked for; empty: all of the suite.
+        earlier_run: the run, ``runs/{run}``, of the tier before this one; empty for the first.
+        next_run: the run of the tier after this one; empty as long as, or if, there is none.
+        budget: what is left for this run and those after it.
+    """
+
+    wish: GoalWish
+    tasks: tuple[str, ...]
+    earlier_run: str = ""
+    next_run: str = ""
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One evaluation of one model with one suite. Times are seconds since the epoch; ``caller`` is who asked for it.
 
-    Of the runs that wait, those with the highest ``priority`` come first.
+    Of the runs that wait, those with the highest ``priority`` come first. The digests tell what the model is made of:
+    see ``ModelContent``.
     ``spent`` is counted only where a budget, the run's or the caller's, may end it.
     """
 
@@ -110,6 +131,14 @@ class Run:
     decisions: tuple[TaskDecision, ...] = ()
     spent: Spend = field(default_factory=Spend)
     stop_reason: StopReason | None = None
+    base_digest: str | None = None
+    lineage_digest: str | None = None
+    escalation: Escalation | None = None
+
+    @property
+    def content(self) -> ModelContent:
+        """What its model is."""
+        return ModelContent(self.model_digest, self.base_digest or "", self.lineage_digest or "")
 
     @property
     def name(self) -> str:

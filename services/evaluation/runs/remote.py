@@ -15,6 +15,7 @@ from services.evaluation.items import Prompt
 from services.evaluation.runs import drawing_messages, translation
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.item_streams import ItemStreams
+from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
     AppendReceipt,
@@ -114,7 +115,11 @@ class RemoteGenerator:
         )
 
     async def model_digest(self, model: str) -> str:
-        """Content digest of a model.
+        """Content digest of a model; see ``model_content`` for the errors."""
+        return (await self.model_content(model)).digest
+
+    async def model_content(self, model: str) -> ModelContent:
+        """All digests of a model.
 
         Raises:
             NotFoundError: there is no such model.
@@ -137,7 +142,7 @@ class RemoteGenerator:
                 metadata={"model": model},
                 retry_after_seconds=_LOADING_RETRY_SECONDS,
             )
-        return found.digest
+        return ModelContent(found.digest, found.base_digest, found.lineage_digest)
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         """``options.sample_count`` answers."""

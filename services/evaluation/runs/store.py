@@ -39,7 +39,17 @@ class Claim:
     fence: int
 
 
-_CHANGING = ("state", "failure", "start_time", "end_time", "progress", "decisions", "spent", "stop_reason")
+_CHANGING = (
+    "state",
+    "failure",
+    "start_time",
+    "end_time",
+    "progress",
+    "decisions",
+    "spent",
+    "stop_reason",
+    "escalation",
+)
 
 
 class RunStore(Statements):

@@ -45,6 +45,9 @@ RUNS = Table(
     Column("decisions", JSON),
     Column("spent", JSON),
     Column("stop_reason", String(32)),
+    Column("base_digest", String(64)),
+    Column("lineage_digest", String(64)),
+    Column("escalation", JSON),
 )
 
 RUN_SHARDS = Table(
@@ -97,6 +100,9 @@ def run_to_row(run: Run) -> dict[str, object]:
         "decisions": [stored_goal.decision_to_row(each) for each in run.decisions],
         "spent": asdict(run.spent),
         "stop_reason": None if run.stop_reason is None else run.stop_reason.value,
+        "base_digest": run.base_digest,
+        "lineage_digest": run.lineage_digest,
+        "escalation": stored_goal.escalation_to_row(run.escalation),
     }
 
 
@@ -112,4 +118,5 @@ def run_from_row(row: RowMapping) -> Run:
     values["decisions"] = tuple(stored_goal.decision_from_row(each) for each in values["decisions"] or ())
     values["spent"] = Spend(**(values["spent"] or {}))
     values["stop_reason"] = None if values["stop_reason"] is None else StopReason(values["stop_reason"])
+    values["escalation"] = stored_goal.escalation_from_row(values["escalation"])
     return Run(**values)

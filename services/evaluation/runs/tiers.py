@@ -6,6 +6,7 @@ from typing import Final
 
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.gates import DEFAULT_CONFIDENCE, Goal, GoalWish, parsed_gate, with_metrics
+from services.evaluation.runs.model_changes import ModelChange
 from services.evaluation.specification import BudgetSpec, TierSpec
 from services.evaluation.tasks import Suite
 from services.runtime.errors import FailedPreconditionError
@@ -14,6 +15,8 @@ SMOKE: Final = "smoke"
 STANDARD: Final = "standard"
 DEEP: Final = "deep"
 TIERS: Final = (SMOKE, STANDARD, DEEP)
+AUTO: Final = "auto"
+"""A run of this tier gets one of the others, by what is new in its model."""
 STANDARD_PRECISION: Final = 0.02
 """Half-width at which a task without a gate stops in the standard tier of a suite that says nothing else."""
 
@@ -53,6 +56,32 @@ def goal_of(wish: GoalWish, suite: Suite) -> Goal:
         stops_at_failure=stops,
         previous_run=wish.previous_run,
     )
+
+
+def starting_tier(suite: Suite, change: ModelChange, reason: str, wish: GoalWish) -> tuple[str, str]:
+    """The tier in which a run begins whose model has changed so, and why.
+
+    Args:
+        suite: says where to begin.
+        change: what is new in the model.
+        reason: how that was found.
+        wish: a smoke run without gates has nothing to stop at, so that without any the next tier is taken.
+    """
+    tier = suite.starting_tiers[change.value]
+    if not (wish.gates or tier_exists(tier, suite)):
+        return STANDARD, f"{reason}; {SMOKE} needs gates, so {STANDARD} stands in for it"
+    return tier, reason
+
+
+def tier_exists(tier: str, suite: Suite) -> bool:
+    """Whether runs of a suite can have a tier without gates of their own."""
+    return tier != SMOKE or bool(suite.tiers.get(SMOKE, TierSpec()).gates)
+
+
+def next_tier(tier: str) -> str | None:
+    """The tier after this one; ``None`` after the deepest."""
+    index = TIERS.index(tier) + 1
+    return TIERS[index] if index < len(TIERS) else None
 
 
 def suite_for(goal: Goal, suite: Suite) -> Suite:

@@ -40,35 +40,42 @@ def model(fake: FakeFleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "tiers", "code"),
+    ("runs", "code"),
     [
-        ([ended(PASSED), ended(PASSED), ended(PASSED)], ["smoke", "standard", "deep"], 0),
-        ([ended(PASSED), ended(FAILED)], ["smoke", "standard"], 1),
-        ([ended(FAILED)], ["smoke"], 1),
-        ([ended(UNDECIDED), ended(PASSED), ended(PASSED)], ["smoke", "standard", "deep"], 0),
-        ([ended(PASSED), ended(UNDECIDED), ended()], ["smoke", "standard", "deep"], 2),
-        ([ended(PASSED), ended(PASSED), ended()], ["smoke", "standard", "deep"], 0),
-        ([ended(PASSED, state=evaluation_pb2.RUN_STATE_FAILED)], ["smoke"], 2),
+        ([ended(PASSED), ended(PASSED), ended(PASSED)], 0),
+        ([ended(PASSED), ended(FAILED)], 1),
+        ([ended(FAILED)], 1),
+        ([ended(UNDECIDED), ended(PASSED), ended(PASSED)], 0),
+        ([ended(PASSED), ended(UNDECIDED), ended()], 2),
+        ([ended(PASSED), ended(PASSED), ended()], 0),
+        ([ended(PASSED, state=evaluation_pb2.RUN_STATE_FAILED)], 2),
     ],
 )
-def test_a_dearer_tier_is_for_models_that_have_not_failed(
-    fake: FakeFleet,
-    invoke: Invoke,
-    runs: list[list[evaluation_pb2.WatchRunResponse]],
-    tiers: list[str],
-    code: int,
+def test_the_runs_of_all_tiers_are_followed_and_the_last_that_says_something_decides(
+    fake: FakeFleet, invoke: Invoke, runs: list[list[evaluation_pb2.WatchRunResponse]], code: int
 ) -> None:
+    tiers = ["smoke", "standard", "deep"]
+    for index, (step,) in enumerate(runs):
+        step.run.name, step.run.tier = f"runs/r{index + 1}", tiers[index]
+        step.run.next_run = f"runs/r{index + 2}" if index + 1 < len(runs) else ""
+        if index:
+            fake.evaluation.put(evaluation_pb2.Run(name=step.run.name, suite="suites/demo", tier=tiers[index]))
     fake.evaluation.scripts = [list(each) for each in runs]
     result = invoke("run", "--model", "step-100", "--suite", "demo", "--tier", "smoke", "--escalate")
-    assert (tiers_of(fake), result.exit_code) == (tiers, code), result.output
-    assert result.stdout.count("going on with") == len(tiers) - 1
+    assert (tiers_of(fake), fake.evaluation.created[0].escalate, result.exit_code) == (["smoke"], True, code)
+    assert result.stdout.count("going on with") == len(runs) - 1
+    assert fake.evaluation.watch_count == len(runs)
 
 
-@pytest.mark.parametrize(("changed", "tier"), [("adapter", "smoke"), ("minor", "standard"), ("major", "deep")])
-def test_what_changed_says_where_to_begin(fake: FakeFleet, invoke: Invoke, changed: str, tier: str) -> None:
-    fake.evaluation.scripts = [[watch_step(make_run(done=10, state=evaluation_pb2.RUN_STATE_SUCCEEDED))]]
-    result = invoke("run", "--model", "step-100", "--suite", "demo", "--changed", changed)
-    assert (tiers_of(fake), result.exit_code) == ([tier], 0), result.output
+def test_what_changed_is_told_to_the_service_which_says_why_it_chose(fake: FakeFleet, invoke: Invoke) -> None:
+    run = make_run(done=10, state=evaluation_pb2.RUN_STATE_SUCCEEDED)
+    run.tier, run.tier_choice.reason = "standard", "the caller says that the change is minor"
+    fake.evaluation.scripts = [[watch_step(run)]]
+    fake.evaluation.answer = run
+    result = invoke("run", "--model", "step-100", "--suite", "demo", "--changed", "minor")
+    assert (tiers_of(fake), result.exit_code) == (["auto"], 0), result.output
+    assert fake.evaluation.created[0].change == evaluation_pb2.MODEL_CHANGE_MINOR
+    assert "tier standard: the caller says that the change is minor" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,6 @@ def test_what_changed_says_where_to_begin(fake: FakeFleet, invoke: Invoke, chang
     [
         (["--escalate"], "--escalate needs --tier or --changed"),
         (["--tier", "smoke", "--changed", "minor"], "give one of them"),
-        (["--tier", "smoke", "--escalate", "--detach"], "leave out --escalate"),
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage(fake: FakeFleet, invoke: Invoke, options: list[str], problem: str) -> None:
@@ -84,3 +90,12 @@ def test_what_makes_no_sense_is_wrong_usage(fake: FakeFleet, invoke: Invoke, opt
     assert result.exit_code == 2
     assert problem in result.stderr
     assert fake.evaluation.created == []
+
+
+def test_a_suite_shows_its_tiers(fake: FakeFleet, invoke: Invoke) -> None:
+    tier = fake.evaluation.suites["suites/demo"].tiers.add(name="smoke", stops_at_failure=True)
+    tier.gates.add(task="arithmetic", direction=drawing_pb2.GATE_DIRECTION_AT_LEAST, threshold=0.3)
+    tier.budget.items, tier.budget.cost_micro_usd = 3000, 1_500_000
+    tier.starts_for.append(evaluation_pb2.MODEL_CHANGE_ADAPTER)
+    (row,) = [line.split() for line in invoke("suites", "demo").stdout.splitlines() if line.strip().startswith("smoke")]
+    assert row == ["smoke", "arithmetic>=0.3", "3,000", "items,", "$1.5", "adapter"]

@@ -7,7 +7,7 @@ import click
 
 from evalfleet.goals import Budget, Gate
 
-TIERS = ("smoke", "standard", "deep")
+TIERS = ("smoke", "standard", "deep", "auto")
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -96,8 +96,8 @@ def cost_options(command: CommandT) -> CommandT:
         click.option(
             "--tier",
             type=click.Choice(TIERS),
-            help="smoke: stop at the first gate that fails; standard: gates, or ±2 points; deep: all items. "
-            "A suite may define gates, precision and budget of each.",
+            help="smoke: stop at the first gate that fails; standard: gates, or ±2 points; deep: all items; auto: one "
+            "of them by what is new in the model. A suite may define gates, precision and budget of each.",
         ),
         click.option(
             "--budget",

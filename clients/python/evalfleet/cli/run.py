@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from evalfleet.cli.decisions import Undecided
-from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, tiers_to_run
+from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, starting_tier
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option, previous_option
 from evalfleet.cli.models import register
@@ -40,7 +40,7 @@ Examples:
   evalfleet run --model step-100 --suite demo --detach      then: evalfleet watch RUN
   evalfleet run --model step-100 --suite gsm8k --gate 'gsm8k>=0.55' --budget 2usd
   evalfleet run --model step-100 --suite mmlu --precision 0.02
-  evalfleet run --model step-100 --suite release --tier smoke --escalate
+  evalfleet run --model step-100 --suite release --tier auto --escalate
 
 \b
 With --gate or --precision a task stops as soon as its question is decided, which mostly takes a
@@ -107,40 +107,44 @@ def run(
 ) -> None:
     """Evaluate a model with a suite, show progress, then a table of results."""
     check_writable(json_path)
-    if detach and (json_path or escalate):
+    if detach and json_path:
         raise click.UsageError(
-            "--detach returns before there are results: leave out --escalate and --json, use `evalfleet show --json`"
+            "--detach returns before there are results: leave out --json, use `evalfleet show --json`"
         )
     console = results_console(session, json_path)
-    tiers = tiers_to_run(tier, changed, escalate=escalate)
-    with gates_failing_with_2(bool(gates) or tiers != ("",)):
+    first_tier = starting_tier(tier, changed, escalate=escalate)
+    with gates_failing_with_2(bool(gates) or bool(first_tier)):
         # Asked first: an unknown suite is not worth loading a checkpoint for.
         session.fleet.suites.get(suite)
         name = resolved_model(session, model, console)
-
-        def start(tier: str) -> Run:
-            return session.fleet.runs.start(
-                model=name,
-                suite=suite,
-                tasks=tasks,
-                item_limit=limit,
-                seed=seed,
-                concurrency=concurrency,
-                priority=priority,
-                gates=gates,
-                precision=precision,
-                budget=budget,
-                tier=tier,
-                confidence=confidence,
-                use_history=False if no_history else None,
-                previous_run=previous,
-            )
-
+        started = session.fleet.runs.start(
+            model=name,
+            suite=suite,
+            tasks=tasks,
+            item_limit=limit,
+            seed=seed,
+            concurrency=concurrency,
+            priority=priority,
+            gates=gates,
+            precision=precision,
+            budget=budget,
+            tier=first_tier,
+            confidence=confidence,
+            use_history=False if no_history else None,
+            previous_run=previous,
+            escalate=escalate,
+            change=changed,
+        )
         if detach:
-            started = start(tiers[0]).name
-            console.print(f"{started} started; `evalfleet watch {short_name(started)}` follows it", markup=False)
+            short = short_name(started.name)
+            console.print(f"{started.name} started; `evalfleet watch {short}` follows it", markup=False)
             return
-        code = climb(tiers, start, lambda run: show_run(session, run.name, json_path=json_path, groups=groups), console)
+        code = climb(
+            started,
+            lambda run: show_run(session, run.name, json_path=json_path, groups=groups),
+            session.fleet.runs.get,
+            console,
+        )
     raise SystemExit(code)
 
 

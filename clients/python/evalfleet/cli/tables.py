@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evalfleet.goals import TaskDecision
+from evalfleet.goals import Budget, TaskDecision
 from evalfleet.names import short_name
 from evalfleet.results import (
     Estimate,
@@ -199,6 +199,35 @@ def tasks_table(suite: Suite) -> Table:
         arrow = "↑" if task.higher_is_better else "↓"
         table.add_row(task.name, f"{task.primary_metric} {arrow}", task.description, task.comparable_to)
     return table
+
+
+def tiers_table(suite: Suite) -> Table:
+    """Lay out the tiers of a suite, one row each."""
+    table = plain_table("tier", "gates", ">precision", "budget", "auto begins here for")
+    for tier in suite.tiers:
+        table.add_row(
+            tier.name,
+            Text("\n".join(str(each) for each in tier.gates)),
+            "" if tier.precision is None else f"±{tier.precision:g}",
+            ", ".join(limits_texts(tier.budget)),
+            ", ".join(each.value for each in tier.starts_for),
+        )
+    return table
+
+
+def limits_texts(budget: Budget) -> list[str]:
+    """Write the limits of a budget: ``5,000 items``, ``$2``."""
+    forms = {
+        "items": "{:,} items",
+        "tokens": "{:,} tokens",
+        "engine_seconds": "{:,g} engine seconds",
+        "cost_micro_usd": "${:,g}",
+        "wall_seconds": "{:,g} s",
+    }
+    limits = {name: getattr(budget, name) for name in forms}
+    if limits["cost_micro_usd"] is not None:
+        limits["cost_micro_usd"] /= 1e6
+    return [forms[name].format(limit) for name, limit in limits.items() if limit is not None]
 
 
 def guards_table(guards: Iterable[Guard]) -> Table:

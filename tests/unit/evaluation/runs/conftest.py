@@ -11,6 +11,7 @@ from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.executor import Peers
+from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
 from services.evaluation.runs.peers import (
     AppendReceipt,
@@ -37,6 +38,8 @@ class FakeGenerator:
         self.asked: list[str] = []
         self.options: list[GenerationOptions] = []
         self.digest = "digest-1"
+        self.base_digest = "base-1"
+        self.lineage_digest = "lineage-1"
         self.gate: asyncio.Event | None = None
         self.waiting: list[str] = []
 
@@ -44,6 +47,9 @@ class FakeGenerator:
         if model != "models/tiny":
             raise not_found("model", model, ["models/tiny"])
         return self.digest
+
+    async def model_content(self, model: str) -> ModelContent:
+        return ModelContent(await self.model_digest(model), self.base_digest, self.lineage_digest)
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         text = await self._asked(prompt)

@@ -63,7 +63,8 @@ class FindingsLedger:
 
 def planner(store: RunStore, book: Book, findings: Mapping[str, TaskFindings] | None = None) -> RunPlanner:
     ledger: Any = FindingsLedger(findings or {})
-    return RunPlanner(store, book, ledger)
+    generator: Any = None
+    return RunPlanner(store, book, ledger, generator)
 
 
 async def put_run(store: RunStore, run_id: str, model: str, when: float) -> None:

@@ -95,6 +95,38 @@ STOP_REASON_CALLER_BUDGET_EXHAUSTED: StopReason.ValueType  # 5
 """The caller's budget of the day was used up; what is not decided has its estimate so far."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
+class _ModelChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_CHANGE_UNSPECIFIED: _ModelChange.ValueType  # 0
+    """Not known; never sent by this version. In requests: find out."""
+    MODEL_CHANGE_UNCHANGED: _ModelChange.ValueType  # 1
+    """The same content."""
+    MODEL_CHANGE_ADAPTER: _ModelChange.ValueType  # 2
+    """The same weights, configuration and tokenizer with another adapter."""
+    MODEL_CHANGE_MINOR: _ModelChange.ValueType  # 3
+    """Other weights of the same configuration, tokenizer and chat template: another checkpoint of a training."""
+    MODEL_CHANGE_MAJOR: _ModelChange.ValueType  # 4
+    """Anything else, and models of which nothing is known."""
+
+class ModelChange(_ModelChange, metaclass=_ModelChangeEnumTypeWrapper):
+    """What is new in a model, told from its digests."""
+
+MODEL_CHANGE_UNSPECIFIED: ModelChange.ValueType  # 0
+"""Not known; never sent by this version. In requests: find out."""
+MODEL_CHANGE_UNCHANGED: ModelChange.ValueType  # 1
+"""The same content."""
+MODEL_CHANGE_ADAPTER: ModelChange.ValueType  # 2
+"""The same weights, configuration and tokenizer with another adapter."""
+MODEL_CHANGE_MINOR: ModelChange.ValueType  # 3
+"""Other weights of the same configuration, tokenizer and chat template: another checkpoint of a training."""
+MODEL_CHANGE_MAJOR: ModelChange.ValueType  # 4
+"""Anything else, and models of which nothing is known."""
+Global___ModelChange: _TypeAlias = ModelChange  # noqa: Y015
+
 class _CostBasis:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -257,6 +289,36 @@ class Spend(_message.Message):
 Global___Spend: _TypeAlias = Spend  # noqa: Y015
 
 @_typing.final
+class TierChoice(_message.Message):
+    """Why a run that left its tier to the suite has the one that it has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    COMPARED_RUN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    change: Global___ModelChange.ValueType
+    """What was found to be new, or what the caller said."""
+    compared_run: _builtins.str
+    """The run, `runs/{run}`, whose model it was compared with; empty: there is none, or the caller said what has changed."""
+    reason: _builtins.str
+    """One line for people."""
+    def __init__(
+        self,
+        *,
+        change: Global___ModelChange.ValueType = ...,
+        compared_run: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "compared_run", b"compared_run", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierChoice: _TypeAlias = TierChoice  # noqa: Y015
+
+@_typing.final
 class TaskProgress(_message.Message):
     """How far one task of a run is. An item with several samples counts once for each."""
 
@@ -324,6 +386,10 @@ class Run(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TIER_CHOICE_FIELD_NUMBER: _builtins.int
+    ESCALATES_FIELD_NUMBER: _builtins.int
+    EARLIER_RUN_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
     suite: _builtins.str
@@ -350,6 +416,12 @@ class Run(_message.Message):
     """The tier it was asked for; empty: none."""
     priority: _builtins.int
     """Runs of higher priority start first; among equals, callers take turns."""
+    escalates: _builtins.bool
+    """Whether the next tier follows, as a run of its own, when no gate of this one has failed."""
+    earlier_run: _builtins.str
+    """The run, `runs/{run}`, of the tier before this one; empty for the first."""
+    next_run: _builtins.str
+    """The run, `runs/{run}`, of the next tier; empty before this one has ended, and where none follows."""
     @_builtins.property
     def failure(self) -> _status_pb2.Status:
         """Why it failed; set only in state FAILED."""
@@ -386,6 +458,10 @@ class Run(_message.Message):
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_drawing_pb2.TaskDecision]:
         """What is decided so far, one entry a task that has questions and whose first items are drawn."""
 
+    @_builtins.property
+    def tier_choice(self) -> Global___TierChoice:
+        """Why it has its tier; absent unless that was left to the suite."""
+
     def __init__(
         self,
         *,
@@ -411,10 +487,14 @@ class Run(_message.Message):
         tier: _builtins.str = ...,
         decisions: _abc.Iterable[_drawing_pb2.TaskDecision] | None = ...,
         priority: _builtins.int = ...,
+        tier_choice: Global___TierChoice | None = ...,
+        escalates: _builtins.bool = ...,
+        earlier_run: _builtins.str = ...,
+        next_run: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "spend", b"spend", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "spend", b"spend", "start_time", b"start_time", "tier_choice", b"tier_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "end_time", b"end_time", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "precision", b"precision", "priority", b"priority", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "earlier_run", b"earlier_run", "end_time", b"end_time", "escalates", b"escalates", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "next_run", b"next_run", "precision", b"precision", "priority", b"priority", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "tier", b"tier", "tier_choice", b"tier_choice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015
@@ -449,6 +529,8 @@ class CreateRunRequest(_message.Message):
     USE_HISTORY_FIELD_NUMBER: _builtins.int
     STOP_AT_FAILURE_FIELD_NUMBER: _builtins.int
     PREVIOUS_RUN_FIELD_NUMBER: _builtins.int
+    ESCALATE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
     """The suite, `suites/{suite}`."""
@@ -472,7 +554,8 @@ class CreateRunRequest(_message.Message):
     """1 minus the probability that any decision of the run is wrong, from 0.5 to 0.9999; absent: 0.95."""
     tier: _builtins.str
     """A tier of the suite, whose gates, precision and budget hold where the request gives none: `smoke` (stops at the first
-    gate that fails), `standard` or `deep` (all items).
+    gate that fails), `standard` or `deep` (all items). `auto`: the suite says which, by what is new in the model since
+    `previous_run`, or else since the suite's latest run that succeeded.
     """
     use_history: _builtins.bool
     """False: earlier results of these items, of this and of other models, do not choose which items are drawn first.
@@ -484,6 +567,13 @@ class CreateRunRequest(_message.Message):
     """The run, `runs/{run}`, of the checkpoint before this one of the same training, whose results predict best. Empty:
     none is known. A wrong one costs items, and makes no decision wrong.
     """
+    escalate: _builtins.bool
+    """Go on with the next tier, smoke, standard, deep, as long as no gate fails: one that passes or stays undecided is no
+    reason to stop. Each tier is a run of its own, which the one before names; `budget` is that of all of them together,
+    a budget of the suite's tiers that of each. Needs a tier.
+    """
+    change: Global___ModelChange.ValueType
+    """For the tier `auto`: what is new in the model, if the caller knows better."""
     priority: _builtins.int
     """From -100 to 100. Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
@@ -517,11 +607,13 @@ class CreateRunRequest(_message.Message):
         use_history: _builtins.bool | None = ...,
         stop_at_failure: _builtins.bool | None = ...,
         previous_run: _builtins.str = ...,
+        escalate: _builtins.bool = ...,
+        change: Global___ModelChange.ValueType = ...,
         priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "precision", b"precision", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "use_history", b"use_history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "precision", b"precision", "previous_run", b"previous_run", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "suite", b"suite", "tasks", b"tasks", "tier", b"tier", "use_history", b"use_history"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "change", b"change", "concurrency", b"concurrency", "confidence", b"confidence", "escalate", b"escalate", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "precision", b"precision", "previous_run", b"previous_run", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "suite", b"suite", "tasks", b"tasks", "tier", b"tier", "use_history", b"use_history"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -1100,6 +1192,56 @@ class Task(_message.Message):
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
+class Tier(_message.Message):
+    """How deep runs go that name a tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    STOPS_AT_FAILURE_FIELD_NUMBER: _builtins.int
+    STARTS_FOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`smoke`, `standard` or `deep`."""
+    precision: _builtins.float
+    """Half-width of the interval at which a task without a gate stops; absent: it is run in full."""
+    stops_at_failure: _builtins.bool
+    """Whether the first gate that fails ends the run."""
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """Its gates."""
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What a run may spend; absent: anything."""
+
+    @_builtins.property
+    def starts_for(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelChange.ValueType]:
+        """Runs of the tier `auto` begin here for these changes."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        precision: _builtins.float | None = ...,
+        budget: Global___Budget | None = ...,
+        stops_at_failure: _builtins.bool = ...,
+        starts_for: _abc.Iterable[Global___ModelChange.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "budget", b"budget", "precision", b"precision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "budget", b"budget", "gates", b"gates", "name", b"name", "precision", b"precision", "starts_for", b"starts_for", "stops_at_failure", b"stops_at_failure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
+@_typing.final
 class Suite(_message.Message):
     """A set of tasks that are run together."""
 
@@ -1109,6 +1251,7 @@ class Suite(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `suites/{suite}`."""
     description: _builtins.str
@@ -1119,6 +1262,12 @@ class Suite(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
         """Its tasks."""
 
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]:
+        """Its tiers, the cheapest first, with the defaults of those that its file does not define. Without gates of its own it
+        has no smoke tier: runs of that one have to bring theirs.
+        """
+
     def __init__(
         self,
         *,
@@ -1126,10 +1275,11 @@ class Suite(_message.Message):
         description: _builtins.str = ...,
         tasks: _abc.Iterable[Global___Task] | None = ...,
         digest: _builtins.str = ...,
+        tiers: _abc.Iterable[Global___Tier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "digest", b"digest", "name", b"name", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "digest", b"digest", "name", b"name", "tasks", b"tasks", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,22 @@
+"""What the models of runs are made of, and which runs belong to one request that goes on from tier to tier."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    op.add_column("runs", sa.Column("base_digest", sa.String(64)))
+    op.add_column("runs", sa.Column("lineage_digest", sa.String(64)))
+    op.add_column("runs", sa.Column("escalation", sa.JSON))
+
+
+def downgrade() -> None:
+    """Drop the columns."""
+    for name in ("escalation", "lineage_digest", "base_digest"):
+        op.drop_column("runs", name)

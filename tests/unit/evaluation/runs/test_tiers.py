@@ -1,0 +1,211 @@
+"""Which tier a run begins with, and which run follows it."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.evaluation.items import InvalidItem, Item
+from services.evaluation.runs.budget import Budget, Spend
+from services.evaluation.runs.decisions import Answer
+from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.gates import GoalWish, parsed_gate
+from services.evaluation.runs.making import RunMaker
+from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.model_changes import ModelChange, ModelContent, change_between
+from services.evaluation.runs.record import Run, RunRequest, RunState, StopReason
+from services.evaluation.runs.store import RunStore
+from services.evaluation.specification import BudgetSpec, TierSpec
+from services.evaluation.tasks import Suite
+from services.runtime.database import open_database, sqlite_url
+from tests.patience import LONGEST_WAIT_SECONDS
+
+MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
+
+
+class ListedItems:
+    """A population that is a list."""
+
+    def __init__(self, items: Sequence[Item | InvalidItem]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def item(self, position: int) -> Item | InvalidItem:
+        return self.items[position]
+
+    def item_ids(self) -> Iterator[str]:
+        return (each.item_id for each in self.items)
+
+
+class Book:
+    """A suite book with one suite whose items are given."""
+
+    def __init__(self, suite: Suite, items: Sequence[Item]) -> None:
+        self.suite, self.items = suite, items
+
+    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
+        return self.suite
+
+    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
+        return [TaskItems(suite.tasks[0], self.items, "rows-1", ListedItems(self.items))]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[RunStore]:
+    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
+    yield RunStore(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+def book(make_task: Any, make_item: Any) -> Book:
+    tiers = {"smoke": TierSpec(gates=("shout >= 0.5",)), "standard": TierSpec(budget=BudgetSpec(items=30))}
+    suite = Suite("demo", "a suite", (make_task(),), tiers=tiers)
+    items = [make_item(f"shout {index}") for index in range(40)]
+    # Nine of ten are answered rightly.
+    wrong = [dataclasses.replace(each, targets=("something else",)) for each in items[::10]]
+    return Book(suite, [*items, *wrong][4:])
+
+
+def manager(store: RunStore, book: Book, fleet: Any) -> RunManager:
+    return RunManager(store, book, fleet.peers, parallel_runs=2, default_concurrency=4, patience_seconds=5.0)
+
+
+async def end_of(runs: RunManager, run_id: str) -> Run:
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        return [run async for run in runs.watch(run_id)][-1]
+
+
+async def climbed(runs: RunManager, request: RunRequest) -> list[Run]:
+    """The ended runs of all tiers of a request."""
+    ended = [await end_of(runs, (await runs.create(request)).run_id)]
+    while (escalation := ended[-1].escalation) is not None and escalation.next_run:
+        ended.append(await end_of(runs, escalation.next_run.removeprefix("runs/")))
+    return ended
+
+
+def escalating(tier: str, **changes: Any) -> RunRequest:
+    return RunRequest("demo", "models/tiny", run_id="r", wish=GoalWish(tier=tier, escalates=True, **changes))
+
+
+NOW = ModelContent("digest", "base", "lineage")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "change"),
+    [
+        (NOW, ModelChange.UNCHANGED),
+        (ModelContent("other", "base", "lineage"), ModelChange.ADAPTER),
+        (ModelContent("other", "other", "lineage"), ModelChange.MINOR),
+        (ModelContent("other", "other", "other"), ModelChange.MAJOR),
+        (ModelContent("other"), ModelChange.MAJOR),
+    ],
+)
+def test_digests_tell_what_is_new(earlier: ModelContent, change: ModelChange) -> None:
+    assert change_between(NOW, earlier) is change
+
+
+def test_what_nobody_knows_is_never_the_same() -> None:
+    assert change_between(ModelContent("one"), ModelContent("two")) is ModelChange.MAJOR
+
+
+async def test_a_run_escalates_while_no_gate_fails(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    smoke, standard, deep = await climbed(runs, escalating("smoke"))
+    await runs.stop()
+    assert [run.goal.tier for run in (smoke, standard, deep)] == ["smoke", "standard", "deep"]
+    assert [run.run_id for run in (smoke, standard, deep)] == ["r", "r-standard", "r-deep"]
+    assert standard.escalation is not None
+    assert (standard.escalation.earlier_run, standard.escalation.next_run) == ("runs/r", "runs/r-deep")
+    assert smoke.decisions[0].questions[0].answer is Answer.PASSED
+    # The tier's own budget holds for it alone.
+    assert (standard.goal.budget, deep.goal.budget) == (Budget(items=30), Budget())
+    assert deep.progress[0].scored_count == 40
+    assert smoke.seed == standard.seed == deep.seed
+
+
+async def test_the_first_tier_that_fails_is_the_last(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    (smoke,) = await climbed(runs, escalating("smoke", gates=(parsed_gate("shout>=0.99"),)))
+    await runs.stop()
+    assert smoke.stop_reason is StopReason.GATE_FAILED
+    assert smoke.state is RunState.SUCCEEDED
+    assert len(await store.page(size=5)) == 1
+
+
+async def test_all_tiers_share_the_callers_budget(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    ended = await climbed(runs, escalating("smoke", budget=Budget(items=35)))
+    await runs.stop()
+    assert len(ended) > 1
+    assert sum(run.spent.items for run in ended) == 35
+    # Items that the tier before has asked are no further ones; what was cancelled has no outcome.
+    different = {key[2] for key in fleet.ledger.rows}
+    assert 35 - 4 <= len(different) <= 35
+    assert len(fleet.ledger.rows) > len(different)
+    assert ended[-1].stop_reason is StopReason.BUDGET_EXHAUSTED
+
+
+async def test_the_next_run_is_made_once_whoever_makes_it(store: RunStore, book: Book, fleet: Any) -> None:
+    makers = [RunMaker(store, book, fleet.peers, default_concurrency=4, patience_seconds=5.0) for _ in range(2)]
+    first = dataclasses.replace(
+        await makers[0].make(escalating("smoke")), state=RunState.SUCCEEDED, stop_reason=StopReason.DECIDED
+    )
+    linked = await asyncio.gather(*(maker.make_next(first) for maker in makers))
+    assert linked[0] == linked[1]
+    assert linked[0].escalation is not None
+    assert linked[0].escalation.next_run == "runs/r-standard"
+    assert sorted(run.run_id for run in await store.page(size=9)) == ["r", "r-standard"]
+    spent = dataclasses.replace(first, stop_reason=StopReason.CALLER_BUDGET_EXHAUSTED)
+    assert await makers[0].make_next(spent) == spent
+
+
+async def test_what_is_new_since_the_suites_latest_run_chooses_the_tier(
+    store: RunStore, book: Book, fleet: Any
+) -> None:
+    maker = RunMaker(store, book, fleet.peers, default_concurrency=4, patience_seconds=5.0)
+    request = RunRequest("demo", "models/tiny", wish=GoalWish(tier="auto"))
+    book.suite = dataclasses.replace(
+        book.suite, starting_tiers={**book.suite.starting_tiers, "unchanged": "deep", "minor": "smoke"}
+    )
+    found = []
+    for digest, base, lineage in (("1", "a", "x"), ("1", "a", "x"), ("2", "a", "x"), ("3", "b", "x"), ("4", "c", "y")):
+        fleet.generator.digest, fleet.generator.base_digest, fleet.generator.lineage_digest = digest, base, lineage
+        run = await maker.make(request)
+        assert run.goal.tier_choice is not None
+        found.append((run.goal.tier_choice.change.value, run.goal.tier))
+        stored = await store.get(run.run_id)
+        assert stored == run
+        claim = await store.claim("me", lease_seconds=60)
+        assert claim is not None
+        await store.save(dataclasses.replace(run, state=RunState.SUCCEEDED), claim.epoch)
+    assert found == [
+        ("major", "deep"),
+        ("unchanged", "deep"),
+        ("adapter", "smoke"),
+        ("minor", "smoke"),
+        ("major", "deep"),
+    ]
+    assert run.goal.tier_choice is not None
+    assert run.goal.tier_choice.reason.startswith("another configuration, tokenizer or chat template than in runs/demo")
+    told = await maker.make(dataclasses.replace(request, wish=GoalWish(tier="auto", change=ModelChange.ADAPTER)))
+    assert (told.goal.tier, told.goal.tier_choice and told.goal.tier_choice.compared_run) == ("smoke", "")
+
+
+async def test_without_gates_there_is_no_smoke_to_begin_with(store: RunStore, book: Book, fleet: Any) -> None:
+    book.suite = dataclasses.replace(book.suite, tiers={})
+    maker = RunMaker(store, book, fleet.peers, default_concurrency=4, patience_seconds=5.0)
+    wish = GoalWish(tier="auto", change=ModelChange.ADAPTER)
+    run = await maker.make(RunRequest("demo", "models/tiny", wish=wish))
+    assert run.goal.tier == "standard"
+    assert run.goal.tier_choice is not None
+    assert "smoke needs gates" in run.goal.tier_choice.reason
+    assert run.spent == Spend()
