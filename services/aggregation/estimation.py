@@ -9,6 +9,7 @@ from types import MappingProxyType
 from services.aggregation.corrected_rates import CorrectedRate, GuardQuality, corrected_rate
 from services.aggregation.intervals import Interval, interval_of, mean_of, standard_error_of
 from services.aggregation.item_values import ItemValues
+from services.aggregation.measures.passes import PassRates, pass_rates
 from services.aggregation.records import Cost, Failed, Observation, Scored
 
 ALL_ITEMS = ""
@@ -31,6 +32,8 @@ class Estimate:
         sample_count: samples behind ``value``.
         corrected: for the errors of the guard that counted it; ``None`` where nobody said how good that guard is, or
             an item is neither 0 nor 1.
+        passes: how the items do over several samples; empty where they have one each, where a sample is neither 0 nor
+            1, and for groups.
     """
 
     task: str
@@ -45,6 +48,7 @@ class Estimate:
     value_scored_only: float | None
     sample_count: int
     corrected: CorrectedRate | None = None
+    passes: tuple[PassRates, ...] = ()
 
 
 @dataclass(slots=True)
@@ -70,13 +74,26 @@ class TaskTotals:
 
 @dataclass(slots=True)
 class _Cell:
-    """The values of one metric in one group, one entry an item."""
+    """The values of one metric in one group, one entry an item.
+
+    Attributes:
+        passes: number of items by (successes, samples); of items with one sample there are none.
+        is_binary: every sample so far was 0 or 1.
+    """
 
     counted: ItemValues = field(default_factory=ItemValues)
     scored_only: ItemValues = field(default_factory=ItemValues)
     scored_count: int = 0
     failed_counted: int = 0
     sample_count: int = 0
+    passes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    is_binary: bool = True
+
+    def note_samples(self, values: Sequence[float]) -> None:
+        """Count the successes of an item's samples."""
+        if len(values) > 1 and self.is_binary:
+            self.is_binary = all(value in (0.0, 1.0) for value in values)
+            self.passes[round(sum(values)), len(values)] += 1
 
 
 class TaskTally:
@@ -137,6 +154,7 @@ class TaskTally:
             failed_counted=cell.failed_counted,
             value_scored_only=mean_of(cell.scored_only) if cell.scored_only else None,
             sample_count=cell.sample_count,
+            passes=pass_rates(cell.passes, confidence_level) if cell.is_binary and group == ALL_ITEMS else (),
         )
 
     def _add_values(self, samples: Sequence[Observation], groups: Sequence[str], *, has_failed: bool) -> None:
@@ -159,6 +177,8 @@ class TaskTally:
                 cell = self._cells.get((metric, group)) or self._cells.setdefault((metric, group), _Cell())
                 cell.counted.add(item_value)
                 cell.sample_count += len(counted)
+                if group == ALL_ITEMS:
+                    cell.note_samples(counted)
                 cell.failed_counted += has_failed
                 cell.scored_count += not has_failed
                 if item_value_scored is not None:

@@ -11,6 +11,7 @@ from services.aggregation.corrected_rates import CorrectedRate, GuardQuality
 from services.aggregation.errors import InvalidLedgerRequestError, InvalidResultError
 from services.aggregation.estimation import Estimate, TaskTotals
 from services.aggregation.intervals import Interval
+from services.aggregation.measures.passes import PassRates
 from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, RunLease, Scored
 from services.runtime.errors import FieldViolation
 
@@ -227,6 +228,18 @@ def _estimate_to_proto(estimate: Estimate) -> aggregation_pb2.Estimate:
         value_scored_only=estimate.value_scored_only,
         sample_count=estimate.sample_count,
         corrected_rate=_corrected_to_proto(estimate.corrected) if estimate.corrected else None,
+        passes=[_passes_to_proto(each) for each in estimate.passes],
+    )
+
+
+def _passes_to_proto(rates: PassRates) -> aggregation_pb2.PassRates:
+    return aggregation_pb2.PassRates(
+        k=rates.k,
+        any_of=rates.any_of,
+        all_of=rates.all_of,
+        any_interval=_interval_to_proto(rates.any_interval) if rates.any_interval else None,
+        all_interval=_interval_to_proto(rates.all_interval) if rates.all_interval else None,
+        item_count=rates.item_count,
     )
 
 

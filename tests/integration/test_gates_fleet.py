@@ -199,7 +199,12 @@ def test_a_budget_ends_a_run_with_what_it_has_found(quiz_fleet: RunningFleet, ti
 def test_one_request_climbs_the_tiers_and_pays_for_no_item_twice(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
     with Fleet.connect(quiz_fleet.endpoints) as client:
         model = client.models.add(tiny_policy).name
-        wanted: dict[str, Any] = {"gates": ["quiz>=0.02"], "budget": "400items", "use_history": False, "concurrency": 32}
+        wanted: dict[str, Any] = {
+            "gates": ["quiz>=0.02"],
+            "budget": "400items",
+            "use_history": False,
+            "concurrency": 32,
+        }
         first = client.runs.start(model=model, suite="quizzes", tier="smoke", escalate=True, seed=77, **wanted)
         smoke = finished(client, first).run
         assert smoke.next_run == f"{smoke.name}-standard"

@@ -23,6 +23,7 @@ from evalfleet.results import (
     Interval,
     Model,
     ModelState,
+    PassRates,
     Run,
     RunState,
     Suite,
@@ -101,6 +102,10 @@ def run(message: evaluation_pb2.Run) -> Run:
         spend=goal_messages.spend(message.spend) if message.HasField("spend") else None,
         tier=message.tier,
         decisions=tuple(goal_messages.decision(each) for each in message.decisions),
+        tier_choice=goal_messages.tier_choice(message.tier_choice) if message.HasField("tier_choice") else None,
+        escalates=message.escalates,
+        earlier_run=message.earlier_run,
+        next_run=message.next_run,
     )
 
 
@@ -138,6 +143,18 @@ def estimate(message: aggregation_pb2.Estimate) -> Estimate:
         corrected=_corrected(message.corrected_rate) if message.HasField("corrected_rate") else None,
         task_value=message.task_value if message.HasField("task_value") else None,
         task_interval=_interval(message.task_interval) if message.HasField("task_interval") else None,
+        passes=tuple(_passes(each) for each in message.passes),
+    )
+
+
+def _passes(message: aggregation_pb2.PassRates) -> PassRates:
+    return PassRates(
+        k=message.k,
+        any_of=message.any_of,
+        all_of=message.all_of,
+        any_interval=_interval(message.any_interval) if message.HasField("any_interval") else None,
+        all_interval=_interval(message.all_interval) if message.HasField("all_interval") else None,
+        item_count=message.item_count,
     )
 
 
@@ -191,7 +208,13 @@ def suite(message: evaluation_pb2.Suite) -> Suite:
         )
         for each in message.tasks
     )
-    return Suite(name=message.name, description=message.description, digest=message.digest, tasks=tasks)
+    return Suite(
+        name=message.name,
+        description=message.description,
+        digest=message.digest,
+        tasks=tasks,
+        tiers=tuple(goal_messages.tier(each) for each in message.tiers),
+    )
 
 
 def verdict(message: safety_pb2.Verdict) -> Verdict:

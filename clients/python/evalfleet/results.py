@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from evalfleet.errors import EvalFleetError
-from evalfleet.goals import NO_BUDGET, Budget, Gate, Spend, StopReason, TaskDecision
+from evalfleet.goals import NO_BUDGET, Budget, Gate, Spend, StopReason, TaskDecision, Tier, TierChoice
 
 
 class ModelState(enum.StrEnum):
@@ -77,7 +77,13 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation of one model with one suite; ``failure`` says why it failed, in one line."""
+    """One evaluation of one model with one suite; ``failure`` says why it failed, in one line.
+
+    Attributes:
+        tier_choice: why it has its tier, where that was left to the suite.
+        escalates: whether the next tier follows when no gate has failed.
+        earlier_run, next_run: the runs of the tiers before and after this one; empty where there is none (yet).
+    """
 
     name: str
     suite: str
@@ -100,6 +106,10 @@ class Run:
     spend: Spend | None = None
     tier: str = ""
     decisions: tuple[TaskDecision, ...] = ()
+    tier_choice: TierChoice | None = None
+    escalates: bool = False
+    earlier_run: str = ""
+    next_run: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -147,6 +157,25 @@ class CorrectedRate:
 
 
 @dataclass(frozen=True, slots=True)
+class PassRates:
+    """What k samples of an item come to, on average over ``item_count`` items.
+
+    Attributes:
+        k: number of samples.
+        any_of: probability that at least one of them succeeds (pass@k).
+        all_of: probability that all of them do (pass^k).
+        any_interval, all_interval: for more items of this kind; ``None`` where no method has one.
+    """
+
+    k: int
+    any_of: float
+    all_of: float
+    any_interval: Interval | None
+    all_interval: Interval | None
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """The estimate of one metric of one task.
 
@@ -155,6 +184,7 @@ class Estimate:
 
     Where a part of the items was drawn to speak for all of the task, ``task_value`` estimates the mean over all of
     them, and ``task_interval`` holds it however often one looks. ``interval`` is for more items of this kind.
+    ``passes`` is there where items have several samples, each 0 or 1.
     """
 
     task: str
@@ -171,6 +201,7 @@ class Estimate:
     corrected: CorrectedRate | None = None
     task_value: float | None = None
     task_interval: Interval | None = None
+    passes: tuple[PassRates, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +272,7 @@ class Suite:
     description: str
     digest: str
     tasks: tuple[Task, ...]
+    tiers: tuple[Tier, ...] = ()
 
 
 class Decision(enum.StrEnum):

@@ -166,3 +166,26 @@ def test_pieces_may_end_anywhere(outcomes: dict[tuple[str, str, int], Scored | F
         for estimate in task.estimates(0.95):
             assert estimate.failed_counted <= estimate.failed_count
             assert (estimate.value is None) == (estimate.scored_count + estimate.failed_counted == 0)
+
+
+def test_several_samples_an_item_come_to_pass_rates_of_the_whole_task() -> None:
+    partly: list[Failed | float] = [1.0, 1.0, COUNTED_WRONG]
+    samples = [
+        *(seen("a", value, sample=index, groups={"kind": "x"}) for index, value in enumerate((1.0, 0.0, 1.0))),
+        *(seen("b", value, sample=index) for index, value in enumerate((0.0, 0.0, 0.0))),
+        *(seen("c", outcome, sample=index) for index, outcome in enumerate(partly)),
+    ]
+    found = estimates(samples)
+    rates = {each.k: each for each in found["t", "acc", ""].passes}
+    assert sorted(rates) == [1, 2, 3]
+    assert rates[1].any_of == pytest.approx(found["t", "acc", ""].value) == pytest.approx(4 / 9)
+    assert [rates[2].any_of, rates[2].all_of] == pytest.approx([2 / 3, 2 / 9])
+    assert [rates[3].any_of, rates[3].all_of] == pytest.approx([2 / 3, 0.0])
+    assert rates[3].item_count == 3
+    assert found["t", "acc", "kind=x"].passes == ()
+
+
+def test_one_sample_an_item_and_graded_samples_have_no_pass_rates() -> None:
+    assert estimates([seen("a", 1.0), seen("b", 0.0)])["t", "acc", ""].passes == ()
+    graded = [seen("a", 0.5), seen("a", 1.0, sample=1), seen("b", 1.0), seen("b", 1.0, sample=1)]
+    assert estimates(graded)["t", "acc", ""].passes == ()

@@ -49,6 +49,17 @@ def test_a_run_shows_progress_and_then_the_table(fake: FakeFleet, invoke: Invoke
     assert "\x1b" not in result.output
 
 
+def test_several_samples_an_item_are_shown_as_pass_rates(fake: FakeFleet, invoke: Invoke) -> None:
+    (estimate,) = [each for each in fake.aggregation.estimates if each.metric == "exact_match" and not each.group]
+    for k, any_of, all_of in ((1, 0.75, 0.75), (4, 0.9, 0.5)):
+        rates = estimate.passes.add(k=k, any_of=any_of, all_of=all_of, item_count=10)
+        rates.any_interval.lower, rates.any_interval.upper = 0.7, 1.0
+    rows = [line.split() for line in invoke("run", "--model", "step-100", "--suite", "demo").stdout.splitlines()]
+    assert ["pass@4", "0.900", "0.700", "…", "1.000"] in rows
+    assert ["pass^4", "0.500"] in rows
+    assert not any("pass@1" in row for row in rows)
+
+
 def test_groups_are_shown_when_asked_for(invoke: Invoke) -> None:
     result = invoke("run", "--model", "step-100", "--suite", "demo", "--groups")
     (row,) = [line.split() for line in result.stdout.splitlines() if "digits=2" in line]

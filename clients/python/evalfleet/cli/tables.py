@@ -26,6 +26,7 @@ from evalfleet.results import (
 )
 
 _DRAWN_METHOD = "anytime-valid"
+_NO_COUNTS = ("", "", "", "", "")
 _STATE_STYLES = {
     RunState.SUCCEEDED: "green",
     RunState.FAILED: "red",
@@ -65,7 +66,19 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
                 interval(estimate),
                 *(costs if index == 0 else _group_counts(estimate)),
             )
+            for name, value, limits in _pass_rows(row):
+                table.add_row("", f"  {name}", number(value), limits, *_NO_COUNTS)
     return table
+
+
+def _pass_rows(estimate: Estimate) -> list[tuple[str, float, str]]:
+    """What several samples of an item come to; one alone is the estimate itself."""
+    rows = []
+    for rates in estimate.passes:
+        if rates.k > 1:
+            rows.append((f"pass@{rates.k}", rates.any_of, _range_text(rates.any_interval)))
+            rows.append((f"pass^{rates.k}", rates.all_of, _range_text(rates.all_interval)))
+    return rows
 
 
 def _for_the_task(estimate: Estimate, decision: TaskDecision | None) -> Estimate:
@@ -103,7 +116,7 @@ def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str, str]:
 
 def _group_counts(estimate: Estimate) -> tuple[str, str, str, str, str]:
     if not estimate.group:
-        return ("", "", "", "", "")
+        return _NO_COUNTS
     return (f"{estimate.scored_count + estimate.failed_count:,}", "", "", "", f"{estimate.failed_count:,}")
 
 
@@ -282,7 +295,11 @@ def number(value: float | None) -> str:
 
 def interval(estimate: Estimate) -> str:
     """Show the interval of an estimate; empty if it has none."""
-    return "" if estimate.interval is None else f"{estimate.interval.lower:.3f} … {estimate.interval.upper:.3f}"
+    return _range_text(estimate.interval)
+
+
+def _range_text(limits: Interval | None) -> str:
+    return "" if limits is None else f"{limits.lower:.3f} … {limits.upper:.3f}"
 
 
 def moment(when: datetime | None) -> str:

@@ -16,7 +16,7 @@ from services.aggregation.measures.clusters import (
 )
 from services.aggregation.measures.items import analyse_items
 from services.aggregation.measures.paired import mcnemar_exact, paired_difference, sign_flip_p_value
-from services.aggregation.measures.passes import pass_at_k, pass_power_k
+from services.aggregation.measures.passes import pass_at_k, pass_power_k, pass_rates
 from services.aggregation.measures.ranks import kendall_tau_b, spearman_rho
 
 
@@ -27,6 +27,22 @@ def test_pass_measures_equal_the_share_of_all_subsets(results: list[bool], data:
     [at], [power] = pass_at_k([sum(results)], [len(results)], k), pass_power_k([sum(results)], [len(results)], k)
     assert at == pytest.approx(sum(map(any, subsets)) / len(subsets))
     assert power == pytest.approx(sum(map(all, subsets)) / len(subsets))
+
+
+def test_pass_rates_are_means_over_items_for_powers_of_two_and_all_samples() -> None:
+    # One item of three right ones of five, two without any, one with six samples, all right.
+    rates = {each.k: each for each in pass_rates({(3, 5): 1, (0, 5): 2, (6, 6): 1}, 0.95)}
+    assert sorted(rates) == [1, 2, 4, 5]
+    assert rates[1].any_of == pytest.approx((0.6 + 1) / 4)
+    assert rates[1].all_of == pytest.approx((0.6 + 1) / 4)
+    assert rates[2].any_of == pytest.approx((0.9 + 1) / 4)
+    assert rates[2].all_of == pytest.approx((0.3 + 1) / 4)
+    assert (rates[5].any_of, rates[5].all_of, rates[5].item_count) == (0.5, 0.25, 4)
+    assert rates[5].any_interval is not None
+    assert rates[5].any_interval.method == "wilson"
+    assert rates[2].any_interval is not None
+    assert rates[2].any_interval.method == "student-t"
+    assert pass_rates({}, 0.95) == ()
 
 
 def test_pass_measures_need_enough_samples() -> None:

@@ -440,6 +440,7 @@ class Estimate(_message.Message):
     CORRECTED_RATE_FIELD_NUMBER: _builtins.int
     TASK_INTERVAL_FIELD_NUMBER: _builtins.int
     TASK_VALUE_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     metric: _builtins.str
@@ -480,6 +481,12 @@ class Estimate(_message.Message):
         drawing of this metric.
         """
 
+    @_builtins.property
+    def passes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassRates]:
+        """How items with several samples each do when a model may try k times: for k = 1, 2, 4, … and the number of samples that
+        every item has. Only for all items of a task whose samples are all 0 or 1; empty where items have one sample.
+        """
+
     def __init__(
         self,
         *,
@@ -497,10 +504,11 @@ class Estimate(_message.Message):
         corrected_rate: Global___CorrectedRate | None = ...,
         task_interval: _drawing_pb2.AnytimeInterval | None = ...,
         task_value: _builtins.float | None = ...,
+        passes: _abc.Iterable[Global___PassRates] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "interval", b"interval", "standard_error", b"standard_error", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "passes", b"passes", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__standard_error: _TypeAlias = _typing.Literal["standard_error"]  # noqa: Y015
     _WhichOneofArgType__standard_error: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error"]  # noqa: Y015
@@ -520,6 +528,52 @@ class Estimate(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value_scored_only) -> _WhichOneofReturnType__value_scored_only | None: ...
 
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
+
+@_typing.final
+class PassRates(_message.Message):
+    """What k samples of an item come to, on average over items; without bias from the number of samples that there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    ANY_INTERVAL_FIELD_NUMBER: _builtins.int
+    ALL_INTERVAL_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    """Number of samples."""
+    any_of: _builtins.float
+    """Probability that at least one of k succeeds (pass@k)."""
+    all_of: _builtins.float
+    """Probability that all of k succeed (pass^k)."""
+    item_count: _builtins.int
+    """Items behind these rates."""
+    @_builtins.property
+    def any_interval(self) -> Global___Interval:
+        """Interval of `any_of` for more questions of this kind; absent where no method has one."""
+
+    @_builtins.property
+    def all_interval(self) -> Global___Interval:
+        """Interval of `all_of`, likewise."""
+
+    def __init__(
+        self,
+        *,
+        k: _builtins.int = ...,
+        any_of: _builtins.float = ...,
+        all_of: _builtins.float = ...,
+        any_interval: Global___Interval | None = ...,
+        all_interval: Global___Interval | None = ...,
+        item_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_interval", b"all_interval", "any_interval", b"any_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_interval", b"all_interval", "all_of", b"all_of", "any_interval", b"any_interval", "any_of", b"any_of", "item_count", b"item_count", "k", b"k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassRates: _TypeAlias = PassRates  # noqa: Y015
 
 @_typing.final
 class CorrectedRate(_message.Message):
