@@ -8,6 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge
 
 from services.evaluation.items import Message, Prompt
+from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.peers import (
     ContinuationScores,
     GeneratedText,
@@ -59,6 +60,10 @@ class PacedGenerator:
     async def model_digest(self, model: str) -> str:
         """See ``Generator.model_digest``."""
         return await self._generator.model_digest(model)
+
+    async def model_content(self, model: str) -> ModelContent:
+        """See ``Generator.model_content``."""
+        return await self._generator.model_content(model)
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         """See ``Generator.generate``."""

@@ -218,7 +218,10 @@ async def test_a_budget_is_shared_by_the_tasks(fleet: Any, make_task: Any, make_
     run = dataclasses.replace(RUN, goal=Goal(budget=Budget(items=128)))
     tasks = [drawn(make_task(name), some_items(make_item, 500, 0.5, task=name)) for name in ("shout", "whisper")]
     await execute(fleet, run, *tasks)
-    assert [sum(key[1] == name for key in fleet.ledger.rows) for name in ("shout", "whisper")] == [64, 64]
+    counts = [sum(key[1] == name for key in fleet.ledger.rows) for name in ("shout", "whisper")]
+    assert sum(counts) == 128
+    # A block more or less: while one waits for the results that its next draws depend on, the other goes on.
+    assert min(counts) >= 32
 
 
 async def test_a_resumed_run_has_spent_what_the_ledger_says(fleet: Any, make_task: Any, make_item: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.evaluation.items import PlainPrompt, Prompt
+from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import Usage
 from services.evaluation.runs.paced_peers import PacedGenerator, PeerLimitMetrics
 from services.evaluation.runs.peers import ContinuationScores, GeneratedText, GenerationOptions
@@ -29,6 +30,9 @@ class SmallGenerator:
 
     async def model_digest(self, model: str) -> str:
         return model
+
+    async def model_content(self, model: str) -> ModelContent:
+        return ModelContent(model)
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> list[GeneratedText]:
         if self.in_flight >= self.room:
