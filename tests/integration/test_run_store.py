@@ -12,7 +12,9 @@ from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.rankings.record import Contender, Ranking
 from services.evaluation.rankings.store import METADATA as RANKINGS
+from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.accounts import Grant, Settlement
 from services.evaluation.runs.budget import Budget, Spend
@@ -255,3 +257,64 @@ async def test_replicas_that_book_at_once_never_reserve_more_than_the_day_has(en
     await asyncio.gather(*(settle(holder, grants) for holder, grants in held.items()))
     account = await AccountStore(engine, "x").read("team/a")
     assert (account.spent, account.reserved) == (Spend(30, 180, 60.0), Spend())
+
+
+def ranking(ranking_id: str, *, at: float = 1.0, request_id: str | None = None) -> Ranking:
+    return Ranking(
+        ranking_id, "demo", "s", "t", "acc", lower_is_better=False, top=1, margin=None, confidence=0.95, seed=2**47,
+        concurrency=4, create_time=at, request_id=request_id,
+        contenders=tuple(Contender(f"models/{name}", name, f"{ranking_id}-{name}") for name in "ab"),
+    )  # fmt: skip
+
+
+async def test_every_ranking_is_taken_once_the_oldest_first(engine: AsyncEngine) -> None:
+    store = RankingStore(engine)
+    for index in range(12):
+        await store.add(ranking(f"k{index:02}", at=100.0 - index, request_id=f"r{index}"))
+    with pytest.raises(AlreadyExistsError):
+        await store.add(ranking("again", request_id="r3"))
+    assert await store.find_request("r3") == await store.get("k03") == ranking("k03", at=97.0, request_id="r3")
+    first = await store.claim("me", lease_seconds=LONG)
+    assert first is not None
+    assert (first.ranking.ranking_id, first.epoch) == ("k11", 1)
+
+    async def take(owner: str) -> list[str]:
+        found = []
+        while (claim := await store.claim(owner, lease_seconds=LONG)) is not None:
+            found.append(claim.ranking.ranking_id)
+        return found
+
+    taken = [
+        each for found in await asyncio.gather(*(take(f"replica {index}") for index in range(4))) for each in found
+    ]
+    # Who looks while another takes the last one may find nothing; nobody takes what is taken.
+    taken += await take("late")
+    assert sorted(taken) == [f"k{index:02}" for index in range(11)]
+    await store.give_back("me")
+    again = await store.claim("other", lease_seconds=LONG)
+    assert again is not None
+    assert (again.ranking.ranking_id, again.epoch) == ("k11", 2)
+    assert [each.ranking_id for each in await store.page(size=2)] == ["k00", "k01"]
+    assert [each.ranking_id for each in await store.page(size=2, after=(99.0, "k01"))] == ["k02", "k03"]
+
+
+async def test_a_ranking_that_was_lost_or_cancelled_is_not_written(engine: AsyncEngine) -> None:
+    store = RankingStore(engine)
+    await store.add(ranking("r"))
+    slow = await store.claim("slow", lease_seconds=OVER)
+    fast = await store.claim("fast", lease_seconds=LONG)
+    assert slow is not None
+    assert fast is not None
+    with pytest.raises(LeaseLostError):
+        await store.save(slow.ranking, slow.epoch)
+    begun = dataclasses.replace(fast.ranking, state=RunState.RUNNING, start_time=2.0, item_count=7)
+    await store.save(begun, fast.epoch, lease_seconds=LONG)
+    assert await store.get("r") == begun
+    assert await store.cancel("r") == fast.epoch + 1
+    assert await store.cancel("r") is None
+    with pytest.raises(LeaseLostError):
+        await store.save(begun, fast.epoch, lease_seconds=LONG)
+    kept = await store.get("r")
+    assert kept is not None
+    assert (kept.state, kept.item_count) == (RunState.CANCELLED, 7)
+    assert await store.claim("third", lease_seconds=LONG) is None
