@@ -1,5 +1,6 @@
 """Several evaluation services on one PostgreSQL: whatever happens to them, each item has exactly one outcome."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.goals import Answer
 from evalfleet.results import Run, RunState
 
+from benchmarks.chaos.outcomes import Comparison, compare
 from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.chaos.suite import SUITE
 from tests.faults.conftest import ITEMS, SharedFleet
@@ -124,6 +126,27 @@ def test_a_run_that_another_replica_takes_over_decides_what_an_undisturbed_one_d
     assert found.questions == expected.questions
     rows = shared_fleet.rows(run)
     assert len(rows) == len({row.draw_index for row in rows}) == len({row.item for row in rows}) < ITEMS
+
+
+def test_a_run_that_loses_its_owner_and_services_beside_it_finds_what_an_undisturbed_one_finds(
+    shared_fleet: SharedFleet, start_replicas: StartReplicas, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    replicas = start_replicas(3)
+    client = clients(replicas[0])
+    calm = ended(client, client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=24))
+    run = client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=6)
+    owner = shared_fleet.owner_among(run, replicas)
+    wait_until(lambda: shared_fleet.row_count(run) >= 20)
+    owner.send(signal.SIGKILL)
+    assert shared_fleet.row_count(run) < ITEMS, "it was over before its owner was killed"
+    for count, service in ((60, "scoring"), (120, "aggregation"), (180, "generation")):
+        wait_until(lambda count=count: shared_fleet.row_count(run) >= count)  # type: ignore[misc]
+        os.kill(shared_fleet.running.processes[service], signal.SIGKILL)
+    other = clients(next(each for each in replicas if each is not owner))
+    wait_until(lambda: other.runs.get(run.name).state is not RunState.RUNNING, 2 * LONGEST_WAIT_SECONDS)
+    assert_complete(shared_fleet, other.runs.get(run.name))
+    found = compare(shared_fleet.running.endpoints["aggregation"], run.name, calm.name, ITEMS)
+    assert found == Comparison(0, 0, found.failed_count, 0, 0.0)
 
 
 def stored(shared_fleet: SharedFleet, run: Run) -> dict[str, str]:
