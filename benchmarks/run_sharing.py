@@ -19,7 +19,7 @@ from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.overhead.workload import SUITE
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
-from tests.postgres import running_postgres
+from services.standalone.postgres_server import running_postgres
 
 _REPLICAS = (1, 2, 3)
 _CONCURRENCY = 192

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from services.runtime.free_ports import free_port
-from tests.postgres import PostgresServer, running_postgres
+from services.standalone.postgres_server import PostgresServer, running_postgres
 
 # Every run draws the same examples, however slow the machine is; `make fuzz` draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -16,7 +16,7 @@ from benchmarks.budgets.trial import BudgetedRun, run_trial
 from benchmarks.budgets.trivial_fleet import TrivialFleet
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
-from tests.postgres import running_postgres
+from services.standalone.postgres_server import running_postgres
 
 _MISSES_ALLOWED = 0.05
 """Intervals hold with 95 % confidence, however the budget ends a run."""

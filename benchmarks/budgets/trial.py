@@ -16,7 +16,7 @@ from benchmarks.budgets.costly_triton import DEAREST
 from benchmarks.budgets.trivial_fleet import MOST_MICRO_USD_A_SECOND, MOST_MICRO_USD_A_TOKEN, TrivialFleet
 from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.overhead.workload import SUITE, expected_score
-from tests.postgres import PostgresServer
+from services.standalone.postgres_server import PostgresServer
 
 _CONCURRENCIES: Final = (1, 4, 8, 16, 32, 64)
 _MEAN_COSTS: Final = {"items": 1.0, "tokens": 68.0, "engine_seconds": 0.2, "cost_micro_usd": 580.0}

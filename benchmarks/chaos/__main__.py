@@ -33,8 +33,8 @@ from benchmarks.chaos.suite import SUITE, write_suite
 from benchmarks.generation.checkpoint import trained_tiny_policy
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
+from services.standalone.postgres_server import running_postgres
 from services.standalone.testing import RunningFleet
-from tests.postgres import running_postgres
 
 REPLICAS = 3
 LONGEST_TAKEOVER_SECONDS = 15.0

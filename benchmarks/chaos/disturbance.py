@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from benchmarks.chaos.replicas import EvaluationReplica
+from services.standalone.postgres_server import PostgresError, PostgresServer
 from services.standalone.testing import RunningFleet
-from tests.postgres import PostgresServer
 
 EVALUATION = "evaluation"
 WORKER = "worker"
@@ -72,7 +72,7 @@ def standing(world: World, run_name: str) -> Standing | None:
         "(SELECT count(*) FROM aggregation.results JOIN aggregation.runs USING (run_id) "
         f"WHERE name = '{run_name}') AS done FROM evaluation.runs WHERE run_id = '{run_id}'"
     )
-    with suppress(AssertionError):
+    with suppress(PostgresError):
         (row,) = world.server.query(world.url, query)
         return Standing(
             int(row["done"]),

@@ -16,9 +16,9 @@ from evalfleet.results import Run
 
 from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.chaos.suite import write_suite
+from services.standalone.postgres_server import PostgresServer
 from services.standalone.testing import RunningFleet
 from tests.patience import LONGEST_WAIT_SECONDS
-from tests.postgres import PostgresServer
 
 ITEMS = 300
 TIMEOUT_SECONDS = 400

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.budgets.__main__ import broken_promises
 from benchmarks.budgets.trial import run_trial
 from benchmarks.budgets.trivial_fleet import TrivialFleet
+from services.standalone.postgres_server import PostgresServer
 from tests.patience import LONGEST_WAIT_SECONDS
-from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2 as pb
 from evalfleet.aggregation.v1 import aggregation_pb2_grpc, comparison_pb2, item_analysis_pb2, regressions_pb2
 
 from services.runtime.channels import open_channel
-from tests.postgres import PostgresServer
+from services.standalone.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.integration
 

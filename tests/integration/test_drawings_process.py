@@ -13,8 +13,8 @@ import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc, drawing_pb2
 
 from services.runtime.channels import open_channel
+from services.standalone.postgres_server import PostgresServer
 from tests.integration.test_aggregation_process import Running, kill, service
-from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.integration
 

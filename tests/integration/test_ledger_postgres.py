@@ -23,8 +23,8 @@ from services.aggregation.schema import METADATA, RESULTS
 from services.aggregation.texts import pack
 from services.runtime.database import database_url, open_database
 from services.runtime.errors import FleetError, StartupError
+from services.standalone.postgres_server import PostgresServer, running_postgres
 from tests.patience import LONGEST_WAIT_SECONDS
-from tests.postgres import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from services.evaluation.runs.store import Claim, RunStore
 from services.evaluation.runs.tables import METADATA, RUNS
 from services.runtime.database import database_url, open_database, sqlite_url
 from services.runtime.errors import AlreadyExistsError
-from tests.postgres import PostgresServer, running_postgres
+from services.standalone.postgres_server import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from services.evaluation.runs.shard_store import ShardStore, StoredBoard
 from services.evaluation.runs.shards import ShardClaim, ShardPlan
 from services.evaluation.runs.store import Claim, RunStore
 from services.runtime.database import database_url, open_database, sqlite_url
-from tests.postgres import PostgresServer
+from services.standalone.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.integration
 

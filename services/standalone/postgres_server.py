@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free loopback port, started and ended by the tests that need it."""
+"""A real PostgreSQL on a free loopback port, for the length of a `with` statement: for tests and benchmarks."""
 
 import csv
 import os
@@ -29,6 +29,15 @@ def postgres_folder() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+class PostgresError(Exception):
+    """PostgreSQL is away, or refuses what it was asked."""
+
+
+def _check(done: "subprocess.CompletedProcess[bytes]") -> None:
+    if done.returncode != 0:
+        raise PostgresError(done.stderr.decode(errors="replace"))
+
+
 class PostgresServer:
     """A running server that everybody on this machine may use without a password; see ``running_postgres``.
 
@@ -51,14 +60,19 @@ class PostgresServer:
         self._data = folder / "data"
         command = ["initdb", f"--pgdata={self._data}", "--auth=trust", f"--username={_USER}", "--no-sync", "-E", "UTF8"]
         made = self._run([*command, "--locale=C.UTF-8"])
-        assert made.returncode == 0, made.stderr
+        _check(made)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers.
+
+        Raises:
+            PostgresError: it does not.
+        """
         give_up_at = time.monotonic() + _START_SECONDS
         process = self._launch()
         while self._run(["pg_isready", "-q", "-h", _HOST, "-p", str(self.port)]).returncode != 0:
-            assert time.monotonic() < give_up_at, "postgres did not answer"
+            if time.monotonic() > give_up_at:
+                raise PostgresError("PostgreSQL did not answer")
             time.sleep(0.05)
             if process.poll() is not None:
                 # The children of one that was killed may still be about to notice.
@@ -81,9 +95,13 @@ class PostgresServer:
         return self.url(name)
 
     def query(self, url: str, statement: str) -> list[dict[str, str]]:
-        """Return what a statement finds in a database, by column, as text."""
+        """Return what a statement finds in a database, by column, as text.
+
+        Raises:
+            PostgresError: the server is away, or refuses the statement.
+        """
         done = self._run(["psql", "-X", "--quiet", "--csv", "-v", "ON_ERROR_STOP=1", "-c", statement, url])
-        assert done.returncode == 0, done.stderr
+        _check(done)
         return list(csv.DictReader(done.stdout.decode().splitlines()))
 
     def url(self, database: str) -> str:
