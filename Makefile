@@ -86,7 +86,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead ## Run every benchmark
+bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -111,6 +111,9 @@ bench-guard: $(STAMP) ## Quality of the embedded guard on public sets
 
 bench-cascade: $(STAMP) ## What a calibrated cascade of guards spares, and whether its promise holds
 	$(BIN)/python -m benchmarks.cascade --json $(RESULTS)/cascade.json
+
+bench-distillation: $(STAMP) ## A small guard from a larger one's labels: chosen labels against random ones
+	$(BIN)/python -m benchmarks.distillation --json $(RESULTS)/distillation.json
 
 bench-cancellation: $(STAMP) ## How soon the engine stops when callers leave, and whether they stay in memory
 	$(BIN)/python -m benchmarks.cancellation
@@ -157,4 +160,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean

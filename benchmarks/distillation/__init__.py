@@ -1,0 +1,1 @@
+"""What choosing the labels of a distillation brings over drawing them at random."""
