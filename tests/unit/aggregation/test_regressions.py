@@ -44,6 +44,14 @@ def test_the_rate_is_spent_and_no_more() -> None:
     assert spent == pytest.approx(0.05, rel=1e-4)
 
 
+def test_a_drop_is_evidence_beyond_what_is_tolerated_alone() -> None:
+    moved = np.random.default_rng(2).random(4000)
+    differences = np.where(moved < 0.1, -1.0, np.where(moved < 0.15, 1.0, 0.0))
+    assert differences.mean() == pytest.approx(-0.05, abs=0.01)
+    assert drop_evidence(differences, 0.0) > 10
+    assert drop_evidence(differences, 0.07) < 0
+
+
 @pytest.mark.parametrize("drop", [0.0, TOLERANCE])
 def test_evidence_is_worth_no_more_than_its_stake_where_nothing_fell(drop: float) -> None:
     chance = np.random.default_rng(1)
