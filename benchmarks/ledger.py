@@ -195,6 +195,8 @@ async def measure_decisions(stub: Stub, running: Service, count: int) -> dict[st
         drawn = await stub.DrawItems(request)
         middle = time.perf_counter()
         block = [results[each.position] for each in drawn.draws]
+        for result, each in zip(block, drawn.draws, strict=True):
+            result.draw_index = each.draw_index
         await stub.AppendResults(iter([aggregation_pb2.AppendResultsRequest(results=block)]))
         draw_seconds.append(middle - start)
         append_seconds.append(time.perf_counter() - middle)
