@@ -18,6 +18,7 @@ from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.fencing import FencedLedger
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.record import Run, RunRequest, RunState
 from services.evaluation.runs.shards import ShardPlan, shard_size
 from services.evaluation.runs.store import RunStore
@@ -219,6 +220,30 @@ async def test_a_cancelled_run_is_left_by_all(store: SharedStore, book: Book, fl
     assert not fleet.ledger.rows
     for each in (owner, helper):
         await each.runs.stop()
+
+
+async def test_a_shard_that_is_taken_over_goes_on_where_it_was_and_shuts_its_holder_out(
+    store: SharedStore, book: Book, fleet: Any
+) -> None:
+    owner = Replica(store, book, fleet)
+    run = await owner.runs.create(REQUEST)
+    # Somebody else had the run and a shard, has one outcome of that, and says nothing any more.
+    dead = await store.claim("dead", lease_seconds=-1.0)
+    assert dead is not None
+    shards = owner.runs._shards
+    await shards.add(run.run_id, ShardPlan([("shout", ITEMS, 1)]).shards())
+    assert await shards.claim(run.run_id, "dead", lease_seconds=-1.0) is not None
+    outcome = ItemOutcome("shout", "item 0", 0, 0, metrics={"exact_match": 1.0}, failure=None)
+    await fleet.ledger.fenced(dead.fence).append(run.name, [outcome])
+    owner.let_go()
+    await owner.runs.start()
+    assert_complete(fleet, await owner.end_of(run.run_id))
+    assert sorted(owner.generator.asked) == sorted(f"item {index}" for index in range(1, ITEMS))
+    # One fence for the run that was taken over, one for the shard.
+    with pytest.raises(LeaseLostError):
+        await fleet.ledger.fenced(dead.fence + 1).append(run.name, ())
+    await fleet.ledger.fenced(dead.fence + 2).append(run.name, ())
+    await owner.runs.stop()
 
 
 async def test_a_write_under_an_older_fence_goes_through_for_who_still_has_its_shards(fleet: Any) -> None:
