@@ -9,7 +9,7 @@ from evalfleet.evaluation.v1 import evaluation_pb2
 
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.drawing_messages import DIRECTIONS_FROM_PROTO
-from services.evaluation.runs.gates import Direction, Gate, GoalWish
+from services.evaluation.runs.gates import Depth, Direction, Gate, GoalWish
 from services.evaluation.runs.model_changes import ModelChange
 from services.evaluation.runs.record import RunRequest
 from services.evaluation.runs.tiers import AUTO, TIERS
@@ -28,6 +28,8 @@ _MODEL = re.compile(r"models/[a-z0-9][a-z0-9._-]{0,62}")
 _RUN_NAME = re.compile(r"runs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _LARGEST_CONCURRENCY = 1024
 _LARGEST_PRIORITY = 100
+_MOST_SAMPLES = 128
+_HIGHEST_TEMPERATURE = 2
 
 
 class Violations:
@@ -127,6 +129,10 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
     if request.previous_run and not _RUN_NAME.fullmatch(request.previous_run):
         violations.add("previous_run", "must have the form runs/ID")
     _check_tier(request, violations)
+    if request.HasField("sample_count") and not 1 <= request.sample_count <= _MOST_SAMPLES:
+        violations.add("sample_count", f"must be from 1 to {_MOST_SAMPLES}; leave it out for what the tasks say")
+    if request.HasField("temperature") and not 0 <= request.temperature <= _HIGHEST_TEMPERATURE:
+        violations.add("temperature", f"must be from 0 to {_HIGHEST_TEMPERATURE}; leave it out for what the tasks say")
     budget = budget_of(request.budget, violations)
     return GoalWish(
         gates=tuple(
@@ -142,6 +148,10 @@ def _goal_wish(request: evaluation_pb2.CreateRunRequest, violations: Violations)
         stops_at_failure=request.stop_at_failure if request.HasField("stop_at_failure") else None,
         escalates=request.escalate,
         change=CHANGES_FROM_PROTO.get(request.change),
+        depth=Depth(
+            sample_count=request.sample_count if request.HasField("sample_count") else None,
+            temperature=request.temperature if request.HasField("temperature") else None,
+        ),
     )
 
 

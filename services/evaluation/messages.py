@@ -12,7 +12,7 @@ from services.evaluation.runs.allowances import CallerAccount
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.drawing_messages import DIRECTIONS, decision_to_proto
 from services.evaluation.runs.events import RunEvent
-from services.evaluation.runs.gates import Gate, GoalWish
+from services.evaluation.runs.gates import Depth, Gate, GoalWish
 from services.evaluation.runs.planning import CostBasis, RunPlan
 from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason, TaskProgress
 from services.evaluation.runs.tiers import TIERS, goal_of, tier_exists
@@ -74,6 +74,10 @@ def _add_goal(message: evaluation_pb2.Run, run: Run) -> None:
         message.stop_reason = STOP_REASONS[run.stop_reason]
     message.confidence = goal.confidence
     message.tier = goal.tier
+    if goal.depth.sample_count is not None:
+        message.sample_count = goal.depth.sample_count
+    if goal.depth.temperature is not None:
+        message.temperature = goal.depth.temperature
     if goal.tier_choice is not None:
         message.tier_choice.change = CHANGES[goal.tier_choice.change]
         message.tier_choice.compared_run = goal.tier_choice.compared_run
@@ -169,11 +173,20 @@ def _tier_message(name: str, suite: Suite) -> evaluation_pb2.Tier:
         gates=[_gate_message(gate) for gate in goal.gates],
         precision=goal.precision,
         stops_at_failure=goal.stops_at_failure,
+        sample_count=goal.depth.sample_count,
+        temperature=goal.depth.temperature,
+        safety_judge=_judge_name(goal.depth),
         starts_for=[number for change, number in CHANGES.items() if suite.starting_tiers[change.value] == name],
     )
     if goal.budget.is_limited:
         message.budget.CopyFrom(evaluation_pb2.Budget(**dataclasses.asdict(goal.budget)))
     return message
+
+
+def _judge_name(depth: Depth) -> str:
+    if depth.policy is not None:
+        return f"policies/{depth.policy}"
+    return "" if depth.guard is None else f"guards/{depth.guard}"
 
 
 def _gate_message(gate: Gate) -> evaluation_pb2.Gate:

@@ -294,11 +294,14 @@ class BudgetSpec(Specification):
 
 
 class TierSpec(Specification):
-    """How deep a run goes: its gates, the precision of tasks without one, and its budget."""
+    """How deep a run goes: gates, the precision of tasks without one, budget, samples of an item, judges of safety."""
 
     gates: tuple[Annotated[str, StringConstraints(pattern=GATE_PATTERN)], ...] = ()
     precision: float | None = Field(default=None, ge=0.001, le=0.5)
     budget: BudgetSpec = BudgetSpec()
+    samples: int | None = Field(default=None, ge=1, le=128, description="Of each generated answer; absent: the task's.")
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="Likewise.")
+    safety: JudgeChoice | None = Field(default=None, description="Who judges safety instead of the tasks' judges.")
 
 
 class StartingTiersSpec(Specification):

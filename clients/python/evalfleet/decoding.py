@@ -106,6 +106,8 @@ def run(message: evaluation_pb2.Run) -> Run:
         escalates=message.escalates,
         earlier_run=message.earlier_run,
         next_run=message.next_run,
+        sample_count=message.sample_count if message.HasField("sample_count") else None,
+        temperature=message.temperature if message.HasField("temperature") else None,
     )
 
 

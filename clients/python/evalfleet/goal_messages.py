@@ -67,12 +67,18 @@ def add_goal(
     use_history: bool | None,
     previous_run: str = "",
     change: ModelChange | str | None = None,
+    sample_count: int | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Add to a request what its run is to find out; ``None`` leaves it to the service.
 
     Raises:
         ValueError: a gate, the budget or the change cannot be read.
     """
+    if sample_count is not None:
+        request.sample_count = sample_count
+    if temperature is not None:
+        request.temperature = temperature
     if change is not None:
         request.change = _CHANGES[ModelChange(change)]
     request.gates.extend(gate_message(Gate.parse(each) if isinstance(each, str) else each) for each in gates)
@@ -138,6 +144,9 @@ def tier(message: evaluation_pb2.Tier) -> Tier:
         budget=budget(message.budget),
         stops_at_failure=message.stops_at_failure,
         starts_for=tuple(_CHANGES_FOUND[each] for each in message.starts_for if each in _CHANGES_FOUND),
+        sample_count=message.sample_count if message.HasField("sample_count") else None,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        safety_judge=message.safety_judge,
     )
 
 

@@ -166,6 +166,8 @@ class Tier:
         precision: half-width at which a task without a gate stops; ``None``: it is run in full.
         stops_at_failure: whether the first gate that fails ends the run.
         starts_for: runs of the tier ``auto`` begin here for these changes.
+        sample_count, temperature: of generated answers; ``None``: as each task says.
+        safety_judge: policy or guard in place of the tasks' own; empty: as each task says.
     """
 
     name: str
@@ -174,6 +176,9 @@ class Tier:
     budget: Budget
     stops_at_failure: bool
     starts_for: tuple[ModelChange, ...]
+    sample_count: int | None = None
+    temperature: float | None = None
+    safety_judge: str = ""
 
 
 class Answer(enum.StrEnum):

@@ -83,6 +83,7 @@ class Run:
         tier_choice: why it has its tier, where that was left to the suite.
         escalates: whether the next tier follows when no gate has failed.
         earlier_run, next_run: the runs of the tiers before and after this one; empty where there is none (yet).
+        sample_count, temperature: of generated answers; ``None``: as each task says.
     """
 
     name: str
@@ -110,6 +111,8 @@ class Run:
     escalates: bool = False
     earlier_run: str = ""
     next_run: str = ""
+    sample_count: int | None = None
+    temperature: float | None = None
 
     @property
     def seconds(self) -> float | None:

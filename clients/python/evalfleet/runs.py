@@ -49,6 +49,8 @@ class Runs:
         previous_run: str = "",
         escalate: bool = False,
         change: ModelChange | str | None = None,
+        sample_count: int | None = None,
+        temperature: float | None = None,
     ) -> Run:
         """Start a run and return at once; it goes on without this client.
 
@@ -72,6 +74,8 @@ class Runs:
             escalate: go on with the next tier, in a run of its own, unless a gate fails; needs a tier. The budget is
                 that of all tiers together.
             change: for the tier ``auto``: what is new in the model, if that is known better than its digests tell.
+            sample_count: samples of each generated answer; default: the tier's, or what each task says.
+            temperature: of generated answers, above 0 where there are several samples; default: likewise.
 
         Raises:
             ValueError: a gate, the budget or the change cannot be read.
@@ -99,6 +103,8 @@ class Runs:
             use_history=use_history,
             previous_run=previous_run,
             change=change,
+            sample_count=sample_count,
+            temperature=temperature,
         )
         return decoding.run(self._evaluation.call(self._stub.CreateRun, request).run)
 

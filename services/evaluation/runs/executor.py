@@ -16,7 +16,7 @@ from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
 from services.evaluation.runs.drawn_tasks import DrawnTask, DrawnTasks
-from services.evaluation.runs.gates import TaskQuestions, questions_of
+from services.evaluation.runs.gates import Depth, TaskQuestions, questions_of
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.outcome import ItemOutcome
@@ -206,6 +206,9 @@ class RunExecutor:
     async def _read_repeated(self) -> Set[tuple[str, str]]:
         """The items that the tier before has paid for, where all tiers share a budget."""
         escalation = self._run.escalation
+        if self._run.goal.depth != Depth():
+            # Other answers, by other judges.
+            return frozenset()
         if escalation is None or not escalation.earlier_run or not escalation.wish.budget.is_limited:
             return frozenset()
         return {(key.task, key.item) async for key in self._peers.ledger.keys(escalation.earlier_run)}

@@ -46,6 +46,27 @@ def parsed_gate(text: str) -> Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Depth:
+    """How often items are asked and who judges their safety; ``None`` leaves it to the task.
+
+    Attributes:
+        sample_count, temperature: of generated answers.
+        guard, policy, threshold: see ``JudgeChoice``; all ``None``: the task's judge.
+    """
+
+    sample_count: int | None = None
+    temperature: float | None = None
+    guard: str | None = None
+    policy: str | None = None
+    threshold: float | None = None
+
+    @property
+    def replaces_judge(self) -> bool:
+        """Whether somebody else than the tasks say judges safety."""
+        return not (self.guard is None and self.policy is None and self.threshold is None)
+
+
+@dataclass(frozen=True, slots=True)
 class GoalWish:
     """What a caller asks for; ``None`` and empty leave it to the tier, and then to the defaults. See ``Goal``.
 
@@ -64,6 +85,7 @@ class GoalWish:
     previous_run: str = ""
     escalates: bool = False
     change: ModelChange | None = None
+    depth: Depth = field(default_factory=Depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +103,7 @@ class Goal:
         previous_run: the run, ``runs/{run}``, of the checkpoint before this one; empty: none is known.
         has_caller_budget: whether its caller may spend only so much a day.
         tier_choice: why it has its tier, where that was left to the suite.
+        depth: how its tasks' items are asked and judged.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -93,6 +116,7 @@ class Goal:
     previous_run: str = ""
     has_caller_budget: bool = False
     tier_choice: TierChoice | None = None
+    depth: Depth = field(default_factory=Depth)
 
     @property
     def is_metered(self) -> bool:

@@ -22,6 +22,7 @@ from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunStat
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.shard_store import ShardStore, StoredBoard
 from services.evaluation.runs.store import Claim, RunStore
+from services.evaluation.runs.tiers import suite_for
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.deadlines import child_timeout
@@ -235,7 +236,7 @@ class RunManager:
         Raises:
             FailedPreconditionError: SUITE_CHANGED, MODEL_CHANGED: they are not what the run began with.
         """
-        suite = await self._suites.resolve(run.suite, run.tasks)
+        suite = suite_for(run.goal, await self._suites.resolve(run.suite, run.tasks))
         if suite.digest != run.suite_digest:
             raise FailedPreconditionError(
                 f"suite {run.suite!r} was changed while the run was in progress; start a new run",

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.decisions import Answer, QuestionDecision, TaskDecision
-from services.evaluation.runs.gates import Direction, Gate, Goal, GoalWish, Precision
+from services.evaluation.runs.gates import Depth, Direction, Gate, Goal, GoalWish, Precision
 from services.evaluation.runs.model_changes import ModelChange, TierChoice
 from services.evaluation.runs.record import Escalation
 
@@ -23,6 +23,7 @@ def goal_from_row(row: Mapping[str, Any]) -> Goal:
     values["gates"] = _gates_from_row(values.get("gates", ()))
     values["budget"] = Budget(**values.get("budget", {}))
     values["tier_choice"] = _choice_from_row(values.get("tier_choice"))
+    values["depth"] = Depth(**values.get("depth", {}))
     return Goal(**values)
 
 
@@ -42,6 +43,7 @@ def escalation_from_row(row: Mapping[str, Any] | None) -> Escalation | None:
     wish = dict(row["wish"])
     wish["gates"] = _gates_from_row(wish["gates"])
     wish["budget"] = Budget(**wish["budget"])
+    wish["depth"] = Depth(**wish.get("depth", {}))
     wish["change"] = None if wish["change"] is None else ModelChange(wish["change"])
     return Escalation(
         **{**row, "wish": GoalWish(**wish), "tasks": tuple(row["tasks"]), "budget": Budget(**row["budget"])}

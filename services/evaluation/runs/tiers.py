@@ -5,10 +5,10 @@ from dataclasses import fields
 from typing import Final
 
 from services.evaluation.runs.budget import Budget
-from services.evaluation.runs.gates import DEFAULT_CONFIDENCE, Goal, GoalWish, parsed_gate, with_metrics
+from services.evaluation.runs.gates import DEFAULT_CONFIDENCE, Depth, Goal, GoalWish, parsed_gate, with_metrics
 from services.evaluation.runs.model_changes import ModelChange
-from services.evaluation.specification import BudgetSpec, TierSpec
-from services.evaluation.tasks import Suite
+from services.evaluation.specification import BudgetSpec, JudgeChoice, RequestKind, TierSpec
+from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import FailedPreconditionError
 
 SMOKE: Final = "smoke"
@@ -55,6 +55,7 @@ def goal_of(wish: GoalWish, suite: Suite) -> Goal:
         uses_history=wish.uses_history is not False,
         stops_at_failure=stops,
         previous_run=wish.previous_run,
+        depth=_depth(wish.depth, tier),
     )
 
 
@@ -85,11 +86,50 @@ def next_tier(tier: str) -> str | None:
 
 
 def suite_for(goal: Goal, suite: Suite) -> Suite:
-    """The suite with the tasks that a run with this goal works on: in the smoke tier those with gates."""
-    if goal.tier != SMOKE or goal.precision is not None:
-        return suite
-    gated = {gate.task for gate in goal.gates}
-    return dataclasses.replace(suite, tasks=tuple(task for task in suite.tasks if task.name in gated))
+    """The suite as a run with this goal works on it: in the smoke tier only the tasks with gates, at the goal's depth.
+
+    Raises:
+        FailedPreconditionError: SAMPLES_NEED_TEMPERATURE: several samples of a task that takes no chance are all equal.
+    """
+    tasks = suite.tasks
+    if goal.tier == SMOKE and goal.precision is None:
+        gated = {gate.task for gate in goal.gates}
+        tasks = tuple(task for task in tasks if task.name in gated)
+    return dataclasses.replace(suite, tasks=tuple(_at_depth(task, goal.depth) for task in tasks))
+
+
+def _depth(wanted: Depth, tier: TierSpec) -> Depth:
+    """The depth that was wanted, filled in with the tier's."""
+    judge = tier.safety or JudgeChoice()
+    return Depth(
+        sample_count=tier.samples if wanted.sample_count is None else wanted.sample_count,
+        temperature=tier.temperature if wanted.temperature is None else wanted.temperature,
+        guard=judge.guard,
+        policy=judge.policy,
+        threshold=judge.threshold,
+    )
+
+
+def _at_depth(task: Task, depth: Depth) -> Task:
+    """The task with the samples and the judge that a run wants."""
+    spec, changes = task.spec, dict[str, object]()
+    if spec.request is RequestKind.GENERATE:
+        wanted = {"sample_count": depth.sample_count, "temperature": depth.temperature}
+        sampling = spec.generation.model_copy(update={name: each for name, each in wanted.items() if each is not None})
+        if sampling.sample_count > 1 and sampling.temperature == 0:
+            raise FailedPreconditionError(
+                f"{sampling.sample_count} samples of an item of {task.name} would all be equal: give a temperature "
+                "above 0, too",
+                reason="SAMPLES_NEED_TEMPERATURE",
+                metadata={"task": task.name},
+            )
+        if sampling != spec.generation:
+            changes["generation"] = sampling
+    if spec.safety is not None and depth.replaces_judge:
+        changes["safety"] = spec.safety.by(
+            JudgeChoice(guard=depth.guard, policy=depth.policy, threshold=depth.threshold)
+        )
+    return dataclasses.replace(task, spec=spec.model_copy(update=changes)) if changes else task
 
 
 def _filled(wanted: Budget, given: BudgetSpec) -> Budget:

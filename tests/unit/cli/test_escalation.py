@@ -78,6 +78,13 @@ def test_what_changed_is_told_to_the_service_which_says_why_it_chose(fake: FakeF
     assert "tier standard: the caller says that the change is minor" in result.stdout
 
 
+def test_samples_and_their_temperature_are_asked_for(fake: FakeFleet, invoke: Invoke) -> None:
+    options = ["--tier", "deep", "--samples", "4", "--temperature", "0.8", "--detach"]
+    assert invoke("run", "--model", "step-100", "--suite", "demo", *options).exit_code == 0
+    (request,) = fake.evaluation.created
+    assert (request.tier, request.sample_count, request.temperature) == ("deep", 4, 0.8)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

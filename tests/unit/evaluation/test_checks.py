@@ -40,6 +40,9 @@ def test_all_violations_of_a_goal_are_reported_together() -> None:
         tier="quick",
         budget=evaluation_pb2.Budget(items=0, engine_seconds=-1),
         previous_run="r1",
+        change=evaluation_pb2.MODEL_CHANGE_MINOR,
+        sample_count=0,
+        temperature=2.5,
     )
     with pytest.raises(InvalidArgumentError) as caught:
         run_request(wrong)
@@ -52,9 +55,17 @@ def test_all_violations_of_a_goal_are_reported_together() -> None:
         "confidence",
         "previous_run",
         "tier",
+        "change",
+        "sample_count",
+        "temperature",
         "budget.items",
         "budget.engine_seconds",
     ]
+
+
+def test_what_escalates_begins_somewhere() -> None:
+    with pytest.raises(InvalidArgumentError, match="escalate: needs a tier"):
+        run_request(evaluation_pb2.CreateRunRequest(suite="suites/demo", model="models/m", escalate=True))
 
 
 def test_a_plan_need_not_name_a_model() -> None:

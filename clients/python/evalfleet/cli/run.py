@@ -78,6 +78,15 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
 @cost_options
 @previous_option
 @escalation_options
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 128),
+    metavar="N",
+    help="Samples of each generated answer, for pass@k and pass^k; needs a temperature above 0.",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="Of generated answers; default: the task's."
+)
 @click.option("--detach", is_flag=True, help="Start the run and return.")
 @groups_option
 @json_option
@@ -101,6 +110,8 @@ def run(
     previous: str,
     changed: str | None,
     escalate: bool,
+    samples: int | None,
+    temperature: float | None,
     detach: bool,
     groups: bool,
     json_path: Path | None,
@@ -134,6 +145,8 @@ def run(
             previous_run=previous,
             escalate=escalate,
             change=changed,
+            sample_count=samples,
+            temperature=temperature,
         )
         if detach:
             short = short_name(started.name)

@@ -216,13 +216,15 @@ def tasks_table(suite: Suite) -> Table:
 
 def tiers_table(suite: Suite) -> Table:
     """Lay out the tiers of a suite, one row each."""
-    table = plain_table("tier", "gates", ">precision", "budget", "auto begins here for")
+    table = plain_table("tier", "gates", ">precision", "budget", ">samples", "judge", "auto begins here for")
     for tier in suite.tiers:
         table.add_row(
             tier.name,
             Text("\n".join(str(each) for each in tier.gates)),
             "" if tier.precision is None else f"±{tier.precision:g}",
             ", ".join(limits_texts(tier.budget)),
+            "" if tier.sample_count is None else str(tier.sample_count),
+            tier.safety_judge,
             ", ".join(each.value for each in tier.starts_for),
         )
     return table

@@ -12,15 +12,17 @@ from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import Answer
 from services.evaluation.runs.executor import TaskItems
-from services.evaluation.runs.gates import GoalWish, parsed_gate
+from services.evaluation.runs.gates import Depth, GoalWish, parsed_gate
 from services.evaluation.runs.making import RunMaker
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.model_changes import ModelChange, ModelContent, change_between
 from services.evaluation.runs.record import Run, RunRequest, RunState, StopReason
 from services.evaluation.runs.store import RunStore
-from services.evaluation.specification import BudgetSpec, TierSpec
+from services.evaluation.runs.tiers import goal_of, suite_for
+from services.evaluation.specification import BudgetSpec, JudgeChoice, RequestKind, TierSpec
 from services.evaluation.tasks import Suite
 from services.runtime.database import open_database, sqlite_url
+from services.runtime.errors import FailedPreconditionError
 from tests.patience import LONGEST_WAIT_SECONDS
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
@@ -209,3 +211,40 @@ async def test_without_gates_there_is_no_smoke_to_begin_with(store: RunStore, bo
     assert run.goal.tier_choice is not None
     assert "smoke needs gates" in run.goal.tier_choice.reason
     assert run.spent == Spend()
+
+
+async def test_a_deep_tier_asks_for_several_samples_and_its_own_judge(
+    store: RunStore, book: Book, fleet: Any, make_task: Any
+) -> None:
+    deep = TierSpec(samples=3, temperature=0.7, safety=JudgeChoice(policy="strict"))
+    judged, choices = make_task(safety={"guard": "keywords"}), make_task("pick")
+    choices = dataclasses.replace(
+        choices, spec=choices.spec.model_copy(update={"request": RequestKind.MULTIPLE_CHOICE})
+    )
+    suite = Suite("demo", "a suite", (judged, choices), tiers={"deep": deep})
+    goal = goal_of(GoalWish(tier="deep"), suite)
+    generated, picked = suite_for(goal, suite).tasks
+    assert (generated.spec.generation.sample_count, generated.spec.generation.temperature) == (3, 0.7)
+    assert generated.spec.safety is not None
+    assert (generated.spec.safety.policy, generated.spec.safety.guard) == ("strict", None)
+    assert picked == choices
+    assert suite_for(goal, suite).digest != suite.digest == suite_for(goal_of(GoalWish(), suite), suite).digest
+    own = goal_of(GoalWish(tier="deep", depth=Depth(sample_count=5)), suite)
+    assert (own.depth.sample_count, own.depth.temperature) == (5, 0.7)
+    with pytest.raises(FailedPreconditionError, match="temperature above 0"):
+        suite_for(goal_of(GoalWish(depth=Depth(sample_count=2)), suite), suite)
+
+
+async def test_every_sample_of_a_deep_run_has_its_outcome_also_after_smoke(
+    store: RunStore, book: Book, fleet: Any
+) -> None:
+    tiers = {**book.suite.tiers, "deep": TierSpec(samples=2, temperature=0.5)}
+    book.suite = dataclasses.replace(book.suite, tiers=tiers)
+    runs = manager(store, book, fleet)
+    await runs.start()
+    *_, deep = await climbed(runs, escalating("standard"))
+    await runs.stop()
+    assert deep.state is RunState.SUCCEEDED
+    assert deep.progress[0].scored_count == 80
+    assert {key[3] for key in fleet.ledger.rows if key[0] == deep.name} == {0, 1}
+    assert (await store.get(deep.run_id)) == deep

@@ -390,6 +390,8 @@ class Run(_message.Message):
     ESCALATES_FIELD_NUMBER: _builtins.int
     EARLIER_RUN_FIELD_NUMBER: _builtins.int
     NEXT_RUN_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
     suite: _builtins.str
@@ -422,6 +424,10 @@ class Run(_message.Message):
     """The run, `runs/{run}`, of the tier before this one; empty for the first."""
     next_run: _builtins.str
     """The run, `runs/{run}`, of the next tier; empty before this one has ended, and where none follows."""
+    sample_count: _builtins.int
+    """Samples of each generated answer; absent: as each task says."""
+    temperature: _builtins.float
+    """Temperature of generated answers; absent: as each task says."""
     @_builtins.property
     def failure(self) -> _status_pb2.Status:
         """Why it failed; set only in state FAILED."""
@@ -491,19 +497,29 @@ class Run(_message.Message):
         escalates: _builtins.bool = ...,
         earlier_run: _builtins.str = ...,
         next_run: _builtins.str = ...,
+        sample_count: _builtins.int | None = ...,
+        temperature: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "spend", b"spend", "start_time", b"start_time", "tier_choice", b"tier_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "sample_count", b"sample_count", "spend", b"spend", "start_time", b"start_time", "temperature", b"temperature", "tier_choice", b"tier_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "earlier_run", b"earlier_run", "end_time", b"end_time", "escalates", b"escalates", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "next_run", b"next_run", "precision", b"precision", "priority", b"priority", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "tier", b"tier", "tier_choice", b"tier_choice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "earlier_run", b"earlier_run", "end_time", b"end_time", "escalates", b"escalates", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "next_run", b"next_run", "precision", b"precision", "priority", b"priority", "sample_count", b"sample_count", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "temperature", b"temperature", "tier", b"tier", "tier_choice", b"tier_choice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015
     _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
     _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
+    _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__item_limit) -> _WhichOneofReturnType__item_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_count) -> _WhichOneofReturnType__sample_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -531,6 +547,8 @@ class CreateRunRequest(_message.Message):
     PREVIOUS_RUN_FIELD_NUMBER: _builtins.int
     ESCALATE_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
     """The suite, `suites/{suite}`."""
@@ -574,6 +592,12 @@ class CreateRunRequest(_message.Message):
     """
     change: Global___ModelChange.ValueType
     """For the tier `auto`: what is new in the model, if the caller knows better."""
+    sample_count: _builtins.int
+    """Samples of each generated answer, 1 to 128, each with a seed of its own; an item's score is their mean. Absent: the
+    tier's, or what each task says.
+    """
+    temperature: _builtins.float
+    """Of generated answers, from 0 to 2; above 0 where there are several samples. Absent: the tier's, or what each task says."""
     priority: _builtins.int
     """From -100 to 100. Runs of higher priority start first; among equals, callers take turns."""
     @_builtins.property
@@ -609,11 +633,13 @@ class CreateRunRequest(_message.Message):
         previous_run: _builtins.str = ...,
         escalate: _builtins.bool = ...,
         change: Global___ModelChange.ValueType = ...,
+        sample_count: _builtins.int | None = ...,
+        temperature: _builtins.float | None = ...,
         priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "precision", b"precision", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "use_history", b"use_history"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_sample_count", b"_sample_count", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_temperature", b"_temperature", "_use_history", b"_use_history", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "precision", b"precision", "request_id", b"request_id", "run_id", b"run_id", "sample_count", b"sample_count", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "temperature", b"temperature", "use_history", b"use_history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_use_history", b"_use_history", "budget", b"budget", "change", b"change", "concurrency", b"concurrency", "confidence", b"confidence", "escalate", b"escalate", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "precision", b"precision", "previous_run", b"previous_run", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "suite", b"suite", "tasks", b"tasks", "tier", b"tier", "use_history", b"use_history"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_precision", b"_precision", "_request_id", b"_request_id", "_run_id", b"_run_id", "_sample_count", b"_sample_count", "_seed", b"_seed", "_stop_at_failure", b"_stop_at_failure", "_temperature", b"_temperature", "_use_history", b"_use_history", "budget", b"budget", "change", b"change", "concurrency", b"concurrency", "confidence", b"confidence", "escalate", b"escalate", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "precision", b"precision", "previous_run", b"previous_run", "priority", b"priority", "request_id", b"request_id", "run_id", b"run_id", "sample_count", b"sample_count", "seed", b"seed", "stop_at_failure", b"stop_at_failure", "suite", b"suite", "tasks", b"tasks", "temperature", b"temperature", "tier", b"tier", "use_history", b"use_history"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -627,10 +653,14 @@ class CreateRunRequest(_message.Message):
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
     _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
+    _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
+    _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__stop_at_failure: _TypeAlias = _typing.Literal["stop_at_failure"]  # noqa: Y015
     _WhichOneofArgType__stop_at_failure: _TypeAlias = _typing.Literal["_stop_at_failure", b"_stop_at_failure"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__use_history: _TypeAlias = _typing.Literal["use_history"]  # noqa: Y015
     _WhichOneofArgType__use_history: _TypeAlias = _typing.Literal["_use_history", b"_use_history"]  # noqa: Y015
     @_typing.overload
@@ -646,9 +676,13 @@ class CreateRunRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_count) -> _WhichOneofReturnType__sample_count | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_at_failure) -> _WhichOneofReturnType__stop_at_failure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__use_history) -> _WhichOneofReturnType__use_history | None: ...
 
@@ -1203,12 +1237,23 @@ class Tier(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     STOPS_AT_FAILURE_FIELD_NUMBER: _builtins.int
     STARTS_FOR_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    SAFETY_JUDGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`smoke`, `standard` or `deep`."""
     precision: _builtins.float
     """Half-width of the interval at which a task without a gate stops; absent: it is run in full."""
     stops_at_failure: _builtins.bool
     """Whether the first gate that fails ends the run."""
+    sample_count: _builtins.int
+    """Samples of each generated answer; absent: as each task says."""
+    temperature: _builtins.float
+    """Temperature of generated answers; absent: as each task says."""
+    safety_judge: _builtins.str
+    """The policy, `policies/{policy}`, or guard, `guards/{guard}`, that judges safety in place of the tasks' own; a policy may
+    ask several guards. Empty: as each task says.
+    """
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
         """Its gates."""
@@ -1230,14 +1275,26 @@ class Tier(_message.Message):
         budget: Global___Budget | None = ...,
         stops_at_failure: _builtins.bool = ...,
         starts_for: _abc.Iterable[Global___ModelChange.ValueType] | None = ...,
+        sample_count: _builtins.int | None = ...,
+        temperature: _builtins.float | None = ...,
+        safety_judge: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "budget", b"budget", "precision", b"precision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "precision", b"precision", "sample_count", b"sample_count", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "budget", b"budget", "gates", b"gates", "name", b"name", "precision", b"precision", "starts_for", b"starts_for", "stops_at_failure", b"stops_at_failure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "gates", b"gates", "name", b"name", "precision", b"precision", "safety_judge", b"safety_judge", "sample_count", b"sample_count", "starts_for", b"starts_for", "stops_at_failure", b"stops_at_failure", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
     _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
+    _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_count) -> _WhichOneofReturnType__sample_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
