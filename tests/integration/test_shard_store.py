@@ -114,6 +114,11 @@ async def test_a_board_tells_who_still_has_its_shards_what_to_tell_the_ledger(st
     await board.settle(done)
     standing = await board.standing()
     assert standing[0] == dataclasses.replace(done.shard, is_done=True)
+    # A word that was on its way meanwhile does not undo it.
+    await board.renew([first])
+    with pytest.raises(LeaseLostError):
+        await stores.shards.keep("r", "helper", first, lease_seconds=LONG)
+    assert await board.standing() == standing
     await stores.shards.give_back("helper")
     assert (await stores.taken("other")).shard.number == second.shard.number
     with pytest.raises(LeaseLostError):

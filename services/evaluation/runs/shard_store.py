@@ -111,6 +111,9 @@ class ShardStore(Statements):
                 lease_end_time=None if lease_seconds is None else self.now() + lease_seconds,
             )
         )
+        if lease_seconds is not None:
+            # A word that comes late does not undo that the shard is done.
+            statement = statement.where(~_S.is_done)
         if (await self.write(statement)).rowcount == 0:
             raise LeaseLostError(
                 f"runs/{run_id} has ended, or shard {claim.shard.number} is worked on by another replica",
@@ -213,7 +216,14 @@ class StoredBoard:
     async def renew(self, claims: Sequence[ShardClaim]) -> int:
         """Keep those that were taken."""
         for claim in claims:
-            await self._store.keep(self._run_id, self._owner, claim, lease_seconds=self._lease_seconds)
+            if claim.shard.number not in self._held:
+                continue
+            try:
+                await self._store.keep(self._run_id, self._owner, claim, lease_seconds=self._lease_seconds)
+            except LeaseLostError:
+                # It may have been settled while the statement was on its way.
+                if claim.shard.number in self._held:
+                    raise
             if claim.shard.number in self._held:
                 self._held[claim.shard.number] = claim
         return await self._store.worker_count(self._run_id, self._owner)
