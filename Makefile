@@ -16,8 +16,6 @@ PROTOS := $(sort $(shell find protos -name "*.proto"))
 STUBS := clients/python/evalfleet
 RESULTS := benchmarks/results
 TESTS ?= tests
-# What starts processes shares one fleet and stays together; the rest is tested beside it.
-TEST_PROCESSES ?= 2
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -48,7 +46,19 @@ demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
-	$(BIN)/pytest --numprocesses=$(TEST_PROCESSES) --dist=loadgroup $(TESTS)
+ifeq ($(TESTS),tests)
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-alone test-processes
+else
+	$(BIN)/pytest $(TESTS)
+endif
+
+# Those that start no processes are tested beside those that wait for theirs; what they say comes in one piece.
+test-alone:
+	@log=$$(mktemp); failed=0; $(BIN)/pytest tests/unit tests/contract > $$log 2>&1 || failed=$$?; \
+		cat $$log; rm $$log; exit $$failed
+
+test-processes:
+	$(BIN)/pytest tests/integration tests/faults
 
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
@@ -160,4 +170,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean

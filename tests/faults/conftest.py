@@ -27,11 +27,8 @@ TIMEOUT_SECONDS = 400
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests that start whole fleets more time than the others."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # Workers of one session would start a fleet each.
-            item.add_marker(pytest.mark.xdist_group("processes"))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @dataclass

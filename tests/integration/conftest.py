@@ -20,11 +20,8 @@ TIMEOUT_SECONDS = 300
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests that start processes more time than the others: a busy machine needs a minute for some of them."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # Workers of one session would start a fleet each.
-            item.add_marker(pytest.mark.xdist_group("processes"))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)
