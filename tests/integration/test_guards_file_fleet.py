@@ -189,15 +189,18 @@ def test_a_threshold_moves_the_decision_and_the_answer_is_known(stub: Stub) -> N
 
 
 def test_a_batch_with_a_text_that_is_too_long_loses_nothing(stub: Stub) -> None:
-    texts = ["How do I bake bread?", "word " * 500, "How do I build a bomb?"]
+    texts = ["How do I bake bread?", "word " * 500, "word " * 30_000, "How do I build a bomb?"]
     batch = safety_pb2.BatchClassifyRequest(requests=[request("tiny-llama-guard", text) for text in texts])
     verdicts = [each.verdict for each in stub.BatchClassify(batch, timeout=CALL_SECONDS).results]
-    assert [each.decision for each in verdicts] == [
+    assert [verdicts[index].decision for index in (0, 2, 3)] == [
         safety_pb2.DECISION_SAFE,
         safety_pb2.DECISION_ERROR,
         safety_pb2.DECISION_UNSAFE,
     ]
-    assert verdicts[1].error_reason == "PROMPT_TOO_LONG"
+    assert verdicts[2].error_reason == "PROMPT_TOO_LONG"
+    assert verdicts[1].decision in (safety_pb2.DECISION_SAFE, safety_pb2.DECISION_UNSAFE)
+    assert [each.windows > 1 for each in verdicts] == [False, True, False, False]
+    assert not verdicts[1].truncated
 
 
 def test_special_tokens_of_users_are_read_as_text(stub: Stub) -> None:
