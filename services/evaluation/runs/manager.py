@@ -284,6 +284,8 @@ class RunManager:
         await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
         _LOG.info("run_started", suite=run.suite, model=run.model, items=sum(len(each.items) for each in tasks))
         await executor.execute()
+        # Under the lease, however long a judge of the next tier is away.
+        self._note(await self._with_next_tier(executor.run))
 
     async def _save(self, run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
         save = partial(self._store.save, run, epoch, lease_seconds=lease_seconds)
@@ -302,22 +304,23 @@ class RunManager:
                 self._changed.notify_all()
             await asyncio.sleep(0.1)
 
-    async def _with_next_tier(self, ended: Run) -> Run:
+    async def _with_next_tier(self, run: Run) -> Run:
         """Let the next tier follow, if one does; the run has succeeded even if that cannot be made."""
-        make = partial(self._maker.make_next, ended)
+        # However long it takes to make: of the time that all tiers have, this run has used no more.
+        make = partial(self._maker.make_next, dataclasses.replace(run, end_time=time.time()))
         try:
-            return await wait_out(make, patience_seconds=self._patience_seconds)
+            made = await wait_out(make, patience_seconds=self._patience_seconds)
         except RunsUnavailableError:
             raise
-        except FleetError as error:
-            _LOG.warning("next_tier_not_made", run=ended.name, reason=error.reason, message=error.message)
-            return ended
+        except Exception as fault:  # noqa: BLE001 - what the run itself was to find out is known
+            error = as_fleet_error(fault)
+            _LOG.warning("next_tier_not_made", run=run.name, reason=error.reason, message=error.message)
+            return run
+        return dataclasses.replace(run, escalation=made.escalation)
 
     async def _end(self, claim: Claim, state: RunState, failure: RunFailure | None) -> None:
         run_id = claim.run.run_id
         ended = dataclasses.replace(self._live[run_id], state=state, failure=failure, end_time=time.time())
-        if state is RunState.SUCCEEDED:
-            ended = await self._with_next_tier(ended)
         await self._save(ended, claim.epoch)
         self._may_have_work.set()
         if self._store.is_shared:

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import Answer
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Depth, GoalWish, parsed_gate
+from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.making import RunMaker
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.model_changes import ModelChange, ModelContent, change_between
@@ -22,8 +23,8 @@ from services.evaluation.runs.tiers import goal_of, suite_for
 from services.evaluation.specification import BudgetSpec, JudgeChoice, RequestKind, TierSpec
 from services.evaluation.tasks import Suite
 from services.runtime.database import open_database, sqlite_url
-from services.runtime.errors import FailedPreconditionError
-from tests.patience import LONGEST_WAIT_SECONDS
+from services.runtime.errors import FailedPreconditionError, UnavailableError
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 
@@ -154,6 +155,60 @@ async def test_all_tiers_share_the_callers_budget(store: RunStore, book: Book, f
     assert 35 - 4 <= len(different) <= 35
     assert len(fleet.ledger.rows) > len(different)
     assert ended[-1].stop_reason is StopReason.BUDGET_EXHAUSTED
+
+
+async def test_a_run_is_kept_while_a_judge_of_its_next_tier_is_away(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, save = fleet.scorers.check, store.save
+    is_away, missed, renewed = False, 0, 0
+
+    async def check_unless_away(scorers: Collection[str]) -> None:
+        nonlocal missed
+        if is_away:
+            missed += 1
+            raise UnavailableError("restarting", retry_after_seconds=0.01)
+        await check(scorers)
+
+    async def count(run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
+        nonlocal renewed
+        await save(run, epoch, lease_seconds=lease_seconds)
+        renewed += bool(missed and lease_seconds)
+
+    monkeypatch.setattr(fleet.scorers, "check", check_unless_away)
+    monkeypatch.setattr(store, "save", count)
+    runs = RunManager(
+        store, book, fleet.peers, parallel_runs=2, default_concurrency=4, patience_seconds=LONGEST_WAIT_SECONDS,
+        lease_times=LeaseTimes(renewal_seconds=0.01),
+    )  # fmt: skip
+    run = await runs.create(escalating("smoke"))
+    is_away = True
+    await runs.start()
+    await until(lambda: renewed > 2)
+    is_away = False
+    ended = await end_of(runs, run.run_id)
+    await runs.stop()
+    assert ended.state is RunState.SUCCEEDED
+    assert ended.escalation is not None
+    assert ended.escalation.next_run == "runs/r-standard"
+
+
+async def test_a_run_succeeds_whose_next_tier_cannot_be_made(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = manager(store, book, fleet)
+    run = await runs.create(escalating("smoke"))
+
+    async def fail(_: Collection[str]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(fleet.scorers, "check", fail)
+    await runs.start()
+    ended = await end_of(runs, run.run_id)
+    await runs.stop()
+    assert ended.state is RunState.SUCCEEDED
+    assert ended.escalation is not None
+    assert not ended.escalation.next_run
 
 
 async def test_the_next_run_is_made_once_whoever_makes_it(store: RunStore, book: Book, fleet: Any) -> None:
