@@ -1,6 +1,7 @@
 """A replica that has room helps with the runs of others, shard by shard."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -80,17 +81,20 @@ class Helper:
         self.is_helping = True
         try:
             await self._work_on(run)
-        except (LeaseLostError, RunsUnavailableError):
+        except RunsUnavailableError:
             raise
         except BaseException as error:
-            if isinstance(error, Exception):
+            has_failed = isinstance(error, Exception) and not isinstance(error, LeaseLostError)
+            if has_failed:
                 # Others get on better, and we do not come back.
                 self._left[run.run_id] = None
                 for forgotten in list(self._left)[:-_MOST_LEFT_RUNS]:
                     del self._left[forgotten]
                 _LOG.warning("help_ended", run=run.name, message=as_fleet_error(error).message)
-            await self._shards.give_back(self._leases.owner, run.run_id)
-            if not isinstance(error, Exception):
+            # Else their leases end by themselves; a cancellation must get through.
+            with contextlib.suppress(RunsUnavailableError):
+                await self._shards.give_back(self._leases.owner, run.run_id)
+            if not has_failed:
                 raise
         finally:
             self.is_helping = False

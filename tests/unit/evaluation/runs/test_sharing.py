@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.evaluation.errors import LeaseLostError
+from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.fencing import FencedLedger
 from services.evaluation.runs.leases import LeaseTimes
@@ -160,6 +160,41 @@ async def test_a_helper_that_stops_gives_its_shard_back_at_once(store: SharedSto
     owner.let_go()
     assert_complete(fleet, await owner.end_of(run.run_id))
     await owner.runs.stop()
+
+
+async def test_a_helper_stops_also_while_the_list_of_runs_is_away(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (owner, helper) = await started(store, book, fleet, 2)
+
+    async def give_back(*_: object) -> None:
+        raise RunsUnavailableError("restarting")
+
+    monkeypatch.setattr(helper.runs._shards, "give_back", give_back)
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        await helper.runs.stop()
+    await owner.runs.stop()
+
+
+async def test_a_helper_that_loses_a_shard_gives_the_others_back(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(store, book, fleet)
+    run = await replica.runs.create(REQUEST)
+    shards, helper = replica.runs._shards, replica.runs._helper
+    await shards.add(run.run_id, ShardPlan([("shout", ITEMS, 1)]).shards())
+    held = await shards.claim(run.run_id, replica.runs._leases.owner, lease_seconds=60.0)
+    assert held is not None
+
+    async def lose(_: Run) -> None:
+        raise LeaseLostError("somebody else's")
+
+    monkeypatch.setattr(helper, "_work_on", lose)
+    with pytest.raises(LeaseLostError):
+        await helper._help(run)
+    taken = await shards.claim(run.run_id, "other", lease_seconds=60.0)
+    assert taken is not None
+    assert taken.shard.number == held.shard.number
 
 
 async def test_helpers_go_on_while_the_owner_is_dead_and_one_of_them_ends_the_run(
