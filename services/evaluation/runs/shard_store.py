@@ -1,5 +1,6 @@
 """The shards of runs in the database, where all replicas find them."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import (
@@ -201,6 +202,7 @@ class StoredBoard:
         self._run_id = run_id
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._renew_time = time.monotonic()
 
     async def plan(self, shards: Sequence[Shard]) -> None:
         """Add those that are not there yet."""
@@ -208,6 +210,9 @@ class StoredBoard:
 
     async def claim(self) -> ShardClaim | None:
         """Take the first that nobody works on, or None."""
+        if self._held and time.monotonic() - self._renew_time > self._lease_seconds / 2:
+            # The database was away: what is held here comes to be free for everybody, this replica included.
+            await self.renew(list(self._held.values()))
         claim = await self._store.claim(self._run_id, self._owner, lease_seconds=self._lease_seconds)
         if claim is not None:
             self._held[claim.shard.number] = claim
@@ -215,18 +220,24 @@ class StoredBoard:
 
     async def renew(self, claims: Sequence[ShardClaim]) -> int:
         """Keep those that were taken."""
+        began = time.monotonic()
         for claim in claims:
-            if claim.shard.number not in self._held:
+            if not self._holds(claim):
                 continue
             try:
                 await self._store.keep(self._run_id, self._owner, claim, lease_seconds=self._lease_seconds)
             except LeaseLostError:
-                # It may have been settled while the statement was on its way.
-                if claim.shard.number in self._held:
+                # It may have been settled, or taken anew, while the statement was on its way.
+                if self._holds(claim):
                     raise
-            if claim.shard.number in self._held:
+            if self._holds(claim):
                 self._held[claim.shard.number] = claim
+        self._renew_time = began
         return await self._store.worker_count(self._run_id, self._owner)
+
+    def _holds(self, claim: ShardClaim) -> bool:
+        held = self._held.get(claim.shard.number)
+        return held is not None and held.epoch == claim.epoch
 
     async def settle(self, claim: ShardClaim) -> None:
         """Note that a shard is done."""

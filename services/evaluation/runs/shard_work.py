@@ -193,6 +193,9 @@ class ShardCrew:
     async def _begin(self, claim: ShardClaim) -> None:
         """Begin to work on a shard that was taken, with what is known of it."""
         shard = claim.shard
+        if (held := self._open.get(shard.number)) is not None:
+            await self._go_on(held, claim)
+            return
         opened = _OpenShard(claim, shard.first_draw_index, 0, shard.scored_count, shard.failed_count)
         self._own.add(shard.number)
         self._open[shard.number] = opened
@@ -210,6 +213,14 @@ class ShardCrew:
             self._full.put_nowait(opened)
         self._set_share(claim.worker_count)
         self._current = opened
+
+    async def _go_on(self, held: _OpenShard, claim: ShardClaim) -> None:
+        """Go on under a new lease with a shard whose lease has ended while the board was away; all of it is asked."""
+        was_taken = claim.epoch > held.claim.epoch + 1
+        held.claim = claim
+        self._set_share(claim.worker_count)
+        if was_taken:
+            await wait_out(self._shut_out, patience_seconds=self._patience_seconds)
 
     async def _shut_out(self) -> None:
         """Let the ledger refuse what whoever had the shard before may still send."""
@@ -235,9 +246,13 @@ class ShardCrew:
     async def _settle(self) -> None:
         """Tell the board which shards are done, until all are and no further one comes."""
         while (shard := await self._full.get()) is not None:
-            await wait_out(partial(self._board.settle, shard.told), patience_seconds=self._patience_seconds)
+            await wait_out(partial(self._settle_one, shard), patience_seconds=self._patience_seconds)
             del self._open[shard.claim.shard.number]
             self._stop_settling_if_done()
+
+    async def _settle_one(self, shard: _OpenShard) -> None:
+        # Each attempt under the claim as it is then.
+        await self._board.settle(shard.told)
 
     def _stop_settling_if_done(self) -> None:
         if self._has_asked_all and not self._open:

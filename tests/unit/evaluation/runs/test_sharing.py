@@ -4,6 +4,7 @@ import asyncio
 import copy
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.record import Run, RunRequest, RunState
-from services.evaluation.runs.shards import ShardPlan, shard_size
+from services.evaluation.runs.shard_store import ShardStore, StoredBoard
+from services.evaluation.runs.shards import ShardClaim, ShardPlan, shard_size
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.tables import RUN_SHARDS
 from services.evaluation.tasks import Suite
@@ -279,6 +281,75 @@ async def test_a_shard_that_is_taken_over_goes_on_where_it_was_and_shuts_its_hol
         await fleet.ledger.fenced(dead.fence + 1).append(run.name, ())
     await fleet.ledger.fenced(dead.fence + 2).append(run.name, ())
     await owner.runs.stop()
+
+
+async def test_a_shard_whose_own_lease_ended_goes_on_and_asks_no_item_twice(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away for longer than a lease while all items of a shard are in flight."""
+    owner = Replica(store, book, fleet)
+    shards, claim = owner.runs._shards, owner.runs._shards.claim
+    claimed: list[ShardClaim | None] = []
+
+    async def claim_after_an_outage(run_id: str, replica: str, *, lease_seconds: float) -> ShardClaim | None:
+        if len(claimed) == 1:
+            await shards.give_back(replica, run_id)
+        claimed.append(await claim(run_id, replica, lease_seconds=lease_seconds))
+        return claimed[-1]
+
+    monkeypatch.setattr(shards, "claim", claim_after_an_outage)
+    await owner.runs.start()
+    run = await owner.runs.create(dataclasses.replace(REQUEST, concurrency=shard_size(ITEMS)))
+    await until(lambda: len(claimed) > 1)
+    owner.let_go()
+    ended = await owner.end_of(run.run_id)
+    await owner.runs.stop()
+    assert_complete(fleet, ended)
+    assert sorted(owner.generator.asked) == sorted(item.item_id for item in book.items)
+    first, again = claimed[:2]
+    assert first is not None
+    assert again is not None
+    assert (again.shard.number, again.epoch) == (first.shard.number, 2)
+
+
+async def board_of(store: SharedStore, book: Book, fleet: Any) -> tuple[ShardStore, StoredBoard]:
+    """The board of a run that was just begun."""
+    runs = Replica(store, book, fleet).runs
+    run = await runs.create(REQUEST)
+    await runs._shards.add(run.run_id, ShardPlan([("shout", ITEMS, 1)]).shards())
+    read_fence = partial(store.fence, run.run_id)
+    board = StoredBoard(runs._shards, run.run_id, "me", lease_seconds=60.0, read_fence=read_fence)
+    return runs._shards, board
+
+
+async def test_a_late_word_for_a_shard_that_was_taken_anew_changes_nothing(
+    store: SharedStore, book: Book, fleet: Any
+) -> None:
+    shards, board = await board_of(store, book, fleet)
+    first = await board.claim()
+    assert first is not None
+    await shards.give_back("me")
+    again = await board.claim()
+    assert again is not None
+    assert (again.shard.number, again.epoch) == (first.shard.number, 2)
+    late = dataclasses.replace(first, shard=dataclasses.replace(first.shard, scored_count=9))
+    assert await board.renew([late]) == 1
+    assert (await board.standing())[0] == again.shard
+    await board.settle(again)
+
+
+async def test_after_an_outage_a_board_keeps_what_it_holds_before_it_takes_more(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, board = await board_of(store, book, fleet)
+    first = await board.claim()
+    assert first is not None
+    # Nobody has said a word for so long that the lease has ended.
+    await shards.give_back("me")
+    monkeypatch.setattr(board, "_renew_time", float("-inf"))
+    second = await board.claim()
+    assert second is not None
+    assert (second.shard.number, second.epoch) == (first.shard.number + 1, 1)
 
 
 async def test_a_write_under_an_older_fence_goes_through_for_who_still_has_its_shards(fleet: Any) -> None:
