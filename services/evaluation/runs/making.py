@@ -1,7 +1,6 @@
 """Makes runs from what callers ask for, once each, and stores them for whichever replica takes them."""
 
 import asyncio
-import contextlib
 import dataclasses
 import hashlib
 import time
@@ -32,6 +31,7 @@ from services.runtime.deadlines import child_timeout
 from services.runtime.errors import AlreadyExistsError
 
 _LONGEST_ID = 63
+_CUT_DIGITS = 8
 _LONGEST_CREATE_SECONDS = 30.0
 """How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
 
@@ -136,6 +136,9 @@ class RunMaker:
 
         Args:
             run: as it ended; not stored yet.
+
+        Raises:
+            AlreadyExistsError: RUN_EXISTS: another run has that name.
         """
         escalation, tier = run.escalation, run.goal.tier and next_tier(run.goal.tier)
         if escalation is None or not tier or any(each.has_failed for each in run.decisions):
@@ -158,9 +161,13 @@ class RunMaker:
         suite = await self._suites.resolve(run.suite, escalation.tasks)
         following = await self._run(request, suite, run.content, run.caller or ANONYMOUS, None)
         linked = dataclasses.replace(escalation, earlier_run=run.name, budget=budget)
-        # Whoever had the run before may have come so far, too.
-        with contextlib.suppress(AlreadyExistsError):
+        try:
             await self._store.add(dataclasses.replace(following, escalation=linked))
+        except AlreadyExistsError:
+            # Whoever had the run before may have come so far, too.
+            found = await self._store.get(following.run_id)
+            if found is None or found.escalation is None or found.escalation.earlier_run != run.name:
+                raise
         return dataclasses.replace(run, escalation=dataclasses.replace(escalation, next_run=following.name))
 
     async def _add(self, run: Run, request: RunRequest) -> Run:
@@ -199,7 +206,12 @@ def _next_id(run: Run, tier: str) -> str:
     earlier = f"-{run.goal.tier}"
     is_first = run.escalation is None or not run.escalation.earlier_run
     stem = run.run_id if is_first else run.run_id.removesuffix(earlier)
-    return f"{stem[: _LONGEST_ID - len(tier) - 1]}-{tier}"
+    room = _LONGEST_ID - len(tier) - 1
+    if len(stem) > room:
+        # Runs whose names differ only in what is cut have followers of different names.
+        digest = hashlib.sha256(stem.encode()).hexdigest()[:_CUT_DIGITS]
+        stem = f"{stem[: room - _CUT_DIGITS - 1]}-{digest}"
+    return f"{stem}-{tier}"
 
 
 def _seed_of(suite: Suite) -> int:

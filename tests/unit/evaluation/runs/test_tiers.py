@@ -225,6 +225,38 @@ async def test_the_next_run_is_made_once_whoever_makes_it(store: RunStore, book:
     assert await makers[0].make_next(spent) == spent
 
 
+async def test_another_run_of_the_same_name_is_no_next_tier(store: RunStore, book: Book, fleet: Any) -> None:
+    runs = manager(store, book, fleet)
+    await runs.create(dataclasses.replace(escalating("deep"), run_id="r-standard"))
+    await runs.create(escalating("smoke"))
+    await runs.start()
+    ended = [await end_of(runs, run_id) for run_id in ("r", "r-standard")]
+    await runs.stop()
+    for run in ended:
+        assert run.state is RunState.SUCCEEDED
+        assert run.escalation is not None
+        assert not run.escalation.next_run
+    assert len(await store.page(size=9)) == 2
+
+
+async def test_long_names_that_differ_at_their_end_have_different_next_runs(
+    store: RunStore, book: Book, fleet: Any
+) -> None:
+    maker = RunMaker(store, book, fleet.peers, default_concurrency=4, patience_seconds=5.0)
+    names = set()
+    for last in "ab":
+        run = await maker.make(dataclasses.replace(escalating("smoke"), run_id=f"r{'-long' * 12}{last}"))
+        for _ in range(2):
+            escalation = (await maker.make_next(run)).escalation
+            assert escalation is not None
+            names.add(escalation.next_run)
+            following = await store.get(escalation.next_run.removeprefix("runs/"))
+            assert following is not None
+            assert len(following.run_id) <= 63
+            run = following
+    assert len(names) == 4
+
+
 async def test_what_is_new_since_the_suites_latest_run_chooses_the_tier(
     store: RunStore, book: Book, fleet: Any
 ) -> None:
