@@ -122,8 +122,9 @@ class BudgetKeeper:
         self._spent = spent
         self._reserved = Spend()
         self._now = now
-        self._costs: dict[str, ItemCosts] = {}
-        self._probing: set[str] = set()
+        # Apart, whether an earlier run has paid: what comes out of a cache says nothing of what does not.
+        self._costs: dict[tuple[str, bool], ItemCosts] = {}
+        self._probing: set[tuple[str, bool]] = set()
 
     @property
     def spent(self) -> Spend:
@@ -142,31 +143,27 @@ class BudgetKeeper:
 
     def learn(self, task: str, spend: Spend) -> None:
         """Take an earlier item of ``task`` as a hint of what the next will cost."""
-        self._costs.setdefault(task, ItemCosts()).add(spend)
+        self._costs_of(task, is_repeated=False).add(spend)
 
     def reserve(self, task: str, *, is_repeated: bool = False) -> Spend | None:
         """What is reserved for one more item of ``task``; ``None`` if it does not fit as long as nothing is settled.
 
         Args:
             task: whose item.
-            is_repeated: an earlier run under the same budget has paid for it, so that it is no further item, and
-                probably in the caches.
+            is_repeated: an earlier run under the same budget has paid for it, so that it is no further item. Only
+                where there are caches does it cost nothing more, so that it is reserved for like any other.
         """
         left = self.wall_seconds_left
         if left is not None and left <= 0:
             return None
-        if is_repeated:
-            return Spend()
-        cost = self._costs.setdefault(task, ItemCosts()).high
-        if cost is None:
-            if task in self._probing:
-                return None
-            cost = Spend(items=1)
-        cost = replace(cost, items=1)
+        known = self._costs_of(task, is_repeated=is_repeated).high
+        if known is None and (task, is_repeated) in self._probing:
+            return None
+        cost = replace(known or Spend(), items=0 if is_repeated else 1)
         if not self._fits(self._spent + self._reserved + cost):
             return None
-        if self._costs[task].high is None and self._limits_cost:
-            self._probing.add(task)
+        if known is None and self._limits_cost:
+            self._probing.add((task, is_repeated))
         self._reserved += cost
         return cost
 
@@ -174,14 +171,17 @@ class BudgetKeeper:
         """Replace a reservation by what the item cost; ``None``: it was cancelled and counts as what was reserved."""
         self._reserved -= reserved
         self._spent += reserved if actual is None else actual
-        self._probing.discard(task)
+        self._probing.discard((task, _is_repeated(reserved)))
         if actual is not None:
-            self._costs.setdefault(task, ItemCosts()).add(actual)
+            self._costs_of(task, is_repeated=_is_repeated(reserved)).add(actual)
 
     def give_back(self, task: str, reserved: Spend) -> None:
         """Drop a reservation whose item was not asked."""
         self._reserved -= reserved
-        self._probing.discard(task)
+        self._probing.discard((task, _is_repeated(reserved)))
+
+    def _costs_of(self, task: str, *, is_repeated: bool) -> ItemCosts:
+        return self._costs.setdefault((task, is_repeated), ItemCosts())
 
     @property
     def _limits_cost(self) -> bool:
@@ -193,3 +193,8 @@ class BudgetKeeper:
             if limit is not None and getattr(spend, each.name) > limit:
                 return False
         return True
+
+
+def _is_repeated(reserved: Spend) -> bool:
+    """Whether a reservation is for an item that an earlier run has paid for."""
+    return reserved.items == 0

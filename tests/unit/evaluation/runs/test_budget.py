@@ -51,6 +51,32 @@ def test_what_an_earlier_process_spent_is_spent() -> None:
     assert book.reserve("a") is None
 
 
+def test_an_item_that_an_earlier_run_has_paid_for_is_no_further_one_but_costs_what_it_costs() -> None:
+    book = keeper(Budget(items=1, tokens=200))
+    first = book.reserve("a", is_repeated=True)
+    assert first is not None
+    # Until the cost of one is known, one is in flight.
+    assert book.reserve("a", is_repeated=True) is None
+    book.settle("a", first, Spend(0, 90))
+    second = book.reserve("a", is_repeated=True)
+    assert second is not None
+    assert (first, second) == (Spend(), Spend(0, 90))
+    assert book.reserve("a", is_repeated=True) is None
+    book.settle("a", second, Spend(0, 90))
+    assert book.reserve("a", is_repeated=True) is None
+    assert book.reserve("a") == Spend(1)
+
+
+def test_items_from_a_cache_do_not_make_others_look_cheap() -> None:
+    book = keeper(Budget(tokens=1000))
+    book.learn("a", Spend(1, 100))
+    for _ in range(50):
+        repeated = book.reserve("a", is_repeated=True)
+        assert repeated is not None
+        book.settle("a", repeated, Spend())
+    assert book.reserve("a") == Spend(1, 100)
+
+
 def test_time_is_up_for_every_item() -> None:
     clock = [0.0]
     book = keeper(Budget(wall_seconds=10), clock=clock)
