@@ -247,8 +247,10 @@ class StoredBoard:
 
     async def confirm(self) -> int:
         """Return the run's fence for who still has all that was taken here; raises LeaseLostError for who has not."""
+        # Read first: a fence that is moved on after the look at the shards shuts this replica out.
+        fence = await self._read_fence()
         await self.renew(list(self._held.values()))
-        return await self._read_fence()
+        return fence
 
     async def give_back(self) -> None:
         """Let others take at once what this replica has."""

@@ -338,6 +338,24 @@ async def test_a_late_word_for_a_shard_that_was_taken_anew_changes_nothing(
     await board.settle(again)
 
 
+async def test_who_loses_a_shard_after_the_look_at_it_is_not_told_the_fence_that_shuts_it_out(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, board = await board_of(store, book, fleet)
+    assert await board.claim() is not None
+    keep, run_id = shards.keep, board._run_id
+    before = await store.fence(run_id)
+
+    async def keep_and_lose(*arguments: Any, **options: Any) -> None:
+        await keep(*arguments, **options)
+        await shards.give_back("me")
+        assert await shards.claim(run_id, "other", lease_seconds=60.0) is not None
+        await shards.shut_out(run_id)
+
+    monkeypatch.setattr(shards, "keep", keep_and_lose)
+    assert await board.confirm() == before < await store.fence(run_id)
+
+
 async def test_after_an_outage_a_board_keeps_what_it_holds_before_it_takes_more(
     store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
