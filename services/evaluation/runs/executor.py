@@ -101,6 +101,8 @@ class RunExecutor:
         self._questions: Mapping[str, TaskQuestions] = {}
         self._drawn: DrawnTasks | None = None
         self._keeper: BudgetKeeper | None = None
+        self._repeated: Set[tuple[str, str]] = frozenset()
+        self._repeated_counts: Counter[str] = Counter()
 
     @property
     def run(self) -> Run:
@@ -151,6 +153,7 @@ class RunExecutor:
         Raises:
             FleetError: the run cannot go on.
         """
+        self._repeated = await wait_out(self._read_repeated, patience_seconds=self._patience_seconds)
         await self._read_ledger()
         writer = LedgerWriter(
             self._peers.ledger,
@@ -181,7 +184,11 @@ class RunExecutor:
         if self._run.goal.is_metered and self._known:
             read = partial(self._peers.ledger.findings, self._run.name)
             found = await wait_out(read, patience_seconds=self._patience_seconds)
-            earlier = {task: each.spent for task, each in found.items()}
+            # Items that the tier before has paid for are no further ones.
+            earlier = {
+                task: each.spent - Spend(min(each.spent.items, self._repeated_counts[task]))
+                for task, each in found.items()
+            }
         keeper = BudgetKeeper(
             self._run.goal.budget,
             spent=sum(earlier.values(), Spend()),
@@ -200,14 +207,14 @@ class RunExecutor:
             write=writer.write,
             stops_at_failure=self._run.goal.stops_at_failure,
             allowance=self._allowance,
-            repeated=await wait_out(self._read_repeated, patience_seconds=self._patience_seconds),
+            repeated=self._repeated,
         )
 
     async def _read_repeated(self) -> Set[tuple[str, str]]:
         """The items that the tier before has paid for, where all tiers share a budget."""
         escalation = self._run.escalation
-        if self._run.goal.depth != Depth():
-            # Other answers, by other judges.
+        if not self._questions or self._run.goal.depth != Depth():
+            # Nothing is drawn, or these are other answers, by other judges.
             return frozenset()
         if escalation is None or not escalation.earlier_run or not escalation.wish.budget.is_limited:
             return frozenset()
@@ -262,6 +269,7 @@ class RunExecutor:
             async for key in self._peers.ledger.keys(self._run.name):
                 if self._count_one(key.task, key.draw_index, key.sample, failed=key.failed):
                     self._plan.note(key.task, key.draw_index, failed=key.failed)
+                    self._repeated_counts[key.task] += key.sample == 0 and (key.task, key.item) in self._repeated
 
         await wait_out(read, patience_seconds=self._patience_seconds)
         self._count_done()

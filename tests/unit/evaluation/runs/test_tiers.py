@@ -11,7 +11,7 @@ import pytest
 from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import Answer
-from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.executor import RunExecutor, TaskItems
 from services.evaluation.runs.gates import Depth, GoalWish, parsed_gate
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.making import RunMaker
@@ -155,6 +155,23 @@ async def test_all_tiers_share_the_callers_budget(store: RunStore, book: Book, f
     assert 35 - 4 <= len(different) <= 35
     assert len(fleet.ledger.rows) > len(different)
     assert ended[-1].stop_reason is StopReason.BUDGET_EXHAUSTED
+
+
+async def test_who_takes_a_run_over_charges_no_item_that_the_tier_before_has_paid_for(
+    store: RunStore, book: Book, fleet: Any
+) -> None:
+    runs = manager(store, book, fleet)
+    await runs.start()
+    smoke, standard, *_ = await climbed(runs, escalating("smoke", budget=Budget(items=35)))
+    await runs.stop()
+    repeated = {key[2] for key in fleet.ledger.rows if key[0] == smoke.name}
+    taken = dataclasses.replace(standard, state=RunState.RUNNING, decisions=(), stop_reason=None)
+    job = RunExecutor(taken, fleet.peers, on_change=lambda _: None, patience_seconds=5.0)
+    job.begin(await book.draw(book.suite, seed=taken.seed, limit=None))
+    await job.execute()
+    rows = {key[2] for key in fleet.ledger.rows if key[0] == standard.name}
+    # What was cancelled, four items at most, has no outcome and is spent.
+    assert 0 <= job.run.spent.items - len(rows - repeated) <= 4 < len(repeated & rows)
 
 
 async def test_a_run_is_kept_while_a_judge_of_its_next_tier_is_away(
