@@ -206,3 +206,5 @@ class Allowances:
                 await self._book.renew()
             except RunsUnavailableError as error:
                 _LOG.warning("reservations_not_renewed", message=error.message)
+            except Exception as error:  # noqa: BLE001 - else all that is held were written off half a minute later
+                _LOG.warning("reservations_not_renewed", exc_info=error)

@@ -19,6 +19,7 @@ from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.caller_budgets import CallerBudget, CallerBudgets, CallerBudgetsSpec
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import ResourceExhaustedError
+from tests.patience import LONGEST_WAIT_SECONDS
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC).timestamp()
@@ -180,6 +181,26 @@ async def test_nothing_begins_while_the_book_is_away_and_nothing_is_lost(
     purse.settle(grant, Spend(1))
     await purse.flush()
     assert (await AccountStore(engine, "me").read("team/a")).spent == Spend(1)
+
+
+async def test_reservations_are_renewed_also_after_an_unknown_error(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.evaluation.runs.allowances._RENEWAL_SECONDS", 0.001)
+    book = AccountStore(engine, "me")
+    errors, went_on = [ZeroDivisionError("a bug"), RunsUnavailableError("away")], asyncio.Event()
+
+    async def renew() -> None:
+        if errors:
+            raise errors.pop(0)
+        went_on.set()
+
+    monkeypatch.setattr(book, "renew", renew)
+    allowances = Allowances(CallerBudgets(), book)
+    await allowances.start()
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        await went_on.wait()
+    await allowances.stop()
 
 
 async def test_a_new_run_is_refused_until_midnight_once_the_day_is_used_up(engine: AsyncEngine, clock: Clock) -> None:
