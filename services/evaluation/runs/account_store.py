@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Column, Float, String, Table, and_, delete, extract, func, select, update
+from sqlalchemy import Column, Float, String, Table, and_, delete, extract, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -90,6 +90,9 @@ class AccountStore:
     A booking is one transaction that locks the caller's row of the day, so that two replicas never both reserve what is
     left. A process that is stopped in the middle of one loses the lock with its connection, after 10 s.
 
+    Where nobody knows whether a booking was committed, this process goes on under another name: the booking can be made
+    again without counting anything twice, and what the old name may hold is written off like that of a silent process.
+
     Args:
         engine: of the list of runs.
         holder: a name that no other process has, not even this one after a restart.
@@ -98,30 +101,43 @@ class AccountStore:
     def __init__(self, engine: AsyncEngine, holder: str) -> None:
         self._engine = engine
         self._holder = holder
+        self._names: dict[str, str] = {}
         self._insert = postgresql.insert if is_shared(engine) else sqlite.insert
 
     async def book(
         self, caller: str, limit: Budget, asked: Sequence[Spend], settled: Sequence[Settlement]
     ) -> Sequence[Grant | Refusal]:
         """Settle some grants and reserve what is asked as far as it fits into today's limit, in one transaction."""
+        holder, is_worked_out = self._name_for(caller), False
 
         async def work(connection: AsyncConnection) -> Sequence[Grant | Refusal]:
+            nonlocal is_worked_out
             now = await self._now(connection)
             today = day_of(now)
             answers: list[Grant | Refusal] = []
             for day in sorted({each.grant.day for each in settled} | ({today} if asked else set())):
                 page = await self._page(connection, caller, day, now)
-                page.settle(self._holder, [each for each in settled if each.grant.day == day])
+                page.settle(holder, [each for each in settled if each.grant.day == day])
                 if day == today:
                     refusals = answers_to(asked, limit, page.spent, page.reserved)
                     answers = [
-                        page.reserve(self._holder, day, cost) if refusal is None else refusal
+                        page.reserve(holder, day, cost) if refusal is None else refusal
                         for cost, refusal in zip(asked, refusals, strict=True)
                     ]
                 await self._keep(connection, caller, day, page, now)
+            is_worked_out = True
             return answers
 
-        return await self._transact(work)
+        try:
+            return await self._transact(work)
+        except BaseException:
+            if is_worked_out:
+                self._names[caller] = f"{self._holder}/{secrets.token_hex(4)}"
+            raise
+
+    def _name_for(self, caller: str) -> str:
+        """Under what name this process holds what it has reserved for a caller."""
+        return self._names.get(caller, self._holder)
 
     async def read(self, caller: str) -> DayAccount:
         """Today's account of a caller."""
@@ -142,7 +158,9 @@ class AccountStore:
 
         async def work(connection: AsyncConnection) -> None:
             now = await self._now(connection)
-            await connection.execute(update(HOLDINGS).where(_H.holder == self._holder).values(renew_time=now))
+            renamed = [and_(_H.caller == caller, _H.holder == name) for caller, name in self._names.items()]
+            others = and_(_H.holder == self._holder, _H.caller.not_in(list(self._names)))
+            await connection.execute(update(HOLDINGS).where(or_(others, *renamed)).values(renew_time=now))
 
         await self._transact(work)
 
@@ -178,14 +196,15 @@ class AccountStore:
         """Write what has changed: what is spent, and what this process holds."""
         is_page = and_(_D.caller == caller, _D.day == day)
         await connection.execute(update(DAYS).where(is_page).values(**asdict(page.spent)))
-        holding, held = page.holdings.get(self._holder, ("", Spend()))
+        holder = self._name_for(caller)
+        holding, held = page.holdings.get(holder, ("", Spend()))
         if held.items < 1:
             # Whole items are counted exactly, so nothing is held; rounded rests of the others go with the row.
-            mine = and_(_H.caller == caller, _H.day == day, _H.holder == self._holder)
+            mine = and_(_H.caller == caller, _H.day == day, _H.holder == holder)
             await connection.execute(delete(HOLDINGS).where(mine))
             return
         row: Mapping[str, Any] = {"holding": holding, "renew_time": now, **asdict(held)}
-        kept = self._insert(HOLDINGS).values(caller=caller, day=day, holder=self._holder, **row)
+        kept = self._insert(HOLDINGS).values(caller=caller, day=day, holder=holder, **row)
         await connection.execute(kept.on_conflict_do_update(index_elements=["caller", "day", "holder"], set_=dict(row)))
 
     async def _now(self, connection: AsyncConnection) -> float:

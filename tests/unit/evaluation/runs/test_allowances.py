@@ -1,6 +1,7 @@
 """Daily budgets of callers: what all runs and replicas of one spend together stays within what is in flight."""
 
 import asyncio
+import contextlib
 import datetime
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.evaluation.errors import RunsUnavailableError
 from services.evaluation.runs import account_store
@@ -181,6 +182,50 @@ async def test_nothing_begins_while_the_book_is_away_and_nothing_is_lost(
     purse.settle(grant, Spend(1))
     await purse.flush()
     assert (await AccountStore(engine, "me").read("team/a")).spent == Spend(1)
+
+
+class DeafEngine:
+    """An engine of which nobody hears that its next transactions were committed."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.dialect = engine.dialect
+        self.failures = 0
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.begin() as connection:
+            yield connection
+        if self.failures:
+            self.failures -= 1
+            raise OSError("connection reset")
+
+
+async def test_a_booking_that_nobody_heard_of_counts_once(
+    engine: AsyncEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.evaluation.runs.allowances._AWAY_SECONDS", 0.001)
+    deaf: Any = DeafEngine(engine)
+    book, reader = AccountStore(deaf, "me"), AccountStore(engine, "reader")
+    purse = Allowance("team/a", CallerBudget("*", Budget(tokens=1000)), book)
+    settled, open_still = await granted(purse, Spend(1, 40)), await granted(purse, Spend(1, 30))
+    deaf.failures = 2
+    purse.settle(settled, Spend(1, 44))
+    asked = await granted(purse, Spend(1, 10))
+    await purse.flush()
+    account = await reader.read("team/a")
+    # What may have been reserved under the names before stays reserved until these are silent.
+    assert (account.spent, account.reserved) == (Spend(1, 44), Spend(4, 60))
+    clock.now += 20
+    await book.renew()
+    clock.now += 20
+    purse.settle(open_still, Spend(1, 35))
+    purse.settle(asked, Spend(1, 12))
+    await purse.flush()
+    account = await reader.read("team/a")
+    assert account.reserved == Spend()
+    # 44, 12, and as they were reserved: the open one, and two that were asked for in vain.
+    assert account.spent == Spend(5, 44 + 12 + 30 + 10 + 10)
 
 
 async def test_reservations_are_renewed_also_after_an_unknown_error(
