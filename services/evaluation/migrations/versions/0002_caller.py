@@ -11,7 +11,10 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the column."""
-    op.add_column("runs", sa.Column("caller", sa.String(64)))
+    # A start that died midway is finished by the next one.
+    known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("runs")}
+    if "caller" not in known:
+        op.add_column("runs", sa.Column("caller", sa.String(64)))
 
 
 def downgrade() -> None:

@@ -11,10 +11,16 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns."""
-    op.add_column("runs", sa.Column("goal", sa.JSON))
-    op.add_column("runs", sa.Column("decisions", sa.JSON))
-    op.add_column("runs", sa.Column("spent", sa.JSON))
-    op.add_column("runs", sa.Column("stop_reason", sa.String(32)))
+    # A start that died midway is finished by the next one.
+    known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("runs")}
+    for column in (
+        sa.Column("goal", sa.JSON),
+        sa.Column("decisions", sa.JSON),
+        sa.Column("spent", sa.JSON),
+        sa.Column("stop_reason", sa.String(32)),
+    ):
+        if column.name not in known:
+            op.add_column("runs", column)
 
 
 def downgrade() -> None:

@@ -12,12 +12,13 @@ _QUANTITIES = ("items", "tokens", "engine_seconds", "cost_micro_usd")
 
 
 def upgrade() -> None:
-    """Create the tables."""
+    """Create the tables. A start that died between the two is finished by the next one."""
     op.create_table(
         "caller_days",
         sa.Column("caller", sa.String(64), primary_key=True),
         sa.Column("day", sa.String(10), primary_key=True),
         *(sa.Column(name, sa.Float, nullable=False) for name in _QUANTITIES),
+        if_not_exists=True,
     )
     op.create_table(
         "caller_holdings",
@@ -27,6 +28,7 @@ def upgrade() -> None:
         sa.Column("holding", sa.String(16), nullable=False),
         sa.Column("renew_time", sa.Float, nullable=False),
         *(sa.Column(name, sa.Float, nullable=False) for name in _QUANTITIES),
+        if_not_exists=True,
     )
 
 

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table."""
+    """Create the table. A start that died midway is finished by the next one."""
     op.create_table(
         "rankings",
         sa.Column("ranking_id", sa.String(63), primary_key=True),
@@ -22,9 +22,10 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.String(255)),
         sa.Column("lease_end_time", sa.Float),
         sa.Column("lease_epoch", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
-    op.create_index("ix_rankings_state", "rankings", ["state"])
-    op.create_index("ix_rankings_create_time", "rankings", ["create_time"])
+    op.create_index("ix_rankings_state", "rankings", ["state"], if_not_exists=True)
+    op.create_index("ix_rankings_create_time", "rankings", ["create_time"], if_not_exists=True)
 
 
 def downgrade() -> None:

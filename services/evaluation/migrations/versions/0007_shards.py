@@ -11,7 +11,10 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the table and the column."""
-    op.add_column("runs", sa.Column("fence", sa.BigInteger))
+    # A start that died midway is finished by the next one.
+    known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("runs")}
+    if "fence" not in known:
+        op.add_column("runs", sa.Column("fence", sa.BigInteger))
     op.create_table(
         "run_shards",
         sa.Column("run_id", sa.String(63), primary_key=True),
@@ -25,6 +28,7 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.String(255)),
         sa.Column("lease_end_time", sa.Float),
         sa.Column("lease_epoch", sa.BigInteger, nullable=False),
+        if_not_exists=True,
     )
 
 

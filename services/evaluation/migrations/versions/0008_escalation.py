@@ -11,9 +11,15 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns."""
-    op.add_column("runs", sa.Column("base_digest", sa.String(64)))
-    op.add_column("runs", sa.Column("lineage_digest", sa.String(64)))
-    op.add_column("runs", sa.Column("escalation", sa.JSON))
+    # A start that died midway is finished by the next one.
+    known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("runs")}
+    for column in (
+        sa.Column("base_digest", sa.String(64)),
+        sa.Column("lineage_digest", sa.String(64)),
+        sa.Column("escalation", sa.JSON),
+    ):
+        if column.name not in known:
+            op.add_column("runs", column)
 
 
 def downgrade() -> None:
