@@ -6,8 +6,12 @@ thing more than most of what is done with it.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+_EARLY_SECONDS: Final = 0.001
+"""Event loops round their timers to milliseconds."""
 
 ThingT = TypeVar("ThingT", bound=Hashable)
 
@@ -46,12 +50,14 @@ class Expiries(Generic[ThingT]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_seconds = deadline_seconds
-        # The loop's clock is time.monotonic, too.
-        self._timer = asyncio.get_running_loop().call_at(deadline_seconds, self._check)
+        # By the time that is left: not every loop's own clock is that of time.monotonic.
+        left = max(0.0, deadline_seconds - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(left, self._check)
 
     def _check(self) -> None:
         """Tell of what is late, and set the timer for the next deadline."""
-        now, self._timer, self._timer_seconds = self._timer_seconds, None, math.inf
+        self._timer, self._timer_seconds = None, math.inf
+        now = time.monotonic() + _EARLY_SECONDS
         for thing in [thing for thing, deadline in self._deadlines.items() if deadline <= now]:
             # What is done about one may be the end of another.
             if self._deadlines.pop(thing, None) is not None:

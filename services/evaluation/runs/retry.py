@@ -20,13 +20,14 @@ _LONGEST_WAIT_SECONDS = 5.0
 async def wait_out(call: Callable[[], Awaitable[ResultT]], *, patience_seconds: float) -> ResultT:
     """Repeat an idempotent call while its error is transient.
 
+    The patience begins with the first such error: until then the call may have waited its turn for longer than that.
     Waits as long as the peer asks, else with full jitter and exponential growth (Brooker, "Exponential Backoff And
     Jitter", AWS Architecture Blog 2015).
 
     Raises:
         FleetError: the call's error if it is not transient, or the last one when the patience is used up.
     """
-    give_up_at = time.monotonic() + patience_seconds
+    give_up_at: float | None = None
     ceiling = _FIRST_WAIT_SECONDS
     while True:
         try:
@@ -35,7 +36,12 @@ async def wait_out(call: Callable[[], Awaitable[ResultT]], *, patience_seconds: 
             wait = error.retry_after_seconds
             if wait is None:
                 wait = random.uniform(0, ceiling)
-            if error.code not in _TRANSIENT or time.monotonic() + wait > give_up_at:
+            if error.code not in _TRANSIENT:
+                raise
+            now = time.monotonic()
+            if give_up_at is None:
+                give_up_at = now + patience_seconds
+            if now + wait > give_up_at:
                 raise
         ceiling = min(2 * ceiling, _LONGEST_WAIT_SECONDS)
         await asyncio.sleep(wait)
