@@ -27,7 +27,7 @@ class EvaluationSettings(ServiceSettings):
     default_concurrency: int = Field(32, ge=1, le=1024, description="Items in flight of a run that does not say.")
     most_in_flight: int = Field(
         1024,
-        ge=64,
+        ge=256,
         description="Most items asked of one model, or of one other service, at once by all runs of this replica; how "
         "many it really is follows from how fast they are answered.",
     )

@@ -40,7 +40,7 @@ class AdaptiveLimit:
         clock: tells seconds.
     """
 
-    def __init__(self, *, first: int = 64, largest: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, first: int = 256, largest: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
         if not 1 <= first <= largest:
             raise ValueError("1 <= first <= largest must hold")
         self._limit = float(first)

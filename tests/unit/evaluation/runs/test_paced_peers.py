@@ -72,8 +72,8 @@ async def test_one_slow_model_holds_no_other_up() -> None:
             await paced.generate("models/a", PROMPT, OPTIONS)
     full.room = 1000
     await paced.generate("models/b", PROMPT, OPTIONS)
-    assert paced.smallest_limit < 64
-    assert paced._limit("models/b").limit == 64
+    assert paced.smallest_limit < 256
+    assert paced._limit("models/b").limit == 256
 
 
 async def test_the_limits_are_shown() -> None:
@@ -82,4 +82,4 @@ async def test_the_limits_are_shown() -> None:
     PeerLimitMetrics(registry).show("generation", lambda: paced.smallest_limit)
     assert b'evalfleet_peer_items_limit{service="generation"} 0.0' in generate_latest(registry)
     await paced.generate("models/a", PROMPT, OPTIONS)
-    assert b'evalfleet_peer_items_limit{service="generation"} 64.0' in generate_latest(registry)
+    assert b'evalfleet_peer_items_limit{service="generation"} 256.0' in generate_latest(registry)
