@@ -133,6 +133,8 @@ class CascadeGuard:
         is_unsafe = stage.decide(answer.unsafe_probability)
         if is_unsafe is None or answer.unsafe_probability is None or (answer.unmapped and not is_unsafe):
             return None
+        if answer.unjudged_reason and not is_unsafe:
+            return None  # what may be there was not judged
         scaled = _scaled(answer.unsafe_probability, stage.temperature)
         return replace(
             answer,

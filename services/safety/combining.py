@@ -6,6 +6,8 @@ from typing import Final
 
 from services.safety.judgement import CategoryScore, Decision, Verdict
 
+NOT_JUDGED: Final = "WINDOW_NOT_JUDGED"
+NOT_EXPLAINED: Final = "HAZARD_UNEXPLAINED"
 _SEVERITY: Final = {Decision.UNSAFE: 0, Decision.ERROR: 1, Decision.CONTROVERSIAL: 2, Decision.SAFE: 3}
 
 OverWindows = Callable[[Sequence[float]], float]
@@ -16,7 +18,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """Return what verdicts on the windows of one text say together: what the worst of them says.
 
     UNSAFE if any window is; else ERROR if any could not be judged; else what is worse of SAFE and CONTROVERSIAL.
-    Probabilities are the largest of all.
+    Probabilities are the largest of all. ``unjudged_reason`` says if a window may hold more than the categories tell.
     """
     if len(verdicts) == 1:
         return verdicts[0]
@@ -34,7 +36,16 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         cached=all(each.cached for each in verdicts),
         all_scores=_largest(score for each in verdicts for score in each.all_scores),
         windows=sum(each.windows for each in verdicts),
+        unjudged_reason=next(filter(None, map(_unjudged, verdicts)), ""),
     )
+
+
+def _unjudged(verdict: Verdict) -> str:
+    """Return why a window may hold any hazard; empty where its categories tell all."""
+    if verdict.decision is Decision.ERROR:
+        return verdict.error_reason or NOT_JUDGED
+    is_flagged = verdict.decision in (Decision.UNSAFE, Decision.CONTROVERSIAL)
+    return verdict.unjudged_reason or (NOT_EXPLAINED if is_flagged and not verdict.categories else "")
 
 
 def _common(said: Iterable[bool | None]) -> bool | None:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FleetError
 from services.safety.answer_cache import AnswerCache
-from services.safety.combining import worst
+from services.safety.combining import NOT_JUDGED, worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.examination import Finding, RawAnswer, find
 from services.safety.formats.guard_format import GuardFormat, Level, Question
@@ -108,8 +108,11 @@ class GenerativeGuard:
                 else:
                     verdicts.append(self._error(turn, TOO_LONG))
             if any(each.decision is Decision.UNSAFE for each in verdicts):
-                break  # what is left can change nothing
-        return worst(verdicts) if verdicts else self._error(turn, TOO_LONG)
+                break  # what is left can change nothing, unless a policy takes this back
+        if not verdicts:
+            return self._error(turn, TOO_LONG)
+        whole = worst(verdicts)
+        return replace(whole, unjudged_reason=whole.unjudged_reason or NOT_JUDGED) if pending else whole
 
     async def _judge_windows(self, windows: Sequence[JudgedTurn]) -> "list[Verdict | FleetError | _TooLong]":
         asked = [self._format.questions(window) for window in windows]

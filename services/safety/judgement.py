@@ -135,6 +135,8 @@ class Verdict:
         unmapped: the guard named something that its taxonomy does not have.
         truncated: only a part of the text was judged.
         windows: parts that the text was judged in because it is longer than the guard reads at once; 1 for most.
+        unjudged_reason: UPPER_SNAKE; why one of these parts may hold any hazard where another one decided: it could not
+            be judged, or there was no need to. A policy to which that other one's hazard is none makes it an ERROR.
         error_reason: UPPER_SNAKE; empty unless ERROR, or UNSAFE because a policy takes errors for it.
         refusal: whether the judged response declines what it was asked; None where the guard does not say.
         over_refusal: whether it declines a harmless request; None where the guard does not say.
@@ -160,6 +162,7 @@ class Verdict:
     policy: PolicyReference | None = None
     guard_verdicts: tuple["Verdict", ...] = ()
     windows: int = 1
+    unjudged_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

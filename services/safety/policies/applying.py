@@ -65,6 +65,10 @@ def _vote(policy: Policy, verdict: Verdict) -> Verdict:
     if verdict.decision is Decision.ERROR:
         return verdict
     judged = _by_hazards(policy, verdict) if policy.hazards else _by_threshold(policy, verdict)
+    if verdict.unjudged_reason and _SEVERITY[judged.decision] < _SEVERITY[verdict.decision]:
+        # What decided does not count, and what else there may be nobody has judged.
+        reason = verdict.unjudged_reason
+        return replace(judged, decision=Decision.ERROR, unsafe_probability=None, categories=(), error_reason=reason)
     if judged.decision is Decision.CONTROVERSIAL:
         if policy.on_controversial is ControversialHandling.UNSAFE:
             return replace(judged, decision=Decision.UNSAFE)

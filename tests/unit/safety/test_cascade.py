@@ -84,6 +84,7 @@ UNSURE: dict[str, Judge] = {
     "above one": lambda turn: FakeGuard().verdict(UNSAFE, 1.5),
     "only a part was read": lambda turn: FakeGuard().verdict(SAFE, 0.0, truncated=True),
     "safe, and a hazard that nobody knows": lambda turn: FakeGuard().verdict(SAFE, 0.0, unmapped=True),
+    "a window that was not judged": lambda turn: replace(FakeGuard().verdict(UNSAFE, 0.0), unjudged_reason="X"),
     "in between": lambda turn: FakeGuard().verdict(SAFE, 0.5),
 }
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.inference.contract import Prompt
 from services.runtime.errors import FailedPreconditionError
+from services.safety.combining import NOT_JUDGED
 from services.safety.formats.registry import FAMILIES
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn
 from services.safety.long_turns import divided
@@ -102,6 +103,23 @@ async def test_a_text_that_fits_in_no_number_of_windows_is_an_error_that_says_so
         [verdict] = await guard_of(kind, FakeLanguageModel(model)).judge([turn_of(aspect, text)])
         assert (verdict.decision, verdict.error_reason) == (Decision.ERROR, "PROMPT_TOO_LONG")
         assert verdict.unsafe_probability is None
+
+
+async def test_windows_that_a_hazard_elsewhere_left_out_are_told_of() -> None:
+    def answers(prompt: Prompt) -> Said:
+        text = prompt_text(prompt)
+        words = len(text.split())
+        room = 1_500 if "dense" in text and words <= 2_500 else 2_500
+        if words > room:
+            return too_long(words, room)
+        said = UNSAFE_ANSWERS if "hazard " in text else SAFE_ANSWERS
+        return said["llama-guard-3"][Aspect.PROMPT]
+
+    for hazard, reason in (("hazard ", NOT_JUDGED), ("", "")):
+        text = hazard + "w " * 6_000 + "dense"
+        [verdict] = await guard_of("llama-guard-3", FakeLanguageModel(answers)).judge([turn_of(Aspect.PROMPT, text)])
+        assert verdict.decision is (Decision.UNSAFE if hazard else Decision.SAFE)
+        assert verdict.unjudged_reason == reason
 
 
 async def test_a_long_request_before_a_short_response_is_what_gives_way() -> None:

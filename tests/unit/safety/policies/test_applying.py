@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.safety.combining import NOT_EXPLAINED, worst
 from services.safety.judgement import CategoryScore, Decision, GuardReference, HazardCategory, Verdict
 from services.safety.policies import (
     Combination,
@@ -277,23 +278,64 @@ POLICIES = st.builds(
 )
 
 
-@given(POLICIES, st.lists(VERDICTS, min_size=1, max_size=5))
-def test_nothing_fails_open(policy: Policy, verdicts: list[Verdict]) -> None:
+WINDOWS = st.lists(VERDICTS, min_size=1, max_size=3)
+
+
+def is_certain(verdict: Verdict) -> bool:
+    return verdict.unmapped or (verdict.decision is UNSAFE and not verdict.categories)
+
+
+@given(POLICIES, st.lists(WINDOWS, min_size=1, max_size=5))
+def test_nothing_fails_open(policy: Policy, guards: list[list[Verdict]]) -> None:
+    verdicts = [worst(windows) for windows in guards]
     verdict = apply_policy(policy, verdicts)
-    errors = [each for each in verdicts if each.decision is ERROR]
-    certain = [each for each in verdicts if each.unmapped or (each.decision is UNSAFE and not each.categories)]
+    errors = [windows for windows in guards if any(each.decision is ERROR for each in windows)]
+    certain = [windows for windows in guards if any(map(is_certain, windows))]
     if policy.combination is Combination.ANY_UNSAFE:
         assert not errors or verdict.decision in (ERROR, UNSAFE)
         if policy.hazards:
             assert not certain or verdict.decision is not SAFE
     if 2 * len(errors) >= len(verdicts):
         assert verdict.decision in (ERROR, UNSAFE)
-    assert (verdict.error_reason != "") == (bool(errors) and verdict.decision is ERROR) or (
+    assert (verdict.error_reason != "") == (bool(errors or certain) and verdict.decision is ERROR) or (
         policy.on_error is ErrorHandling.UNSAFE and verdict.decision is UNSAFE
     )
     assert verdict.decision is not ERROR or policy.on_error is ErrorHandling.ERROR
     if verdict.decision is SAFE:
         assert not verdict.categories
+
+
+@pytest.mark.parametrize(
+    ("other", "decision", "reason"),
+    [
+        (failed(), ERROR, "GUARD_TIMEOUT"),
+        (named(UNSAFE), ERROR, NOT_EXPLAINED),
+        (named(CONTROVERSIAL), ERROR, NOT_EXPLAINED),
+        (named(SAFE), SAFE, ""),
+        (named(UNSAFE, VIOLENCE), UNSAFE, ""),
+    ],
+)
+def test_a_window_whose_hazard_does_not_count_does_not_hide_another(
+    other: Verdict, decision: Decision, reason: str
+) -> None:
+    strict, plain = Policy(hazards=hazards("vcr")), Policy()
+    for windows in ([named(UNSAFE, DRUGS), other], [other, named(UNSAFE, DRUGS)]):
+        verdict = apply_policy(strict, [worst(windows)])
+        assert (verdict.decision, verdict.error_reason) == (decision, reason)
+        assert decided(plain, worst(windows)) is UNSAFE
+
+
+def test_a_threshold_that_the_hazardous_window_does_not_reach_leaves_an_error() -> None:
+    whole = worst([classified(violence=0.6), failed()])
+    assert decided(Policy(threshold=0.5), whole) is UNSAFE
+    assert decided(Policy(threshold=0.9), whole) is ERROR
+
+
+def test_a_middle_level_that_nothing_explains_is_not_hidden_by_another() -> None:
+    whole = worst([named(CONTROVERSIAL, DRUGS), named(CONTROVERSIAL)])
+    assert decided(Policy(), whole) is CONTROVERSIAL
+    assert decided(Policy(on_controversial=ControversialHandling.SAFE), whole) is SAFE
+    assert decided(Policy(hazards=hazards("vcr")), whole) is ERROR
 
 
 @given(POLICIES, st.lists(VERDICTS, min_size=1, max_size=4), VERDICTS)
