@@ -1,5 +1,6 @@
 """The requests that wait for a classifier, and which of their windows the next forward pass computes."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,8 @@ from services.inference import contract
 from services.inference.engines.batching import LENGTH_STEP, PASS_TOKENS, alike_batches
 from services.inference.engines.seams import Responder, Tensors
 from services.inference.engines.text_windows import TextWindows, WindowReader
+
+_logger = logging.getLogger(__name__)
 
 _CHARACTERS_A_TOKEN: Final = 4
 _PORTION_CHARACTERS: Final = 8192
@@ -38,12 +41,14 @@ class ClassifierJob:
     Attributes:
         asked_at: when it was last asked whether its caller is there.
         engine_seconds: its share of the engine's time so far.
+        failure: why a text of it cannot be divided into tokens; None if none failed.
     """
 
     def __init__(self, texts: Sequence[str], max_windows: int, responder: Responder, arrived: float) -> None:
         self.responder = responder
         self.arrived = self.asked_at = arrived
         self.engine_seconds = 0.0
+        self.failure: BaseException | None = None
         self._texts = texts
         self._max_windows = max_windows
         # Taken from the end: texts of about one length are computed together, short ones first.
@@ -78,7 +83,7 @@ class ClassifierJob:
         return (now - self.arrived) / (PASS_TOKENS + self._unread_tokens + self._waiting_tokens)
 
     def read_portion(self, reader: WindowReader) -> None:
-        """Divide the next texts into windows, unless some wait already."""
+        """Divide the next texts into windows, unless some wait already; what goes wrong is its own ``failure``."""
         if self._waiting:
             return
         portion: list[int] = []
@@ -86,7 +91,12 @@ class ClassifierJob:
         while self._unread and (not portion or len(self._texts[self._unread[-1]]) <= room):
             portion.append(self._unread.pop())
             room -= len(self._texts[portion[-1]])
-        divided = reader.read([self._texts[each] for each in portion], self._max_windows)
+        try:
+            divided = reader.read([self._texts[each] for each in portion], self._max_windows)
+        except BaseException as error:  # a panic of the tokenizer's native code is no Exception
+            _logger.exception("classifier_text_unreadable")
+            self.failure = error
+            return
         for text, read in zip(portion, divided, strict=True):
             self._read[text] = read
             self._unread_tokens -= self._likely_tokens(self._texts[text])
@@ -137,7 +147,7 @@ class Pass:
         ids = np.full((len(self.windows), self.padded_tokens), pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, (_, window) in enumerate(self.windows):
-            at = slice(-len(window.ids), None) if pads_left else slice(len(window.ids))
+            at = slice(self.padded_tokens - len(window.ids), None) if pads_left else slice(len(window.ids))
             ids[row, at] = window.ids
             mask[row, at] = 1
         return ids, mask
@@ -145,6 +155,8 @@ class Pass:
 
 def next_pass(jobs: Sequence[ClassifierJob], reader: WindowReader, now: float, max_tokens: int, longest: int) -> Pass:
     """Return what to compute next: the most urgent request's windows, and what may go with them at no great cost.
+
+    A request whose text cannot be read has a ``failure`` afterwards; where all have one, there are no windows.
 
     Args:
         jobs: none complete, at least one.
@@ -165,6 +177,8 @@ def next_pass(jobs: Sequence[ClassifierJob], reader: WindowReader, now: float, m
             room -= tokens
         if room < LENGTH_STEP:
             break
+    if not chosen:
+        return Pass([], 0)
     batches = alike_batches([len(window.ids) for _, window in chosen], max_tokens, longest)
     [first] = (each for each in batches if 0 in each.rows)
     return Pass([chosen[row] for row in first.rows], first.padded_tokens)

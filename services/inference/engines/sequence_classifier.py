@@ -150,20 +150,29 @@ class SequenceClassifierEngine:
 
     def _run(self) -> None:
         jobs: list[ClassifierJob] = []
-        with torch.inference_mode():
-            while self._take_arrivals(jobs):
-                try:
-                    jobs = self._computed(self._without_abandoned(jobs))
-                except Exception as error:  # the thread must outlive any pass, or every later request hangs
-                    _logger.exception("classifier_failed")
-                    _fail(jobs, _failed(error))
-                    jobs = []
-                if time.monotonic() - self._published_at >= _PUBLISH_SECONDS:
-                    self._publish(len(jobs))
-        _fail(jobs, _stopping())
+        try:
+            with torch.inference_mode():
+                while self._take_arrivals(jobs):
+                    self._advance(jobs)
+        except BaseException:  # nobody computes any more: what waits and what comes later is refused, or it would hang
+            _logger.exception("classifier_died")
         with self._wake:
-            _fail(self._arrived, _stopping())
+            self._is_closing = True
+            jobs += self._arrived
+            self._arrived = []
+        _fail(jobs, _stopping())
         self._publish(0)
+
+    def _advance(self, jobs: list[ClassifierJob]) -> None:
+        """Compute one pass and leave the requests that are not answered."""
+        try:
+            jobs[:] = self._computed(self._without_abandoned(jobs))
+        except Exception as error:  # the thread must outlive any pass
+            _logger.exception("classifier_failed")
+            _fail(jobs, _failed(error))
+            jobs.clear()
+        if time.monotonic() - self._published_at >= _PUBLISH_SECONDS:
+            self._publish(len(jobs))
 
     def _take_arrivals(self, jobs: list[ClassifierJob]) -> bool:
         """Take what has arrived, and wait where there is nothing; False when the engine is closing."""
@@ -199,20 +208,23 @@ class SequenceClassifierEngine:
             return []
         started = time.perf_counter()
         chosen = next_pass(jobs, self._reader, time.monotonic(), self._pass_tokens, self._loaded.max_tokens)
+        readable = _without_unreadable(jobs)
+        if not chosen.windows:
+            return readable
         concerned = {id(job): job for job, _ in chosen.windows}
         try:
             found = self._probabilities(chosen)
         except Exception as error:  # a pass that fails takes nothing with it but its own requests
             _logger.exception("classifier_pass_failed")
             _fail(list(concerned.values()), _failed(error))
-            return [job for job in jobs if id(job) not in concerned]
+            return [job for job in readable if id(job) not in concerned]
         for (job, window), values in zip(chosen.windows, found, strict=True):
             job.take(window, values)
         seconds = time.perf_counter() - started
         for job, _ in chosen.windows:
             job.engine_seconds += seconds / len(chosen.windows)
         self._totals[seams.BUSY_SECONDS] += seconds
-        return [job for job in jobs if not self._answered(job)]
+        return [job for job in readable if not self._answered(job)]
 
     def _probabilities(self, chosen: Pass) -> NDArray[np.float32]:
         tokenizer, device = self._loaded.tokenizer, self._loaded.device
@@ -283,7 +295,15 @@ def _fail(jobs: Sequence[ClassifierJob], failure: InferenceFailure) -> None:
         job.responder.fail(failure)
 
 
-def _failed(error: Exception) -> InferenceFailure:
+def _without_unreadable(jobs: Sequence[ClassifierJob]) -> list[ClassifierJob]:
+    """Fail the requests with a text that cannot be divided into tokens; return the others."""
+    for job in jobs:
+        if job.failure is not None:
+            job.responder.fail(_failed(job.failure))
+    return [job for job in jobs if job.failure is None]
+
+
+def _failed(error: BaseException) -> InferenceFailure:
     if isinstance(error, InferenceFailure):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -109,3 +109,21 @@ def test_a_pass_stays_within_its_bound(lengths: list[int]) -> None:
     left_ids, left_mask = chosen.ids(9, pads_left=True)
     assert (left_mask[:, -1] == 1).all()
     assert sorted(ids[0]) == sorted(left_ids[0])
+
+
+class BareTokenizer(LetterTokenizer):
+    """Sets no special tokens around a text."""
+
+    def __call__(self, texts: list[str] | str, **_: object) -> dict[str, list[list[int]] | list[int]]:
+        if isinstance(texts, str):
+            return {"special_tokens_mask": [0] * len(texts)}
+        return {"input_ids": [[*map(ord, text)] for text in texts]}
+
+
+@pytest.mark.parametrize("pads_left", [False, True])
+def test_a_window_of_no_tokens_is_all_padding(pads_left: bool) -> None:
+    jobs = [job(""), job("ab")]
+    chosen = next_pass(jobs, WindowReader(BareTokenizer(), LONGEST), 1.0, PASS_TOKENS, LONGEST)
+    ids, mask = chosen.ids(9, pads_left=pads_left)
+    assert mask.sum(axis=1).tolist() == [0, 2]
+    assert (ids[0] == 9).all()

@@ -181,6 +181,68 @@ def test_a_pass_that_fails_takes_only_its_own_requests_with_it(
     engine.close()
 
 
+class Panic(BaseException):
+    """As what native code raises."""
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("no"), Panic("no")])
+def test_a_text_that_cannot_be_read_fails_its_own_request_alone(
+    load: Any,
+    encoder_folder: Path,
+    tmp_path: Path,
+    texts: Any,
+    new_answers: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: BaseException,
+) -> None:
+    engine = load(encoder_folder, write_head(tmp_path / "head"))
+    is_busy, may_go_on = threading.Event(), threading.Event()
+    read = engine._reader.read
+
+    def reads(asked: list[str], max_windows: int) -> Any:
+        if "wait" in asked:
+            is_busy.set()
+            may_go_on.wait(30)
+        if "poison" in asked:
+            raise problem
+        return read(asked, max_windows)
+
+    monkeypatch.setattr(engine._reader, "read", reads)
+    first, bad, good = new_answers(), new_answers(), new_answers()
+    engine.submit({"text": texts("wait")}, first)
+    assert is_busy.wait(30)
+    engine.submit({"text": texts("poison")}, bad)
+    engine.submit({"text": texts("a")}, good)
+    may_go_on.set()
+    with pytest.raises(InferenceFailure) as caught:
+        bad.wait()
+    assert caught.value.reason == "ENGINE_FAILED"
+    assert len(first.wait()) == len(good.wait()) == 1
+    alone = new_answers()
+    engine.submit({"text": texts("poison")}, alone)
+    with pytest.raises(InferenceFailure):
+        alone.wait()
+    assert len(engine.classify(["a"]).probabilities) == 1
+    engine.close()
+
+
+def test_an_engine_that_died_refuses_what_waits_and_what_comes(
+    load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panics(chosen: Any) -> Any:
+        raise Panic("no")
+
+    engine = load(encoder_folder, write_head(tmp_path / "head"))
+    monkeypatch.setattr(engine, "_probabilities", panics)
+    for _ in range(2):
+        answers = new_answers()
+        engine.submit({"text": texts("a")}, answers)
+        with pytest.raises(InferenceFailure) as caught:
+            answers.wait()
+        assert caught.value.reason == "INFERENCE_STOPPING"
+    engine.close()
+
+
 def test_requests_that_wait_together_get_what_they_would_alone(
     load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any
 ) -> None:
