@@ -242,6 +242,11 @@ class ItemPipeline:
         verdict = await wait_out(classify, patience_seconds=self._patience_seconds)
         if verdict.decision == "error":
             raise VerdictError(f"the guard could not judge the {judging.aspect}: {verdict.error_reason}")
+        if verdict.decision == "safe" and verdict.truncated:
+            raise VerdictError(
+                f"the {judging.aspect} is too long: the guard found a part of it safe and did not read the rest",
+                reason="SAFETY_TEXT_TRUNCATED",
+            )
         return float(verdict.decision != "safe"), verdict.judges
 
 

@@ -78,7 +78,10 @@ class FakeGenerator:
 
 
 class FakeSafetyJudge:
-    """Calls a text unsafe that contains "bad", cannot judge one that contains "garbled", and knows one policy."""
+    """Calls a text unsafe that contains "bad", cannot judge one that contains "garbled", and knows one policy.
+
+    Of one that contains "endless" it reads only a part.
+    """
 
     def __init__(self) -> None:
         self.judged: list[Sequence[Message]] = []
@@ -88,7 +91,7 @@ class FakeSafetyJudge:
         text = messages[-1].content.lower()
         decision = "error" if "garbled" in text else "unsafe" if "bad" in text else "safe"
         return SafetyVerdict(
-            decision, "NAN" if decision == "error" else "", False, (JudgeReference("guards/g", "1", "d"),)
+            decision, "NAN" if decision == "error" else "", "endless" in text, (JudgeReference("guards/g", "1", "d"),)
         )
 
     async def check(self, judgings: Sequence[SafetyJudging]) -> None:

@@ -123,6 +123,21 @@ async def test_a_guard_that_cannot_judge_fails_the_item_and_never_calls_it_safe(
     assert outcome.output == "GARBLED"
 
 
+async def test_a_response_of_which_a_part_was_not_judged_is_never_called_safe(
+    fleet: Any, make_task: Any, make_item: Any
+) -> None:
+    task = make_task(**SAFETY, failed_items="wrong")
+    (nice,) = await pipeline(task, fleet).outcomes(make_item("endless nice"), 0)
+    (bad,) = await pipeline(task, fleet).outcomes(make_item("endless bad"), 0)
+
+    assert nice.metrics is None
+    assert nice.failure is not None
+    assert nice.failure.reason == "SAFETY_TEXT_TRUNCATED"
+    assert nice.failure.counted_as == {"exact_match": 0.0, "unsafe": 1.0}
+    assert bad.metrics is not None
+    assert bad.metrics["unsafe"] == 1.0
+
+
 async def test_an_empty_response_says_nothing_unsafe(fleet: Any, make_task: Any, make_item: Any) -> None:
     (outcome,) = await pipeline(make_task(**SAFETY), fleet).outcomes(make_item(" "), 0)
 
