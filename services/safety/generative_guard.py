@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
-from services.runtime.errors import DeadlineExceededError, FleetError
+from services.runtime.errors import DeadlineExceededError, FailedPreconditionError, FleetError
 from services.safety.answer_cache import AnswerCache
 from services.safety.combining import NOT_JUDGED, worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.examination import Finding, RawAnswer, find
 from services.safety.formats.guard_format import GuardFormat, Level, Question
 from services.safety.judgement import CategoryScore, Decision, GuardDescription, JudgedTurn, Verdict
-from services.safety.language_model import LanguageModel
+from services.safety.language_model import GeneratedAnswer, LanguageModel
 from services.safety.long_turns import TOO_LONG, characters_of, divided
 from services.safety.reading import is_unmapped
 from services.safety.windows import MAX_WINDOWS
@@ -168,6 +168,17 @@ class GenerativeGuard:
             keep_special_tokens=question.keeps_special_tokens,
             timeout_seconds=budget,
         )
+        try:
+            return await self._understand(turn, question, generated, budget), False
+        except UnusableAnswerError as error:
+            if generated.lacks_room(question.max_tokens):
+                raise _without_room(generated) from error
+            raise
+
+    async def _understand(
+        self, turn: JudgedTurn, question: Question, generated: GeneratedAnswer, budget: float
+    ) -> Finding:
+        """Return what a new answer says, and remember it if it can be used."""
         statement = self._format.read(generated.text, question, turn.aspect)
         likelihoods = await self._model.log_likelihoods(
             question.prompt, [statement.before + word for _, word in statement.words], timeout_seconds=budget
@@ -176,7 +187,7 @@ class GenerativeGuard:
         finding = self._read(turn, question, answer)
         if self._cache is not None:
             await self._cache.keep(question, answer)
-        return finding, False
+        return finding
 
     def _read(self, turn: JudgedTurn, question: Question, answer: RawAnswer) -> Finding:
         statement = self._format.read(answer.text, question, turn.aspect)
@@ -241,6 +252,15 @@ class _TooLong:
     def parts(self, turn: JudgedTurn) -> list[JudgedTurn]:
         """Return shorter turns in place of the one that was refused; none if it cannot be made shorter."""
         return divided(turn, self.figures, prompt_characters=self.prompt_characters, answer_tokens=self.answer_tokens)
+
+
+def _without_room(generated: GeneratedAnswer) -> FleetError:
+    """Return the refusal of a prompt that fits, but leaves its answer too little room."""
+    figures = {}
+    if generated.prompt_tokens is not None and generated.answer_tokens is not None:
+        figures["prompt_tokens"] = str(generated.prompt_tokens)
+        figures["context_tokens"] = str(generated.prompt_tokens + generated.answer_tokens)
+    return FailedPreconditionError("the prompt leaves its answer no room", reason=TOO_LONG, metadata=figures)
 
 
 def _too_long(questions: Sequence[Question], error: FleetError) -> _TooLong:

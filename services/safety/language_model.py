@@ -14,10 +14,18 @@ class GeneratedAnswer:
     Attributes:
         text: without the prompt and without the stop text.
         is_complete: the model ended it, or a stop text did; false where the limit of tokens cut it off.
+        prompt_tokens: of the prompt; None where nobody counted.
+        answer_tokens: of the answer; fewer than were allowed, where it is not complete, if the context ended it.
     """
 
     text: str
     is_complete: bool
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+
+    def lacks_room(self, max_tokens: int) -> bool:
+        """Return whether the context had no room for an answer of so many tokens, and that cut it off."""
+        return not self.is_complete and self.answer_tokens is not None and self.answer_tokens < max_tokens
 
 
 class LanguageModel(Protocol):

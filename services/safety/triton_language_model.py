@@ -164,7 +164,12 @@ class TritonLanguageModel:
             )
 
         generated = await self._loading.retried(ask, timeout_seconds)
-        return GeneratedAnswer(generated.text, is_complete=generated.finish_reason == "stop")
+        return GeneratedAnswer(
+            generated.text,
+            is_complete=generated.finish_reason == "stop",
+            prompt_tokens=generated.num_input_tokens,
+            answer_tokens=generated.num_output_tokens,
+        )
 
     async def log_likelihoods(
         self, prompt: Prompt, continuations: Sequence[str], *, timeout_seconds: float

@@ -112,7 +112,7 @@ async def ask(model: TritonLanguageModel) -> GeneratedAnswer:
 async def test_the_first_question_starts_the_host_and_loads_the_checkpoint(
     server: FakeInference, models: list[TritonLanguageModel]
 ) -> None:
-    assert await ask(models[0]) == GeneratedAnswer("safe", is_complete=True)
+    assert await ask(models[0]) == GeneratedAnswer("safe", True, prompt_tokens=3, answer_tokens=1)
     assert server.calls == ["start", "load one"]
     [sampling] = server.sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.stop) == (0.0, 7, ("\n",))

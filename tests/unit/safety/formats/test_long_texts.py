@@ -11,6 +11,7 @@ from services.runtime.errors import FailedPreconditionError
 from services.safety.combining import NOT_JUDGED
 from services.safety.formats.registry import FAMILIES
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn
+from services.safety.language_model import GeneratedAnswer
 from services.safety.long_turns import divided
 from services.safety.windows import OVERLAP_CHARACTERS
 from tests.fakes.language_model import (
@@ -103,6 +104,37 @@ async def test_a_text_that_fits_in_no_number_of_windows_is_an_error_that_says_so
         [verdict] = await guard_of(kind, FakeLanguageModel(model)).judge([turn_of(aspect, text)])
         assert (verdict.decision, verdict.error_reason) == (Decision.ERROR, "PROMPT_TOO_LONG")
         assert verdict.unsafe_probability is None
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["counted", "prompt not counted"])
+@pytest.mark.parametrize(("kind", "aspect"), CASES, ids=str)
+async def test_a_prompt_that_leaves_its_answer_no_room_is_judged_in_windows(
+    kind: str, aspect: Aspect, counts: bool
+) -> None:
+    judged: list[str] = []
+
+    def answers(prompt: Prompt) -> Said:
+        text = prompt_text(prompt) + str(getattr(prompt, "variables", ""))
+        words, said = len(text.split()), SAFE_ANSWERS[kind][aspect]
+        if words > 2_500:
+            return GeneratedAnswer(said[: len(said) // 2], False, words if counts else None, answer_tokens=0)
+        judged.append(text)
+        return said
+
+    text = " ".join(f"w{number}" for number in range(3_000))
+    [verdict] = await guard_of(kind, FakeLanguageModel(answers)).judge([turn_of(aspect, text)])
+    assert (verdict.decision, verdict.error_reason) == (Decision.SAFE, "")
+    assert verdict.windows > 1
+    assert all(f"w{number}" in " ".join(judged) for number in (0, 1_000, 2_000, 2_999))
+
+
+@pytest.mark.parametrize("said", ["safe", "unsafe\nS1"])
+async def test_an_answer_that_had_room_and_was_cut_off_is_asked_once(said: str) -> None:
+    for answer_tokens in (10**6, None):
+        model = FakeLanguageModel(GeneratedAnswer(said, False, 9, answer_tokens))
+        [verdict] = await guard_of("llama-guard-3", model).judge([turn_of(Aspect.PROMPT, "w " * 3_000)])
+        assert len(model.prompts) == 1
+        assert verdict.error_reason == ("ANSWER_CUT_OFF" if said == "safe" else "")
 
 
 async def test_windows_that_a_hazard_elsewhere_left_out_are_told_of() -> None:
