@@ -92,7 +92,7 @@ class GenerativeGuard:
         outcome = await self._judge_one(turn, questions, known)
         if not isinstance(outcome, _TooLong):
             return outcome
-        pending = outcome.parts(turn)
+        pending = outcome.parts(turn, self._format)
         verdicts: list[Verdict] = []
         while pending:
             if len(verdicts) + len(pending) > MAX_WINDOWS:
@@ -103,7 +103,7 @@ class GenerativeGuard:
                     return said
                 if isinstance(said, Verdict):
                     verdicts.append(said)
-                elif parts := said.parts(window):
+                elif parts := said.parts(window, self._format):
                     pending += parts
                 else:
                     verdicts.append(self._error(turn, TOO_LONG))
@@ -249,9 +249,15 @@ class _TooLong:
     prompt_characters: int
     answer_tokens: int
 
-    def parts(self, turn: JudgedTurn) -> list[JudgedTurn]:
+    def parts(self, turn: JudgedTurn, guard_format: GuardFormat) -> list[JudgedTurn]:
         """Return shorter turns in place of the one that was refused; none if it cannot be made shorter."""
-        return divided(turn, self.figures, prompt_characters=self.prompt_characters, answer_tokens=self.answer_tokens)
+        return divided(
+            turn,
+            self.figures,
+            questions=guard_format.questions,
+            prompt_characters=self.prompt_characters,
+            answer_tokens=self.answer_tokens,
+        )
 
 
 def _without_room(generated: GeneratedAnswer) -> FleetError:

@@ -1,12 +1,12 @@
 """Turns whose prompt is longer than a guard's context, divided into several that fit.
 
-Nothing is left out: the longest turn of the conversation, up to the judged one, gives way to a window of it, as often
+Nothing is left out: the longest turn of those that the guard is sent gives way to a window of it, as often
 as it takes, until every prompt fits. How long the windows may be follows from the tokens that the guard's own tokenizer
 counted, which its refusal of the whole tells.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -20,18 +20,26 @@ VERSION: Final = "long-turns/1"
 
 
 def divided(
-    turn: JudgedTurn, figures: Mapping[str, str], *, prompt_characters: int, answer_tokens: int
+    turn: JudgedTurn,
+    figures: Mapping[str, str],
+    *,
+    questions: Callable[[JudgedTurn], object],
+    prompt_characters: int,
+    answer_tokens: int,
 ) -> list[JudgedTurn]:
     """Return shorter turns that together hold all that a turn does; none if it cannot be made shorter.
 
     Args:
         turn: whose prompt was refused.
         figures: of the refusal; ``prompt_tokens`` and ``context_tokens`` where the engine tells them.
+        questions: what the guard is asked about a turn; not every family is sent the whole conversation.
         prompt_characters: of the prompt that was refused.
         answer_tokens: room that the answer needs.
     """
     spoken = [number for number in range(turn.index + 1) if turn.conversation[number].role is not Role.SYSTEM]
-    longest = max(spoken, key=lambda number: len(turn.conversation[number].content), default=None)
+    asked = questions(turn)
+    by_length = sorted(spoken, key=lambda number: len(turn.conversation[number].content), reverse=True)
+    longest = next((number for number in by_length if questions(_with(turn, number, "")) != asked), None)
     if longest is None:
         return []
     content = turn.conversation[longest].content

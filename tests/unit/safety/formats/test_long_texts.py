@@ -164,6 +164,23 @@ async def test_a_long_request_before_a_short_response_is_what_gives_way() -> Non
     assert all("a hazard z" in text for text in model.judged)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+async def test_a_longer_turn_that_the_guard_is_not_sent_does_not_give_way(kind: str) -> None:
+    model = SmallModel(kind, Aspect.PROMPT, room=2_500, hazard="hazard")
+    turns = [
+        Turn(Role.SYSTEM, "s " * 9_000),
+        Turn(Role.USER, " " * 30_000),
+        Turn(Role.ASSISTANT, "a"),
+        Turn(Role.USER, "w " * 6_000 + "hazard z"),
+        Turn(Role.ASSISTANT, "l " * 9_000),
+    ]
+    if kind in ("wildguard", "shieldgemma"):
+        turns[1] = Turn(Role.USER, "u " * 9_000)
+    judged = JudgedTurn(turns, 3, Aspect.PROMPT)
+    [verdict] = await guard_of(kind, FakeLanguageModel(model)).judge([judged])
+    assert verdict.decision is Decision.UNSAFE
+
+
 @given(
     st.lists(st.text(max_size=3000), min_size=1, max_size=4),
     st.integers(0, 3000),
@@ -176,7 +193,13 @@ def test_shorter_turns_hold_all_that_the_long_one_does(
     turns = [Turn(Role.USER, content) for content in contents]
     judged = JudgedTurn(turns, len(turns) - 1, Aspect.PROMPT)
     figures = {"prompt_tokens": str(tokens), "context_tokens": str(context)}
-    parts = divided(judged, figures, prompt_characters=sum(map(len, contents)), answer_tokens=answer)
+    parts = divided(
+        judged,
+        figures,
+        questions=lambda turn: [each.content for each in turn.conversation],
+        prompt_characters=sum(map(len, contents)),
+        answer_tokens=answer,
+    )
     if not parts:
         return
     [changed] = {
