@@ -15,6 +15,8 @@ TEMPLATE: Final = "judged-turn-content/3"
 """How a conversation becomes the classifier's input: the judged turn's content as it is, a long one in windows."""
 _MOST_TEXTS: Final = 256
 """Most texts of one request; Triton takes no more."""
+_MOST_CHARACTERS: Final = 65_536
+"""Most characters of one request with several texts: some 64 pages, which take a small classifier seconds."""
 
 
 class ClassifierGuard:
@@ -47,6 +49,7 @@ class ClassifierGuard:
     async def judge(self, turns: Sequence[JudgedTurn]) -> list[Verdict]:
         """Judge turns in one request; if its answer is unusable, in smaller ones, to find the texts at fault.
 
+        More text than a request can answer in its time is several of them, each with that time, the short texts first.
         A text that is longer than what the classifier reads is judged in windows: the worst one decides.
         """
         read = await self._ask_any([turn.content for turn in turns])
@@ -57,8 +60,10 @@ class ClassifierGuard:
         return worst([read_verdict(self._about, self._reader, turn, each) for each in windows])
 
     async def _ask_any(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
-        starts = range(0, len(texts), _MOST_TEXTS)
-        return [each for start in starts for each in await self._ask(texts[start : start + _MOST_TEXTS])]
+        answers: dict[int, LabelledText | UnusableAnswerError] = {}
+        for request in _requests(texts):
+            answers.update(zip(request, await self._ask([texts[index] for index in request]), strict=True))
+        return [answers[index] for index in range(len(texts))]
 
     async def _ask(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
         budget = child_timeout(self._timeout_seconds)
@@ -81,6 +86,19 @@ class ClassifierGuard:
             return [problem]
         middle = len(texts) // 2
         return [*await self._ask(texts[:middle]), *await self._ask(texts[middle:])]
+
+
+def _requests(texts: Sequence[str]) -> list[list[int]]:
+    """Divide texts into requests, as their indices; those with short texts come first."""
+    requests: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(texts)), key=lambda each: len(texts[each])):
+        if not requests or len(requests[-1]) == _MOST_TEXTS or len(texts[index]) > room:
+            requests.append([])
+            room = _MOST_CHARACTERS
+        requests[-1].append(index)
+        room -= len(texts[index])
+    return [sorted(each) for each in requests]
 
 
 def read_verdict(

@@ -116,6 +116,24 @@ async def test_a_batch_is_one_request_and_equals_single_requests() -> None:
     assert together == single
 
 
+async def test_long_texts_of_a_batch_take_no_time_from_the_others() -> None:
+    long, longer, short = "a" * 50_000, "b" * 60_000, ["c" * number for number in range(1, 400)]
+    texts = [longer, *short, long]
+
+    def given_answer(asked: Sequence[str]) -> Sequence[LabelledText]:
+        if longer in asked:
+            raise DeadlineExceededError("late")
+        return [answer(len(text) / 100_000) for text in asked]
+
+    classifier = FakeClassifier(given_answer)
+    verdicts = await guard(classifier, timeout_seconds=3).judge(turns(*texts))
+    assert [len(request) for request in classifier.requests] == [256, 143, 1, 1]
+    assert classifier.requests[0] == tuple(short[:256])
+    assert classifier.timeouts == [3] * 4
+    assert [each.error_reason for each in verdicts] == ["GUARD_TIMEOUT"] + [""] * 400
+    assert [each.unsafe_probability for each in verdicts[1:]] == [len(text) / 100_000 for text in texts[1:]]
+
+
 BROKEN: dict[str, Callable[[Sequence[str]], Sequence[LabelledText]]] = {
     "nan": lambda texts: [answer(math.nan) for _ in texts],
     "infinity": lambda texts: [answer(math.inf) for _ in texts],
