@@ -82,6 +82,15 @@ class ClassifierJob:
         """
         return (now - self.arrived) / (PASS_TOKENS + self._unread_tokens + self._waiting_tokens)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether windows wait, so that no text needs to be divided to go on."""
+        return bool(self._waiting)
+
+    def likely_tokens(self, longest: int) -> int:
+        """Return about how many tokens the next window of a text has that is not divided yet, at most ``longest``."""
+        return min(longest, self._likely_tokens(self._texts[self._unread[-1]])) if self._unread else 0
+
     def read_portion(self, reader: WindowReader) -> None:
         """Divide the next texts into windows, unless some wait already; what goes wrong is its own ``failure``."""
         if self._waiting:
@@ -167,7 +176,11 @@ def next_pass(jobs: Sequence[ClassifierJob], reader: WindowReader, now: float, m
     """
     chosen: list[tuple[ClassifierJob, _Window]] = []
     room = max_tokens
+    may_read = True
     for job in sorted(jobs, key=lambda each: each.urgency(now), reverse=True):
+        is_read, before = job.is_read, len(chosen)
+        if chosen and not is_read and not (may_read and job.likely_tokens(longest) <= room):
+            continue
         job.read_portion(reader)
         for window in job.windows():
             tokens = max(len(window.ids), LENGTH_STEP)
@@ -177,6 +190,8 @@ def next_pass(jobs: Sequence[ClassifierJob], reader: WindowReader, now: float, m
             room -= tokens
         if room < LENGTH_STEP:
             break
+        # What was divided and does not fit ends the reading: of many requests it would take longer than the pass.
+        may_read = may_read and (is_read or len(chosen) > before)
     if not chosen:
         return Pass([], 0)
     batches = alike_batches([len(window.ids) for _, window in chosen], max_tokens, longest)

@@ -111,6 +111,35 @@ def test_a_pass_stays_within_its_bound(lengths: list[int]) -> None:
     assert sorted(ids[0]) == sorted(left_ids[0])
 
 
+class CountingTokenizer(LetterTokenizer):
+    """Counts the texts that it is given."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, texts: list[str] | str, **_: object) -> dict[str, list[list[int]] | list[int]]:
+        self.count += 1 if isinstance(texts, str) else len(texts)
+        return super().__call__(texts)
+
+
+@pytest.mark.parametrize("length", [50, 400])
+def test_texts_that_do_not_fit_into_the_pass_are_not_read_for_it(length: int) -> None:
+    tokenizer = CountingTokenizer()
+    reader = WindowReader(tokenizer, LONGEST)
+    jobs = [job("a" * 40), *(job("b" * length, arrived=0.5) for _ in range(100))]
+    tokenizer.count = 0
+    chosen = next_pass(jobs, reader, 1.0, 80, LONGEST)
+    assert [each for each, _ in chosen.windows] == jobs[:1]
+    assert tokenizer.count <= 2
+    assert len(served(jobs, reader, 1.0)) == len(jobs)
+
+
+def test_short_texts_behind_one_that_does_not_fit_still_go_along(reader: WindowReader) -> None:
+    jobs = [job("a" * 40), job("b" * 400, arrived=0.1), *(job("c" * 14, arrived=0.9) for _ in range(2))]
+    next_pass(jobs, reader, 1.0, 80, LONGEST)
+    assert [each.is_read for each in jobs] == [True, False, True, True]
+
+
 class BareTokenizer(LetterTokenizer):
     """Sets no special tokens around a text."""
 
