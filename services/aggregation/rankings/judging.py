@@ -16,6 +16,7 @@ from services.aggregation.drawings.records import DrawnScores
 from services.aggregation.intervals import Interval
 from services.aggregation.rankings.errors import OrdersDifferError
 from services.aggregation.sequential.elimination import SuccessiveElimination
+from services.runtime.database import unbroken
 
 Values = NDArray[np.float64]
 
@@ -120,8 +121,17 @@ class RankingDesk:
         self._races.move_to_end(question)
         if len(self._races) > _MOST_RACES:
             self._races.popitem(last=False)
+        # A thread goes on when its caller is cancelled; with the lock free, another one would feed the race meanwhile.
+        return await unbroken(self._judge_race(question, kept, drawn))
+
+    async def _judge_race(self, question: RankQuestion, kept: _Race, drawn: Sequence[DrawnScores]) -> RankedRuns:
         async with kept.lock:
-            await asyncio.to_thread(_advance, kept.race, drawn, lower_is_better=question.lower_is_better)
+            try:
+                await asyncio.to_thread(_advance, kept.race, drawn, lower_is_better=question.lower_is_better)
+            except Exception:
+                # It may have taken a part of a block; the ledger makes it again.
+                self._races.pop(question, None)
+                raise
             return _standings(kept.race, drawn)
 
 
