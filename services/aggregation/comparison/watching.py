@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from services.aggregation.comparison.answers import Answer, AnsweredItem, metrics_of, value_of
 from services.aggregation.comparison.reading import AnswerSource
+from services.aggregation.errors import RunDeletedError
 from services.aggregation.sequential.regressions import RegressionWatch, Suspicion, alarm_threshold
 
 Values = NDArray[np.float64]
@@ -82,7 +83,7 @@ async def check_regressions(
     Args:
         source: of the answers.
         runs: one a checkpoint.
-        metrics: what is watched; empty: every metric of the first run.
+        metrics: what is watched; empty: every metric of the first run that has results.
         tolerance: drops of up to this much are none.
         false_alarm_rate: largest probability of any false alarm.
 
@@ -93,18 +94,27 @@ async def check_regressions(
     tasks = {each.task for each in metrics}
     only = next(iter(tasks)) if len(tasks) == 1 else None
     for index, run in enumerate(runs):
-        checkpoint = _Checkpoint(sequence)
-        async with aclosing(source.answers(run, only)) as pieces:
-            async for piece in pieces:
-                await asyncio.to_thread(checkpoint.add, piece)
-        await asyncio.to_thread(checkpoint.finish)
-        for task, count in checkpoint.item_counts.items():
-            order = await source.order(run, task)
-            if order is not None and not order.is_uniform and count < order.size:
-                checkpoint.partly_drawn_tasks.add(task)
-        await asyncio.to_thread(sequence.observe, index, checkpoint)
+        try:
+            checkpoint = await _read(source, run, only, sequence)
+        except RunDeletedError:
+            sequence.skip(index, "RESULTS_DELETED")
+        else:
+            await asyncio.to_thread(sequence.observe, index, checkpoint)
     alarms = sorted(sequence.alarms, key=lambda each: (each.run_index, each.watched))
     return Regressions(tuple(alarms), {each: sequence.series[each] for each in sorted(sequence.series)})
+
+
+async def _read(source: AnswerSource, run: str, only: str | None, sequence: "_Sequence") -> "_Checkpoint":
+    checkpoint = _Checkpoint(sequence)
+    async with aclosing(source.answers(run, only)) as pieces:
+        async for piece in pieces:
+            await asyncio.to_thread(checkpoint.add, piece)
+    await asyncio.to_thread(checkpoint.finish)
+    for task, count in checkpoint.item_counts.items():
+        order = await source.order(run, task)
+        if order is not None and not order.is_uniform and count < order.size:
+            checkpoint.partly_drawn_tasks.add(task)
+    return checkpoint
 
 
 @dataclass(slots=True)
@@ -146,15 +156,22 @@ class _Sequence:
         self._latest: dict[WatchedMetric, Values] = {}
         # Checkpoints that a watch has taken, by their position among the runs.
         self._taken: dict[WatchedMetric, list[int]] = {}
+        self._skipped: list[Point] = []
 
     def observe(self, index: int, checkpoint: "_Checkpoint") -> None:
         """Take the next checkpoint, read to its end."""
         if not self.wanted:
             self.wanted = tuple(sorted(WatchedMetric(task, metric) for task, metric in checkpoint.columns))
-            self.series = {each: [] for each in self.wanted}
+            self.series = {each: list(self._skipped) for each in self.wanted}
         for watched in self.wanted:
             point = self._observe(index, watched, checkpoint)
             self.series[watched].append(point)
+
+    def skip(self, index: int, reason: str) -> None:
+        """Note that a checkpoint has nothing to watch."""
+        self._skipped.append(Point(index, skipped_reason=reason))
+        for points in self.series.values():
+            points.append(self._skipped[-1])
 
     def _observe(self, index: int, watched: WatchedMetric, checkpoint: "_Checkpoint") -> Point:
         column = checkpoint.columns.get((watched.task, watched.metric))

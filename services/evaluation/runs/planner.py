@@ -15,6 +15,7 @@ from services.evaluation.runs.record import Run, RunRequest
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.tiers import AUTO, goal_of, suite_for
 from services.runtime.callers import current_caller
+from services.runtime.errors import FailedPreconditionError
 
 _ANY_SEED = 0
 _RUNS_LOOKED_AT = 200
@@ -79,7 +80,7 @@ class RunPlanner:
                 if not _has_done(run, each):
                     continue
                 if run.run_id not in read:
-                    read[run.run_id] = await self._ledger.findings(run.name)
+                    read[run.run_id] = await self._findings(run.name)
                 findings = read[run.run_id].get(each.task.name)
                 if findings is not None and findings.spent.tokens:
                     # Items that all came from the cache of answers say nothing about what items cost.
@@ -87,6 +88,15 @@ class RunPlanner:
                     found[each.task.name] = EarlierRun(run.name, is_same, findings, _wall_seconds_an_item(run))
                     break
         return found
+
+    async def _findings(self, run: str) -> Mapping[str, TaskFindings]:
+        try:
+            return await self._ledger.findings(run)
+        except FailedPreconditionError as error:
+            # The list of runs still has it when the ledger's retention has taken its results.
+            if error.reason != "RUN_RESULTS_DELETED":
+                raise
+            return {}
 
 
 def _has_done(run: Run, each: TaskItems) -> bool:

@@ -11,6 +11,7 @@ from evalfleet.aggregation.v1 import aggregation_pb2_grpc, comparison_pb2, item_
 from evalfleet.common.v1 import common_pb2
 
 from services.aggregation.ledger import SqlLedger
+from services.aggregation.retention import PrunePolicy
 from services.aggregation.service import hosted
 from services.runtime.errors import FleetError, from_rpc_error
 from services.runtime.testing import serve_in_process
@@ -394,6 +395,19 @@ async def test_checkpoints_that_cannot_be_watched_say_why(stub: Stub) -> None:
     ]
     # The fall from the first to the last is seen across those between.
     assert series.points[4].lost_count == 50
+
+
+async def test_a_checkpoint_whose_results_were_deleted_does_not_hide_the_others(stub: Stub, ledger: SqlLedger) -> None:
+    for run in "abcd":
+        await append(stub, f"runs/{run}", [float(run != "d")] * 50)
+    await ledger.prune(PrunePolicy(("runs/a", "runs/c"), runs_have_ended=True))
+    for metrics in ((), (regressions_pb2.WatchedMetric(task="t", metric="acc"),)):
+        runs = [f"runs/{each}" for each in "abcd"]
+        request = regressions_pb2.CheckRegressionsRequest(runs=runs, metrics=metrics)
+        [series] = (await stub.CheckRegressions(request)).series
+        reasons = [(each.run_index, each.skipped_reason) for each in series.points]
+        assert reasons == [(0, "RESULTS_DELETED"), (1, ""), (2, "RESULTS_DELETED"), (3, "")]
+        assert series.points[3].lost_count == 50
 
 
 @pytest.mark.parametrize(

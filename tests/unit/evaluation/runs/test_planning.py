@@ -17,7 +17,7 @@ from services.evaluation.runs.record import Run, RunRequest, RunState, TaskProgr
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.database import open_database, sqlite_url
-from services.runtime.errors import NotFoundError, not_found
+from services.runtime.errors import FailedPreconditionError, NotFoundError, not_found
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 ITEMS = 1000
@@ -56,13 +56,19 @@ class FindingsLedger:
 
     def __init__(self, findings: Mapping[str, TaskFindings]) -> None:
         self.known = findings
+        self.deleted: set[str] = set()
 
     async def findings(self, run: str) -> Mapping[str, TaskFindings]:
+        if run in self.deleted:
+            raise FailedPreconditionError("deleted", reason="RUN_RESULTS_DELETED")
         return {"shout": self.known[run]} if run in self.known else {}
 
 
-def planner(store: RunStore, book: Book, findings: Mapping[str, TaskFindings] | None = None) -> RunPlanner:
+def planner(
+    store: RunStore, book: Book, findings: Mapping[str, TaskFindings] | None = None, *, deleted: Sequence[str] = ()
+) -> RunPlanner:
     ledger: Any = FindingsLedger(findings or {})
+    ledger.deleted.update(deleted)
     generator: Any = None
     return RunPlanner(store, book, ledger, generator)
 
@@ -103,6 +109,14 @@ async def test_a_run_that_the_cache_answered_says_nothing_about_cost(store: RunS
     await put_run(store, "cached", "models/new", 1.0)
     (task,) = (await planner(store, book, {"runs/cached": found(0)}).plan(RunRequest("demo", "models/new"))).tasks
     assert task.basis is CostBasis.PROMPTS
+
+
+async def test_a_run_whose_results_were_deleted_is_passed_over(store: RunStore, book: Book) -> None:
+    await put_run(store, "older", "models/new", 1.0)
+    await put_run(store, "newer", "models/new", 2.0)
+    plans = planner(store, book, {"runs/older": found(2000)}, deleted=["runs/newer"])
+    (task,) = (await plans.plan(RunRequest("demo", "models/new"))).tasks
+    assert (task.basis, task.basis_run) == (CostBasis.SAME_MODEL, "runs/older")
 
 
 async def test_a_gate_far_from_the_last_score_takes_few_items(store: RunStore, book: Book) -> None:

@@ -201,7 +201,8 @@ class CheckpointPoint(_message.Message):
     """Logarithm of the evidence that an alarm needs."""
     skipped_reason: _builtins.str
     """Why the checkpoint could not be watched, UPPER_SNAKE: NO_VALUES, VALUES_OUT_OF_RANGE, PROMPTS_DIFFER, JUDGES_DIFFER,
-    PARTIAL_DRAW (some items were drawn more readily than others, and not all of them are in); empty: it was.
+    PARTIAL_DRAW (some items were drawn more readily than others, and not all of them are in), RESULTS_DELETED; empty:
+    it was.
     """
     def __init__(
         self,
