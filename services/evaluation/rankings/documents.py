@@ -29,8 +29,10 @@ def ranking_of(document: str) -> Ranking:
 
 
 def _contender(values: Mapping[str, Any]) -> Contender:
+    # Rankings of earlier versions counted one outcome an item.
+    counted = {"evaluated_count": values["scored_count"] + values["failed_count"], **values}
     spans = {name: None if values[name] is None else Span(**values[name]) for name in ("span", "difference")}
-    return Contender(**{**values, **spans, "standing": Standing(values["standing"])})
+    return Contender(**{**counted, **spans, "standing": Standing(values["standing"])})
 
 
 def _plain(value: object) -> object:

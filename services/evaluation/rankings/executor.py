@@ -92,6 +92,7 @@ class RankingExecutor:
             )
             for each in ranking.contenders
         ]
+        self.ranking = dataclasses.replace(self.ranking, sample_count=self._members[0].sample_count)
         self._seconds = lambda: max(0.0, time.time() - began)
         self._keeper = self._new_keeper(Spend())
 
@@ -274,7 +275,12 @@ class RankingExecutor:
 
 
 def _updated(contender: Contender, member: Member, judged: Judged | None) -> Contender:
-    counted = dataclasses.replace(contender, scored_count=member.scored_count, failed_count=member.failed_count)
+    counted = dataclasses.replace(
+        contender,
+        scored_count=member.scored_count,
+        failed_count=member.failed_count,
+        evaluated_count=member.evaluated_count,
+    )
     if judged is None:
         return counted
     return dataclasses.replace(

@@ -37,8 +37,10 @@ class Member:
         drawn: its draws; without questions, since several runs together answer the ranking's.
         writer: of its outcomes.
         is_in: further items of it may tell more.
+        sample_count: outcomes that an item has.
         scored_count: outcomes that the ledger has.
-        failed_count: the same of items that failed.
+        failed_count: the same of those that failed.
+        evaluated_count: items of which the ledger has every outcome.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Member:
     ) -> None:
         self.run = contender.run
         self.is_in = contender.standing.wants_items
-        self.scored_count = self.failed_count = 0
+        self.scored_count = self.failed_count = self.evaluated_count = 0
         self._task = task.name
         self._peers = peers
         self._on_change = on_change
@@ -69,6 +71,7 @@ class Member:
             scorers=peers.scorers,
             patience_seconds=patience_seconds,
         )
+        self.sample_count = pipeline.sample_count
         self._known = KnownOutcomes({task.name: pipeline.sample_count})
         request = DrawingRequest(
             run=self.run,
@@ -143,3 +146,4 @@ class Member:
         if self._known.add(self._task, draw_index, sample):
             self.failed_count += failed
             self.scored_count += not failed
+            self.evaluated_count += self._known.has_all(self._task, draw_index)

@@ -47,6 +47,9 @@ class Contender:
         span: range of that mean; None before the first look.
         difference: with a margin the range of its mean minus the base's.
         completed_count: items of the common order that it has without a gap.
+        scored_count: outcomes that the ledger has, one a sample of an item.
+        failed_count: the same of those that failed.
+        evaluated_count: items of which the ledger has every outcome.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Contender:
     completed_count: int = 0
     scored_count: int = 0
     failed_count: int = 0
+    evaluated_count: int = 0
 
     @property
     def run(self) -> str:
@@ -67,9 +71,9 @@ class Contender:
         return f"runs/{self.run_id}"
 
     @property
-    def evaluated_count(self) -> int:
-        """Outcomes that the ledger has."""
-        return self.scored_count + self.failed_count
+    def has_outcomes(self) -> bool:
+        """Whether the ledger has any."""
+        return self.scored_count + self.failed_count > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Ranking:
         compared_count: items of the common order that were judged.
         is_decided: nothing is open any more.
         data_digest: over the task's definition and rows; empty until they have been read.
+        sample_count: outcomes that an item has.
     """
 
     ranking_id: str
@@ -126,6 +131,7 @@ class Ranking:
     item_count: int | None = None
     compared_count: int = 0
     data_digest: str = ""
+    sample_count: int = 1
     start_time: float | None = None
     end_time: float | None = None
 
@@ -147,7 +153,7 @@ def new_ranking_id() -> str:
 
 def member_runs(ranking: Ranking) -> tuple[Run, ...]:
     """The runs of a ranking that has ended, as the list of runs keeps them; a model without an outcome has none."""
-    return tuple(_member_run(ranking, each) for each in ranking.contenders if each.evaluated_count)
+    return tuple(_member_run(ranking, each) for each in ranking.contenders if each.has_outcomes)
 
 
 def _member_run(ranking: Ranking, contender: Contender) -> Run:
@@ -173,7 +179,11 @@ def _member_run(ranking: Ranking, contender: Contender) -> Run:
         end_time=ranking.end_time,
         progress=(
             TaskProgress(
-                ranking.task, count, contender.scored_count, contender.failed_count, data_digest=ranking.data_digest
+                ranking.task,
+                count * ranking.sample_count,
+                contender.scored_count,
+                contender.failed_count,
+                data_digest=ranking.data_digest,
             ),
         ),
         caller=ranking.caller,

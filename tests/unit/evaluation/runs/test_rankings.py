@@ -4,6 +4,7 @@ import asyncio
 import copy
 import dataclasses
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ class Choir(FakeGenerator):
         return f"digest of {model}"
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
-        [given] = await super().generate(model, prompt, options)
-        self.by_model[model].append(given.text)
-        number = int(given.text.split()[1])
+        given = await super().generate(model, prompt, options)
+        text = given[0].text
+        self.by_model[model].append(text)
+        number = int(text.split()[1])
         is_right = model == "models/good" or (model == "models/fair" and number % 10 > 0)
-        return [dataclasses.replace(given, text=given.text if is_right else "what?")]
+        return [dataclasses.replace(each, text=text if is_right else "what?") for each in given]
 
 
 class FakeJudge:
@@ -263,6 +265,20 @@ async def test_the_runs_are_in_the_list_of_runs_once_it_has_ended(desk: Desk) ->
         assert run.decisions[0].saved_count == ITEMS - contender.evaluated_count
         assert run.goal.draws is False
     assert await desk.stores[1].unfinished() == []
+
+
+async def test_items_with_several_samples_count_once(desk: Desk, make_task: Any) -> None:
+    task = make_task(generation={"sample_count": 3, "temperature": 1.0})
+    desk.book.suite = Suite("demo", "a suite", (task,))
+    ended = await desk.ended(REQUEST)
+    for contender in ended.contenders:
+        samples = Counter(item for its_run, _, item, _ in desk.fleet.ledger.rows if its_run == contender.run)
+        # Who is put down may be in the middle of an item.
+        assert contender.evaluated_count == sum(count == 3 for count in samples.values()) > 0
+        run = await desk.stores[1].get(contender.run_id)
+        assert run is not None
+        assert (run.progress[0].item_count, run.progress[0].scored_count) == (3 * ITEMS, samples.total())
+        assert run.decisions[0].saved_count == ITEMS - contender.evaluated_count
 
 
 async def test_a_ranking_goes_on_where_a_killed_service_left_it(desk: Desk, choir: Choir) -> None:
