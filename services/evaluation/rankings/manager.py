@@ -235,6 +235,9 @@ class RankingManager:
             state = RunState.FAILED if failure else RunState.SUCCEEDED
             live = self._live[claim.ranking.ranking_id]
             ended = dataclasses.replace(live, state=state, failure=failure, end_time=time.time())
+            # Whoever lost the lease meanwhile has nothing to say about the runs.
+            fence = partial(self._store.save, live, claim.epoch, lease_seconds=self._times.lease_seconds)
+            await wait_out(fence, patience_seconds=self._patience_seconds)
             # First: whoever sees that the ranking has ended finds its runs.
             await wait_out(partial(self._publish, ended), patience_seconds=self._patience_seconds)
             await wait_out(partial(self._store.save, ended, claim.epoch), patience_seconds=self._patience_seconds)
@@ -318,10 +321,9 @@ class RankingManager:
         return self._allowances.of(caller)
 
     async def _publish(self, ranking: Ranking) -> None:
-        """Put the runs of a ranking that has ended into the list of runs; those that are there stay."""
+        """Put the runs of a ranking that has ended into the list of runs, over what was there of them."""
         for run in member_runs(ranking):
-            with contextlib.suppress(AlreadyExistsError):
-                await self._runs.add(run)
+            await self._runs.add_ended(run)
 
     def _note(self, ranking: Ranking) -> None:
         self._live[ranking.ranking_id] = ranking

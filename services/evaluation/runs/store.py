@@ -70,6 +70,18 @@ class RunStore(Statements):
                 metadata={"run": run.name},
             ) from error
 
+    async def add_ended(self, run: Run) -> None:
+        """Store a run that has ended as part of something else, over what was stored of it before.
+
+        A run of the same id that was made at another time is another one; it stays.
+        """
+        try:
+            await self.add(run)
+        except AlreadyExistsError:
+            row = run_to_row(run)
+            is_same = (_R.run_id == run.run_id, _R.create_time == run.create_time, ~is_open(RUNS))
+            await self.write(update(RUNS).where(*is_same).values({key: row[key] for key in _CHANGING}))
+
     async def claim(self, owner: str, *, lease_seconds: float) -> Claim | None:
         """Take the run whose turn it is and that nobody works on, or None.
 

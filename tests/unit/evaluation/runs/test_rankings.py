@@ -17,7 +17,7 @@ from services.evaluation.rankings.documents import document_of, ranking_of
 from services.evaluation.rankings.judge import Judged, Judgement
 from services.evaluation.rankings.manager import RankingManager
 from services.evaluation.rankings.record import Ranking, RankingRequest, Span, Standing, member_runs
-from services.evaluation.rankings.store import RankingStore
+from services.evaluation.rankings.store import RankingClaim, RankingStore
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.budget import Budget
@@ -25,7 +25,7 @@ from services.evaluation.runs.caller_budgets import CallerBudgets, CallerBudgets
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.peers import GeneratedText, GenerationOptions
-from services.evaluation.runs.record import RunState, StopReason
+from services.evaluation.runs.record import RunFailure, RunState, StopReason
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.calls import bind_ids
@@ -318,6 +318,35 @@ async def test_a_paused_owner_that_wakes_changes_nothing(desk: Desk) -> None:
         await store.save(dataclasses.replace(slow.ranking, state=RunState.FAILED), slow.epoch)
     await store.save(fast.ranking, fast.epoch, lease_seconds=60)
     assert await store.claim("third", lease_seconds=60) is None
+
+
+async def test_only_the_owner_says_how_the_runs_of_a_ranking_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store, runs), manager = desk.stores, desk.manager()
+    ranking = await manager.create(REQUEST)
+    slow = await store.claim("slow", lease_seconds=-1)
+    fast = await store.claim("fast", lease_seconds=60)
+    assert slow is not None
+    assert fast is not None
+    contenders = tuple(dataclasses.replace(each, scored_count=1) for each in ranking.contenders)
+    begun = dataclasses.replace(slow.ranking, contenders=contenders)
+    failures: list[RunFailure | None] = [RunFailure(13, "MODEL_GONE", "no model"), None]
+
+    async def next_failure(_claim: RankingClaim) -> RunFailure | None:
+        return failures.pop(0)
+
+    monkeypatch.setattr(manager, "_failure_of", next_failure)
+    manager._live[ranking.ranking_id] = begun
+    await manager._execute(slow)
+    assert await runs.page(size=10) == []
+    # As a replica that was taken over in the middle of it would leave them; the third is somebody else's.
+    left = member_runs(dataclasses.replace(begun, state=RunState.FAILED))
+    for run in (*left[:2], dataclasses.replace(left[2], create_time=1.0)):
+        await runs.add(run)
+    manager._live[ranking.ranking_id] = begun
+    await manager._execute(fast)
+    states = [found and found.state for found in [await runs.get(each.run_id) for each in contenders]]
+    assert states == [RunState.SUCCEEDED, RunState.SUCCEEDED, RunState.FAILED]
+    assert (await manager.get(ranking.ranking_id)).state is RunState.SUCCEEDED
 
 
 async def test_a_budget_ends_it_with_what_it_has_found(desk: Desk) -> None:
