@@ -145,24 +145,29 @@ class RankingManager:
         return [self._live.get(each.ranking_id, each) for each in await self._store.page(size=size, after=after)]
 
     async def cancel(self, ranking_id: str) -> Ranking:
-        """Stop a ranking for good, whichever replica works on it; outcomes that the ledger has stay there."""
-        ranking = await self.get(ranking_id)
-        await self._drop(ranking_id)
-        epoch = await self._store.cancel(ranking_id)
+        """Stop a ranking for good, whichever replica works on it; outcomes that the ledger has stay there.
+
+        Cancelling it again finishes what an earlier call left undone.
+        """
+        await self.get(ranking_id)
+        left = await self._drop(ranking_id)
+        epoch = await self._store.cancel(ranking_id, left)
         await self._drop(ranking_id)  # it may have been taken meanwhile
         self._unsent_change.set()
+        ended = await self.get(ranking_id)
         if epoch is not None:
-            _LOG.info("ranking_ended", ranking=ranking.name, state=RunState.CANCELLED.value)
-            await self._shut_out(ranking, epoch)
-            await self._publish(dataclasses.replace(ranking, state=RunState.CANCELLED, end_time=time.time()))
-        return await self.get(ranking_id)
+            _LOG.info("ranking_ended", ranking=ended.name, state=ended.state.value)
+            await self._shut_out(ended, epoch)
+        if ended.state is RunState.CANCELLED:
+            await self._publish(ended)
+        return ended
 
-    async def _drop(self, ranking_id: str) -> None:
-        """Stop working on a ranking here, if we do."""
+    async def _drop(self, ranking_id: str) -> Ranking | None:
+        """Stop working on a ranking here, and return it as it was left; None if it was not worked on."""
         if (job := self._jobs.get(ranking_id)) is not None:
             job.cancel()
             await asyncio.wait([job])
-        self._live.pop(ranking_id, None)
+        return self._live.pop(ranking_id, None)
 
     async def _shut_out(self, ranking: Ranking, epoch: int) -> None:
         """Let the ledger refuse what a replica sends that does not know yet that a ranking was cancelled."""

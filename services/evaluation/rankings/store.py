@@ -157,12 +157,19 @@ class RankingStore:
                 metadata={"ranking": ranking.name, "epoch": str(epoch)},
             )
 
-    async def cancel(self, ranking_id: str) -> int | None:
-        """End a ranking, whoever works on it, and return the epoch that shuts that one out; None if it had ended."""
+    async def cancel(self, ranking_id: str, left: Ranking | None = None) -> int | None:
+        """End a ranking, whoever works on it, and return the epoch that shuts that one out; None if it had ended.
+
+        Args:
+            ranking_id: which.
+            left: where it stands, if that is known better than it is stored.
+        """
+        known = {} if left is None else {"document": document_of(left)}
         statement = (
             update(RANKINGS)
             .where(_C.ranking_id == ranking_id, _is_open(RANKINGS))
             .values(
+                **known,
                 state=RunState.CANCELLED.value,
                 end_time=time.time(),
                 lease_epoch=_C.lease_epoch + 1,

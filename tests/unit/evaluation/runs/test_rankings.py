@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.evaluation.errors import LeaseLostError
+from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.items import Prompt
 from services.evaluation.rankings.documents import document_of, ranking_of
 from services.evaluation.rankings.judge import Judged, Judgement
@@ -25,7 +25,7 @@ from services.evaluation.runs.caller_budgets import CallerBudgets, CallerBudgets
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.peers import GeneratedText, GenerationOptions
-from services.evaluation.runs.record import RunFailure, RunState, StopReason
+from services.evaluation.runs.record import Run, RunFailure, RunState, StopReason
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.calls import bind_ids
@@ -413,6 +413,33 @@ async def test_a_cancelled_ranking_ends_for_good_and_keeps_what_was_done(desk: D
     # Whoever still works on it elsewhere is refused by the ledger.
     with pytest.raises(LeaseLostError):
         await desk.fleet.ledger.fenced(1).append(ranking.contenders[0].run, ())
+
+
+async def test_cancelling_again_brings_the_runs_that_the_first_time_could_not_store(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, runs = desk.manager(), desk.stores[1]
+    await manager.start()
+    ranking = await manager.create(dataclasses.replace(REQUEST, concurrency=2))
+    await until(lambda: len(desk.fleet.ledger.rows) >= 12)
+    with monkeypatch.context() as broken:
+
+        async def away(_run: Run) -> None:
+            raise RunsUnavailableError("away")
+
+        broken.setattr(runs, "add", away)
+        with pytest.raises(RunsUnavailableError):
+            await manager.cancel(ranking.ranking_id)
+    assert await runs.page(size=10) == []
+    cancelled = await manager.cancel(ranking.ranking_id)
+    await manager.stop()
+    assert cancelled.state is RunState.CANCELLED
+    found = {run.run_id: run for run in await runs.page(size=10)}
+    assert set(found) == {each.run_id for each in cancelled.contenders if each.evaluated_count} != set()
+    assert {run.state for run in found.values()} == {RunState.CANCELLED}
+    for each in cancelled.contenders:
+        if each.evaluated_count:
+            assert found[each.run_id].progress[0].scored_count == each.scored_count
 
 
 async def test_a_judge_that_is_away_for_a_moment_is_waited_for_and_a_refusal_ends_it(desk: Desk) -> None:
