@@ -104,7 +104,7 @@ class RankingManager:
         Raises:
             NotFoundError: suite, task, metric, scorer, guard or model does not exist.
             InvalidArgumentError: it is not clear which task is meant.
-            AlreadyExistsError: the id is taken.
+            AlreadyExistsError: the id is taken, or that of one of its runs.
             ResourceExhaustedError: CALLER_BUDGET_EXHAUSTED: the caller has nothing left today.
         """
         if (earlier := await self._earlier(request)) is not None:
@@ -118,6 +118,8 @@ class RankingManager:
             default_concurrency=self._default_concurrency,
             patience_seconds=self._patience_seconds,
         )
+        if await self._store.get(ranking.ranking_id) is None:
+            await self._check_runs(ranking)
         try:
             await self._store.add(ranking)
         except AlreadyExistsError:
@@ -127,6 +129,16 @@ class RankingManager:
             raise
         self._may_have_work.set()
         return ranking
+
+    async def _check_runs(self, ranking: Ranking) -> None:
+        """Refuse to book the results of a ranking under runs that are there already."""
+        for each in ranking.contenders:
+            if await self._runs.get(each.run_id) is not None:
+                raise AlreadyExistsError(
+                    f"run {each.run_id!r} exists already, and {ranking.name} needs the name; choose another ranking_id",
+                    reason="RUN_EXISTS",
+                    metadata={"run": each.run},
+                )
 
     async def _earlier(self, request: RankingRequest) -> Ranking | None:
         earlier = await self._store.find_request(request.request_id) if request.request_id else None

@@ -483,6 +483,21 @@ async def test_a_repeated_request_is_the_same_ranking(desk: Desk) -> None:
     assert [each.name for each in await manager.page(size=10)] == [first.name]
 
 
+async def test_a_ranking_does_not_take_the_name_of_a_run_that_is_there(desk: Desk) -> None:
+    ended = await desk.ended(dataclasses.replace(REQUEST, item_limit=20))
+    [*_, last] = ended.contenders
+    run = await desk.stores[1].get(last.run_id)
+    assert run is not None
+    await desk.stores[1].add(dataclasses.replace(run, run_id="mine-3"))
+    with pytest.raises(AlreadyExistsError, match="mine-3") as caught:
+        await desk.manager().create(dataclasses.replace(REQUEST, ranking_id="mine"))
+    assert caught.value.reason == "RUN_EXISTS"
+    with pytest.raises(AlreadyExistsError) as caught:
+        await desk.manager().create(dataclasses.replace(REQUEST, ranking_id=ended.ranking_id))
+    assert caught.value.reason == "RANKING_EXISTS"
+    assert [each.ranking_id for each in await desk.stores[0].page(size=10)] == [ended.ranking_id]
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
