@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from click.testing import Result
+from evalfleet.aggregation.v1 import ranking_pb2 as judged_pb2
 from evalfleet.cli.plots import interval_bar
 from evalfleet.evaluation.v1 import evaluation_pb2, ranking_pb2
 
@@ -104,8 +105,41 @@ def test_rankings_are_listed_followed_and_cancelled(fake: FakeFleet, invoke: Inv
     assert invoke("rankings", "rank-9").exit_code == 2
     assert invoke(*RANK, "--detach").output.startswith("rankings/rank-1 started")
     cancelled = invoke("rankings", "rank-1", "--cancel")
-    assert cancelled.exit_code == 2
+    assert cancelled.exit_code == 0
     assert fake.rankings.cancelled == ["rankings/rank-1"]
+    # Whoever did not ask for that did not get an answer.
+    assert invoke("rankings", "rank-1").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("standing", "code"), [(judged_pb2.STANDING_NOT_INFERIOR, 0), (judged_pb2.STANDING_INFERIOR, 1)]
+)
+def test_a_ranking_with_a_margin_ends_as_its_comparison_does(
+    fake: FakeFleet, invoke: Invoke, standing: judged_pb2.Standing.ValueType, code: int
+) -> None:
+    ranking = make_ranking(margin=0.01)
+    ranking.contenders[1].standing = standing
+    fake.rankings.script = [ranking]
+    assert invoke("rankings", "rank-1").exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (evaluation_pb2.STOP_REASON_CALLER_BUDGET_EXHAUSTED, "undecided: the caller's budget of today is used up"),
+        (evaluation_pb2.STOP_REASON_COMPLETE, "undecided: all items are asked"),
+    ],
+)
+def test_a_ranking_that_is_open_says_why(
+    fake: FakeFleet, invoke: Invoke, reason: evaluation_pb2.StopReason.ValueType, said: str
+) -> None:
+    ranking = make_ranking(is_done=False)
+    ranking.state = evaluation_pb2.RUN_STATE_SUCCEEDED
+    ranking.stop_reason = reason
+    fake.rankings.script = [ranking]
+    result = invoke("rankings", "rank-1")
+    assert result.exit_code == 2
+    assert said in result.output
 
 
 @pytest.mark.parametrize(("decision", "code"), [(NOT_INFERIOR, 0), (INFERIOR, 1), (UNDECIDED, 2)])

@@ -32,6 +32,12 @@ _STYLES = {
     Standing.INFERIOR: "red",
     Standing.CONTENDING: "yellow",
 }
+_WHY_UNDECIDED = {
+    StopReason.BUDGET_EXHAUSTED: "the budget is used up",
+    StopReason.CALLER_BUDGET_EXHAUSTED: "the caller's budget of today is used up",
+    StopReason.COMPLETE: "all items are asked, and those that failed without a value leave it open",
+}
+_INFERIOR = 1
 _SAID = {Standing.TOP: "in", Standing.NOT_INFERIOR: "not inferior"}
 
 
@@ -128,7 +134,12 @@ def rank(
 Examples:
   evalfleet rankings
   evalfleet rankings rank-1a2b3c4d
-  evalfleet rankings rank-1a2b3c4d --cancel"""
+  evalfleet rankings rank-1a2b3c4d --cancel
+
+\b
+Exit code with a NAME: 0 the best are known, or none is inferior by more than the margin, or it
+was cancelled as asked; 1 one is inferior by more than the margin; 2 undecided, ended otherwise or
+an error; 130 interrupted."""
 )
 @click.argument("name", required=False)
 @click.option("--cancel", is_flag=True, help="Stop it; what is done stays.")
@@ -150,7 +161,8 @@ def rankings(session: Session, *, name: str | None, cancel: bool, json_path: Pat
     except EvalFleetError as error:
         raise Undecided(explained(error)) from None
     _report(console, ended, json_path)
-    raise SystemExit(_exit_code(ended))
+    is_done = cancel and ended.state is RunState.CANCELLED
+    raise SystemExit(0 if is_done else _exit_code(ended))
 
 
 def follow_ranking(session: Session, name: str, console: Console) -> Ranking:
@@ -239,13 +251,16 @@ def _report(console: Console, ranking: Ranking, json_path: Path | None) -> None:
         console.print(f"{ranking.name} {ranking.state.value}: {ranking.failure}".rstrip(": "), markup=False)
     elif best:
         console.print(f"the best {len(best)} of {len(ranking.contenders)}: {', '.join(best)}", markup=False)
-    elif ranking.stop_reason is StopReason.BUDGET_EXHAUSTED:
-        console.print("undecided: the budget is used up; estimates and intervals hold", markup=False)
+    elif not ranking.is_decided:
+        why = _WHY_UNDECIDED.get(ranking.stop_reason, ranking.stop_reason.value)
+        console.print(f"undecided: {why}; estimates and intervals hold", markup=False)
     if json_path:
         _write_json(ranking, json_path)
 
 
 def _exit_code(ranking: Ranking) -> int:
+    if ranking.state is RunState.SUCCEEDED and any(each.standing is Standing.INFERIOR for each in ranking.contenders):
+        return _INFERIOR
     return 0 if ranking.state is RunState.SUCCEEDED and ranking.is_decided else Undecided.exit_code
 
 
