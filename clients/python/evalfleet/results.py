@@ -115,6 +115,11 @@ class Run:
     temperature: float | None = None
 
     @property
+    def is_of_ranking(self) -> bool:
+        """Whether it is a model's part in a ranking: those alone have decisions without anything to decide or spend."""
+        return bool(self.decisions) and not self.gates and self.precision is None and self.spend is None
+
+    @property
     def seconds(self) -> float | None:
         """Seconds from its first item to its end; ``None`` before it has ended."""
         if self.start_time is None or self.end_time is None:

@@ -43,7 +43,9 @@ async def _change(suite: Suite, content: ModelContent, previous_run: str, store:
         found = [run] if run is not None else []
     else:
         runs = await store.page(size=_RUNS_LOOKED_AT)
-        found = [run for run in runs if run.suite == suite.name and run.state is RunState.SUCCEEDED][:1]
+        done = [run for run in runs if run.suite == suite.name and run.state is RunState.SUCCEEDED]
+        # A ranking's runs come at once, of whatever models somebody wants to choose from.
+        found = [run for run in done if not run.is_of_ranking][:1]
     if not found:
         return ModelChange.MAJOR, ""
     return change_between(content, found[0].content), found[0].name

@@ -145,6 +145,11 @@ class Run:
         """Resource name, ``runs/{run}``."""
         return f"runs/{self.run_id}"
 
+    @property
+    def is_of_ranking(self) -> bool:
+        """Whether it is a model's part in a ranking: of those alone items are drawn without a goal of their own."""
+        return bool(self.decisions) and not self.goal.draws
+
     def with_progress(self, progress: TaskProgress) -> "Run":
         """The same run with one task's progress replaced."""
         return dataclasses.replace(

@@ -266,6 +266,9 @@ def test_the_runs_of_a_suite_are_found_oldest_first(fake: FakeFleet, invoke: Inv
         ("r0", "models/step-100", SUCCEEDED),
     ):
         fake.evaluation.put(make_run(name, done=10, state=state, model=model))
+    of_ranking = make_run("rank-1-2", done=4, state=SUCCEEDED, model="models/step-100")
+    of_ranking.decisions.add(task="arithmetic", metric="exact_match", is_decided=True)
+    fake.evaluation.put(of_ranking)
     fake.aggregation.regressions = found(alarms=False)
     result = invoke("regressions", "--suite", "demo", "--model", "step-*", "--task", "harm")
     assert result.exit_code == 0, result.output

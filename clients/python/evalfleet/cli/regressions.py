@@ -27,8 +27,9 @@ Examples:
   evalfleet regressions demo-1a2b3c demo-4d5e6f demo-7a8b9c --tolerance 0.02
 
 \b
-Without RUNS: the succeeded runs of the suite, one a model, the oldest first. Ask again after
-every checkpoint: the chance of any false alarm in the whole training stays below --false-alarms.
+Without RUNS: the succeeded runs of the suite, one a model, the oldest first; those of rankings
+are left out. Ask again after every checkpoint: the chance of any false alarm in the whole
+training stays below --false-alarms.
 Exit code: 0 no alarm, 1 an alarm, 2 an error."""
 )
 @click.argument("runs", nargs=-1)
@@ -104,7 +105,10 @@ def _of_suite(session: Session, suite: str, pattern: str) -> list[Run]:
     name = full_name("suites", suite)
     found: dict[str, Run] = {}
     for run in reversed(session.fleet.runs.list(limit=_RUNS_SEARCHED)):
-        if run.suite == name and run.state is RunState.SUCCEEDED and fnmatchcase(short_name(run.model), pattern):
+        # A model's part in a ranking is one task, and as little of that as the others left to ask.
+        if run.suite != name or run.state is not RunState.SUCCEEDED or run.is_of_ranking:
+            continue
+        if fnmatchcase(short_name(run.model), pattern):
             found.setdefault(run.model, run)
     if len(found) > _MOST_RUNS:
         raise NoAnswerError(f"{len(found)} runs match; up to {_MOST_RUNS} can be watched: narrow --model")

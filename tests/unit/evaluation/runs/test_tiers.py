@@ -10,9 +10,9 @@ import pytest
 
 from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.budget import Budget, Spend
-from services.evaluation.runs.decisions import Answer
+from services.evaluation.runs.decisions import Answer, TaskDecision
 from services.evaluation.runs.executor import RunExecutor, TaskItems
-from services.evaluation.runs.gates import Depth, GoalWish, parsed_gate
+from services.evaluation.runs.gates import Depth, Goal, GoalWish, parsed_gate
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.making import RunMaker
 from services.evaluation.runs.manager import RunManager
@@ -304,6 +304,30 @@ async def test_what_is_new_since_the_suites_latest_run_chooses_the_tier(
     assert run.goal.tier_choice.reason.startswith("another configuration, tokenizer or chat template than in runs/demo")
     told = await maker.make(dataclasses.replace(request, wish=GoalWish(tier="auto", change=ModelChange.ADAPTER)))
     assert (told.goal.tier, told.goal.tier_choice and told.goal.tier_choice.compared_run) == ("smoke", "")
+
+
+async def test_the_runs_of_a_ranking_do_not_choose_the_tier(store: RunStore, book: Book, fleet: Any) -> None:
+    maker = RunMaker(store, book, fleet.peers, default_concurrency=4, patience_seconds=5.0)
+    request = RunRequest("demo", "models/tiny", wish=GoalWish(tier="auto"))
+    run = dataclasses.replace(await maker.make(request), state=RunState.SUCCEEDED)
+    claim = await store.claim("me", lease_seconds=60)
+    assert claim is not None
+    await store.save(run, claim.epoch)
+    decision = TaskDecision("shout", "exact_match", (), True, 0.9, 0.8, 1.0, 0.98, "fake", 16, 16, 40, 24)
+    later = dataclasses.replace(
+        run,
+        run_id="rank-1",
+        create_time=run.create_time + 1,
+        goal=Goal(uses_history=False),
+        decisions=(decision,),
+        model_digest="another",
+        base_digest=None,
+        lineage_digest=None,
+    )
+    await store.add(later)
+    choice = (await maker.make(request)).goal.tier_choice
+    assert choice is not None
+    assert (choice.change, choice.compared_run) == (ModelChange.UNCHANGED, run.name)
 
 
 async def test_without_gates_there_is_no_smoke_to_begin_with(store: RunStore, book: Book, fleet: Any) -> None:
