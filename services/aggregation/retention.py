@@ -178,7 +178,8 @@ class Pruner:
             raise not_found("run", name, [row.name for row in await self._rows(select(RUNS.c.name))])
         if rows[0].delete_microseconds is not None:
             raise RunDeletedError(name)
-        if not has_ended and rows[0].append_hour > current_hour() - _HOURS_IN_PROGRESS:
+        # Both are whole hours, so that those in which it was written to and in which we are count as well.
+        if not has_ended and rows[0].append_hour >= current_hour() - _HOURS_IN_PROGRESS:
             raise RunInProgressError(name)
         return _DoomedRun(name, rows[0].run_id, rows[0].append_hour)
 

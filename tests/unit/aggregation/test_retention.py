@@ -210,9 +210,11 @@ async def test_a_run_with_fresh_results_is_deleted_only_if_it_is_said_to_have_en
     ledger: SqlLedger, result: ResultFactory, clock: Clock
 ) -> None:
     await ledger.append([result("a", run="runs/a")])
-    with pytest.raises(RunInProgressError):
-        await ledger.prune(PrunePolicy(("runs/a",)))
-    clock.hour += 2
+    # Two full hours of the clock may be a minute more than one hour.
+    for _ in range(3):
+        with pytest.raises(RunInProgressError):
+            await ledger.prune(PrunePolicy(("runs/a",)))
+        clock.hour += 1
     assert (await ledger.prune(PrunePolicy(("runs/a",)))).runs == ("runs/a",)
 
 
