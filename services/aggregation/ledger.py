@@ -198,6 +198,8 @@ class SqlLedger:
                 rows = await unbroken(connection.stream(of_this_run).start())
                 while piece := await unbroken(rows.fetchmany(_PIECE_ROWS)):
                     yield await asyncio.to_thread(decode_all, piece)
+        # Deleted between the first look and the statement, it may have had only a part of its results left.
+        await self._run_id(run)
 
 
 @asynccontextmanager

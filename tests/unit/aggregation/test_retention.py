@@ -206,6 +206,23 @@ async def test_a_run_that_gets_a_result_between_choosing_and_deleting_stays(
     assert len(await read(ledger, "runs/a")) == 2
 
 
+async def test_a_run_that_is_deleted_while_it_is_read_is_not_taken_for_an_empty_one(
+    ledger: SqlLedger, result: ResultFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ledger.append([result("a", run="runs/a")])
+    look = SqlLedger._run_id
+
+    async def deleted_after_the_look(reading: SqlLedger, run: str) -> int:
+        found = await look(reading, run)
+        monkeypatch.setattr(SqlLedger, "_run_id", look)
+        await ledger.prune(PrunePolicy(("runs/a",), runs_have_ended=True))
+        return found
+
+    monkeypatch.setattr(SqlLedger, "_run_id", deleted_after_the_look)
+    with pytest.raises(RunDeletedError):
+        await read(ledger, "runs/a")
+
+
 async def test_a_run_with_fresh_results_is_deleted_only_if_it_is_said_to_have_ended(
     ledger: SqlLedger, result: ResultFactory, clock: Clock
 ) -> None:
