@@ -51,7 +51,8 @@ Examples:
 \b
 All models are asked the same items in the same order. A model gets no more of them once it is
 proven that as many others as are wanted are better. With 0.95 confidence, no model that is one of
-the best is ever dropped, however often one looks. Models that are close take the most items.
+the best is ever dropped, however often one looks, unless another is exactly as good: of such, one
+may be in and the other out. Models that are close take the most items.
 
 \b
 Exit code: 0 the best are known, 2 they are not (budget used up, cancelled, all items asked and
