@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -101,7 +102,7 @@ async def open_database(
 
     Raises:
         StartupError: the URL is malformed, the database cannot be opened, or a newer EvalFleet wrote it. A PostgreSQL
-            that is away is waited for, 30 s.
+            that is away is waited for, 30 s; one that migrates, here or for another replica, as long as that takes.
     """
     try:
         parsed = make_url(url)
@@ -115,7 +116,8 @@ async def open_database(
     if not is_shared(engine):
         _tune_sqlite(engine, durable=durable, journal_pages=journal_pages)
     try:
-        await _migrate(engine, migrations, schema)
+        async with _patient(engine, parsed, schema) as patient:
+            await _migrate(patient, migrations, schema)
     except DATABASE_ERRORS as error:
         await engine.dispose()
         cause = getattr(error, "orig", None) or error
@@ -126,7 +128,7 @@ async def open_database(
     return engine
 
 
-def _create(url: URL, schema: str) -> AsyncEngine:
+def _create(url: URL, schema: str, *, command_seconds: float | None = _COMMAND_SECONDS) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         return create_async_engine(url)
     session = {**_SESSION, "search_path": schema} if schema else _SESSION
@@ -134,8 +136,21 @@ def _create(url: URL, schema: str) -> AsyncEngine:
         url,
         # A connection that the server closed meanwhile is replaced before anybody meets it.
         pool_pre_ping=True,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS, "server_settings": session},
+        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": command_seconds, "server_settings": session},
     )
+
+
+@asynccontextmanager
+async def _patient(engine: AsyncEngine, url: URL, schema: str) -> AsyncIterator[AsyncEngine]:
+    """An engine whose statements may take as long as those of migrations do, or as long as another replica's take."""
+    if not is_shared(engine):
+        yield engine
+        return
+    patient = _create(url, schema, command_seconds=None)
+    try:
+        yield patient
+    finally:
+        await patient.dispose()
 
 
 async def _migrate(engine: AsyncEngine, migrations: Path, schema: str) -> None:

@@ -23,7 +23,12 @@ _TEXTS = sa.table("texts", sa.column("text_id"), sa.column("digest"), sa.column(
 
 
 def upgrade() -> None:
-    """Make tables and columns, and move the long texts. A start that died meanwhile is finished by the next one."""
+    """Make tables and columns, and move the long texts, with a few statements for each result that has one.
+
+    A start that died meanwhile is finished by the next one over SQLite. Over PostgreSQL all of it is one transaction,
+    so the next one begins anew; the results are locked until its end, so replicas of earlier versions cannot write
+    meanwhile, and the space of the old rows is free for others after a vacuum. Large ledgers want a time for that.
+    """
     op.create_table(
         "texts",
         sa.Column("text_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
