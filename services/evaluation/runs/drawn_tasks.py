@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence, Set
 from functools import partial
@@ -25,12 +26,14 @@ _ASK_AGAIN_SECONDS = 1.0
 class DrawnTask:
     """One task: what is drawn, what waits to be asked, what is in flight and what is decided.
 
-    At most 32 items, or a tenth of those that are likely to be needed, are in flight: they are what an early decision
-    wastes. Where nobody can tell how many are needed, those that were begun stand for them.
+    At most 32 items, or a tenth of those that are likely to be needed, are asked or wait for the ledger's word: they
+    are what an early decision wastes, also when the ledger is slower than the model. Where nobody can tell how many are
+    needed, those that were begun stand for them.
 
     Attributes:
         decision: the latest; ``None`` before the first answer of the aggregation service.
         in_flight: the items being worked on.
+        unsaved_count: outcomes that were handed to the ledger and are not yet acknowledged.
         is_unaffordable: the run's budget, or the caller's, has no room for another item of it.
     """
 
@@ -48,6 +51,7 @@ class DrawnTask:
         self.in_flight: set[asyncio.Task[None]] = set()
         self.is_unaffordable = False
         self.begun_count = 0
+        self.unsaved_count = 0
         self._request = request
         self._population = population
         self._pipeline = pipeline
@@ -76,7 +80,8 @@ class DrawnTask:
             return True
         expected = self.decision.expected_remaining_count if self.decision is not None else None
         needed = self.begun_count if expected is None else expected
-        return len(self.in_flight) < max(_BLOCK_ITEMS, int(_IN_FLIGHT_SHARE * needed))
+        undecided = len(self.in_flight) + math.ceil(self.unsaved_count / self.sample_count)
+        return undecided < max(_BLOCK_ITEMS, int(_IN_FLIGHT_SHARE * needed))
 
     @property
     def awaits_results(self) -> bool:
@@ -197,6 +202,13 @@ class DrawnTasks:
             task.note(decision)
             self._changed.set()
 
+    def note_saved(self, outcomes: Sequence[ItemOutcome]) -> None:
+        """Take in that the ledger has acknowledged outcomes; what it decided by them must come before the next item."""
+        for outcome in outcomes:
+            if (task := self._by_name.get(outcome.task)) is not None:
+                task.unsaved_count -= 1
+                self._changed.set()
+
     async def execute(self) -> None:
         """Ask items until every task is decided, used up or unaffordable, or one has failed that ends everything.
 
@@ -282,6 +294,7 @@ class DrawnTasks:
             actual = Spend.of_item(sum((outcome.usage for outcome in outcomes), Usage()))
             for outcome in outcomes:
                 if not self._is_known(task.name, draw, outcome.sample):
+                    task.unsaved_count += 1
                     await self._write(outcome)
         finally:
             own = None if actual is None else dataclasses.replace(actual, items=reserved.items)

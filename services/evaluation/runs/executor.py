@@ -321,6 +321,8 @@ class RunExecutor:
         for each in outcomes:
             if each.task in self._questions:
                 self._count_one(each.task, each.draw_index, each.sample, failed=each.failure is not None)
+        if self._drawn is not None:
+            self._drawn.note_saved(outcomes)
         self._count_done()
 
     def _count_one(self, task: str, draw_index: int, sample: int, *, failed: bool) -> bool:

@@ -126,6 +126,36 @@ async def test_what_is_in_flight_is_cancelled_when_the_question_is_decided(
     assert not late.intersection(key[2] for key in fleet.ledger.rows)
 
 
+async def test_no_more_is_asked_while_the_ledger_has_not_said_what_it_decided(
+    fleet: Any, make_task: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    held, is_held = asyncio.Event(), asyncio.Event()
+    generate, append = fleet.generator.generate, fleet.ledger.append
+
+    async def counted(model: str, prompt: Any, options: Any) -> Any:
+        asked.append(prompt.text)
+        return await generate(model, prompt, options)
+
+    async def slow(run: str, outcomes: Sequence[Any]) -> Any:
+        if fleet.ledger.rows:
+            is_held.set()
+            await held.wait()
+        return await append(run, outcomes)
+
+    monkeypatch.setattr(fleet.generator, "generate", counted)
+    monkeypatch.setattr(fleet.ledger, "append", slow)
+    fleet.ledger.drawings.batch = 1000
+    wanted = dataclasses.replace(gated("shout>=0.3"), concurrency=64)
+    working = asyncio.create_task(execute(fleet, wanted, drawn(make_task(), some_items(make_item, 1000, right=0.9))))
+    await is_held.wait()
+    for _ in range(2_000):
+        await asyncio.sleep(0)
+    assert len(asked) == len(fleet.ledger.rows) + 32
+    held.set()
+    assert (await working).run.stop_reason is StopReason.DECIDED
+
+
 async def test_every_item_is_asked_where_the_gate_is_close(fleet: Any, make_task: Any, make_item: Any) -> None:
     job = await execute(fleet, gated("shout>=0.5"), drawn(make_task(), some_items(make_item, 200, right=0.5)))
     assert job.run.stop_reason in (StopReason.COMPLETE, StopReason.DECIDED)
