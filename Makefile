@@ -47,18 +47,19 @@ demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints
 
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
 ifeq ($(TESTS),tests)
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-alone test-processes
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-alone test-processes test-faults
 else
 	$(BIN)/pytest $(TESTS)
 endif
 
-# Those that start no processes are tested beside those that wait for theirs; what they say comes in one piece.
-test-alone:
-	@log=$$(mktemp); failed=0; $(BIN)/pytest tests/unit tests/contract > $$log 2>&1 || failed=$$?; \
-		cat $$log; rm $$log; exit $$failed
+# Two at a time: most tests that start processes wait for them. What one says beside another comes in one piece.
+test-alone: TESTED = tests/unit tests/contract
+test-faults: TESTED = tests/faults
+test-alone test-faults:
+	@log=$$(mktemp); failed=0; $(BIN)/pytest $(TESTED) > $$log 2>&1 || failed=$$?; cat $$log; rm $$log; exit $$failed
 
 test-processes:
-	$(BIN)/pytest tests/integration tests/faults
+	$(BIN)/pytest tests/integration
 
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
@@ -170,4 +171,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-sharing constraints clean
