@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
@@ -95,9 +96,10 @@ class Replica:
     async def crash(self) -> None:
         """End everything at once and tell nobody."""
         tasks = [*self.runs._own_tasks, *self.runs._jobs.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with patch.object(self.runs._shards, "give_back", AsyncMock()):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def end_of(self, run_id: str) -> Run:
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
@@ -126,6 +128,10 @@ def assert_complete(fleet: Any, ended: Run) -> None:
     assert (progress.item_count, progress.scored_count, progress.failed_count) == (ITEMS, ITEMS, 0)
 
 
+async def _column(query: Select[tuple[str]], connection: AsyncConnection) -> list[str]:
+    return list((await connection.execute(query)).scalars())
+
+
 async def test_replicas_share_one_run_and_ask_no_item_twice(store: SharedStore, book: Book, fleet: Any) -> None:
     run, replicas = await started(store, book, fleet, 3)
     for each in replicas:
@@ -144,6 +150,8 @@ async def test_replicas_share_one_run_and_ask_no_item_twice(store: SharedStore, 
 async def test_the_shard_of_a_helper_that_dies_is_taken_over(store: SharedStore, book: Book, fleet: Any) -> None:
     run, (owner, helper) = await started(store, book, fleet, 2, SHORT)
     await helper.crash()
+    owners = select(RUN_SHARDS.c.lease_owner).where(RUN_SHARDS.c.lease_end_time.is_not(None))
+    assert helper.runs._leases.owner in await store.transact(partial(_column, owners))
     owner.let_go()
     assert_complete(fleet, await owner.end_of(run.run_id))
     assert not helper.generator.asked
@@ -153,12 +161,8 @@ async def test_the_shard_of_a_helper_that_dies_is_taken_over(store: SharedStore,
 async def test_a_helper_that_stops_gives_its_shard_back_at_once(store: SharedStore, book: Book, fleet: Any) -> None:
     run, (owner, helper) = await started(store, book, fleet, 2)
     await helper.runs.stop()
-    query = select(RUN_SHARDS.c.lease_owner).where(RUN_SHARDS.c.lease_end_time.is_not(None))
-
-    async def read(connection: AsyncConnection) -> list[str]:
-        return list((await connection.execute(query)).scalars())
-
-    assert await store.transact(read) == [owner.runs._leases.owner]
+    owners = select(RUN_SHARDS.c.lease_owner).where(RUN_SHARDS.c.lease_end_time.is_not(None))
+    assert await store.transact(partial(_column, owners)) == [owner.runs._leases.owner]
     owner.let_go()
     assert_complete(fleet, await owner.end_of(run.run_id))
     await owner.runs.stop()
