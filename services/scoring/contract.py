@@ -1,8 +1,9 @@
 """What a scorer is given and what it gives back."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -98,3 +99,36 @@ class Scorer(Protocol[ParametersT]):
             FleetError: the output, the item or the log-likelihoods cannot be judged by this scorer.
         """
         ...
+
+
+class AsyncScorer(Protocol[ParametersT]):
+    """A judge that waits for something: a sandbox that runs a program, a model that is asked.
+
+    Many of its items are judged at once, on the event loop: it must not compute there for long.
+    """
+
+    @property
+    def about(self) -> ScorerDescription:
+        """What callers are told of it."""
+        ...
+
+    @property
+    def parameters_type(self) -> type[ParametersT]:
+        """Validates and completes the parameters that a caller sends."""
+        ...
+
+    async def score(self, parameters: ParametersT, item: ScoringItem, output: Output) -> Score:
+        """Judge one output, within ``deadlines.remaining_seconds``; cancelled when the time is up or the caller left.
+
+        Raises:
+            FleetError: the output or the item cannot be judged by this scorer, or not now.
+        """
+        ...
+
+
+AnyScorer: TypeAlias = Scorer[Any] | AsyncScorer[Any]
+
+
+def is_async(scorer: AnyScorer) -> bool:
+    """Return whether a scorer is an ``AsyncScorer``."""
+    return inspect.iscoroutinefunction(scorer.score)

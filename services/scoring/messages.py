@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from evalfleet.common.v1 import common_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf import json_format, struct_pb2
 
-from services.runtime.errors import FieldViolation
-from services.scoring.contract import ChoicesOutput, Output, Score, Scorer, ScoringItem, TextOutput
+from services.runtime.errors import FieldViolation, to_status
+from services.scoring.contract import AnyScorer, ChoicesOutput, Output, ScoringItem, TextOutput
 from services.scoring.errors import InvalidScoreRequestError
+from services.scoring.judging import Judged, Outcome
 from services.scoring.parameters import describe_parameters
 from services.scoring.registry import COLLECTION, ScorerReference, reference_of
 
@@ -55,14 +55,22 @@ def _plain(value: struct_pb2.Value) -> object:
             return plain
 
 
-def response_to_proto(score: Score, reference: ScorerReference) -> scoring_pb2.ScoreResponse:
+def response_to_proto(judged: Judged) -> scoring_pb2.ScoreResponse:
     """Return a score as the contract's message."""
+    score = judged.score
     return scoring_pb2.ScoreResponse(
-        metrics=score.metrics, extracted_answer=score.extracted_answer, scorer=reference_to_proto(reference)
+        metrics=score.metrics, extracted_answer=score.extracted_answer, scorer=reference_to_proto(judged.reference)
     )
 
 
-def scorer_to_proto(scorer: Scorer[Any]) -> scoring_pb2.Scorer:
+def result_to_proto(outcome: Outcome) -> scoring_pb2.ScoreResult:
+    """Return what became of one request of many."""
+    if isinstance(outcome, Exception):
+        return scoring_pb2.ScoreResult(status=to_status(outcome))
+    return scoring_pb2.ScoreResult(response=response_to_proto(outcome))
+
+
+def scorer_to_proto(scorer: AnyScorer) -> scoring_pb2.Scorer:
     """Describe a scorer; its reference is the one at default parameters."""
     about = scorer.about
     return scoring_pb2.Scorer(

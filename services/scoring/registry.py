@@ -4,10 +4,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from services.runtime.errors import FieldViolation, not_found
-from services.scoring.contract import Output, Score, Scorer, ScorerParameters, ScoringItem
+from services.scoring.contract import (
+    AnyScorer,
+    AsyncScorer,
+    Output,
+    Score,
+    Scorer,
+    ScorerParameters,
+    ScoringItem,
+    is_async,
+)
 from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
 from services.scoring.scorers.exact_match import ExactMatch
@@ -33,27 +42,36 @@ class ScorerReference:
 class BoundScorer:
     """A scorer with checked parameters."""
 
-    scorer: Scorer[Any]
+    scorer: AnyScorer
     parameters: ScorerParameters
     reference: ScorerReference
 
+    @property
+    def is_async(self) -> bool:
+        """Whether ``score_async`` judges, and not ``score``."""
+        return is_async(self.scorer)
+
     def score(self, item: ScoringItem, output: Output) -> Score:
         """Judge one output; raises what ``Scorer.score`` says."""
-        return self.scorer.score(self.parameters, item, output)
+        return cast(Scorer[Any], self.scorer).score(self.parameters, item, output)
+
+    async def score_async(self, item: ScoringItem, output: Output) -> Score:
+        """Judge one output; raises what ``AsyncScorer.score`` says."""
+        return await cast(AsyncScorer[Any], self.scorer).score(self.parameters, item, output)
 
 
 class ScorerRegistry:
     """Finds scorers by resource name."""
 
-    def __init__(self, scorers: Iterable[Scorer[Any]]) -> None:
+    def __init__(self, scorers: Iterable[AnyScorer]) -> None:
         self._scorers = {scorer.about.name: scorer for scorer in scorers}
 
     @property
-    def scorers(self) -> tuple[Scorer[Any], ...]:
+    def scorers(self) -> tuple[AnyScorer, ...]:
         """All of them, ordered by name."""
         return tuple(self._scorers[name] for name in sorted(self._scorers))
 
-    def find(self, name: str) -> Scorer[Any]:
+    def find(self, name: str) -> AnyScorer:
         """Return the scorer with resource name ``scorers/{scorer}``.
 
         Raises:
@@ -84,12 +102,12 @@ class ScorerRegistry:
         return BoundScorer(scorer, checked, reference_of(scorer, checked))
 
 
-def builtin_scorers() -> tuple[Scorer[Any], ...]:
+def builtin_scorers() -> tuple[AnyScorer, ...]:
     """Return the scorers that this service has."""
     return (ExactMatch(), MultipleChoice(), NumericAnswer(), Refusal())
 
 
-def reference_of(scorer: Scorer[Any], parameters: ScorerParameters) -> ScorerReference:
+def reference_of(scorer: AnyScorer, parameters: ScorerParameters) -> ScorerReference:
     """Name the exact scorer.
 
     The digest covers parameters with their defaults filled in, so leaving one out and giving its default are the same.

@@ -1,22 +1,21 @@
-"""The scoring service's gRPC face: validate, translate, judge in a thread, translate back."""
-
-import asyncio
-from collections.abc import Sequence
+"""The scoring service's gRPC face: validate, translate, judge, translate back."""
 
 import grpc
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.runtime.batch_reading import SalvagedBatch, batch_reader
-from services.runtime.errors import FieldViolation, to_status
+from services.runtime.errors import FieldViolation
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
 from services.runtime.server import HostedService
 from services.scoring.errors import InvalidBatchError
+from services.scoring.judging import Assignment, Judging
 from services.scoring.messages import (
     item_from_proto,
     output_from_proto,
     parameters_from_proto,
     response_to_proto,
+    result_to_proto,
     scorer_to_proto,
 )
 from services.scoring.registry import BoundScorer, ScorerRegistry
@@ -27,16 +26,10 @@ DECODERS = {
     "BatchScore": batch_reader(f"{FULL_NAME}/BatchScore", scoring_pb2.BatchScoreRequest, scoring_pb2.ScoreRequest)
 }
 """Methods whose requests are read in parts: see ``batch_reading``."""
-# A batch is judged in pieces: between two of them a cancelled or expired call ends, and its thread is free again.
-_PIECE_REQUESTS = 16
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
-    """Judges outputs with the scorers of a registry.
-
-    Judging runs in a thread, not on the event loop: a caller's pattern may take a second, and ``regex`` lets other
-    threads run meanwhile. A process pool would cost more in copying texts than most scorers take to judge them.
-    """
+    """Judges outputs with the scorers of a registry."""
 
     def __init__(self, registry: ScorerRegistry) -> None:
         self._registry = registry
@@ -47,7 +40,8 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         context: grpc.aio.ServicerContext[scoring_pb2.ScoreRequest, scoring_pb2.ScoreResponse],
     ) -> scoring_pb2.ScoreResponse:
         """Judge one output."""
-        return await asyncio.to_thread(_Judging(self._registry).judge, request)
+        judging: Judging[scoring_pb2.ScoreRequest] = Judging(_RequestReader(self._registry).read)
+        return response_to_proto(await judging.judge(request))
 
     async def BatchScore(
         self,
@@ -62,12 +56,9 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 metadata={"limit": str(MAX_BATCH_REQUESTS), "requests": str(count)},
                 field_violations=(FieldViolation("requests", f"has {count} entries"),),
             )
-        judging = _Judging(self._registry)
-        response = scoring_pb2.BatchScoreResponse()
-        for start in range(0, count, _PIECE_REQUESTS):
-            piece = request.requests[start : start + _PIECE_REQUESTS]
-            response.results.extend(await asyncio.to_thread(judging.judge_each, piece))
-        return response
+        judging = Judging(_RequestReader(self._registry).read)
+        outcomes = await judging.judge_each(request.requests)
+        return scoring_pb2.BatchScoreResponse(results=[result_to_proto(each) for each in outcomes])
 
     async def ListScorers(
         self,
@@ -105,35 +96,22 @@ def hosted(registry: ScorerRegistry) -> HostedService:
     )
 
 
-class _Judging:
-    """The judging of one call; remembers bound scorers, since a batch mostly repeats one."""
+class _RequestReader:
+    """Reads the requests of one call; remembers bound scorers, since a batch mostly repeats one."""
 
     def __init__(self, registry: ScorerRegistry) -> None:
         self._registry = registry
         self._bound: dict[tuple[str, bytes], BoundScorer] = {}
 
-    def judge(self, request: scoring_pb2.ScoreRequest) -> scoring_pb2.ScoreResponse:
-        """Judge one request.
+    def read(self, request: scoring_pb2.ScoreRequest | MalformedRequestError) -> Assignment:
+        """Return what a request asks for.
 
         Raises:
-            FleetError: it cannot be judged.
+            FleetError: it asks for nothing that can be judged; or it could not be read and has its error already.
         """
-        bound = self._bind(request)
-        return response_to_proto(bound.score(item_from_proto(request), output_from_proto(request)), bound.reference)
-
-    def judge_each(
-        self, requests: Sequence[scoring_pb2.ScoreRequest | MalformedRequestError]
-    ) -> list[scoring_pb2.ScoreResult]:
-        """Judge each request by itself; one that could not be read has its error already."""
-        results = []
-        for request in requests:
-            try:
-                if isinstance(request, MalformedRequestError):
-                    raise request
-                results.append(scoring_pb2.ScoreResult(response=self.judge(request)))
-            except Exception as error:  # noqa: BLE001 - what stops one request, a bug included, leaves the others alone
-                results.append(scoring_pb2.ScoreResult(status=to_status(error)))
-        return results
+        if isinstance(request, MalformedRequestError):
+            raise request
+        return Assignment(self._bind(request), item_from_proto(request), output_from_proto(request))
 
     def _bind(self, request: scoring_pb2.ScoreRequest) -> BoundScorer:
         key = (request.scorer, request.parameters.SerializeToString(deterministic=True))

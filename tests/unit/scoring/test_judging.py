@@ -1,0 +1,145 @@
+"""Scorers that compute and scorers that wait, in one call."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import pytest
+
+from services.runtime.deadlines import bind_deadline, remaining_seconds
+from services.runtime.errors import FleetError, InvalidArgumentError
+from services.scoring.contract import (
+    AnyScorer,
+    MetricDescription,
+    Output,
+    Score,
+    ScorerDescription,
+    ScorerParameters,
+    ScoringItem,
+    TextOutput,
+)
+from services.scoring.judging import Assignment, Judged, Judging, Outcome
+from services.scoring.registry import ScorerRegistry
+
+METRICS = (MetricDescription("value", "Any."),)
+
+
+class FakeJudge:
+    """Waits until it is released, and remembers how many wait at once."""
+
+    about = ScorerDescription("fake_judge", "1", "Waits.", METRICS)
+    parameters_type = ScorerParameters
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.arrived = asyncio.Semaphore(0)
+        self.cancelled = 0
+        self.waiting = 0
+        self.most_waiting = 0
+        self.times_left: list[float | None] = []
+
+    async def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        assert isinstance(output, TextOutput)
+        self.times_left.append(remaining_seconds())
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        self.arrived.release()
+        try:
+            if output.text == "stuck":
+                await asyncio.Event().wait()
+            if output.text == "inner":
+                raise asyncio.CancelledError
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.waiting -= 1
+        if output.text == "bad":
+            raise InvalidArgumentError("no verdict", reason="NO_VERDICT")
+        return Score({"value": 1.0}, output.text)
+
+
+class FakeCounter:
+    """Says how long a text is."""
+
+    about = ScorerDescription("fake_counter", "1", "Counts.", METRICS)
+    parameters_type = ScorerParameters
+
+    def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        assert isinstance(output, TextOutput)
+        return Score({"value": float(len(output.text))}, output.text)
+
+
+def judging(*scorers: AnyScorer) -> Judging[tuple[str, str]]:
+    registry = ScorerRegistry(scorers)
+
+    def read(request: tuple[str, str]) -> Assignment:
+        scorer, text = request
+        return Assignment(registry.bind(f"scorers/{scorer}", {}), ScoringItem(), TextOutput(text))
+
+    return Judging(read)
+
+
+def answers(outcomes: Sequence[Outcome]) -> list[str | None]:
+    return [each.score.extracted_answer if isinstance(each, Judged) else reason_of(each) for each in outcomes]
+
+
+def reason_of(outcome: Exception) -> str:
+    assert isinstance(outcome, FleetError)
+    return outcome.reason
+
+
+async def test_both_kinds_share_a_batch_and_keep_its_order() -> None:
+    judge = FakeJudge()
+    judge.release.set()
+    requests = [("fake_judge", "a"), ("fake_counter", "b"), ("fake_judge", "bad"), ("nobody", "x"), ("fake_judge", "c")]
+    outcomes = await judging(judge, FakeCounter()).judge_each(requests)
+    assert answers(outcomes) == ["a", "b", "NO_VERDICT", "SCORER_NOT_FOUND", "c"]
+
+
+async def test_scorers_that_wait_do_so_together_and_within_a_bound() -> None:
+    judge = FakeJudge()
+    batch = asyncio.create_task(judging(judge).judge_each([("fake_judge", str(number)) for number in range(200)]))
+    for _ in range(64):
+        await judge.arrived.acquire()
+    judge.release.set()
+    assert answers(await batch) == [str(number) for number in range(200)]
+    assert judge.most_waiting == 64
+
+
+async def test_who_is_late_has_an_error_and_leaves_the_others_alone() -> None:
+    judge = FakeJudge()
+    judge.release.set()
+    with bind_deadline(0.2):
+        outcomes = await judging(judge).judge_each([("fake_judge", "stuck"), ("fake_judge", "a")])
+    assert answers(outcomes) == ["SCORE_DEADLINE_EXCEEDED", "a"]
+    assert isinstance(outcomes[0], FleetError)
+    assert outcomes[0].code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert all(left is not None and left <= 0.2 for left in judge.times_left)
+
+
+async def test_a_caller_that_leaves_takes_its_work_with_it() -> None:
+    judge = FakeJudge()
+    batch = asyncio.create_task(judging(judge).judge_each([("fake_judge", "a"), ("fake_judge", "b")]))
+    for _ in range(2):
+        await judge.arrived.acquire()
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert (judge.cancelled, judge.waiting) == (2, 0)
+
+
+async def test_something_cancelled_below_a_scorer_is_the_outcome_of_its_request_alone() -> None:
+    judge = FakeJudge()
+    judge.release.set()
+    outcomes = await judging(judge).judge_each([("fake_judge", "inner"), ("fake_judge", "a")])
+    assert answers(outcomes) == ["ITEM_CANCELLED", "a"]
+
+
+async def test_one_request_by_itself_raises_its_error() -> None:
+    judge = FakeJudge()
+    judge.release.set()
+    assert (await judging(judge).judge(("fake_judge", "a"))).score.metrics == {"value": 1.0}
+    with pytest.raises(InvalidArgumentError):
+        await judging(judge).judge(("fake_judge", "bad"))
