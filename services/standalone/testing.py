@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from evalfleet.endpoints import SERVICES
 
@@ -78,14 +79,27 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
 
     @property
     def processes(self) -> Mapping[str, int]:
-        """The process ids of its parts, as they are now."""
-        recorded: Mapping[str, int] = json.loads(self._ready_file.read_text(encoding="utf-8"))["processes"]
+        """The process ids of its parts, as they are now.
+
+        Raises:
+            PartFailedError: the fleet has ended; the message holds what it printed.
+        """
+        recorded: Mapping[str, int] = self._recorded["processes"]
         return recorded
 
     @property
     def metrics_targets(self) -> Mapping[str, str]:
         """``host:port`` of the Prometheus metrics of its parts, by name; ``inference`` is Triton."""
-        recorded: Mapping[str, str] = json.loads(self._ready_file.read_text(encoding="utf-8"))["metrics"]
+        recorded: Mapping[str, str] = self._recorded["metrics"]
+        return recorded
+
+    @property
+    def _recorded(self) -> Mapping[str, Any]:
+        try:
+            recorded: Mapping[str, Any] = json.loads(self._ready_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            # It is removed when the fleet begins to stop.
+            raise PartFailedError("fleet", "the fleet has stopped", self._output_path, self.output) from None
         return recorded
 
     def __enter__(self) -> "RunningFleet":
@@ -157,6 +171,6 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
                 problem = f"the fleet was not healthy within {self._start_timeout_seconds:.0f} s"
                 raise PartFailedError("fleet", problem, self._output_path, self.output)
             time.sleep(_POLL_SECONDS)
-        targets = json.loads(self._ready_file.read_text(encoding="utf-8"))["endpoints"]
+        targets = self._recorded["endpoints"]
         self.endpoints = {each: targets[each] for each in SERVICES}
         self.triton_target = targets["triton"]
