@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.evaluation.datasets import Row
+from services.evaluation.details import details_of
 from services.evaluation.errors import RenderingError, UnreadableDataError
 from services.evaluation.items import ChatPrompt, Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
 from services.evaluation.rendering import Expression
@@ -50,6 +51,7 @@ class ItemRenderer:
             targets=_targets(templates.targets, values),
             groups={name: _label(name, expression.value(values)) for name, expression in templates.groups},
             cluster=None if templates.cluster is None else _label("cluster", templates.cluster.value(values)),
+            details=tuple(details_of(use, values) for use in templates.details) if any(templates.details) else (),
         )
 
     def _prompt(self, values: Mapping[str, Any], question: str) -> Prompt:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -91,6 +91,8 @@ class Item:
         targets: accepted answers of a generation item; may be empty where no scorer compares.
         groups: column -> value, each reported as an estimate of its own.
         cluster: items of equal value are not independent; ``None``: this item stands alone.
+        details: what each scorer of the task is told of the item beside its answers, in their order; empty if none of
+            them is told anything.
     """
 
     item_id: str
@@ -102,6 +104,7 @@ class Item:
     targets: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
     cluster: str | None = None
+    details: tuple[Mapping[str, Any], ...] = ()
 
 
 INVALID_ROW = "INVALID_ROW"

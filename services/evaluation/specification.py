@@ -118,7 +118,20 @@ class ScorerUse(Specification):
     parameters_from: dict[Identifier, Identifier] = Field(
         default={}, description="Parameter -> constant that holds its value, so that variants can differ."
     )
+    details: dict[Identifier, Expression] = Field(
+        default={}, description="What else the scorer needs to know of an item, computed from its row."
+    )
+    prompt: bool = Field(default=False, description="Whether the scorer is also told what the model was asked.")
     metrics: tuple[MetricUse, ...] = Field(min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_later_fields(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Tasks that use neither keep the digest that they had before these fields were there.
+        content: dict[str, Any] = dumped(self)
+        for name in ("details", "prompt"):
+            if not content.get(name):
+                content.pop(name, None)
+        return content
 
     def resolved(self, constants: Mapping[str, JsonValue]) -> Self:
         """The same use with the parameters that come from constants filled in; an unknown constant is left out."""

@@ -30,6 +30,8 @@ class TaskTemplates:
     targets: Expression | None
     groups: tuple[tuple[str, Expression], ...]
     cluster: Expression | None
+    details: tuple[tuple[tuple[str, Expression], ...], ...]
+    """Of each scorer, in the order of the definition."""
 
     @classmethod
     def compile(cls, task: Task) -> "TaskTemplates":
@@ -55,6 +57,10 @@ class TaskTemplates:
             targets=expression(spec.targets),
             groups=tuple((name, renderer.expression(source)) for name, source in spec.groups.items()),
             cluster=expression(spec.cluster),
+            details=tuple(
+                tuple((name, renderer.expression(source)) for name, source in use.details.items())
+                for use in spec.scorers
+            ),
         )
 
     @staticmethod
@@ -97,10 +103,7 @@ class _Checker:
             yield from self._check(("groups", name), text, known, self._renderer.expression)
         yield from self._few_shot(known)
         yield from self._variants()
-        for index, use in enumerate(spec.scorers):
-            for name, constant in use.parameters_from.items():
-                if constant not in constants:
-                    yield self._unknown(("scorers", index, "parameters_from", name), constant, constants, "constant")
+        yield from self._scorers(known)
         columns = frozenset(spec.fields).union(*(source.names for source in spec.sources))
         for name in sorted((columns & constants) | ({CHOICE} & (columns | constants))):
             yield self._document.problem(("constants", name), f"{name!r} is also a column, or reserved; rename it")
@@ -119,6 +122,15 @@ class _Checker:
         for name, text in source.fields.items():
             yield from self._check((*here, "fields", name), text, known, self._renderer.expression)
             known |= {name}
+
+    def _scorers(self, known: frozenset[str]) -> Iterator[SpecificationProblem]:
+        for index, use in enumerate(self._spec.scorers):
+            here: FieldPath = ("scorers", index)
+            for name, constant in use.parameters_from.items():
+                if constant not in self._constants:
+                    yield self._unknown((*here, "parameters_from", name), constant, self._constants, "constant")
+            for name, text in use.details.items():
+                yield from self._check((*here, "details", name), text, known, self._renderer.expression)
 
     def _few_shot(self, known: frozenset[str]) -> Iterator[SpecificationProblem]:
         few_shot = self._spec.few_shot

@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,19 @@ Output = TextOutput | ChoicesOutput
 
 @dataclass(frozen=True, slots=True)
 class ScoringItem:
-    """What is known to be right: accepted answers, and indices of the right choices (from 0)."""
+    """What is known of the question.
+
+    Attributes:
+        targets: accepted answers.
+        gold_indices: the right choices, from 0.
+        prompt: what the model was asked; empty where nobody told.
+        details: what else a scorer needs to know, as the caller sent it; see ``details.require_details``.
+    """
 
     targets: tuple[str, ...] = ()
     gold_indices: tuple[int, ...] = ()
+    prompt: str = ""
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,12 @@ class ScorerParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class ScorerDetails(BaseModel):
+    """What a scorer needs to know of each item. Every field has a description; a default makes it optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
 ParametersT = TypeVar("ParametersT", bound=ScorerParameters)
 
 
@@ -70,6 +85,8 @@ class ScorerDescription:
         description: what it measures and where the definition comes from.
         metrics: what it returns, in that order.
         rules_digest: names the data that decides scores beside the code, such as a list of phrases; empty if none.
+        details: what it reads of ``ScoringItem.details``; ``None``: nothing, and details sent to it are refused.
+        reads_prompt: whether it judges with ``ScoringItem.prompt`` in view, which is then required.
     """
 
     name: str
@@ -77,6 +94,8 @@ class ScorerDescription:
     description: str
     metrics: tuple[MetricDescription, ...]
     rules_digest: str = ""
+    details: type[ScorerDetails] | None = None
+    reads_prompt: bool = False
 
 
 class Scorer(Protocol[ParametersT]):

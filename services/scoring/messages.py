@@ -6,18 +6,24 @@ from collections.abc import Mapping
 from evalfleet.common.v1 import common_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf import json_format, struct_pb2
+from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
 from services.scoring.contract import AnyScorer, ChoicesOutput, Output, ScoringItem, TextOutput
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judging import Judged, Outcome
-from services.scoring.parameters import describe_parameters
+from services.scoring.parameters import describe_fields
 from services.scoring.registry import COLLECTION, ScorerReference, reference_of
 
 
 def item_from_proto(request: scoring_pb2.ScoreRequest) -> ScoringItem:
-    """Return what is known to be right."""
-    return ScoringItem(targets=tuple(request.targets), gold_indices=tuple(request.gold_indices))
+    """Return what is known of the question."""
+    return ScoringItem(
+        targets=tuple(request.targets),
+        gold_indices=tuple(request.gold_indices),
+        prompt=request.prompt,
+        details=details_from_proto(request.details) if request.HasField("details") else {},
+    )
 
 
 def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
@@ -40,6 +46,28 @@ def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
 def parameters_from_proto(parameters: struct_pb2.Struct) -> Mapping[str, object]:
     """Return a Struct as Python values, NaN and infinities included (protobuf's own JSON refuses those)."""
     return {name: _plain(value) for name, value in parameters.fields.items()}
+
+
+def details_from_proto(details: struct_pb2.Struct) -> dict[str, JsonValue]:
+    """Return a Struct as JSON values; a number without a fraction becomes an ``int``, which Structs do not have."""
+    return {name: _json_value(value) for name, value in details.fields.items()}
+
+
+def _json_value(value: struct_pb2.Value) -> JsonValue:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "list_value":
+            return [_json_value(each) for each in value.list_value.values]
+        case "struct_value":
+            return details_from_proto(value.struct_value)
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def _plain(value: struct_pb2.Value) -> object:
@@ -77,24 +105,30 @@ def scorer_to_proto(scorer: AnyScorer) -> scoring_pb2.Scorer:
         name=COLLECTION + about.name,
         description=about.description,
         reference=reference_to_proto(reference_of(scorer, scorer.parameters_type())),
-        parameters=[
-            scoring_pb2.ScorerParameter(
-                name=parameter.name,
-                type=parameter.type,
-                description=parameter.description,
-                default_value=None
-                if parameter.is_required
-                else json_format.Parse(json.dumps(parameter.default), struct_pb2.Value()),
-            )
-            for parameter in describe_parameters(scorer.parameters_type)
-        ],
+        parameters=_fields_to_proto(scorer.parameters_type),
         metrics=[
             scoring_pb2.Metric(
                 name=metric.name, description=metric.description, higher_is_better=metric.higher_is_better
             )
             for metric in about.metrics
         ],
+        details=[] if about.details is None else _fields_to_proto(about.details),
+        reads_prompt=about.reads_prompt,
     )
+
+
+def _fields_to_proto(model: type[BaseModel]) -> list[scoring_pb2.ScorerParameter]:
+    return [
+        scoring_pb2.ScorerParameter(
+            name=field.name,
+            type=field.type,
+            description=field.description,
+            default_value=None
+            if field.is_required
+            else json_format.Parse(json.dumps(field.default), struct_pb2.Value()),
+        )
+        for field in describe_fields(model)
+    ]
 
 
 def reference_to_proto(reference: ScorerReference) -> common_pb2.JudgeReference:

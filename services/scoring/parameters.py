@@ -1,31 +1,29 @@
-"""Check the parameters that a caller sends, and describe those that a scorer takes."""
+"""Check the parameters that a caller sends, and describe the parameters and details that a scorer takes."""
 
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Union, get_args, get_origin
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from services.runtime.errors import FieldViolation, nearest_names
-from services.scoring.contract import ParametersT, ScorerParameters
+from services.scoring.contract import ParametersT
 from services.scoring.errors import InvalidScoreRequestError
 
-ParameterValue = str | float | bool | list[str] | None
-
-_TYPE_NAMES: dict[object, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
+_TYPE_NAMES: dict[object, str] = {str: "string", bool: "boolean", int: "number", float: "number", JsonValue: "any"}
 
 
 @dataclass(frozen=True, slots=True)
-class ParameterDescription:
-    """A parameter: its name, its type in words, what it does, and its value when absent."""
+class FieldDescription:
+    """A parameter or a detail: its name, its type in words, what it does, and its value when absent."""
 
     name: str
     type: str
     description: str
     is_required: bool
-    default: ParameterValue
+    default: JsonValue
 
 
 def parse_parameters(scorer: str, model: type[ParametersT], given: Mapping[str, object]) -> ParametersT:
@@ -39,25 +37,25 @@ def parse_parameters(scorer: str, model: type[ParametersT], given: Mapping[str, 
     try:
         return model.model_validate(known)
     except ValidationError as error:
-        violations = [_violation(model, each) for each in error.errors(include_url=False, include_context=False)]
-        raise InvalidScoreRequestError(scorer, *violations) from None
+        raise InvalidScoreRequestError(scorer, *violations_of(error, model, "parameters")) from None
 
 
-def describe_parameters(model: type[ScorerParameters]) -> Iterator[ParameterDescription]:
-    """Yield a scorer's parameters in the order of their definition."""
+def describe_fields(model: type[BaseModel]) -> Iterator[FieldDescription]:
+    """Yield a scorer's parameters or details in the order of their definition."""
     for name, field in model.model_fields.items():
-        default = None if field.is_required() else field.get_default()
-        yield ParameterDescription(
+        yield FieldDescription(
             name=name,
             type=type_name(field.annotation),
             description=field.description or "",
             is_required=field.is_required(),
-            default=list(default) if isinstance(default, tuple) else default,
+            default=None if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True)),
         )
 
 
 def type_name(annotation: object) -> str:
-    """Return what the contract calls a field's type: string, number, boolean or list of string."""
+    """Return what the contract calls a field's type: string, number, boolean, object, any, or a list of one of them."""
+    if annotation is JsonValue:
+        return "any"
     origin = get_origin(annotation)
     if origin is Annotated:
         return type_name(get_args(annotation)[0])
@@ -67,6 +65,8 @@ def type_name(annotation: object) -> str:
         return type_name(next(each for each in get_args(annotation) if each is not type(None)))
     if origin is tuple:
         return f"list of {type_name(get_args(annotation)[0])}"
+    if origin in (dict, Mapping) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "object"
     return _TYPE_NAMES[annotation]
 
 
@@ -76,13 +76,16 @@ def _as_python(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _violation(model: type[ScorerParameters], error: ErrorDetails) -> FieldViolation:
+def violations_of(error: ValidationError, model: type[BaseModel], field: str) -> list[FieldViolation]:
+    """Return every violation under the request's ``field``, with the nearest valid name of an unknown one."""
+    return [_violation(model, field, each) for each in error.errors(include_url=False, include_context=False)]
+
+
+def _violation(model: type[BaseModel], field: str, error: ErrorDetails) -> FieldViolation:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return FieldViolation(
-            f"parameters.{path}" if path else "parameters", error["msg"].removeprefix("Value error, ")
-        )
+        return FieldViolation(f"{field}.{path}" if path else field, error["msg"].removeprefix("Value error, "))
     near = nearest_names(path, model.model_fields)
     known = ", ".join(model.model_fields) or "none"
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {known}"
-    return FieldViolation(f"parameters.{path}", f"unknown parameter; {hint}")
+    return FieldViolation(f"{field}.{path}", f"unknown {field.removesuffix('s')}; {hint}")

@@ -17,6 +17,7 @@ from services.scoring.contract import (
     ScoringItem,
     is_async,
 )
+from services.scoring.details import refuse_details
 from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
 from services.scoring.scorers.exact_match import ExactMatch
@@ -52,12 +53,18 @@ class BoundScorer:
         return is_async(self.scorer)
 
     def score(self, item: ScoringItem, output: Output) -> Score:
-        """Judge one output; raises what ``Scorer.score`` says."""
+        """Judge one output; raises what ``Scorer.score`` says, and refuses details that the scorer does not read."""
+        self._refuse_unread_details(item)
         return cast(Scorer[Any], self.scorer).score(self.parameters, item, output)
 
     async def score_async(self, item: ScoringItem, output: Output) -> Score:
-        """Judge one output; raises what ``AsyncScorer.score`` says."""
+        """Judge one output, as ``score`` does, of a scorer that waits."""
+        self._refuse_unread_details(item)
         return await cast(AsyncScorer[Any], self.scorer).score(self.parameters, item, output)
+
+    def _refuse_unread_details(self, item: ScoringItem) -> None:
+        if item.details and self.scorer.about.details is None:
+            refuse_details(self.scorer.about.name, item.details)
 
 
 class ScorerRegistry:

@@ -29,6 +29,19 @@ def require_targets(scorer: str, item: ScoringItem) -> tuple[str, ...]:
     )
 
 
+def require_prompt(scorer: str, item: ScoringItem) -> str:
+    """Return what the model was asked.
+
+    Raises:
+        InvalidScoreRequestError: nobody told.
+    """
+    if item.prompt:
+        return item.prompt
+    raise InvalidScoreRequestError(
+        scorer, FieldViolation("prompt", "this scorer judges with the prompt in view: set prompt")
+    )
+
+
 def require_choices(scorer: str, item: ScoringItem, output: Output) -> ChoicesOutput:
     """Return the choices' log-likelihoods once they fit each other and the right choices' indices.
 

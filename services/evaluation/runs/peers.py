@@ -1,7 +1,7 @@
 """What a run needs of the four other services, as Protocols; `remote.py` speaks to the real ones over gRPC."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from services.evaluation.items import Message, Prompt
@@ -48,7 +48,10 @@ class ContinuationScores:
 
 @dataclass(frozen=True, slots=True)
 class ScorerCall:
-    """One scorer applied to one output: generated text, or the choices' log-likelihoods."""
+    """One scorer applied to one output: generated text, or the choices' log-likelihoods.
+
+    ``prompt`` is empty for a scorer that does not ask for it; ``details`` are its own.
+    """
 
     scorer: str
     parameters: Mapping[str, Any]
@@ -57,6 +60,8 @@ class ScorerCall:
     log_likelihoods: tuple[float, ...] | None = None
     choices: tuple[str, ...] = ()
     gold_indices: tuple[int, ...] = ()
+    prompt: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,8 +212,10 @@ class ItemPipeline:
                 log_likelihoods=output.log_likelihoods,
                 choices=tuple(choice.text for choice in item.multiple_choice.choices) if item.multiple_choice else (),
                 gold_indices=item.multiple_choice.gold_indices if item.multiple_choice else (),
+                prompt=_asked(item) if use.prompt else "",
+                details=item.details[index] if item.details else {},
             )
-            for use in self._task.scorers
+            for index, use in enumerate(self._task.scorers)
         ]
         if not calls:
             return {}, None, ()
@@ -269,6 +271,14 @@ def _conversation(item: Item) -> tuple[Message, ...]:
             return messages
         case PlainPrompt(text):
             return (Message("user", text),)
+
+
+def _asked(item: Item) -> str:
+    """What a scorer sees of the prompt: its text; of more than one turn each with its role before it."""
+    turns = _conversation(item)
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def _prompt_text(item: Item) -> str:

@@ -152,10 +152,12 @@ def _guard_reference(guard: safety_pb2.GuardReference) -> JudgeReference:
 def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:
     """One scorer call as a proto."""
     request = scoring_pb2.ScoreRequest(
-        scorer=f"scorers/{call.scorer}", targets=call.targets, gold_indices=call.gold_indices
+        scorer=f"scorers/{call.scorer}", targets=call.targets, gold_indices=call.gold_indices, prompt=call.prompt
     )
     if call.parameters:
         request.parameters.update(call.parameters)
+    if call.details:
+        request.details.update(call.details)
     if call.log_likelihoods is not None:
         request.choices.CopyFrom(scoring_pb2.ChoiceScores(log_likelihoods=call.log_likelihoods, choices=call.choices))
     else:

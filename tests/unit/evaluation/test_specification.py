@@ -87,6 +87,10 @@ def test_a_small_task_is_valid(write_task: WriteTask, definition: dict[str, Any]
             "scorers[0].parameters_from.pattern: unknown constant 'patern'",
         ),
         (
+            {"scorers": [{"scorer": "s", "details": {"tests": "anser"}, "metrics": ["exact_match"]}]},
+            "scorers[0].details.tests: unknown column 'anser'; did you mean 'answer'?",
+        ),
+        (
             {"scorers": [{"scorer": "s", "metrics": ["a"]}, {"scorer": "t", "metrics": ["a"]}]},
             "two metrics have the same",
         ),

@@ -5,7 +5,7 @@ import pytest
 from services.runtime.errors import NotFoundError
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
 from services.scoring.errors import InvalidScoreRequestError, InvalidScorerNameError
-from services.scoring.parameters import describe_parameters
+from services.scoring.parameters import describe_fields
 from services.scoring.registry import ScorerRegistry, builtin_scorers, reference_of
 
 REGISTRY = ScorerRegistry(builtin_scorers())
@@ -103,7 +103,7 @@ def test_digests_stay_what_they_were() -> None:
 
 def test_every_parameter_is_described() -> None:
     for scorer in REGISTRY.scorers:
-        for parameter in describe_parameters(scorer.parameters_type):
+        for parameter in describe_fields(scorer.parameters_type):
             assert parameter.type in {"string", "number", "boolean", "list of string"}
             assert parameter.description.endswith(".")
             assert not parameter.is_required

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
-from services.evaluation.items import Choice, InvalidItem, Item, MultipleChoice, PlainPrompt
+from services.evaluation.items import ChatPrompt, Choice, InvalidItem, Item, Message, MultipleChoice, PlainPrompt
+from services.evaluation.runs.peers import ScorerCall
 from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
+from services.evaluation.runs.translation import score_request
 from services.evaluation.tasks import Task
 from services.runtime.errors import FailedPreconditionError, NotFoundError, UnavailableError
 
@@ -170,3 +173,38 @@ async def test_a_metric_that_the_scorer_does_not_give_is_a_failure(fleet: Any, m
     (outcome,) = await pipeline(task, fleet).outcomes(make_item("hello"), 0)
     assert outcome.failure is not None
     assert outcome.failure.reason == "INTERNAL"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seen"),
+    [
+        (PlainPrompt("hello"), "hello"),
+        (ChatPrompt((Message("user", "hello"),)), "hello"),
+        (ChatPrompt((Message("system", "Shout."), Message("user", "hello"))), "system: Shout.\n\nuser: hello"),
+    ],
+)
+async def test_a_scorer_is_told_the_prompt_if_it_asks_and_its_own_details(
+    fleet: Any, make_task: Any, monkeypatch: pytest.MonkeyPatch, prompt: Any, seen: str
+) -> None:
+    told: list[ScorerCall] = []
+    score = fleet.scorers.score
+
+    async def note(calls: Any) -> Any:
+        told.extend(calls)
+        return await score(calls)
+
+    monkeypatch.setattr(fleet.scorers, "score", note)
+    uses = [
+        {"scorer": "exact_match", "metrics": ["exact_match"]},
+        {"scorer": "exact_match", "metrics": [{"name": "again", "from": "exact_match"}], "prompt": True},
+    ]
+    task = make_task(scorers=uses)
+    details: tuple[dict[str, Any], ...] = ({}, {"kinds": ["a", None, {"b": 1}], "n": 3})
+    item = Item("i", "shout", "x", 1, prompt=prompt, targets=("a",), details=details)
+    await pipeline(task, fleet).outcomes(item, 0)
+
+    assert [call.prompt for call in told] == ["", seen]
+    plain, full = (score_request(call) for call in told)
+    assert not plain.HasField("details")
+    assert full.prompt == seen
+    assert json_format.MessageToDict(full.details) == details[1]

@@ -63,10 +63,14 @@ class ScoreRequest(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     GOLD_INDICES_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     scorer: _builtins.str
     """Resource name of the scorer, `scorers/{scorer}`."""
     text: _builtins.str
     """Generated text."""
+    prompt: _builtins.str
+    """What the model was asked, for scorers that read it: the text of a prompt, or the turns of a conversation."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """The scorer's parameters; what is absent takes its default."""
@@ -83,6 +87,10 @@ class ScoreRequest(_message.Message):
     def gold_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Indices of the right choices of a multiple-choice item, from 0; most items have one."""
 
+    @_builtins.property
+    def details(self) -> _struct_pb2.Struct:
+        """What else a scorer needs to know of the item, such as IFEval's instructions; see the scorer's `details`."""
+
     def __init__(
         self,
         *,
@@ -92,10 +100,12 @@ class ScoreRequest(_message.Message):
         choices: Global___ChoiceScores | None = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
         gold_indices: _abc.Iterable[_builtins.int] | None = ...,
+        prompt: _builtins.str = ...,
+        details: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "output", b"output", "parameters", b"parameters", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
@@ -241,7 +251,7 @@ Global___ScoreResult: _TypeAlias = ScoreResult  # noqa: Y015
 
 @_typing.final
 class ScorerParameter(_message.Message):
-    """A parameter of a scorer."""
+    """A parameter of a scorer, or a detail of the items that it judges."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -252,7 +262,7 @@ class ScorerParameter(_message.Message):
     name: _builtins.str
     """Its name."""
     type: _builtins.str
-    """Its type: `string`, `number`, `boolean` or `list of string`."""
+    """Its type: `string`, `number`, `boolean`, `object` or `any`, each possibly in a `list of`."""
     description: _builtins.str
     """What it does."""
     @_builtins.property
@@ -318,10 +328,14 @@ class Scorer(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    READS_PROMPT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `scorers/{scorer}`."""
     description: _builtins.str
     """What it does and where its definition comes from."""
+    reads_prompt: _builtins.bool
+    """True if it judges with the prompt in view, so that requests must have one."""
     @_builtins.property
     def reference(self) -> _common_pb2.JudgeReference:
         """The exact scorer at default parameters."""
@@ -334,6 +348,10 @@ class Scorer(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
         """Its metrics."""
 
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorerParameter]:
+        """What it takes in a request's `details`; a detail that is not listed is refused."""
+
     def __init__(
         self,
         *,
@@ -342,10 +360,12 @@ class Scorer(_message.Message):
         reference: _common_pb2.JudgeReference | None = ...,
         parameters: _abc.Iterable[Global___ScorerParameter] | None = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
+        details: _abc.Iterable[Global___ScorerParameter] | None = ...,
+        reads_prompt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "metrics", b"metrics", "name", b"name", "parameters", b"parameters", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "details", b"details", "metrics", b"metrics", "name", b"name", "parameters", b"parameters", "reads_prompt", b"reads_prompt", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
