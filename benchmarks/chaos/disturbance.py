@@ -22,7 +22,7 @@ SERVICES = ("generation", "safety", "scoring", "aggregation")
 _POLL_SECONDS = 0.25
 # A supervisor gives a process up that dies five times in a row, each time within half a minute.
 # Longer than the supervisor's, which counts from when a process was healthy again.
-_QUICK_SECONDS = 90.0
+_QUICK_SECONDS = 60.0
 _MOST_QUICK_KILLS = 3
 
 
