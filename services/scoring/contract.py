@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -61,9 +61,16 @@ class MetricDescription:
 
 
 class ScorerParameters(BaseModel):
-    """Parameters of a scorer. Every field has a description; a default makes it optional."""
+    """Parameters of a scorer. Every field has a description; a default makes it optional.
+
+    Attributes:
+        added_later: parameters that came after the scorer's version. At their defaults they are no part of its digest,
+            so that what was scored before stays comparable.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
 
 
 class ScorerDetails(BaseModel):

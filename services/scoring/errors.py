@@ -39,3 +39,9 @@ class PatternTimeoutError(InvalidArgumentError):
     """A regular expression took too long on this output; another attempt would take as long."""
 
     default_reason = "PATTERN_TIMEOUT"
+
+
+class TextTooLongError(InvalidArgumentError):
+    """A text or a target is longer than the scorer can judge in reasonable time."""
+
+    default_reason = "TEXT_TOO_LONG"

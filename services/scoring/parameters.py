@@ -73,7 +73,11 @@ def type_name(annotation: object) -> str:
 def _as_python(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(_as_python, value))
+    if isinstance(value, Mapping):
+        return {name: _as_python(each) for name, each in value.items()}
+    return value
 
 
 def violations_of(error: ValidationError, model: type[BaseModel], field: str) -> list[FieldViolation]:
@@ -85,6 +89,8 @@ def _violation(model: type[BaseModel], field: str, error: ErrorDetails) -> Field
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         return FieldViolation(f"{field}.{path}" if path else field, error["msg"].removeprefix("Value error, "))
+    if len(error["loc"]) > 1:
+        return FieldViolation(f"{field}.{path}", "unknown field")
     near = nearest_names(path, model.model_fields)
     known = ", ".join(model.model_fields) or "none"
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {known}"

@@ -5,7 +5,7 @@ and lets other threads run while it matches.
 """
 
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import regex
 from pydantic import AfterValidator
@@ -17,8 +17,11 @@ MAX_PATTERN_CHARACTERS = 1000
 MATCH_LIMIT_SECONDS = 1.0
 """Processor seconds that all patterns of one scored output may take together."""
 
+Anchoring = Literal["search", "match", "fullmatch"]
+"""Where a match may be, as Python's ``re`` names it: anywhere, at the start, the whole text."""
 
-def compile_pattern(pattern: str) -> regex.Pattern[str]:
+
+def compile_pattern(pattern: str, *, ignore_case: bool = False) -> regex.Pattern[str]:
     """Compile a caller's pattern.
 
     Raises:
@@ -27,7 +30,7 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise ValueError(f"is {len(pattern)} characters long; the limit is {MAX_PATTERN_CHARACTERS}")
     try:
-        return regex.compile(pattern)
+        return regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
     except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is no regular expression: {error}") from error
 
@@ -61,6 +64,24 @@ class PatternMatcher:
         except TimeoutError:
             raise self._timed_out(pattern) from None
         return [match if isinstance(match, tuple) else (match,) for match in found]
+
+    def find_first(
+        self, pattern: str, text: str, *, anchoring: Anchoring = "search", ignore_case: bool = False
+    ) -> tuple[str, ...] | None:
+        """Return the first match as ``find_all`` does; ``None`` if there is none.
+
+        Raises:
+            PatternTimeoutError: the limit is used up.
+        """
+        compiled = compile_pattern(pattern, ignore_case=ignore_case)
+        try:
+            match = getattr(compiled, anchoring)(text, timeout=self._left(pattern))
+        except TimeoutError:
+            raise self._timed_out(pattern) from None
+        if match is None:
+            return None
+        groups: tuple[str, ...] = match.groups(default="") or (match[0],)
+        return groups
 
     def remove_all(self, pattern: str, text: str) -> str:
         """Return ``text`` without what matches.

@@ -20,10 +20,18 @@ from services.scoring.contract import (
 from services.scoring.details import refuse_details
 from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
+from services.scoring.scorers.bleu import Bleu
+from services.scoring.scorers.chrf import Chrf
+from services.scoring.scorers.contains import Contains
+from services.scoring.scorers.edit_distance import EditDistance
 from services.scoring.scorers.exact_match import ExactMatch
 from services.scoring.scorers.multiple_choice import MultipleChoice
 from services.scoring.scorers.numeric_answer import NumericAnswer
+from services.scoring.scorers.quasi_exact_match import QuasiExactMatch
 from services.scoring.scorers.refusal import Refusal
+from services.scoring.scorers.regex_match import RegexMatch
+from services.scoring.scorers.rouge import Rouge
+from services.scoring.scorers.token_f1 import TokenF1
 
 COLLECTION = "scorers/"
 SHARED_CODE_VERSION = "1"
@@ -111,7 +119,20 @@ class ScorerRegistry:
 
 def builtin_scorers() -> tuple[AnyScorer, ...]:
     """Return the scorers that this service has."""
-    return (ExactMatch(), MultipleChoice(), NumericAnswer(), Refusal())
+    return (
+        Bleu(),
+        Chrf(),
+        Contains(),
+        EditDistance(),
+        ExactMatch(),
+        MultipleChoice(),
+        NumericAnswer(),
+        QuasiExactMatch(),
+        Refusal(),
+        RegexMatch(),
+        Rouge(),
+        TokenF1(),
+    )
 
 
 def reference_of(scorer: AnyScorer, parameters: ScorerParameters) -> ScorerReference:
@@ -125,7 +146,16 @@ def reference_of(scorer: AnyScorer, parameters: ScorerParameters) -> ScorerRefer
         "version": about.version,
         "rules": about.rules_digest,
         "shared_code": SHARED_CODE_VERSION,
-        "parameters": parameters.model_dump(mode="json"),
+        "parameters": _decisive_parameters(parameters),
     }
     canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return ScorerReference(COLLECTION + about.name, about.version, hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def _decisive_parameters(parameters: ScorerParameters) -> dict[str, object]:
+    fields = type(parameters).model_fields
+    return {
+        name: value
+        for name, value in parameters.model_dump(mode="json").items()
+        if name not in parameters.added_later or getattr(parameters, name) != fields[name].get_default()
+    }

@@ -1,12 +1,13 @@
 """Exact match of a text with accepted answers, by lm-evaluation-harness's definition."""
 
 import string
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
 from services.scoring.extraction import Take, find_candidates, take_answer
+from services.scoring.filters import MAX_FILTERS, Filter, filtered_answer
 from services.scoring.patterns import PatternMatcher, PatternText, compile_pattern
 from services.scoring.requirements import require_targets, require_text
 
@@ -17,6 +18,7 @@ _WITHOUT_DIGITS = str.maketrans("", "", string.digits)
 class ExactMatchParameters(ScorerParameters):
     """How the answer is found and what is ignored when it is compared."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset({"filters"})
     pattern: PatternText | None = Field(
         None, description="Regular expression that finds the answer in the output; absent: the whole output."
     )
@@ -37,9 +39,18 @@ class ExactMatchParameters(ScorerParameters):
         max_length=32,
         description="Drop what these regular expressions match, one after the other, before anything else.",
     )
+    filters: tuple[Filter, ...] = Field(
+        (),
+        max_length=MAX_FILTERS,
+        description="Finds the answer in steps instead of by one pattern: lm-evaluation-harness's filters by name "
+        "(regex, map, lowercase, uppercase, remove_whitespace, take_first, take_first_k, majority_vote) with their own "
+        'parameters, such as {"function": "regex", "regex_pattern": "answer is (.)", "group_select": -1}.',
+    )
 
     @model_validator(mode="after")
-    def _group_exists(self) -> Self:
+    def _finds_in_one_way(self) -> Self:
+        if self.filters and self.pattern is not None:
+            raise ValueError("filters and pattern both find the answer; give one of them")
         if self.group is not None:
             groups = compile_pattern(self.pattern).groups if self.pattern is not None else 0
             if self.group > groups:
@@ -65,7 +76,9 @@ class ExactMatch:
         text, targets = require_text(self.about.name, output), require_targets(self.about.name, item)
         matcher = PatternMatcher()
         answer: str | None = text
-        if parameters.pattern is not None:
+        if parameters.filters:
+            answer = filtered_answer(parameters.filters, (text,), matcher)
+        elif parameters.pattern is not None:
             answer = take_answer(find_candidates(matcher, parameters.pattern, text, parameters.group), parameters.take)
         if answer is not None and parameters.strip:
             answer = answer.strip()

@@ -1,7 +1,7 @@
 """Numeric answers, compared as exact decimal numbers."""
 
 import decimal
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ _EXACT = decimal.Context(prec=8192)
 class NumericAnswerParameters(ScorerParameters):
     """How the number is found and how close it must be."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset({"relative_tolerance"})
+
     mode: Literal["strict", "flexible"] = Field(
         "strict",
         description="strict: the first match of the pattern, by default the number after `####` as in GSM8K; "
@@ -40,6 +42,13 @@ class NumericAnswerParameters(ScorerParameters):
     )
     tolerance: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Largest absolute difference that still counts as right."
+    )
+    relative_tolerance: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Largest difference that still counts as right, as a share of the target; the larger of the two "
+        "tolerances holds.",
     )
 
 
@@ -65,8 +74,7 @@ class NumericAnswer:
         answer = _find_number(matcher, parameters, text)
         if answer is None:
             return Score({"numeric_match": 0.0}, None)
-        tolerance = decimal.Decimal(repr(parameters.tolerance))
-        is_match = any(_EXACT.abs(_EXACT.subtract(answer, number)) <= tolerance for number in accepted)
+        is_match = any(_is_close(parameters, answer, number) for number in accepted)
         return Score({"numeric_match": float(is_match)}, format(answer, "f"))
 
     def _target(self, matcher: PatternMatcher, index: int, target: str) -> decimal.Decimal:
@@ -80,6 +88,14 @@ class NumericAnswer:
                 FieldViolation(f"targets[{index}]", f"{target[-60:]!r} is neither a number nor ends in `#### number`"),
             )
         return number
+
+
+def _is_close(parameters: NumericAnswerParameters, answer: decimal.Decimal, target: decimal.Decimal) -> bool:
+    absolute, relative = (
+        decimal.Decimal(repr(tolerance)) for tolerance in (parameters.tolerance, parameters.relative_tolerance)
+    )
+    tolerance = max(absolute, _EXACT.multiply(relative, _EXACT.abs(target)))
+    return _EXACT.abs(_EXACT.subtract(answer, target)) <= tolerance
 
 
 def _find_number(matcher: PatternMatcher, parameters: NumericAnswerParameters, text: str) -> decimal.Decimal | None:

@@ -100,6 +100,23 @@ def test_compares_exactly(text: str, target: str, tolerance: float, value: float
     assert judge(text, target, tolerance=tolerance)[0] == value
 
 
+@pytest.mark.parametrize(
+    ("text", "target", "relative", "absolute", "value"),
+    [
+        ("#### 101", "100", 0.01, 0, 1),
+        ("#### 101.0001", "100", 0.01, 0, 0),
+        ("#### -99", "-100", 0.01, 0, 1),
+        ("#### 0.001", "0", 0.5, 0, 0),
+        ("#### 0.001", "0", 0.5, 0.001, 1),  # the larger of the two holds
+        ("#### 100", "101", 0.0099, 0, 0),  # a share of the target, not of the answer
+    ],
+)
+def test_a_relative_tolerance_is_a_share_of_the_target(
+    text: str, target: str, relative: float, absolute: float, value: float
+) -> None:
+    assert judge(text, target, relative_tolerance=relative, tolerance=absolute)[0] == value
+
+
 def test_any_target_counts_and_may_be_a_worked_solution() -> None:
     assert judge("#### 18", "17", "2 * 9 = <<2*9=18>>18\n#### 18")[0] == 1
 

@@ -21,6 +21,8 @@ def test_finding_and_removing_stop_at_the_limit() -> None:
         PatternMatcher(limit_seconds=0.05).find_all(ENDLESS, VICTIM)
     with pytest.raises(PatternTimeoutError):
         PatternMatcher(limit_seconds=0.05).remove_all(ENDLESS, VICTIM)
+    with pytest.raises(PatternTimeoutError):
+        PatternMatcher(limit_seconds=0.05).find_first(ENDLESS, VICTIM, anchoring="fullmatch")
 
 
 def test_the_limit_is_shared_by_all_patterns_of_an_output() -> None:

@@ -94,16 +94,24 @@ def test_digests_stay_what_they_were() -> None:
         scorer.about.name: reference_of(scorer, scorer.parameters_type()).digest[:16] for scorer in REGISTRY.scorers
     }
     assert digests == {
+        "bleu": "02403781f981ed9a",
+        "chrf": "4c5ecdce2fe89dc6",
+        "contains": "7ec642a3ebc17559",
+        "edit_distance": "e55a524df8228770",
         "exact_match": "e3c29467024f5de8",
         "multiple_choice": "1e4ff63ff2936898",
         "numeric_answer": "b9f3f81a5fb1c6c0",
+        "quasi_exact_match": "f7415613a036cd26",
         "refusal": "19115988964f25f6",
+        "regex_match": "5970776b0657a193",
+        "rouge": "7cb7438f119145d0",
+        "token_f1": "f8c3f7aa2f6441b8",
     }
 
 
 def test_every_parameter_is_described() -> None:
     for scorer in REGISTRY.scorers:
         for parameter in describe_fields(scorer.parameters_type):
-            assert parameter.type in {"string", "number", "boolean", "list of string"}
+            assert parameter.type in {"string", "number", "boolean", "object", "list of string", "list of object"}
             assert parameter.description.endswith(".")
             assert not parameter.is_required

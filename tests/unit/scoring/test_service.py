@@ -141,23 +141,21 @@ async def test_the_event_loop_goes_on_while_a_pattern_runs() -> None:
 
 async def test_lists_and_reads_scorers(stub: Stub) -> None:
     first = await stub.ListScorers(scoring_pb2.ListScorersRequest(page_size=3))
-    rest = await stub.ListScorers(scoring_pb2.ListScorersRequest(page_size=3, page_token=first.next_page_token))
-    scorers = [*first.scorers, *rest.scorers]
-    assert [scorer.name for scorer in scorers] == [
-        "scorers/exact_match",
-        "scorers/multiple_choice",
-        "scorers/numeric_answer",
-        "scorers/refusal",
-    ]
+    rest = await stub.ListScorers(scoring_pb2.ListScorersRequest(page_size=1000, page_token=first.next_page_token))
+    listed = [*first.scorers, *rest.scorers]
+    assert len(first.scorers) == 3
+    assert [scorer.name for scorer in listed] == sorted(f"scorers/{each.about.name}" for each in builtin_scorers())
     assert rest.next_page_token == ""
-    for scorer in scorers:
+    for scorer in listed:
         assert (await stub.GetScorer(scoring_pb2.GetScorerRequest(name=scorer.name))).scorer == scorer
-    parameters = {parameter.name: parameter for parameter in scorers[0].parameters}
+    scorers = {scorer.name: scorer for scorer in listed}
+    parameters = {parameter.name: parameter for parameter in scorers["scorers/exact_match"].parameters}
     assert parameters["fallback"].default_value.string_value == "[invalid]"
     assert parameters["regexes_to_ignore"].type == "list of string"
     assert parameters["regexes_to_ignore"].default_value.HasField("list_value")
     assert parameters["pattern"].default_value.HasField("null_value")
-    assert [metric.name for metric in scorers[1].metrics] == ["acc", "acc_norm"]
+    assert parameters["filters"].type == "list of object"
+    assert [metric.name for metric in scorers["scorers/multiple_choice"].metrics] == ["acc", "acc_norm"]
     error = await failure(stub.GetScorer(scoring_pb2.GetScorerRequest(name="scorers/refusl")))
     assert "refusal" in error.metadata["nearest"]
 
@@ -190,7 +188,7 @@ def as_value(value: Any) -> struct_pb2.Value:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
 )
 @given(
-    scorer=st.sampled_from(["exact_match", "multiple_choice", "numeric_answer", "refusal", "none", ""]),
+    scorer=st.sampled_from([*(each.about.name for each in builtin_scorers()), "none", ""]),
     parameters=st.dictionaries(NAMES, VALUES, max_size=3),
     output=st.one_of(
         st.none(),
