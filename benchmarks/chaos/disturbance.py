@@ -21,8 +21,8 @@ TRITON = "inference"
 SERVICES = ("generation", "safety", "scoring", "aggregation")
 _POLL_SECONDS = 0.25
 # A supervisor gives a process up that dies five times in a row, each time within half a minute.
-# Longer than the supervisor's, which counts from when a process was healthy again.
-_QUICK_SECONDS = 60.0
+# It counts from when a process was healthy; we see that a little later.
+_QUICK_SECONDS = 40.0
 _MOST_QUICK_KILLS = 3
 
 
@@ -105,7 +105,7 @@ class Disturber:
         self._chance = random.Random(seed)
         self._victims = self._chance.sample(list(victims), len(victims))
         self._kill_count = len(self._victims)
-        self._last_kill: dict[str, float] = {}
+        self._healthy_since: dict[int, float] = {}
         self._quick_kills: Counter[str] = Counter()
         self._death: tuple[float, int] | None = None
 
@@ -117,6 +117,8 @@ class Disturber:
         """
         give_up_at = time.monotonic() + timeout_seconds
         while True:
+            for pid in self._world.fleet.processes.values():
+                self._healthy_since.setdefault(pid, time.monotonic())
             now = standing(self._world, self._run_name)
             if now is not None:
                 self._note_takeover(now)
@@ -150,7 +152,7 @@ class Disturber:
         if victim in (EVALUATION, WORKER):
             return self._kill_replica(now, is_worker=victim == WORKER)
         pid = self._world.fleet.processes[victim]
-        if not is_alive(pid) or not self._may_die(victim):
+        if not is_alive(pid) or not self._may_die(victim, pid):
             return False
         os.kill(pid, signal.SIGKILL)
         return True
@@ -167,14 +169,13 @@ class Disturber:
         replica.send(signal.SIGKILL)
         return True
 
-    def _may_die(self, victim: str) -> bool:
+    def _may_die(self, victim: str, pid: int) -> bool:
         now = time.monotonic()
-        if now - self._last_kill.get(victim, -_QUICK_SECONDS) >= _QUICK_SECONDS:
+        if now - self._healthy_since.get(pid, now) >= _QUICK_SECONDS:
             self._quick_kills[victim] = 0
         if self._quick_kills[victim] >= _MOST_QUICK_KILLS:
             return False
         self._quick_kills[victim] += 1
-        self._last_kill[victim] = now
         return True
 
 

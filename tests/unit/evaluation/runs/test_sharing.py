@@ -128,7 +128,7 @@ def assert_complete(fleet: Any, ended: Run) -> None:
     assert (progress.item_count, progress.scored_count, progress.failed_count) == (ITEMS, ITEMS, 0)
 
 
-async def _column(query: Select[tuple[str]], connection: AsyncConnection) -> list[str]:
+async def _column(query: Select[str], connection: AsyncConnection) -> list[str]:
     return list((await connection.execute(query)).scalars())
 
 
