@@ -1,21 +1,16 @@
 """The order in which waiting requests get their turn: by priority, and within a priority fairly by caller.
 
-Within a priority this is fair queueing by virtual time: each caller has a clock that its dispatched tokens push
-forward, and the caller whose clock is furthest behind is next. A caller that begins to wait starts at the present, so
-that it neither saves up turns while it is idle nor has to make up for them. Many small requests and few large ones thus
-get the same share of the engine, however many requests either caller has waiting.
+Within a priority callers share the engine by the tokens of their requests; see ``services.runtime.caller_turns``.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 from services.generation.requests import Priority
+from services.runtime.caller_turns import CallerTurns
 
 STARVING_SHARE: Final = 16
 """A priority that starves gets every so-manieth turn; see ``FairQueue``."""
-
-_REMEMBERED_CLOCKS: Final = 1024
 
 
 @dataclass(eq=False, slots=True)
@@ -34,67 +29,31 @@ class Ticket:
     tokens: int
     queued_at: float
 
+    @property
+    def cost(self) -> int:
+        """What it uses of its caller's share: its tokens."""
+        return self.tokens
 
-class _PriorityClass:
+
+class _PriorityClass(CallerTurns[Ticket]):
     """The waiting requests of one priority."""
 
     def __init__(self) -> None:
-        self._callers: dict[str, OrderedDict[Ticket, None]] = {}
-        self._arrivals: OrderedDict[Ticket, None] = OrderedDict()
-        self._clocks: dict[str, int] = {}
-        self._now = 0
-        self.tokens = 0
+        super().__init__()
         self.turns_passed_over = 0
 
-    def __len__(self) -> int:
-        return len(self._arrivals)
-
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._arrivals
-
-    def push(self, ticket: Ticket) -> None:
-        self._callers.setdefault(ticket.caller, OrderedDict())[ticket] = None
-        self._arrivals[ticket] = None
-        self.tokens += ticket.tokens
-
-    def pop(self) -> Ticket:
-        caller = min(self._callers, key=self._clock)
-        self._now = self._clock(caller)
-        ticket = next(iter(self._callers[caller]))
-        self.remove(ticket)
-        self._set_clock(caller, self._now + ticket.tokens)
-        return ticket
-
-    def pass_by(self, caller: str, tokens: int) -> None:
-        self._now = self._clock(caller)
-        self._set_clock(caller, self._now + tokens)
+    def pass_by(self, caller: str, cost: int) -> None:
+        super().pass_by(caller, cost)
         self.turns_passed_over = 0
 
-    def remove(self, ticket: Ticket) -> None:
-        waiting = self._callers[ticket.caller]
-        del waiting[ticket], self._arrivals[ticket]
-        self.tokens -= ticket.tokens
-        if not waiting:
-            del self._callers[ticket.caller]
-        if not self._arrivals:
+    def remove(self, turn: Ticket) -> None:
+        super().remove(turn)
+        if not len(self):
             self.turns_passed_over = 0
 
     def oldest_at(self) -> float | None:
-        try:
-            ticket = next(iter(self._arrivals), None)
-        except RuntimeError:
-            # A scrape comes from another thread, and the queue changed under it.
-            return None
-        return None if ticket is None else ticket.queued_at
-
-    def _clock(self, caller: str) -> int:
-        return max(self._now, self._clocks.get(caller, 0))
-
-    def _set_clock(self, caller: str, clock: int) -> None:
-        self._clocks[caller] = clock
-        if len(self._clocks) > _REMEMBERED_CLOCKS:
-            # A clock that lies behind the present says no more than none at all.
-            self._clocks = {name: at for name, at in self._clocks.items() if at > self._now}
+        oldest = self.oldest()
+        return None if oldest is None else oldest.queued_at
 
 
 class FairQueue:
@@ -126,7 +85,7 @@ class FairQueue:
 
     def tokens(self, priority: Priority) -> int:
         """Return the estimated tokens of a priority's waiting requests."""
-        return self._classes[priority].tokens
+        return self._classes[priority].cost
 
     def oldest_wait_seconds(self, priority: Priority, now: float) -> float:
         """Return how long the oldest request of a priority has waited; 0 if none waits."""

@@ -94,6 +94,8 @@ class ScorerDescription:
         rules_digest: names the data that decides scores beside the code, such as a list of phrases; empty if none.
         details: what it reads of ``ScoringItem.details``; ``None``: nothing, and details sent to it are refused.
         reads_prompt: whether it judges with ``ScoringItem.prompt`` in view, which is then required.
+        is_heavy: one output may take tens of milliseconds of a processor, or hang, or use up memory. Such a scorer
+            judges in a process of the pool, which is killed when the time is up; it must be picklable.
     """
 
     name: str
@@ -103,6 +105,7 @@ class ScorerDescription:
     rules_digest: str = ""
     details: type[ScorerDetails] | None = None
     reads_prompt: bool = False
+    is_heavy: bool = False
 
 
 class Scorer(Protocol[ParametersT]):

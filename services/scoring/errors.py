@@ -1,6 +1,12 @@
 """What can go wrong when an output is scored."""
 
-from services.runtime.errors import FieldViolation, InvalidArgumentError
+from services.runtime.errors import (
+    DeadlineExceededError,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
 
 
 class InvalidScoreRequestError(InvalidArgumentError):
@@ -45,3 +51,39 @@ class TextTooLongError(InvalidArgumentError):
     """A text or a target is longer than the scorer can judge in reasonable time."""
 
     default_reason = "TEXT_TOO_LONG"
+
+
+class ScorerTimeoutError(DeadlineExceededError):
+    """A scorer took longer over one output than the service allows, and was stopped."""
+
+    default_reason = "SCORER_TIMEOUT"
+
+    def __init__(self, scorer: str, limit_seconds: float) -> None:
+        super().__init__(
+            f"{scorer} took more than {limit_seconds:g} s over this output and was stopped",
+            metadata={"scorer": scorer, "limit_seconds": f"{limit_seconds:g}"},
+        )
+
+
+class ScorerCrashedError(InternalError):
+    """The process in which a scorer judged one output died, and so did the next one."""
+
+    default_reason = "SCORER_CRASHED"
+
+    def __init__(self, scorer: str, ending: str) -> None:
+        super().__init__(
+            f"{scorer} cannot score this output: its process {ending}, twice",
+            metadata={"scorer": scorer, "ending": ending},
+        )
+
+
+class ScorerMemoryError(ResourceExhaustedError):
+    """A scorer wants more memory for one output than the service allows; another attempt would, too."""
+
+    default_reason = "SCORER_OUT_OF_MEMORY"
+
+    def __init__(self, scorer: str) -> None:
+        super().__init__(
+            f"{scorer} needs more memory for this output than EVALFLEET_POOL_WORKER_MEMORY_BYTES allows",
+            metadata={"scorer": scorer},
+        )

@@ -49,16 +49,24 @@ class ScorerReference:
 
 @dataclass(frozen=True, slots=True)
 class BoundScorer:
-    """A scorer with checked parameters."""
+    """A scorer with checked parameters.
+
+    Attributes:
+        scorer: what judges.
+        parameters: checked, with defaults.
+        reference: which exact scorer this is.
+        is_async: ``score_async`` judges, and not ``score``.
+    """
 
     scorer: AnyScorer
     parameters: ScorerParameters
     reference: ScorerReference
+    is_async: bool
 
     @property
-    def is_async(self) -> bool:
-        """Whether ``score_async`` judges, and not ``score``."""
-        return is_async(self.scorer)
+    def is_heavy(self) -> bool:
+        """Whether to judge in a process that can be killed."""
+        return self.scorer.about.is_heavy
 
     def score(self, item: ScoringItem, output: Output) -> Score:
         """Judge one output; raises what ``Scorer.score`` says, and refuses details that the scorer does not read."""
@@ -114,7 +122,7 @@ class ScorerRegistry:
         """
         scorer = self.find(name)
         checked = parse_parameters(scorer.about.name, scorer.parameters_type, parameters)
-        return BoundScorer(scorer, checked, reference_of(scorer, checked))
+        return BoundScorer(scorer, checked, reference_of(scorer, checked), is_async(scorer))
 
 
 def builtin_scorers() -> tuple[AnyScorer, ...]:

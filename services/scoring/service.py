@@ -8,6 +8,7 @@ from services.runtime.errors import FieldViolation
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
 from services.runtime.server import HostedService
+from services.scoring.admission import Admission
 from services.scoring.errors import InvalidBatchError
 from services.scoring.judging import Assignment, Judging
 from services.scoring.messages import (
@@ -18,6 +19,7 @@ from services.scoring.messages import (
     result_to_proto,
     scorer_to_proto,
 )
+from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import BoundScorer, ScorerRegistry
 
 FULL_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
@@ -29,10 +31,16 @@ DECODERS = {
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
-    """Judges outputs with the scorers of a registry."""
+    """Judges outputs with the scorers of a registry.
 
-    def __init__(self, registry: ScorerRegistry) -> None:
+    Args:
+        registry: of the scorers.
+        judging: runs them.
+    """
+
+    def __init__(self, registry: ScorerRegistry, judging: Judging) -> None:
         self._registry = registry
+        self._judging = judging
 
     async def Score(
         self,
@@ -40,8 +48,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         context: grpc.aio.ServicerContext[scoring_pb2.ScoreRequest, scoring_pb2.ScoreResponse],
     ) -> scoring_pb2.ScoreResponse:
         """Judge one output."""
-        judging: Judging[scoring_pb2.ScoreRequest] = Judging(_RequestReader(self._registry).read)
-        return response_to_proto(await judging.judge(request))
+        return response_to_proto(await self._judging.judge(request, _RequestReader(self._registry).read))
 
     async def BatchScore(
         self,
@@ -56,8 +63,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 metadata={"limit": str(MAX_BATCH_REQUESTS), "requests": str(count)},
                 field_violations=(FieldViolation("requests", f"has {count} entries"),),
             )
-        judging = Judging(_RequestReader(self._registry).read)
-        outcomes = await judging.judge_each(request.requests)
+        outcomes = await self._judging.judge_each(request.requests, _RequestReader(self._registry).read)
         return scoring_pb2.BatchScoreResponse(results=[result_to_proto(each) for each in outcomes])
 
     async def ListScorers(
@@ -86,9 +92,14 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         return scoring_pb2.GetScorerResponse(scorer=scorer_to_proto(self._registry.find(request.name)))
 
 
-def hosted(registry: ScorerRegistry) -> HostedService:
-    """Return what a server needs to serve these scorers."""
-    servicer = ScoringServicer(registry)
+def hosted(registry: ScorerRegistry, judging: Judging | None = None) -> HostedService:
+    """Return what a server needs to serve these scorers.
+
+    Args:
+        registry: of the scorers.
+        judging: runs them; default: with the default limits, its processes ending with this one.
+    """
+    servicer = ScoringServicer(registry, judging or Judging(ScorerPool(), Admission()))
     return HostedService(
         FULL_NAME,
         lambda server: scoring_pb2_grpc.add_ScoringServiceServicer_to_server(servicer, server),

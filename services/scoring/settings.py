@@ -6,6 +6,19 @@ from services.runtime.settings import ServiceSettings
 
 
 class ScoringSettings(ServiceSettings):
-    """The scoring service needs nothing beyond what every service needs."""
+    """How much the scoring service takes on, and what heavy scorers may use."""
 
     port: int = Field(8103, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    max_held_requests: int = Field(
+        65_536, ge=1, description="Requests in hand, of all callers; who asks for more is told to come back later."
+    )
+    max_held_requests_per_caller: int = Field(32_768, ge=1, description="Requests in hand of one caller.")
+    pool_workers: int = Field(
+        2, ge=1, le=256, description="Processes for heavy scorers; started when such a scorer is first asked."
+    )
+    pool_output_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest time of a heavy scorer over one output; then its process is killed."
+    )
+    pool_worker_memory_bytes: int = Field(
+        4 * 1024**3, ge=256 * 1024**2, description="Address space of each process for heavy scorers."
+    )

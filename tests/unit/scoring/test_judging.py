@@ -1,13 +1,16 @@
 """Scorers that compute and scorers that wait, in one call."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import grpc
 import pytest
 
+from services.runtime.calls import bind_ids
 from services.runtime.deadlines import bind_deadline, remaining_seconds
-from services.runtime.errors import FleetError, InvalidArgumentError
+from services.runtime.errors import FleetError, InvalidArgumentError, ResourceExhaustedError
+from services.scoring.admission import Admission, AdmissionLimits
 from services.scoring.contract import (
     AnyScorer,
     MetricDescription,
@@ -19,6 +22,7 @@ from services.scoring.contract import (
     TextOutput,
 )
 from services.scoring.judging import Assignment, Judged, Judging, Outcome
+from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import ScorerRegistry
 
 METRICS = (MetricDescription("value", "Any."),)
@@ -71,14 +75,19 @@ class FakeCounter:
         return Score({"value": float(len(output.text))}, output.text)
 
 
-def judging(*scorers: AnyScorer) -> Judging[tuple[str, str]]:
-    registry = ScorerRegistry(scorers)
+class Asked:
+    """Has texts judged by name of a scorer."""
 
-    def read(request: tuple[str, str]) -> Assignment:
+    def __init__(self, *scorers: AnyScorer, judging: Judging | None = None) -> None:
+        self.registry = ScorerRegistry(scorers)
+        self.judging = judging or Judging(ScorerPool(), Admission())
+
+    def read(self, request: tuple[str, str]) -> Assignment:
         scorer, text = request
-        return Assignment(registry.bind(f"scorers/{scorer}", {}), ScoringItem(), TextOutput(text))
+        return Assignment(self.registry.bind(f"scorers/{scorer}", {}), ScoringItem(), TextOutput(text))
 
-    return Judging(read)
+    async def judge_each(self, requests: Sequence[tuple[str, str]]) -> list[Outcome]:
+        return await self.judging.judge_each(requests, self.read)
 
 
 def answers(outcomes: Sequence[Outcome]) -> list[str | None]:
@@ -94,13 +103,13 @@ async def test_both_kinds_share_a_batch_and_keep_its_order() -> None:
     judge = FakeJudge()
     judge.release.set()
     requests = [("fake_judge", "a"), ("fake_counter", "b"), ("fake_judge", "bad"), ("nobody", "x"), ("fake_judge", "c")]
-    outcomes = await judging(judge, FakeCounter()).judge_each(requests)
+    outcomes = await Asked(judge, FakeCounter()).judge_each(requests)
     assert answers(outcomes) == ["a", "b", "NO_VERDICT", "SCORER_NOT_FOUND", "c"]
 
 
 async def test_scorers_that_wait_do_so_together_and_within_a_bound() -> None:
     judge = FakeJudge()
-    batch = asyncio.create_task(judging(judge).judge_each([("fake_judge", str(number)) for number in range(200)]))
+    batch = asyncio.create_task(Asked(judge).judge_each([("fake_judge", str(number)) for number in range(200)]))
     for _ in range(64):
         await judge.arrived.acquire()
     judge.release.set()
@@ -112,7 +121,7 @@ async def test_who_is_late_has_an_error_and_leaves_the_others_alone() -> None:
     judge = FakeJudge()
     judge.release.set()
     with bind_deadline(0.2):
-        outcomes = await judging(judge).judge_each([("fake_judge", "stuck"), ("fake_judge", "a")])
+        outcomes = await Asked(judge).judge_each([("fake_judge", "stuck"), ("fake_judge", "a")])
     assert answers(outcomes) == ["SCORE_DEADLINE_EXCEEDED", "a"]
     assert isinstance(outcomes[0], FleetError)
     assert outcomes[0].code == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -121,7 +130,7 @@ async def test_who_is_late_has_an_error_and_leaves_the_others_alone() -> None:
 
 async def test_a_caller_that_leaves_takes_its_work_with_it() -> None:
     judge = FakeJudge()
-    batch = asyncio.create_task(judging(judge).judge_each([("fake_judge", "a"), ("fake_judge", "b")]))
+    batch = asyncio.create_task(Asked(judge).judge_each([("fake_judge", "a"), ("fake_judge", "b")]))
     for _ in range(2):
         await judge.arrived.acquire()
     batch.cancel()
@@ -133,13 +142,76 @@ async def test_a_caller_that_leaves_takes_its_work_with_it() -> None:
 async def test_something_cancelled_below_a_scorer_is_the_outcome_of_its_request_alone() -> None:
     judge = FakeJudge()
     judge.release.set()
-    outcomes = await judging(judge).judge_each([("fake_judge", "inner"), ("fake_judge", "a")])
+    outcomes = await Asked(judge).judge_each([("fake_judge", "inner"), ("fake_judge", "a")])
     assert answers(outcomes) == ["ITEM_CANCELLED", "a"]
 
 
 async def test_one_request_by_itself_raises_its_error() -> None:
     judge = FakeJudge()
     judge.release.set()
-    assert (await judging(judge).judge(("fake_judge", "a"))).score.metrics == {"value": 1.0}
+    asked = Asked(judge)
+    assert (await asked.judging.judge(("fake_judge", "a"), asked.read)).score.metrics == {"value": 1.0}
     with pytest.raises(InvalidArgumentError):
-        await judging(judge).judge(("fake_judge", "bad"))
+        await asked.judging.judge(("fake_judge", "bad"), asked.read)
+
+
+class FakePatience:
+    """Computes until the clock says so, in a thread."""
+
+    about = ScorerDescription("fake_patience", "1", "Waits for a number of seconds.", METRICS)
+    parameters_type = ScorerParameters
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.began = threading.Event()
+
+    def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        assert isinstance(output, TextOutput)
+        self.count += 1
+        self.began.set()
+        threading.Event().wait(float(output.text))
+        return Score({"value": 1.0}, output.text)
+
+
+async def test_what_was_computed_in_time_stands_and_the_rest_is_late() -> None:
+    scorer = FakePatience()
+    with bind_deadline(0.3):
+        outcomes = await Asked(scorer, FakeCounter()).judge_each(
+            [("fake_counter", "a"), *[("fake_patience", "0.05")] * 50]
+        )
+    said = answers(outcomes)
+    assert said[0] == "a"
+    assert said[-1] == "SCORE_DEADLINE_EXCEEDED"
+    assert scorer.count < 50
+
+
+async def test_a_caller_that_leaves_frees_its_thread() -> None:
+    scorer = FakePatience()
+    batch = asyncio.create_task(Asked(scorer).judge_each([("fake_patience", "0.02")] * 500))
+    await asyncio.to_thread(scorer.began.wait)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert scorer.count < 500
+
+
+async def test_who_has_too_much_in_hand_is_told_when_to_come_back() -> None:
+    judge = FakeJudge()
+    judging = Judging(ScorerPool(), Admission(AdmissionLimits(held=5, held_per_caller=3)))
+    asked = Asked(judge, judging=judging)
+    with bind_ids(caller="team/a"):
+        first = asyncio.create_task(asked.judge_each([("fake_judge", "a")] * 2))
+    await judge.arrived.acquire()
+    with bind_ids(caller="team/a"), pytest.raises(ResourceExhaustedError) as caught:
+        await asked.judge_each([("fake_judge", "a")] * 2)
+    assert caught.value.reason == "TOO_MANY_REQUESTS"
+    assert caught.value.retry_after_seconds is not None
+    with bind_ids(caller="team/b"):
+        second = asyncio.create_task(asked.judge_each([("fake_judge", "b")] * 3))
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhaustedError):
+            await asked.judge_each([("fake_judge", "c")])
+    judge.release.set()
+    assert (answers(await first), answers(await second)) == (["a"] * 2, ["b"] * 3)
+    # A call that is larger than all bounds is judged where it is alone.
+    assert len(await asked.judge_each([("fake_judge", "a")] * 9)) == 9

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from services.runtime.errors import FleetError, from_rpc_error, from_status
 from services.runtime.testing import as_bytes, serve_in_process
+from services.scoring.admission import Admission
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
+from services.scoring.judging import Judging
+from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 from services.scoring.service import ScoringServicer, hosted
 
@@ -127,7 +130,7 @@ async def test_a_bug_costs_one_result_and_leaks_nothing() -> None:
 
 async def test_the_event_loop_goes_on_while_a_pattern_runs() -> None:
     """A pattern of a second, and the loop turns meanwhile: it counts turns, not time."""
-    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()))
+    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()), Judging(ScorerPool(), Admission()))
     context: Any = None
     slow = asyncio.create_task(servicer.Score(request("exact_match", "a" * 80 + "b", "x", pattern="(a|aa)+$"), context))
     turns = 0
@@ -209,7 +212,7 @@ def test_wild_requests_score_within_zero_and_one_or_fail_typed(
     elif output is not None:
         message.choices.log_likelihoods.extend(output[0])
         message.choices.choices.extend(output[1])
-    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()))
+    servicer = ScoringServicer(ScorerRegistry(builtin_scorers()), Judging(ScorerPool(), Admission()))
     context: Any = None
     try:
         response = asyncio.run(servicer.Score(message, context))

@@ -1,0 +1,1 @@
+"""Processes in which heavy scorers judge, and which can be killed."""

@@ -1,0 +1,132 @@
+"""A pool of processes for heavy scorers: none outlives the time of its output, and those that die are replaced."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from services.scoring.contract import Output, Score, ScoringItem
+from services.scoring.errors import ScorerCrashedError, ScorerMemoryError, ScorerTimeoutError
+from services.scoring.places import Places
+from services.scoring.pool.work import decode_answer, encode_work
+from services.scoring.pool.worker_process import WorkerDiedError, WorkerProcess, preload, start_worker
+from services.scoring.registry import BoundScorer
+
+_ATTEMPTS: Final = 2
+"""Of an output whose process dies: the kernel, short of memory, may have taken it for its neighbour's sake."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds on a pool.
+
+    Attributes:
+        workers: processes at most; they are started when they are needed.
+        output_seconds: longest time over one output, without that of waiting for a worker.
+        memory_bytes: address space of one worker.
+    """
+
+    workers: int = 2
+    output_seconds: float = 30.0
+    memory_bytes: int = 4 * 1024**3
+
+
+class ScorerPool:
+    """Judges with heavy scorers; a worker judges one output at a time, so that none has neighbours to take down.
+
+    Args:
+        limits: bounds on the pool.
+        preloaded: names of the modules that every worker needs, so that one which replaces another has them at once.
+    """
+
+    def __init__(self, limits: PoolLimits | None = None, *, preloaded: Iterable[str] = ()) -> None:
+        self._limits = limits or PoolLimits()
+        preload(preloaded)
+        self._places = Places(self._limits.workers)
+        self._idle: list[WorkerProcess] = []
+        self._chores: set[asyncio.Task[object]] = set()
+        self._is_closed = False
+
+    async def score(self, bound: BoundScorer, item: ScoringItem, output: Output) -> Score:
+        """Judge one output when the caller's turn comes; its worker ends with whoever waits for it.
+
+        Raises:
+            FleetError: what the scorer raised.
+            ScorerTimeoutError: it took too long.
+            ScorerCrashedError: its process died, twice.
+            ScorerMemoryError: it used up the memory of a process.
+            WorkerBugError: it has a bug.
+        """
+        name = bound.scorer.about.name
+        work = encode_work(bound, item, output)
+        async with self._places.place():
+            return await self._ask_twice(name, work)
+
+    async def close(self) -> None:
+        """End all workers; nothing may be asked any more."""
+        self._is_closed = True
+        while self._idle:
+            self._do(self._idle.pop().end())
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+    async def _ask_twice(self, name: str, work: bytes) -> Score:
+        ending = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._ask(work)
+            except TimeoutError:
+                raise ScorerTimeoutError(name, self._limits.output_seconds) from None
+            except MemoryError:
+                raise ScorerMemoryError(name) from None
+            except WorkerDiedError as death:
+                ending = str(death)
+                structlog.get_logger(__name__).warning("scorer_process_died", scorer=name, ending=ending)
+        raise ScorerCrashedError(name, ending)
+
+    async def _ask(self, work: bytes) -> Score:
+        worker = await self._take()
+        try:
+            async with asyncio.timeout(self._limits.output_seconds):
+                outcome = decode_answer(await worker.ask(work))
+        except WorkerDiedError:
+            raise
+        except BaseException:
+            # It is still at it, whoever waited having given up.
+            self._do(worker.end())
+            raise
+        if isinstance(outcome, MemoryError):
+            # What it was doing may stay half done, such as an import.
+            self._do(worker.end())
+        else:
+            self._keep(worker)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _take(self) -> WorkerProcess:
+        if self._idle:
+            return self._idle.pop()
+        starting = asyncio.create_task(start_worker(self._limits.memory_bytes))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It starts all the same: the next one will need it.
+            self._do(self._keep_when_started(starting))
+            raise
+
+    async def _keep_when_started(self, starting: asyncio.Task[WorkerProcess]) -> None:
+        self._keep(await starting)
+
+    def _keep(self, worker: WorkerProcess) -> None:
+        if self._is_closed or len(self._idle) >= self._limits.workers:
+            self._do(worker.end())
+        else:
+            self._idle.append(worker)
+
+    def _do(self, chore: Coroutine[None, None, object]) -> None:
+        """Have something done that nobody waits for."""
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)

@@ -1,0 +1,29 @@
+"""Puts the scoring service together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from services.runtime.server import HostedService
+from services.scoring.admission import Admission, AdmissionLimits
+from services.scoring.judging import Judging
+from services.scoring.pool.pool import PoolLimits, ScorerPool
+from services.scoring.registry import ScorerRegistry, builtin_scorers
+from services.scoring.service import hosted
+from services.scoring.settings import ScoringSettings
+
+
+@asynccontextmanager
+async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
+    """Yield the service."""
+    registry = ScorerRegistry(builtin_scorers())
+    admission = Admission(AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller), metrics)
+    pool = ScorerPool(
+        PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
+        preloaded={type(scorer).__module__ for scorer in registry.scorers if scorer.about.is_heavy},
+    )
+    try:
+        yield [hosted(registry, Judging(pool, admission))]
+    finally:
+        await pool.close()

@@ -1,0 +1,120 @@
+"""Heavy scorers judge in processes that can be killed, and whose death costs nobody else anything."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from services.runtime.deadlines import bind_deadline
+from services.runtime.errors import FleetError, InvalidArgumentError
+from services.scoring.admission import Admission
+from services.scoring.contract import ScoringItem, TextOutput
+from services.scoring.errors import ScorerCrashedError, ScorerMemoryError, ScorerTimeoutError
+from services.scoring.judging import Assignment, Judged, Judging
+from services.scoring.pool.pool import PoolLimits, ScorerPool
+from services.scoring.pool.work import WorkerBugError
+from services.scoring.registry import ScorerRegistry
+from tests.fakes.heavy_scorer import FakeHeavyScorer
+from tests.patience import LONGEST_WAIT_SECONDS
+
+BOUND = ScorerRegistry([FakeHeavyScorer()]).bind("scorers/fake_heavy", {})
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[ScorerPool]:
+    made = ScorerPool(PoolLimits(workers=1, output_seconds=LONGEST_WAIT_SECONDS))
+    yield made
+    await made.close()
+
+
+async def ask(pool: ScorerPool, text: str) -> int:
+    """Return the id of the process that judged."""
+    score = await pool.score(BOUND, ScoringItem(), TextOutput(text))
+    assert score.extracted_answer is not None
+    return int(score.extracted_answer)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_judges_in_another_process_and_keeps_it(pool: ScorerPool) -> None:
+    pid = await ask(pool, "pid")
+    assert pid != os.getpid()
+    with pytest.raises(InvalidArgumentError) as caught:
+        await ask(pool, "typed")
+    assert (caught.value.reason, caught.value.metadata) == ("NOT_THIS_ONE", {"why": "asked"})
+    with pytest.raises(WorkerBugError, match="ZeroDivisionError"):
+        await ask(pool, "bug")
+    with pytest.raises(WorkerBugError, match="SystemExit"):
+        await ask(pool, "exit")
+    assert await ask(pool, "pid") == pid
+
+
+async def test_a_process_that_dies_is_replaced_and_its_output_asked_about_once_more(
+    pool: ScorerPool, tmp_path: Path
+) -> None:
+    first = await ask(pool, "pid")
+    assert await ask(pool, f"die-once {tmp_path / 'died'}") != first
+    assert not is_running(first)
+    with pytest.raises(ScorerCrashedError) as caught:
+        await ask(pool, "die")
+    assert caught.value.metadata["ending"] == "was killed by SIGSEGV"
+    await ask(pool, "pid")
+
+
+async def test_who_runs_out_of_memory_costs_one_output(pool: ScorerPool) -> None:
+    first = await ask(pool, "pid")
+    with pytest.raises(ScorerMemoryError):
+        await ask(pool, "memory")
+    assert await ask(pool, "pid") != first
+
+
+async def test_a_process_that_hangs_is_killed_when_its_time_is_up() -> None:
+    pool = ScorerPool(PoolLimits(workers=1, output_seconds=0.2))
+    pid = await ask(pool, "pid")
+    with pytest.raises(ScorerTimeoutError):
+        await ask(pool, "hang")
+    await ask(pool, "pid")
+    await pool.close()
+    assert not is_running(pid)
+
+
+async def test_a_process_ends_with_whoever_waits_for_it(pool: ScorerPool) -> None:
+    pid = await ask(pool, "pid")
+    asking = asyncio.create_task(ask(pool, "hang"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await ask(pool, "pid") != pid
+
+
+async def test_the_deadline_of_a_call_holds_in_the_pool(pool: ScorerPool) -> None:
+    await ask(pool, "pid")
+    judging = Judging(pool, Admission())
+
+    def read(text: str) -> Assignment:
+        return Assignment(BOUND, ScoringItem(), TextOutput(text))
+
+    with bind_deadline(0.5):
+        fine, late, never_begun = await judging.judge_each(["pid", "hang", "pid"], read)
+    assert isinstance(fine, Judged)
+    for each in (late, never_begun):
+        assert isinstance(each, FleetError)
+        assert each.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert isinstance(await judging.judge("pid", read), Judged)
+
+
+async def test_closing_ends_all_processes() -> None:
+    pool = ScorerPool(PoolLimits(workers=2))
+    pids = await asyncio.gather(ask(pool, "pid"), ask(pool, "pid"))
+    await pool.close()
+    assert not any(is_running(pid) for pid in pids)
