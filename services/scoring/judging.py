@@ -7,11 +7,13 @@ something wait on the event loop, many at once.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from services.runtime.errors import CancelledCallError, DeadlineExceededError
+from services.runtime.gathering import Gatherer
 from services.runtime.time_limits import batch_seconds
 from services.scoring.admission import Admission
 from services.scoring.contract import Output, Score, ScoringItem
@@ -27,6 +29,7 @@ _THREADS: Final = 4
 """Calls that threads judge for at once: more would only take the interpreter from each other."""
 _WAITING_AT_ONCE: Final = 64
 """Requests of one call whose outcome others work on at once."""
+_LARGEST_GATHERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,66 +88,91 @@ class Judging:
         Raises:
             ResourceExhaustedError: TOO_MANY_REQUESTS, with the time to come back.
         """
+        left = batch_seconds()
+        call = _Call(self._threads, self._pool, read, None if left is None else time.monotonic() + left)
+        others: dict[int, asyncio.Task[Outcome]] = {}
         with self._admission.hold(len(requests)):
-            return await _Call(self._threads, self._pool, read).judge_each(requests)
+            async with asyncio.TaskGroup() as group:
+                begun: list[Outcome | Assignment] = []
+                async for some in call.begin(requests):
+                    for index, each in enumerate(some, start=len(begun)):
+                        if isinstance(each, Assignment):
+                            others[index] = group.create_task(call.finish(each))
+                    begun += some
+        return [others[index].result() if isinstance(each, Assignment) else each for index, each in enumerate(begun)]
+
+    @asynccontextmanager
+    async def open_stream(
+        self, read: Callable[[RequestT], Assignment]
+    ) -> AsyncIterator[Callable[[RequestT], Awaitable[Judged]]]:
+        """Yield what judges one request of a stream, as ``judge`` does; those that are asked together share turns.
+
+        Whoever asks bounds the time of each request.
+
+        Args:
+            read: as in ``judge_each``.
+        """
+        call = _Call(self._threads, self._pool, read, None)
+        gatherer = Gatherer(call.begin_all, largest=_LARGEST_GATHERED)
+
+        async def judge(request: RequestT) -> Judged:
+            with self._admission.hold(1):
+                [begun] = await gatherer.ask([request])
+                outcome = await call.finish(begun) if isinstance(begun, Assignment) else begun
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        try:
+            yield judge
+        finally:
+            await gatherer.close()
 
 
 class _Call(Generic[RequestT]):
-    """The judging of one call."""
+    """The judging of one call or stream.
 
-    def __init__(self, threads: Places, pool: ScorerPool, read: Callable[[RequestT], Assignment]) -> None:
+    Args:
+        threads: where quick scorers judge.
+        pool: where heavy ones do.
+        read: returns what a request asks for.
+        ends_at: when the time is up, on the clock of ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        threads: Places,
+        pool: ScorerPool,
+        read: Callable[[RequestT], Assignment],
+        ends_at: float | None,
+    ) -> None:
         self._threads = threads
         self._pool = pool
         self._read = read
+        self._ends_at = ends_at
         self._room = asyncio.Semaphore(_WAITING_AT_ONCE)
-        left = batch_seconds()
-        self._ends_at = None if left is None else asyncio.get_running_loop().time() + left
 
-    async def judge_each(self, requests: Sequence[RequestT]) -> list[Outcome]:
-        begun: list[Outcome | Assignment] = []
-        others: dict[int, asyncio.Task[Outcome]] = {}
-        async with asyncio.TaskGroup() as group:
-            while len(begun) < len(requests):
-                first = len(begun)
-                begun += await self._take_turn(requests, first)
-                for index in range(first, len(begun)):
-                    each = begun[index]
-                    if isinstance(each, Assignment):
-                        others[index] = group.create_task(self._have_judged(each))
-        return [others[index].result() if isinstance(each, Assignment) else each for index, each in enumerate(begun)]
+    async def begin(self, requests: Sequence[RequestT]) -> AsyncIterator[list[Outcome | Assignment]]:
+        """Yield what quick scorers say of each request, and the others read, as many as a turn has time for."""
+        first = 0
+        while first < len(requests):
+            try:
+                async with asyncio.timeout(self._left()), self._threads.place():
+                    some = await asyncio.to_thread(self._begin_some, requests, first)
+            except TimeoutError:
+                some = [_late() for _ in range(first, len(requests))]
+            first += len(some)
+            yield some
 
-    async def _take_turn(self, requests: Sequence[RequestT], first: int) -> list[Outcome | Assignment]:
-        """Begin some requests, as many as a turn has time for; all that are left if there is no time any more."""
-        try:
-            async with asyncio.timeout_at(self._ends_at), self._threads.place():
-                return await asyncio.to_thread(self._begin_some, requests, first)
-        except TimeoutError:
-            return [_late() for _ in range(first, len(requests))]
+    async def begin_all(self, requests: Sequence[RequestT]) -> list[Outcome | Assignment]:
+        """Return what ``begin`` yields."""
+        return [each async for some in self.begin(requests) for each in some]
 
-    def _begin_some(self, requests: Sequence[RequestT], first: int) -> list[Outcome | Assignment]:
-        ends = time.monotonic() + _TURN_SECONDS
-        begun = [self._begin(requests[first])]
-        for index in range(first + 1, len(requests)):
-            if time.monotonic() >= ends:
-                break
-            begun.append(self._begin(requests[index]))
-        return begun
-
-    def _begin(self, request: RequestT) -> Outcome | Assignment:
-        """Judge a request, or return it read where its scorer does not judge in a thread."""
-        try:
-            assignment = self._read(request)
-            bound = assignment.bound
-            if bound.is_async or bound.is_heavy:
-                return assignment
-            return Judged(bound.score(assignment.item, assignment.output), bound.reference)
-        except Exception as error:  # noqa: BLE001 - what stops one request, a bug included, leaves the others alone
-            return error
-
-    async def _have_judged(self, assignment: Assignment) -> Outcome:
+    async def finish(self, assignment: Assignment) -> Outcome:
+        """Have a request judged that was only read."""
         bound = assignment.bound
         try:
-            async with asyncio.timeout_at(self._ends_at), self._room:
+            async with asyncio.timeout(self._left()), self._room:
                 if bound.is_async:
                     score = await bound.score_async(assignment.item, assignment.output)
                 else:
@@ -158,6 +186,28 @@ class _Call(Generic[RequestT]):
                 raise
             # Something below was cancelled, not this call: the request still has to have an outcome.
             return CancelledCallError("the work on this request was cancelled", reason="ITEM_CANCELLED")
+        except Exception as error:  # noqa: BLE001 - what stops one request, a bug included, leaves the others alone
+            return error
+
+    def _left(self) -> float | None:
+        return None if self._ends_at is None else self._ends_at - time.monotonic()
+
+    def _begin_some(self, requests: Sequence[RequestT], first: int) -> list[Outcome | Assignment]:
+        ends = time.monotonic() + _TURN_SECONDS
+        begun = [self._begin_one(requests[first])]
+        for index in range(first + 1, len(requests)):
+            if time.monotonic() >= ends:
+                break
+            begun.append(self._begin_one(requests[index]))
+        return begun
+
+    def _begin_one(self, request: RequestT) -> Outcome | Assignment:
+        try:
+            assignment = self._read(request)
+            bound = assignment.bound
+            if bound.is_async or bound.is_heavy:
+                return assignment
+            return Judged(bound.score(assignment.item, assignment.output), bound.reference)
         except Exception as error:  # noqa: BLE001 - as above
             return error
 

@@ -13,6 +13,10 @@ class ScoringSettings(ServiceSettings):
         65_536, ge=1, description="Requests in hand, of all callers; who asks for more is told to come back later."
     )
     max_held_requests_per_caller: int = Field(32_768, ge=1, description="Requests in hand of one caller.")
+    max_stream_items: int = Field(
+        256, ge=1, description="Items of one stream at once; while there are so many, no more are read."
+    )
+    stream_item_timeout_seconds: float = Field(300.0, gt=0, description="Longest time of one item of a stream.")
     pool_workers: int = Field(
         2, ge=1, le=256, description="Processes for heavy scorers; started when such a scorer is first asked."
     )

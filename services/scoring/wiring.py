@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
+from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 from services.scoring.admission import Admission, AdmissionLimits
 from services.scoring.judging import Judging
@@ -24,6 +25,7 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
         preloaded={type(scorer).__module__ for scorer in registry.scorers if scorer.about.is_heavy},
     )
     try:
-        yield [hosted(registry, Judging(pool, admission))]
+        limits = StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds)
+        yield [hosted(registry, Judging(pool, admission), stream_limits=limits)]
     finally:
         await pool.close()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runtime.errors import FleetError, from_rpc_error, from_status
+from services.runtime.item_streams import StreamLimits
 from services.runtime.testing import as_bytes, serve_in_process
 from services.scoring.admission import Admission
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
@@ -19,6 +20,7 @@ from services.scoring.judging import Judging
 from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 from services.scoring.service import ScoringServicer, hosted
+from tests.patience import LONGEST_WAIT_SECONDS
 
 Stub: TypeAlias = "scoring_pb2_grpc.ScoringServiceAsyncStub"
 
@@ -232,3 +234,91 @@ async def test_a_request_of_a_batch_that_is_no_text_fails_alone(channel: grpc.ai
     good, bad = (await batch(message.SerializeToString().replace(b"##", b"\xff\xfe"))).results
     assert dict(good.response.metrics) == {"exact_match": 1.0}
     assert from_status(bad.status).reason == "MALFORMED_REQUEST"
+
+
+class Stuck:
+    """A scorer that waits for ever, or until it is let go."""
+
+    about = ScorerDescription("stuck", "1", "Waits.", (MetricDescription("none", "Never given."),))
+    parameters_type = ScorerParameters
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.begun = asyncio.Semaphore(0)
+        self.let_go = asyncio.Event()
+
+    async def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        self.waiting += 1
+        self.begun.release()
+        await self.let_go.wait()
+        return Score({"none": 0.0}, None)
+
+
+def item(item_id: str, asked: scoring_pb2.ScoreRequest) -> scoring_pb2.StreamScoreRequest:
+    return scoring_pb2.StreamScoreRequest(item_id=item_id, request=asked)
+
+
+async def next_outcome(call: Any) -> scoring_pb2.StreamScoreResponse:
+    outcome = await call.read()
+    assert isinstance(outcome, scoring_pb2.StreamScoreResponse)
+    return outcome
+
+
+async def test_a_stream_gives_each_item_its_outcome(stub: Stub) -> None:
+    sent = [item(str(number), request("exact_match", str(number), "7")) for number in range(600)]
+    sent[5] = item("5", request("nothing", "a"))
+    sent[6] = item("4", request("exact_match", "a", "a"))
+    sent[8] = item("8", request("exact_match", "a", "a", patern="x"))
+    outcomes = [outcome async for outcome in stub.StreamScore(iter(sent))]
+    assert len(outcomes) == 600
+    scored = {outcome.item_id: outcome.response for outcome in outcomes if outcome.HasField("response")}
+    failed = {from_status(outcome.status).reason for outcome in outcomes if outcome.HasField("status")}
+    assert sorted(scored, key=int) == [str(number) for number in range(600) if number not in (5, 6, 8)]
+    assert [key for key, each in scored.items() if each.metrics["exact_match"] == 1.0] == ["7"]
+    assert failed == {"SCORER_NOT_FOUND", "ITEM_ID_REUSED", "INVALID_SCORE_REQUEST"}
+
+
+async def test_items_of_one_message_have_their_outcomes_together(stub: Stub) -> None:
+    message = item("0", request("exact_match", "0", "7"))
+    for number in range(1, 50):
+        message.more.add(item_id=str(number), request=request("exact_match", str(number), "7"))
+    outcomes = [outcome async for outcome in stub.StreamScore(iter([message]))]
+    ids = [outcome.item_id for outcome in outcomes] + [each.item_id for outcome in outcomes for each in outcome.more]
+    assert sorted(ids, key=int) == [str(number) for number in range(50)]
+    assert len(outcomes) < 50
+
+
+async def test_who_waits_holds_nobody_up_in_a_stream_and_the_window_holds() -> None:
+    stuck = Stuck()
+    limits = StreamLimits(in_flight=4, item_seconds=LONGEST_WAIT_SECONDS)
+    registry = ScorerRegistry((*builtin_scorers(), stuck))
+    async with serve_in_process(hosted(registry, stream_limits=limits)) as channel:
+        call = scoring_pb2_grpc.ScoringServiceStub(channel).StreamScore()
+        await call.write(item("stuck", request("stuck", "a")))
+        for number in range(20):
+            await call.write(item(str(number), request("exact_match", "a", "a")))
+        told = [(await next_outcome(call)).item_id for _ in range(20)]
+        assert sorted(told, key=int) == [str(number) for number in range(20)]
+        for number in range(20, 30):
+            await call.write(item(str(number), request("stuck", "a")))
+        for _ in range(4):
+            await stuck.begun.acquire()
+        # The window is full: there is no fifth.
+        assert stuck.waiting == 4
+        stuck.let_go.set()
+        await call.done_writing()
+        rest = [(await next_outcome(call)).item_id for _ in range(11)]
+        assert sorted(rest) == ["20", *(str(number) for number in range(21, 30)), "stuck"]
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_an_item_of_a_stream_that_is_late_is_late_alone() -> None:
+    limits = StreamLimits(in_flight=4, item_seconds=0.2)
+    registry = ScorerRegistry((*builtin_scorers(), Stuck()))
+    async with serve_in_process(hosted(registry, stream_limits=limits)) as channel:
+        call = scoring_pb2_grpc.ScoringServiceStub(channel).StreamScore(
+            iter([item("late", request("stuck", "a")), item("fine", request("exact_match", "a", "a"))])
+        )
+        outcomes = {outcome.item_id: outcome async for outcome in call}
+    assert from_status(outcomes["late"].status).code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert outcomes["fine"].response.metrics["exact_match"] == 1.0

@@ -45,6 +45,11 @@ class ScoringServiceStub:
                 request_serializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreRequest.SerializeToString,
                 response_deserializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreResponse.FromString,
                 _registered_method=True)
+        self.StreamScore = channel.stream_stream(
+                '/evalfleet.scoring.v1.ScoringService/StreamScore',
+                request_serializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreRequest.SerializeToString,
+                response_deserializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreResponse.FromString,
+                _registered_method=True)
         self.ListScorers = channel.unary_unary(
                 '/evalfleet.scoring.v1.ScoringService/ListScorers',
                 request_serializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.ListScorersRequest.SerializeToString,
@@ -70,6 +75,17 @@ class ScoringServiceServicer:
 
     def BatchScore(self, request, context):
         """Scores up to 256 outputs; one result or status each, in the order of the requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamScore(self, request_iterator, context):
+        """Scores many outputs; each outcome comes as soon as it is ready, in any order, with the id that its item has.
+
+        The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+        read its scores is not read from, either. The stream ends when the caller has closed its side and all outcomes are
+        sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +117,11 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     servicer.BatchScore,
                     request_deserializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreRequest.FromString,
                     response_serializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreResponse.SerializeToString,
+            ),
+            'StreamScore': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamScore,
+                    request_deserializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreRequest.FromString,
+                    response_serializer=evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreResponse.SerializeToString,
             ),
             'ListScorers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListScorers,
@@ -168,6 +189,33 @@ class ScoringService:
             '/evalfleet.scoring.v1.ScoringService/BatchScore',
             evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreRequest.SerializeToString,
             evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.BatchScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamScore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/evalfleet.scoring.v1.ScoringService/StreamScore',
+            evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreRequest.SerializeToString,
+            evalfleet_dot_scoring_dot_v1_dot_scoring__pb2.StreamScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

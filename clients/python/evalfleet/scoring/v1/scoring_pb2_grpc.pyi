@@ -37,6 +37,13 @@ class ScoringServiceStub:
     """Scores one output with one scorer."""
     BatchScore: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.BatchScoreRequest, _scoring_pb2.BatchScoreResponse]
     """Scores up to 256 outputs; one result or status each, in the order of the requests."""
+    StreamScore: _grpc.StreamStreamMultiCallable[_scoring_pb2.StreamScoreRequest, _scoring_pb2.StreamScoreResponse]
+    """Scores many outputs; each outcome comes as soon as it is ready, in any order, with the id that its item has.
+
+    The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+    read its scores is not read from, either. The stream ends when the caller has closed its side and all outcomes are
+    sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
     ListScorers: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListScorersRequest, _scoring_pb2.ListScorersResponse]
     """Lists the scorers with their parameters, ordered by name."""
     GetScorer: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.GetScorerRequest, _scoring_pb2.GetScorerResponse]
@@ -51,6 +58,13 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
     """Scores one output with one scorer."""
     BatchScore: _aio.UnaryUnaryMultiCallable[_scoring_pb2.BatchScoreRequest, _scoring_pb2.BatchScoreResponse]  # type: ignore[assignment]
     """Scores up to 256 outputs; one result or status each, in the order of the requests."""
+    StreamScore: _aio.StreamStreamMultiCallable[_scoring_pb2.StreamScoreRequest, _scoring_pb2.StreamScoreResponse]  # type: ignore[assignment]
+    """Scores many outputs; each outcome comes as soon as it is ready, in any order, with the id that its item has.
+
+    The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+    read its scores is not read from, either. The stream ends when the caller has closed its side and all outcomes are
+    sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+    """
     ListScorers: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListScorersRequest, _scoring_pb2.ListScorersResponse]  # type: ignore[assignment]
     """Lists the scorers with their parameters, ordered by name."""
     GetScorer: _aio.UnaryUnaryMultiCallable[_scoring_pb2.GetScorerRequest, _scoring_pb2.GetScorerResponse]  # type: ignore[assignment]
@@ -74,6 +88,19 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scoring_pb2.BatchScoreResponse, _abc.Awaitable[_scoring_pb2.BatchScoreResponse]]:
         """Scores up to 256 outputs; one result or status each, in the order of the requests."""
+
+    @_abc_1.abstractmethod
+    def StreamScore(
+        self,
+        request_iterator: _MaybeAsyncIterator[_scoring_pb2.StreamScoreRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scoring_pb2.StreamScoreResponse], _abc.AsyncIterator[_scoring_pb2.StreamScoreResponse]]:
+        """Scores many outputs; each outcome comes as soon as it is ready, in any order, with the id that its item has.
+
+        The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
+        read its scores is not read from, either. The stream ends when the caller has closed its side and all outcomes are
+        sent. Cancelling it stops everything. It needs no deadline: each item has its own limit.
+        """
 
     @_abc_1.abstractmethod
     def ListScorers(
