@@ -21,9 +21,9 @@ TRITON = "inference"
 SERVICES = ("generation", "safety", "scoring", "aggregation")
 _POLL_SECONDS = 0.25
 # A supervisor gives a process up that dies five times in a row, each time within half a minute.
-# It counts from when a process was healthy; we see that a little later.
-_QUICK_SECONDS = 40.0
-_MOST_QUICK_KILLS = 3
+# It counts from when a process was healthy; we see one as soon as it has begun to start, which may take a minute.
+_QUICK_SECONDS = 90.0
+_MOST_QUICK_KILLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Disturber:
         self._chance = random.Random(seed)
         self._victims = self._chance.sample(list(victims), len(victims))
         self._kill_count = len(self._victims)
-        self._healthy_since: dict[int, float] = {}
+        self._seen_since: dict[int, float] = {}
         self._quick_kills: Counter[str] = Counter()
         self._death: tuple[float, int] | None = None
 
@@ -118,7 +118,7 @@ class Disturber:
         give_up_at = time.monotonic() + timeout_seconds
         while True:
             for pid in self._world.fleet.processes.values():
-                self._healthy_since.setdefault(pid, time.monotonic())
+                self._seen_since.setdefault(pid, time.monotonic())
             now = standing(self._world, self._run_name)
             if now is not None:
                 self._note_takeover(now)
@@ -171,7 +171,7 @@ class Disturber:
 
     def _may_die(self, victim: str, pid: int) -> bool:
         now = time.monotonic()
-        if now - self._healthy_since.get(pid, now) >= _QUICK_SECONDS:
+        if now - self._seen_since.get(pid, now) >= _QUICK_SECONDS:
             self._quick_kills[victim] = 0
         if self._quick_kills[victim] >= _MOST_QUICK_KILLS:
             return False
