@@ -15,6 +15,7 @@ from evalfleet.ledger import Ledger
 from evalfleet.models import Models
 from evalfleet.rankings import Rankings
 from evalfleet.runs import Runs
+from evalfleet.scores import Scoring
 from evalfleet.suites import Suites
 from evalfleet.verdicts import Safety
 
@@ -93,6 +94,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def safety(self) -> Safety:
         """The guard models."""
         return Safety(self._connection("safety"))
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """The scorers of outputs."""
+        return Scoring(self._connection("scoring"))
 
     def close(self) -> None:
         """Close all connections."""

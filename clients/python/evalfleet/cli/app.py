@@ -22,6 +22,8 @@ from evalfleet.cli import (
     regressions,
     run,
     runs,
+    score,
+    scorers,
     suites,
 )
 from evalfleet.cli.failures import explained
@@ -155,6 +157,8 @@ for command in (
     regressions.regressions,
     models.models,
     suites.suites,
+    scorers.scorers,
+    score.score,
     classify.classify,
     guards.guards,
     guards.policies,

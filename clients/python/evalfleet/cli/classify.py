@@ -2,21 +2,24 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from evalfleet.cli.conversations import Line, read_line, write_line
+from evalfleet.cli.conversations import read_line, write_line
+from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import number
 from evalfleet.errors import EvalFleetError
 from evalfleet.results import Decision, Verdict
-from evalfleet.verdicts import Aspect, Conversation, Role, Safety
+from evalfleet.verdicts import Aspect, Conversation, Role
+
+_Verdicts: TypeAlias = Iterator[tuple[int, Verdict | EvalFleetError]]
 
 
 @click.command(
@@ -75,8 +78,10 @@ def classify(
     if source is not None and prompt is not None:
         raise click.UsageError("--prompt goes with TEXT; in a file, each line may have a prompt of its own")
     if source is not None:
-        judged = _Judged(session.fleet.safety, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
-        _classify_file(session, judged, source, output)
+        judge_many = partial(
+            session.fleet.safety.classify_many, aspect=aspect, guard=guard, threshold=threshold, policy=policy
+        )
+        _classify_file(session, judge_many, source, output)
         return
     assert text is not None
     turns: list[tuple[Role, str]] = [("user", text)] if prompt is None else [("user", prompt), ("assistant", text)]
@@ -86,71 +91,17 @@ def classify(
         raise SystemExit(1)
 
 
-class _Judged:
-    """The lines of a file with their outcomes, in the file's order."""
-
-    def __init__(
-        self,
-        safety: Safety,
-        *,
-        aspect: Aspect | None,
-        guard: str | None,
-        threshold: float | None,
-        policy: str | None,
-    ) -> None:
-        self._safety = safety
-        self._aspect: Aspect | None = aspect
-        self._guard = guard
-        self._threshold = threshold
-        self._policy = policy
-
-    def outcomes(self, source: IO[str]) -> Iterator[tuple[Line, Verdict | EvalFleetError]]:
-        """Yield each line that is not blank, with what became of it."""
-        waiting: dict[int, tuple[Line, Verdict | EvalFleetError | None]] = {}
-        sent: dict[int, int] = {}
-
-        def conversations() -> Iterator[Conversation]:
-            count = 0
-            for order, line in enumerate(_lines(source)):
-                if isinstance(line.conversation, EvalFleetError):
-                    waiting[order] = line, line.conversation
-                    continue
-                waiting[order] = line, None
-                sent[count] = order
-                count += 1
-                yield line.conversation
-
-        following = 0
-        answers = self._safety.classify_many(
-            conversations(), aspect=self._aspect, guard=self._guard, threshold=self._threshold, policy=self._policy
-        )
-        for index, outcome in answers:
-            order = sent.pop(index)
-            waiting[order] = waiting[order][0], outcome
-            while (ready := waiting.get(following)) is not None and ready[1] is not None:
-                yield ready[0], ready[1]
-                del waiting[following]
-                following += 1
-        for order in sorted(waiting):
-            line, result = waiting[order]
-            assert result is not None, "the stream has ended, so every line has an outcome"
-            yield line, result
-
-
-def _lines(source: IO[str]) -> Iterator[Line]:
-    for line_number, text in enumerate(source, start=1):
-        if text.strip():
-            yield read_line(line_number, text)
-
-
-def _classify_file(session: Session, judged: _Judged, source: IO[str], output: Path | None) -> None:
+def _classify_file(
+    session: Session, judge_many: Callable[[Iterator[Conversation]], _Verdicts], source: IO[str], output: Path | None
+) -> None:
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         target = stack.enter_context(output.open("w", encoding="utf-8")) if output else sys.stdout
         is_apart = output is not None or not session.out.is_terminal
-        progress = stack.enter_context(_progress(session.err, is_shown=is_apart))
-        task = progress.add_task("judging", total=_line_count(source))
-        for line, outcome in judged.outcomes(source):
+        progress = stack.enter_context(progress_bar(session.err, is_shown=is_apart))
+        task = progress.add_task("judging", total=line_count(source))
+        lines = (read_line(number, text) for number, text in numbered_lines(source))
+        for line, outcome in outcomes_in_order(((line, line.conversation) for line in lines), judge_many):
             target.write(write_line(line, outcome) + "\n")
             counts["failed" if isinstance(outcome, EvalFleetError) else outcome.decision.value] += 1
             progress.advance(task)
@@ -158,22 +109,6 @@ def _classify_file(session: Session, judged: _Judged, source: IO[str], output: P
     session.err.print(told, markup=False)
     if counts["failed"] or counts[Decision.ERROR.value]:
         raise SystemExit(1)
-
-
-def _progress(console: Console, *, is_shown: bool) -> Progress:
-    """Make a bar; where the results go to the same terminal, it would be torn apart by them and is not shown."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not (is_shown and console.is_terminal))
-
-
-def _line_count(source: IO[str]) -> int | None:
-    """Count the lines that are not blank, and go back to where it was; None for what cannot go back."""
-    if not source.seekable():
-        return None
-    start = source.tell()
-    count = sum(1 for line in source if line.strip())
-    source.seek(start)
-    return count
 
 
 def _show(out: Console, verdict: Verdict) -> None:
