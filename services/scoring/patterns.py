@@ -48,8 +48,8 @@ class PatternMatcher:
     """Matches patterns for one output, in one thread; gives up when they took ``limit_seconds`` of processor time."""
 
     def __init__(self, limit_seconds: float = MATCH_LIMIT_SECONDS) -> None:
-        # As regex counts: a busy machine, on which threads wait for a processor, changes no score.
-        self._ends = time.thread_time() + limit_seconds
+        # Set by the first match: to ask for the time may cost as much as an exact match without patterns.
+        self._ends: float | None = None
         self._limit_seconds = limit_seconds
 
     def find_all(self, pattern: str, text: str) -> list[tuple[str, ...]]:
@@ -97,7 +97,11 @@ class PatternMatcher:
         return kept
 
     def _left(self, pattern: str) -> float:
-        left = self._ends - time.thread_time()
+        # As regex counts: a busy machine, on which threads wait for a processor, changes no score.
+        now = time.thread_time()
+        if self._ends is None:
+            self._ends = now + self._limit_seconds
+        left = self._ends - now
         if left <= 0:
             raise self._timed_out(pattern)
         return left

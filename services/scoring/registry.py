@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from services.runtime.errors import FieldViolation, not_found
+from services.runtime.errors import FailedPreconditionError, FieldViolation, StartupError, not_found
 from services.scoring.contract import (
     AnyScorer,
     AsyncScorer,
@@ -83,11 +83,45 @@ class BoundScorer:
             refuse_details(self.scorer.about.name, item.details)
 
 
-class ScorerRegistry:
-    """Finds scorers by resource name."""
+@dataclass(frozen=True, slots=True)
+class BrokenScorer:
+    """A scorer that should be there and cannot be used.
 
-    def __init__(self, scorers: Iterable[AnyScorer]) -> None:
-        self._scorers = {scorer.about.name: scorer for scorer in scorers}
+    Attributes:
+        name: as its callers know it.
+        origin: what brought it.
+        problem: why it cannot be used.
+    """
+
+    name: str
+    origin: str
+    problem: str
+
+
+class ScorerRegistry:
+    """Finds scorers by resource name.
+
+    Args:
+        scorers: all that can be used.
+        broken: those of which callers are told why they cannot be.
+
+    Raises:
+        StartupError: two scorers have the same name.
+    """
+
+    def __init__(self, scorers: Iterable[AnyScorer], broken: Iterable[BrokenScorer] = ()) -> None:
+        self._scorers: dict[str, AnyScorer] = {}
+        for scorer in scorers:
+            name = scorer.about.name
+            if name in self._scorers:
+                raise StartupError(
+                    f"two scorers are called {name!r}: {_class_of(self._scorers[name])} and {_class_of(scorer)}; "
+                    "uninstall the plug-in of one of them",
+                    reason="SCORER_NAME_TAKEN",
+                    metadata={"scorer": name},
+                )
+            self._scorers[name] = scorer
+        self._broken = {each.name: each for each in broken}
 
     @property
     def scorers(self) -> tuple[AnyScorer, ...]:
@@ -100,6 +134,7 @@ class ScorerRegistry:
         Raises:
             InvalidScorerNameError: it is no resource name.
             NotFoundError: suggests the nearest names.
+            FailedPreconditionError: SCORER_BROKEN: it is a plug-in that cannot be used.
         """
         scorer = name.removeprefix(COLLECTION)
         if scorer == name:
@@ -107,6 +142,13 @@ class ScorerRegistry:
                 f"{name!r} is not the name of a scorer; it looks like {COLLECTION}exact_match",
                 metadata={"name": name},
                 field_violations=(FieldViolation("scorer", f"write {COLLECTION}{{scorer}}"),),
+            )
+        if scorer not in self._scorers and scorer in self._broken:
+            broken = self._broken[scorer]
+            raise FailedPreconditionError(
+                f"the scorer {scorer!r} of {broken.origin} cannot be used here: {broken.problem}",
+                reason="SCORER_BROKEN",
+                metadata={"scorer": scorer, "origin": broken.origin},
             )
         if scorer not in self._scorers:
             raise not_found("scorer", scorer, self._scorers)
@@ -123,6 +165,11 @@ class ScorerRegistry:
         scorer = self.find(name)
         checked = parse_parameters(scorer.about.name, scorer.parameters_type, parameters)
         return BoundScorer(scorer, checked, reference_of(scorer, checked), is_async(scorer))
+
+
+def _class_of(scorer: AnyScorer) -> str:
+    inner = getattr(scorer, "inner", scorer)
+    return f"{type(inner).__module__}.{type(inner).__qualname__}"
 
 
 def builtin_scorers() -> tuple[AnyScorer, ...]:

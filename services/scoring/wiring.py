@@ -9,16 +9,21 @@ from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 from services.scoring.admission import Admission, AdmissionLimits
 from services.scoring.judging import Judging
+from services.scoring.plugins import registry_with_plugins
 from services.scoring.pool.pool import PoolLimits, ScorerPool
-from services.scoring.registry import ScorerRegistry, builtin_scorers
+from services.scoring.registry import builtin_scorers
 from services.scoring.service import hosted
 from services.scoring.settings import ScoringSettings
 
 
 @asynccontextmanager
 async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
-    """Yield the service."""
-    registry = ScorerRegistry(builtin_scorers())
+    """Yield the service.
+
+    Raises:
+        StartupError: two scorers have the same name.
+    """
+    registry = registry_with_plugins(builtin_scorers())
     admission = Admission(AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller), metrics)
     pool = ScorerPool(
         PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
