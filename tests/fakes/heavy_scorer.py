@@ -25,12 +25,14 @@ class FakeHeavyScorer:
     parameters_type = ScorerParameters
 
     def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
-        """Obey: ``pid``, ``hang``, ``die``, ``die-once FILE``, ``exit``, ``memory``, ``typed``, ``bug``."""
+        """Obey the first word of the output, one of those below; anything else is answered at once."""
         assert isinstance(output, TextOutput)
         match output.text.split(" ", 1):
             case ["hang"]:
                 while True:
                     time.sleep(60)
+            case ["pause", seconds]:
+                time.sleep(float(seconds))
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGSEGV)
             case ["die-once", file]:
