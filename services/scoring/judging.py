@@ -29,7 +29,8 @@ _THREADS: Final = 4
 """Calls that threads judge for at once: more would only take the interpreter from each other."""
 _WAITING_AT_ONCE: Final = 64
 """Requests of one call whose outcome others work on at once."""
-_LARGEST_GATHERED: Final = 256
+_LARGEST_GATHERED: Final = 32
+"""Requests of a stream that share a turn, and have their outcomes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Judging:
             read: as in ``judge_each``.
         """
         call = _Call(self._threads, self._pool, read, None)
-        gatherer = Gatherer(call.begin_all, largest=_LARGEST_GATHERED)
+        gatherer = Gatherer(call.begin_all, largest=_LARGEST_GATHERED, concurrency=_THREADS)
 
         async def judge(request: RequestT) -> Judged:
             with self._admission.hold(1):

@@ -42,7 +42,7 @@ class PluginScorer:
 
     def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
         """Judge as the plug-in does."""
-        return self.inner.score(parameters, item, output)
+        return _checked(self.inner.score(parameters, item, output))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class AsyncPluginScorer:
 
     async def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
         """Judge as the plug-in does."""
-        return await self.inner.score(parameters, item, output)
+        return _checked(await self.inner.score(parameters, item, output))
 
 
 def registry_with_plugins(own: Iterable[AnyScorer]) -> ScorerRegistry:
@@ -78,6 +78,21 @@ def registry_with_plugins(own: Iterable[AnyScorer]) -> ScorerRegistry:
         else:
             log.info("scorer_plugin_loaded", plugin=entry.name, distribution=origin)
     return ScorerRegistry(scorers, broken)
+
+
+def _checked(score: object) -> Score:
+    """Return what a plug-in gave if it can be told to a caller: otherwise it would take a whole batch down.
+
+    Raises:
+        TypeError: it is no score.
+        ValueError: its answer is no text that can be sent.
+    """
+    if not isinstance(score, Score):
+        raise TypeError(f"score gave {type(score).__name__}, not a Score")
+    metrics = {str(name): float(value) for name, value in score.metrics.items()}
+    if score.extracted_answer is not None:
+        score.extracted_answer.encode()
+    return replace(score, metrics=metrics)
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -106,8 +106,11 @@ class ScorerPool:
         return outcome
 
     async def _take(self) -> WorkerProcess:
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            worker = self._idle.pop()
+            if not worker.has_ended:
+                return worker
+            self._do(worker.end())
         starting = asyncio.create_task(start_worker(self._limits.memory_bytes))
         try:
             return await asyncio.shield(starting)

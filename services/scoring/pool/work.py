@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+from dataclasses import replace
 from typing import Final
 
 from google.rpc import status_pb2
@@ -32,7 +33,8 @@ def decode_work(work: bytes) -> tuple[BoundScorer, ScoringItem, Output]:
 
 def encode_score(score: Score) -> bytes:
     """Write a score."""
-    return _encode((_SCORE, (dict(score.metrics), score.extracted_answer)))
+    # Any mapping is a mapping of metrics, and some cannot be pickled.
+    return _encode((_SCORE, replace(score, metrics=dict(score.metrics))))
 
 
 def encode_failure(error: BaseException, traceback: str) -> bytes:
@@ -51,7 +53,8 @@ def decode_answer(answer: bytes) -> Score | Exception:
     """
     kind, value = pickle.loads(answer)
     if kind == _SCORE:
-        return Score(*value)
+        score: Score = value
+        return score
     if kind == _STATUS:
         return from_status(status_pb2.Status.FromString(value))
     return MemoryError() if kind == _MEMORY else WorkerBugError(value)

@@ -34,11 +34,12 @@ class WorkerProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._ending: asyncio.Task[str] | None = None
 
     @property
-    def pid(self) -> int | None:
-        """Its process id."""
-        return self._process.pid
+    def has_ended(self) -> bool:
+        """Whether it ended while it had nothing to do, as far as is known."""
+        return self._reader.at_eof()
 
     async def ask(self, work: bytes) -> bytes:
         """Return the answer to some work. Whoever gives up waiting must end the worker.
@@ -66,9 +67,12 @@ class WorkerProcess:
             raise WorkerDiedError(await self.end(linger_seconds=_LINGER_SECONDS)) from None
 
     async def end(self, *, linger_seconds: float = 0.0) -> str:
-        """Kill the process if it still runs after so many seconds, and return how it ended; works once."""
-        self._writer.close()
-        return await asyncio.to_thread(_end, self._process, linger_seconds)
+        """Kill the process if it still runs after so many seconds, and return how it ended."""
+        if self._ending is None:
+            self._writer.close()
+            self._ending = asyncio.create_task(asyncio.to_thread(_end, self._process, linger_seconds))
+        # Whoever gives up waiting for the end does not prevent it.
+        return await asyncio.shield(self._ending)
 
 
 def _end(process: ForkServerProcess, linger_seconds: float) -> str:

@@ -4,15 +4,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
+from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from structlog.testing import capture_logs
 
-from services.runtime.errors import FailedPreconditionError, NotFoundError, StartupError
+from services.runtime.errors import FailedPreconditionError, NotFoundError, StartupError, from_status
+from services.runtime.testing import serve_in_process
 from services.scoring.contract import ScoringItem, TextOutput
 from services.scoring.messages import scorer_to_proto
 from services.scoring.plugins import registry_with_plugins
 from services.scoring.pool.pool import PoolLimits, ScorerPool
 from services.scoring.registry import ScorerRegistry, builtin_scorers
+from services.scoring.service import hosted
 
 Install = Callable[..., None]
 
@@ -136,3 +140,15 @@ async def test_one_may_be_heavy(install: Install) -> None:
         assert (await pool.score(bound, ScoringItem(), TextOutput("HO"))).metrics == {"shouts": 1.0}
     finally:
         await pool.close()
+
+
+@pytest.mark.parametrize("given", ["None", "Score({'shouts': 'loudly'}, None)", "Score({'shouts': 1.0}, '\\ud800')"])
+async def test_what_is_no_score_is_a_bug_of_one_output(install: Install, given: str) -> None:
+    code = shouting().replace('return Score({"shouts": float(output.text.isupper())}, None)', f"return {given}")
+    install("evalfleet_shouting_g", code)
+    async with serve_in_process(hosted(registry_with_plugins(builtin_scorers()))) as channel:
+        requests = [scoring_pb2.ScoreRequest(scorer=f"scorers/{name}", text="HO") for name in ("shouting", "refusal")]
+        stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+        wrong, fine = (await stub.BatchScore(scoring_pb2.BatchScoreRequest(requests=requests))).results
+    assert from_status(wrong.status).code == grpc.StatusCode.INTERNAL
+    assert fine.HasField("response")

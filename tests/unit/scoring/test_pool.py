@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from services.scoring.pool.pool import PoolLimits, ScorerPool
 from services.scoring.pool.work import WorkerBugError
 from services.scoring.registry import ScorerRegistry
 from tests.fakes.heavy_scorer import FakeHeavyScorer
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 BOUND = ScorerRegistry([FakeHeavyScorer()]).bind("scorers/fake_heavy", {})
 
@@ -68,6 +69,16 @@ async def test_a_process_that_dies_is_replaced_and_its_output_asked_about_once_m
         await ask(pool, "die")
     assert caught.value.metadata["ending"] == "was killed by SIGSEGV"
     await ask(pool, "pid")
+
+
+async def test_processes_that_died_while_they_were_idle_are_nobodys_fault() -> None:
+    pool = ScorerPool(PoolLimits(workers=2))
+    pids = set(await asyncio.gather(ask(pool, "pause 0.05"), ask(pool, "pause 0.05")))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: not any(is_running(pid) for pid in pids))
+    assert await ask(pool, "pid") not in pids
+    await pool.close()
 
 
 async def test_who_runs_out_of_memory_costs_one_output(pool: ScorerPool) -> None:
