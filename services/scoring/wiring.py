@@ -28,6 +28,7 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
     pool = ScorerPool(
         PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
         preloaded={type(scorer).__module__ for scorer in registry.scorers if scorer.about.is_heavy},
+        metrics=metrics,
     )
     try:
         limits = StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds)

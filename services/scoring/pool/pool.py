@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.scoring.contract import Output, Score, ScoringItem
 from services.scoring.errors import ScorerCrashedError, ScorerMemoryError, ScorerTimeoutError
@@ -39,15 +40,31 @@ class ScorerPool:
     Args:
         limits: bounds on the pool.
         preloaded: names of the modules that every worker needs, so that one which replaces another has them at once.
+        metrics: receives the pool's metrics.
     """
 
-    def __init__(self, limits: PoolLimits | None = None, *, preloaded: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        limits: PoolLimits | None = None,
+        *,
+        preloaded: Iterable[str] = (),
+        metrics: CollectorRegistry | None = None,
+    ) -> None:
         self._limits = limits or PoolLimits()
         preload(preloaded)
         self._places = Places(self._limits.workers)
         self._idle: list[WorkerProcess] = []
         self._chores: set[asyncio.Task[object]] = set()
         self._is_closed = False
+        self._ended_early = Counter(
+            "evalfleet_scoring_pool_ended_workers",
+            "Processes that ended before their output was judged.",
+            labelnames=["cause"],
+            registry=metrics,
+        )
+        Gauge(
+            "evalfleet_scoring_pool_waiting_outputs", "Outputs that wait for a process of the pool.", registry=metrics
+        ).set_function(lambda: self._places.waiting)
 
     async def score(self, bound: BoundScorer, item: ScoringItem, output: Output) -> Score:
         """Judge one output when the caller's turn comes; its worker ends with whoever waits for it.
@@ -77,11 +94,14 @@ class ScorerPool:
             try:
                 return await self._ask(work)
             except TimeoutError:
+                self._ended_early.labels("timeout").inc()
                 raise ScorerTimeoutError(name, self._limits.output_seconds) from None
             except MemoryError:
+                self._ended_early.labels("memory").inc()
                 raise ScorerMemoryError(name) from None
             except WorkerDiedError as death:
                 ending = str(death)
+                self._ended_early.labels("death").inc()
                 structlog.get_logger(__name__).warning("scorer_process_died", scorer=name, ending=ending)
         raise ScorerCrashedError(name, ending)
 

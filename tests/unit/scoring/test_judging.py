@@ -192,7 +192,10 @@ async def test_a_caller_that_leaves_frees_its_thread() -> None:
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await batch
-    assert scorer.count < 500
+    count = scorer.count
+    await asyncio.sleep(0.3)
+    # The thread ends its turn, and an output takes longer than one.
+    assert scorer.count <= count + 1
 
 
 async def test_who_has_too_much_in_hand_is_told_when_to_come_back() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FleetError, InvalidArgumentError
@@ -89,10 +90,13 @@ async def test_who_runs_out_of_memory_costs_one_output(pool: ScorerPool) -> None
 
 
 async def test_a_process_that_hangs_is_killed_when_its_time_is_up() -> None:
-    pool = ScorerPool(PoolLimits(workers=1, output_seconds=0.2))
+    metrics = CollectorRegistry()
+    pool = ScorerPool(PoolLimits(workers=1, output_seconds=0.2), metrics=metrics)
     pid = await ask(pool, "pid")
     with pytest.raises(ScorerTimeoutError):
         await ask(pool, "hang")
+    assert metrics.get_sample_value("evalfleet_scoring_pool_ended_workers_total", {"cause": "timeout"}) == 1.0
+    assert metrics.get_sample_value("evalfleet_scoring_pool_waiting_outputs") == 0.0
     await ask(pool, "pid")
     await pool.close()
     assert not is_running(pid)
