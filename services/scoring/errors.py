@@ -87,3 +87,22 @@ class ScorerMemoryError(ResourceExhaustedError):
             f"{scorer} needs more memory for this output than EVALFLEET_POOL_WORKER_MEMORY_BYTES allows",
             metadata={"scorer": scorer},
         )
+
+
+class ProcessorTimeError(InvalidArgumentError):
+    """A scorer needs more processor time for this output than it may have; another attempt would, too."""
+
+    default_reason = "PROCESSOR_TIME"
+
+    def __init__(self, scorer: str, limit_seconds: float) -> None:
+        super().__init__(
+            f"{scorer} needs more than {limit_seconds:g} s of processor time for this output",
+            metadata={"scorer": scorer, "limit_seconds": f"{limit_seconds:g}"},
+            field_violations=(FieldViolation("text", "takes too long to judge"),),
+        )
+
+
+class TextTooDeepError(InvalidArgumentError):
+    """A text's structure is nested more deeply than the scorer can judge."""
+
+    default_reason = "TEXT_TOO_DEEP"

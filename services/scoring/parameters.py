@@ -1,5 +1,6 @@
 """Check the parameters that a caller sends, and describe the parameters and details that a scorer takes."""
 
+import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ def parse_parameters(scorer: str, model: type[ParametersT], given: Mapping[str, 
     Raises:
         InvalidScoreRequestError: names every wrong parameter, and the nearest valid name of an unknown one.
     """
-    # JSON has one kind of number and one kind of sequence; the models are strict about both.
+    # JSON has one kind of number; the models are strict about it.
     known = {name: _as_python(value) for name, value in given.items() if value is not None}
     try:
-        return model.model_validate(known)
+        # By way of JSON, whose lists strict models take for tuples at every depth.
+        return model.model_validate_json(json.dumps(known))
     except ValidationError as error:
         raise InvalidScoreRequestError(scorer, *violations_of(error, model, "parameters")) from None
 
@@ -74,7 +76,7 @@ def _as_python(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
-        return tuple(map(_as_python, value))
+        return [_as_python(each) for each in value]
     if isinstance(value, Mapping):
         return {name: _as_python(each) for name, each in value.items()}
     return value

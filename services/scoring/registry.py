@@ -25,6 +25,8 @@ from services.scoring.scorers.chrf import Chrf
 from services.scoring.scorers.contains import Contains
 from services.scoring.scorers.edit_distance import EditDistance
 from services.scoring.scorers.exact_match import ExactMatch
+from services.scoring.scorers.json_schema import JsonSchema
+from services.scoring.scorers.math_equivalence import MathEquivalence
 from services.scoring.scorers.multiple_choice import MultipleChoice
 from services.scoring.scorers.numeric_answer import NumericAnswer
 from services.scoring.scorers.quasi_exact_match import QuasiExactMatch
@@ -180,6 +182,8 @@ def builtin_scorers() -> tuple[AnyScorer, ...]:
         Contains(),
         EditDistance(),
         ExactMatch(),
+        JsonSchema(),
+        MathEquivalence(),
         MultipleChoice(),
         NumericAnswer(),
         QuasiExactMatch(),

@@ -79,6 +79,17 @@ def heavy(text: str) -> scoring_pb2.ScoreRequest:
     return scoring_pb2.ScoreRequest(scorer="scorers/fake_heavy", text=text)
 
 
+def requests_for_heavy_scorers() -> scoring_pb2.BatchScoreRequest:
+    """Requests whose scorers bring large libraries into the bounded memory of a process."""
+    requests = [
+        scoring_pb2.ScoreRequest(scorer="scorers/math_equivalence", text=r"$\frac{2}{4}$", targets=["0.5"]),
+        scoring_pb2.ScoreRequest(scorer="scorers/json_schema", text="[1]"),
+        scoring_pb2.ScoreRequest(scorer="scorers/bleu", text="a b c d e", targets=["a b c d e"]),
+    ]
+    requests[1].parameters.update({"json_schema": {"type": "array", "items": {"type": "string"}}})
+    return scoring_pb2.BatchScoreRequest(requests=requests)
+
+
 async def worker_of(service: Service) -> int:
     return int((await service.stub.Score(heavy("pid"), timeout=LONGEST_WAIT_SECONDS)).extracted_answer)
 
@@ -95,6 +106,12 @@ async def test_serves_and_stops_with_its_processes(tmp_path: Path) -> None:
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         request = scoring_pb2.ScoreRequest(scorer="scorers/numeric_answer", text="#### 18", targets=["18"])
         assert dict((await service.stub.Score(request)).metrics) == {"numeric_match": 1.0}
+        heavy_ones = await service.stub.BatchScore(requests_for_heavy_scorers(), timeout=LONGEST_WAIT_SECONDS)
+        assert [dict(result.response.metrics) for result in heavy_ones.results] == [
+            {"math_match": 1.0},
+            {"valid_json": 1.0, "matches_schema": 0.0},
+            {"bleu": 1.0},
+        ]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await service.stub.Score(scoring_pb2.ScoreRequest(scorer="scorers/broken", text="a"))
         assert from_rpc_error(caught.value).reason == "SCORER_BROKEN"

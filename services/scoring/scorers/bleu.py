@@ -42,6 +42,7 @@ class Bleu:
         "references of one text. The mean over items is no corpus BLEU, which pools counts before it divides. Texts "
         f"and targets have at most {MAX_CHARACTERS} characters.",
         metrics=(MetricDescription("bleu", "BLEU from 0 to 1; sacrebleu prints it from 0 to 100."),),
+        is_heavy=True,
     )
     parameters_type = BleuParameters
 

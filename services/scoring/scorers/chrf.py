@@ -31,6 +31,7 @@ class Chrf:
         "2. The best of several targets counts. The mean over items is no corpus chrF, which pools counts first. Texts "
         f"and targets have at most {MAX_CHARACTERS} characters.",
         metrics=(MetricDescription("chrf", "chrF from 0 to 1; sacrebleu prints it from 0 to 100."),),
+        is_heavy=True,
     )
     parameters_type = ChrfParameters
 

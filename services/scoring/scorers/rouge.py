@@ -59,6 +59,7 @@ class Rouge:
             MetricDescription("rougeL", "Longest common subsequence of words."),
             MetricDescription("rougeLsum", "Union of the longest common subsequences of sentences."),
         ),
+        is_heavy=True,
     )
     parameters_type = RougeParameters
 

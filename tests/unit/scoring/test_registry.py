@@ -99,6 +99,8 @@ def test_digests_stay_what_they_were() -> None:
         "contains": "7ec642a3ebc17559",
         "edit_distance": "e55a524df8228770",
         "exact_match": "e3c29467024f5de8",
+        "json_schema": "d72cc31150b98e05",
+        "math_equivalence": "ee2fe8ae3acafe3e",
         "multiple_choice": "1e4ff63ff2936898",
         "numeric_answer": "b9f3f81a5fb1c6c0",
         "quasi_exact_match": "f7415613a036cd26",

@@ -193,7 +193,7 @@ def as_value(value: Any) -> struct_pb2.Value:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
 )
 @given(
-    scorer=st.sampled_from([*(each.about.name for each in builtin_scorers()), "none", ""]),
+    scorer=st.sampled_from([*(each.about.name for each in builtin_scorers() if not each.about.is_heavy), "none", ""]),
     parameters=st.dictionaries(NAMES, VALUES, max_size=3),
     output=st.one_of(
         st.none(),
