@@ -97,13 +97,16 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead ## Run every benchmark
+bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
 
 bench-prompts: $(STAMP) ## Our prompts beside lm-evaluation-harness's, row by row
 	$(BIN)/python -m benchmarks.prompt_parity --json $(RESULTS)/prompt_parity.json
+
+bench-scorer-parity: $(STAMP) ## Our filters and exact match beside lm-evaluation-harness's, output by output
+	$(BIN)/python -m benchmarks.scorer_parity --json $(RESULTS)/scorer_parity.json
 
 bench-loglikelihoods: $(STAMP) ## Log-likelihoods and accuracy beside lm-evaluation-harness
 	$(BIN)/python -m benchmarks.loglikelihoods --json $(RESULTS)/loglikelihoods.json
@@ -174,4 +177,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing constraints clean
