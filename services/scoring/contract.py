@@ -96,6 +96,8 @@ class ScorerDescription:
         reads_prompt: whether it judges with ``ScoringItem.prompt`` in view, which is then required.
         is_heavy: one output may take tens of milliseconds of a processor, or hang, or use up memory. Such a scorer
             judges in a process of the pool, which is killed when the time is up; it must be picklable.
+        preloads: names of modules that a heavy scorer imports only when it judges. The processes of the pool have them
+            from the start, so that imports of seconds count against no output and are not repeated by replacements.
     """
 
     name: str
@@ -106,6 +108,7 @@ class ScorerDescription:
     details: type[ScorerDetails] | None = None
     reads_prompt: bool = False
     is_heavy: bool = False
+    preloads: tuple[str, ...] = ()
 
 
 class Scorer(Protocol[ParametersT]):

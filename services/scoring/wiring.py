@@ -11,7 +11,7 @@ from services.scoring.admission import Admission, AdmissionLimits
 from services.scoring.judging import Judging
 from services.scoring.plugins import registry_with_plugins
 from services.scoring.pool.pool import PoolLimits, ScorerPool
-from services.scoring.registry import builtin_scorers
+from services.scoring.registry import ScorerRegistry, builtin_scorers
 from services.scoring.service import hosted
 from services.scoring.settings import ScoringSettings
 
@@ -27,7 +27,7 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
     admission = Admission(AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller), metrics)
     pool = ScorerPool(
         PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
-        preloaded={type(scorer).__module__ for scorer in registry.scorers if scorer.about.is_heavy},
+        preloaded=_modules_of_heavy(registry),
         metrics=metrics,
     )
     try:
@@ -35,3 +35,8 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
         yield [hosted(registry, Judging(pool, admission), stream_limits=limits)]
     finally:
         await pool.close()
+
+
+def _modules_of_heavy(registry: ScorerRegistry) -> set[str]:
+    heavy = [scorer for scorer in registry.scorers if scorer.about.is_heavy]
+    return {type(scorer).__module__ for scorer in heavy} | {each for scorer in heavy for each in scorer.about.preloads}

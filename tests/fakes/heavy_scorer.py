@@ -21,13 +21,17 @@ from services.scoring.contract import (
 class FakeHeavyScorer:
     """Says which process judged, or hangs, dies or fails."""
 
-    about = ScorerDescription("fake_heavy", "1", "Obeys.", (MetricDescription("value", "Always 1."),), is_heavy=True)
+    about = ScorerDescription(
+        "fake_heavy", "1", "Obeys.", (MetricDescription("value", "Always 1."),), is_heavy=True, preloads=("colorsys",)
+    )
     parameters_type = ScorerParameters
 
     def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
         """Obey the first word of the output, one of those below; anything else is answered at once."""
         assert isinstance(output, TextOutput)
         match output.text.split(" ", 1):
+            case ["has", module]:
+                return Score({"value": float(module in sys.modules)}, None)
             case ["hang"]:
                 while True:
                     time.sleep(60)

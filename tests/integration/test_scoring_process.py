@@ -116,6 +116,8 @@ async def test_serves_and_stops_with_its_processes(tmp_path: Path) -> None:
             await service.stub.Score(scoring_pb2.ScoreRequest(scorer="scorers/broken", text="a"))
         assert from_rpc_error(caught.value).reason == "SCORER_BROKEN"
         worker = await worker_of(service)
+        for module, is_there in (("colorsys", 1.0), ("sndhdr", 0.0)):
+            assert dict((await service.stub.Score(heavy(f"has {module}"))).metrics) == {"value": is_there}
         service.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await service.process.communicate()

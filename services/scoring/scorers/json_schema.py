@@ -68,6 +68,7 @@ class JsonSchema:
         ),
         details=JsonSchemaDetails,
         is_heavy=True,
+        preloads=("jsonschema.validators",),
     )
     parameters_type = JsonSchemaParameters
 

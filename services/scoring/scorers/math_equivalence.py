@@ -67,6 +67,7 @@ class MathEquivalence:
         f"read from their end; an output may take {LIMIT_SECONDS:g} s of processor time.",
         metrics=(MetricDescription("math_match", "1 if the expression equals one of the targets, else 0."),),
         is_heavy=True,
+        preloads=("math_verify",),
     )
     parameters_type = MathEquivalenceParameters
 
