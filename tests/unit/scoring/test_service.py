@@ -322,3 +322,17 @@ async def test_an_item_of_a_stream_that_is_late_is_late_alone() -> None:
         outcomes = {outcome.item_id: outcome async for outcome in call}
     assert from_status(outcomes["late"].status).code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert outcomes["fine"].response.metrics["exact_match"] == 1.0
+
+
+async def test_an_item_of_a_stream_that_is_no_text_fails_alone(channel: grpc.aio.Channel) -> None:
+    messages = [
+        item("good", request("exact_match", "Paris", "Paris")).SerializeToString(),
+        item("bad", request("exact_match", "##", "Paris")).SerializeToString().replace(b"##", b"\xff\xfe"),
+        item("late", request("exact_match", "Lyon", "Paris")).SerializeToString(),
+    ]
+    stream = channel.stream_stream(
+        "/evalfleet.scoring.v1.ScoringService/StreamScore", as_bytes, scoring_pb2.StreamScoreResponse.FromString
+    )
+    outcomes = {outcome.item_id: outcome async for outcome in stream(iter(messages))}
+    assert from_status(outcomes["bad"].status).reason == "MALFORMED_REQUEST"
+    assert [outcomes[key].response.metrics["exact_match"] for key in ("good", "late")] == [1.0, 0.0]
