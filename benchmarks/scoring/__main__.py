@@ -17,6 +17,7 @@ from benchmarks.overhead.processes import use_cores
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
 from benchmarks.scoring.ours import Scored, score_all, scoring_service
+from benchmarks.scoring.sandbox_speed import measure_sandbox
 from benchmarks.scoring.theirs import score_with_inspect, score_with_lm_eval
 from benchmarks.scoring.workload import ScoredText, make_texts, right_share
 
@@ -82,11 +83,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/scoring.json")
     parser.add_argument("--items", type=int, default=100_000, help="outputs a round (default 100000)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
+    parser.add_argument("--programs", type=int, default=100, help="programs a round of the sandbox (default 100)")
     parser.add_argument("--peers", nargs="*", choices=tuple(_PEERS), default=tuple(_PEERS), help="default: all")
     arguments = parser.parse_args()
     cores = use_cores(_CORES)
     found = measure(make_texts(arguments.items), arguments.rounds, arguments.peers)
-    figures = figures_of(found)
+    figures = {**figures_of(found), **asyncio.run(measure_sandbox(arguments.programs))}
     versions = installed_versions("grpcio", "protobuf", "regex")
     versions |= {name: done[0].version for name, done in found.items() if done[0].version}
     write_result(
@@ -101,6 +103,10 @@ def main() -> None:
             "Ours: a scoring service in one process and its client in another, batches of 256 through BatchScore, four "
             "in flight; from Python values to Python values, both processes on the same cores. The peers call their "
             "scorer in a loop in one process: process_results of a task, and a scorer on states made before.",
+            f"Sandbox: {arguments.programs} small programs with tests a round, two at once, median of three rounds; "
+            "sandbox_overhead_ms is the median time of `pass` in a sandbox that was ready, less that of a "
+            "`python -c pass`, sandbox_cold_overhead_ms that where the sandbox is started first. neighbour_slowdown "
+            "is the share by which a computing program takes longer beside a hostile one than beside one that sleeps.",
         ],
     )
     for name, value in figures.items():

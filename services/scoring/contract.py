@@ -23,7 +23,14 @@ class ChoicesOutput:
     choices: tuple[str, ...]
 
 
-Output = TextOutput | ChoicesOutput
+@dataclass(frozen=True, slots=True)
+class SamplesOutput:
+    """Several generated texts of one item."""
+
+    texts: tuple[str, ...]
+
+
+Output = TextOutput | ChoicesOutput | SamplesOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from google.protobuf import json_format, struct_pb2
 from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
-from services.scoring.contract import AnyScorer, ChoicesOutput, Output, ScoringItem, TextOutput
+from services.scoring.contract import AnyScorer, ChoicesOutput, Output, SamplesOutput, ScoringItem, TextOutput
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judging import Judged, Outcome
 from services.scoring.parameters import describe_fields
@@ -37,9 +37,12 @@ def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
             return TextOutput(request.text)
         case "choices":
             return ChoicesOutput(tuple(request.choices.log_likelihoods), tuple(request.choices.choices))
+        case "samples":
+            return SamplesOutput(tuple(request.samples.texts))
         case _:
             raise InvalidScoreRequestError(
-                request.scorer, FieldViolation("output", "set text or choices; an empty text is set as text: ''")
+                request.scorer,
+                FieldViolation("output", "set text, choices or samples; an empty text is set as text: ''"),
             )
 
 

@@ -20,8 +20,11 @@ from services.scoring.contract import (
 from services.scoring.details import refuse_details
 from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
+from services.scoring.sandbox.choosing import NoSandbox
+from services.scoring.sandbox.contract import Sandbox
 from services.scoring.scorers.bleu import Bleu
 from services.scoring.scorers.chrf import Chrf
+from services.scoring.scorers.code_execution import CodeExecution
 from services.scoring.scorers.contains import Contains
 from services.scoring.scorers.edit_distance import EditDistance
 from services.scoring.scorers.exact_match import ExactMatch
@@ -174,11 +177,16 @@ def _class_of(scorer: AnyScorer) -> str:
     return f"{type(inner).__module__}.{type(inner).__qualname__}"
 
 
-def builtin_scorers() -> tuple[AnyScorer, ...]:
-    """Return the scorers that this service has."""
+def builtin_scorers(sandbox: Sandbox | None = None) -> tuple[AnyScorer, ...]:
+    """Return the scorers that this service has.
+
+    Args:
+        sandbox: what programs are run in; without one they are not run.
+    """
     return (
         Bleu(),
         Chrf(),
+        CodeExecution(sandbox or NoSandbox()),
         Contains(),
         EditDistance(),
         ExactMatch(),

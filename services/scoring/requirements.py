@@ -9,7 +9,7 @@ def require_text(scorer: str, output: Output) -> str:
     """Return the generated text.
 
     Raises:
-        InvalidScoreRequestError: the output holds log-likelihoods.
+        InvalidScoreRequestError: the output is not one text.
     """
     if isinstance(output, TextOutput):
         return output.text
@@ -46,9 +46,9 @@ def require_choices(scorer: str, item: ScoringItem, output: Output) -> ChoicesOu
     """Return the choices' log-likelihoods once they fit each other and the right choices' indices.
 
     Raises:
-        InvalidScoreRequestError: text instead of choices, lengths that differ, or indices that name no choice.
+        InvalidScoreRequestError: something else than choices, lengths that differ, or indices that name no choice.
     """
-    if isinstance(output, TextOutput):
+    if not isinstance(output, ChoicesOutput):
         raise InvalidScoreRequestError(
             scorer, FieldViolation("choices", "this scorer judges log-likelihoods of choices: set choices")
         )

@@ -12,6 +12,7 @@ from services.scoring.judging import Judging
 from services.scoring.plugins import registry_with_plugins
 from services.scoring.pool.pool import PoolLimits, ScorerPool
 from services.scoring.registry import ScorerRegistry, builtin_scorers
+from services.scoring.sandbox.choosing import choose_sandbox
 from services.scoring.service import hosted
 from services.scoring.settings import ScoringSettings
 
@@ -23,7 +24,8 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
     Raises:
         StartupError: two scorers have the same name.
     """
-    registry = registry_with_plugins(builtin_scorers())
+    sandbox = choose_sandbox(settings.sandbox, settings.sandbox_limits, settings.sandbox_programs)
+    registry = registry_with_plugins(builtin_scorers(sandbox))
     admission = Admission(AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller), metrics)
     pool = ScorerPool(
         PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
@@ -35,6 +37,7 @@ async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIt
         yield [hosted(registry, Judging(pool, admission), stream_limits=limits)]
     finally:
         await pool.close()
+        await sandbox.close()
 
 
 def _modules_of_heavy(registry: ScorerRegistry) -> set[str]:

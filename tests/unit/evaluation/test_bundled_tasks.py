@@ -17,7 +17,8 @@ from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOu
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 
 PUBLIC = {"gsm8k", "mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc1", "bbh", "boolq", "piqa", "winogrande"} | {
-    "commonsenseqa", "xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench", "bbq"}  # fmt: skip
+    "commonsenseqa", "xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench", "bbq",
+    "humaneval", "mbpp"}  # fmt: skip
 HARNESS = PUBLIC - {"xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench"}
 
 # Rows of the files that each task reads, and how many of them its filter keeps.
@@ -47,6 +48,8 @@ ITEM_COUNTS = {
     "harmbench": 150,
     "do_not_answer": 469,
     "advbench": 260,
+    "humaneval": 40,
+    "mbpp": 90,
 }
 
 
@@ -90,7 +93,8 @@ def test_the_right_answer_scores_as_right(catalog: Catalog, public_data: DataRoo
         item = loaded.item(index)
         assert isinstance(item, Item)
         for use in task.spec.scorers:
-            if use.scorer == "refusal":
+            # Programs are run by tests/integration/sandbox/test_public_programs.py.
+            if use.scorer in ("refusal", "code_execution"):
                 continue
             bound = registry.bind(f"scorers/{use.scorer}", use.parameters)
             gold = item.multiple_choice.gold_indices if item.multiple_choice else ()

@@ -96,6 +96,7 @@ def test_digests_stay_what_they_were() -> None:
     assert digests == {
         "bleu": "02403781f981ed9a",
         "chrf": "4c5ecdce2fe89dc6",
+        "code_execution": "a743d25e7f867397",
         "contains": "7ec642a3ebc17559",
         "edit_distance": "e55a524df8228770",
         "exact_match": "e3c29467024f5de8",

@@ -52,6 +52,30 @@ class ChoiceScores(_message.Message):
 Global___ChoiceScores: _TypeAlias = ChoiceScores  # noqa: Y015
 
 @_typing.final
+class TextSamples(_message.Message):
+    """Several texts that a model gave to one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts, 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextSamples: _TypeAlias = TextSamples  # noqa: Y015
+
+@_typing.final
 class ScoreRequest(_message.Message):
     """A request to score one output."""
 
@@ -61,6 +85,7 @@ class ScoreRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     GOLD_INDICES_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
@@ -78,6 +103,10 @@ class ScoreRequest(_message.Message):
     @_builtins.property
     def choices(self) -> Global___ChoiceScores:
         """Log-likelihoods of the choices of a multiple-choice item."""
+
+    @_builtins.property
+    def samples(self) -> Global___TextSamples:
+        """Several generated texts of one item, for scorers that judge them together."""
 
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -98,16 +127,17 @@ class ScoreRequest(_message.Message):
         parameters: _struct_pb2.Struct | None = ...,
         text: _builtins.str = ...,
         choices: Global___ChoiceScores | None = ...,
+        samples: Global___TextSamples | None = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
         gold_indices: _abc.Iterable[_builtins.int] | None = ...,
         prompt: _builtins.str = ...,
         details: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "samples", b"samples", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "samples", b"samples", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices", "samples"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 

@@ -1,0 +1,166 @@
+"""Control groups that cap a sandbox's memory, processes and CPU, in both versions of the kernel's interface."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.scoring.sandbox.contract import SandboxLimits
+
+_MOUNT = Path("/sys/fs/cgroup")
+_CPU_PERIOD_MICROSECONDS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class LimitHits:
+    """How often the processes of a group were refused: killed for want of memory, or not allowed another process."""
+
+    memory: int = 0
+    processes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """The folders of one sandbox's group, one a hierarchy; none where no group can be made.
+
+    Attributes:
+        memory, processes, cpu: the folder that caps it, if any.
+    """
+
+    memory: Path | None = None
+    processes: Path | None = None
+    cpu: Path | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Each folder that a process is to be put into, once."""
+        return tuple(dict.fromkeys(each for each in (self.memory, self.processes, self.cpu) if each is not None))
+
+    def hits(self) -> LimitHits:
+        """Read how often a limit was hit since the group was made."""
+        memory = processes = 0
+        if self.memory is not None:
+            memory = max(_counted(self.memory / name, "oom_kill") for name in ("memory.oom_control", "memory.events"))
+        if self.processes is not None:
+            processes = _counted(self.processes / "pids.events", "max")
+        return LimitHits(memory, processes)
+
+    def remove(self) -> None:
+        """Remove the folders; those that still hold a dying process stay."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+class ControlGroups:
+    """Makes groups below one folder a hierarchy, and removes these at the end."""
+
+    def __init__(self, name: str, mount: Path = _MOUNT, own_groups: str | None = None) -> None:
+        own = own_groups if own_groups is not None else _read(Path("/proc/self/cgroup"))
+        self._parents: dict[str, Path] = {}
+        for controller in ("memory", "pids", "cpu"):
+            for parent in _candidates(controller, mount, own):
+                folder = parent / name
+                if _usable(folder, controller):
+                    self._parents[controller] = folder
+                    break
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """What can be capped here: of memory, pids, cpu."""
+        return tuple(self._parents)
+
+    def make(self, name: str, limits: SandboxLimits) -> ControlGroup:
+        """Make a group with these limits and one core of CPU.
+
+        Raises:
+            OSError: a limit cannot be set.
+        """
+        folders = {controller: parent / name for controller, parent in self._parents.items()}
+        for folder in folders.values():
+            folder.mkdir(exist_ok=True)
+        if "memory" in folders:
+            _set(folders["memory"], ("memory.limit_in_bytes", "memory.max"), str(limits.memory_bytes))
+            for swap, value in (("memory.memsw.limit_in_bytes", str(limits.memory_bytes)), ("memory.swap.max", "0")):
+                if (folders["memory"] / swap).exists():
+                    with contextlib.suppress(OSError):
+                        (folders["memory"] / swap).write_text(value)
+        if "pids" in folders:
+            # bubblewrap itself is two processes.
+            _set(folders["pids"], ("pids.max",), str(limits.processes + 2))
+        if "cpu" in folders:
+            _set_one_core(folders["cpu"])
+        return ControlGroup(folders.get("memory"), folders.get("pids"), folders.get("cpu"))
+
+    def close(self) -> None:
+        """Remove what is left."""
+        for parent in self._parents.values():
+            with contextlib.suppress(OSError):
+                for child in parent.iterdir():
+                    if child.is_dir():
+                        child.rmdir()
+                parent.rmdir()
+
+
+def _candidates(controller: str, mount: Path, own_groups: str) -> list[Path]:
+    """Return where a group with a controller may be made: version 1's hierarchy, then version 2's own group."""
+    found = []
+    for line in own_groups.splitlines():
+        _, names, path = line.split(":", 2)
+        # A group of version 1 is made beside the service's own, whose cap the sandboxes would share.
+        if controller in names.split(","):
+            found += [mount / controller / Path(path).relative_to("/"), mount / controller]
+        elif names == "":
+            found += [mount / Path(path).relative_to("/"), mount / "unified" / Path(path).relative_to("/")]
+    return found
+
+
+def _usable(folder: Path, controller: str) -> bool:
+    """Make a folder and say whether its children can be capped."""
+    try:
+        if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
+            return False
+        folder.mkdir(exist_ok=True)
+        if (folder / "cgroup.subtree_control").exists():
+            for parent in (folder.parent, folder):
+                if controller not in (parent / "cgroup.subtree_control").read_text().split():
+                    (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+            return True
+        names = {"memory": "memory.limit_in_bytes", "pids": "cgroup.procs", "cpu": "cpu.cfs_quota_us"}
+        return (folder / names[controller]).exists()
+    except OSError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        return False
+
+
+def _set(folder: Path, names: Sequence[str], value: str) -> None:
+    for name in names:
+        if (folder / name).exists():
+            (folder / name).write_text(value)
+            return
+    raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
+
+
+def _set_one_core(folder: Path) -> None:
+    if (folder / "cpu.max").exists():
+        (folder / "cpu.max").write_text(f"{_CPU_PERIOD_MICROSECONDS} {_CPU_PERIOD_MICROSECONDS}")
+    else:
+        (folder / "cpu.cfs_period_us").write_text(str(_CPU_PERIOD_MICROSECONDS))
+        (folder / "cpu.cfs_quota_us").write_text(str(_CPU_PERIOD_MICROSECONDS))
+
+
+def _counted(file: Path, name: str) -> int:
+    for line in _read(file).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,67 @@
+"""Sandboxes that are started before there is a program for them; each takes one program and ends with it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from services.scoring.places import Places
+from services.scoring.sandbox.sandbox_process import SandboxProcess
+
+_ATTEMPTS = 3
+
+
+class WarmPool:
+    """Keeps a number of sandboxes ready, and lets a number of programs run at once."""
+
+    def __init__(self, start: Callable[[], Awaitable[SandboxProcess]], ready: int, running: int) -> None:
+        self._start = start
+        self._size = ready
+        self._places = Places(running)
+        self._ready: deque[asyncio.Future[SandboxProcess]] = deque()
+        self._ending: set[asyncio.Future[None]] = set()
+
+    @asynccontextmanager
+    async def sandbox(self) -> AsyncIterator[SandboxProcess]:
+        """Give a fresh sandbox once there is a place for the caller's program; it is ended afterwards.
+
+        Raises:
+            SandboxUnavailableError: none can be started.
+        """
+        async with self._places.place():
+            process = await self._take()
+            try:
+                yield process
+            finally:
+                process.kill()
+                ending = asyncio.ensure_future(process.end())
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        """End every sandbox, and wait until it is gone."""
+        starting = list(self._ready)
+        self._ready.clear()
+        for each in await asyncio.gather(*starting, return_exceptions=True):
+            if isinstance(each, SandboxProcess):
+                await each.end()
+        while self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _take(self) -> SandboxProcess:
+        for _ in range(_ATTEMPTS - 1):
+            process = await self._next()
+            if process.is_running:
+                return process
+            await process.end()
+        return await self._next()
+
+    async def _next(self) -> SandboxProcess:
+        while len(self._ready) <= self._size:
+            self._ready.append(asyncio.ensure_future(self._start()))
+        taken = self._ready.popleft()
+        try:
+            return await asyncio.shield(taken)
+        except asyncio.CancelledError:
+            self._ready.append(taken)
+            raise

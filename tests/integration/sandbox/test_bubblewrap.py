@@ -1,0 +1,80 @@
+"""The sandbox as a part of a service: refusal, cancellation, limits without control groups."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.scoring.sandbox import bubblewrap
+from services.scoring.sandbox.bubblewrap import BubblewrapSandbox
+from services.scoring.sandbox.cgroups import ControlGroups
+from services.scoring.sandbox.contract import Ending, Program, SandboxLimits
+from services.scoring.sandbox.errors import SandboxUnavailableError
+from services.scoring.sandbox.process_tree import children_of
+from tests.patience import LONGEST_WAIT_SECONDS
+
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")]
+
+FORK_BOMB = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+MEMORY_HOGS = (
+    "import os, time\nfor _ in range(6):\n    if os.fork() == 0: break\nkept = b'x' * (40 << 20)\ntime.sleep(600)"
+)
+MANY_FILES = "import os\nnumber = 0\nwhile True:\n    os.mkdir(f'/tmp/{number}')\n    number += 1"
+
+
+async def test_limits_hold_where_there_are_no_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bubblewrap, "ControlGroups", lambda name: ControlGroups(name, tmp_path))
+    limits = SandboxLimits(memory_bytes=128 << 20, files_bytes=8 << 20, processes=16)
+    sandbox = BubblewrapSandbox(limits, running=2, ready=1)
+    try:
+        runs = await asyncio.gather(
+            *(sandbox.run(Program(each, "", LONGEST_WAIT_SECONDS)) for each in (FORK_BOMB, MEMORY_HOGS, MANY_FILES)),
+            sandbox.run(Program("answer = 42", "assert answer == 42", LONGEST_WAIT_SECONDS)),
+        )
+        limit = Ending.MEMORY_LIMIT
+        assert [run.ending for run in runs] == [Ending.PROCESS_LIMIT, limit, limit, Ending.PASSED]
+    finally:
+        await sandbox.close()
+
+
+async def test_a_cancelled_program_is_ended_and_the_next_one_runs() -> None:
+    sandbox = BubblewrapSandbox(SandboxLimits(), running=1, ready=1)
+    try:
+        await sandbox.run(Program("", "", LONGEST_WAIT_SECONDS))
+        endless = asyncio.ensure_future(sandbox.run(Program("while True: pass", "", 600.0)))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(sandbox.run(Program("", "", LONGEST_WAIT_SECONDS)))
+        await asyncio.sleep(0.1)
+        endless.cancel()
+        assert (await waiting).ending is Ending.PASSED
+        assert endless.cancelled()
+    finally:
+        await sandbox.close()
+    assert not [pid for pid in children_of(os.getpid()) if b"bwrap" in command_line(pid)]
+
+
+def command_line(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+async def test_without_bubblewrap_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox = BubblewrapSandbox(SandboxLimits(), running=1, ready=1)
+    with pytest.raises(SandboxUnavailableError, match="apt-get install bubblewrap"):
+        await sandbox.run(Program("", "", 1.0))
+    await sandbox.close()
+
+
+async def test_a_sandbox_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "bwrap"
+    tool.write_text("#!/bin/sh\necho 'bwrap: no namespaces here' >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sandbox = BubblewrapSandbox(SandboxLimits(), running=1, ready=1)
+    for _ in range(2):
+        with pytest.raises(SandboxUnavailableError) as caught:
+            await sandbox.run(Program("", "", 1.0))
+        assert caught.value.reason == "SANDBOX_UNAVAILABLE"
+    await sandbox.close()

@@ -1,0 +1,60 @@
+"""Control groups in both versions of the kernel's interface, on folders that look like them."""
+
+from pathlib import Path
+
+import pytest
+
+from services.scoring.sandbox.cgroups import ControlGroup, ControlGroups, LimitHits
+from services.scoring.sandbox.contract import SandboxLimits
+
+LIMITS = SandboxLimits(memory_bytes=1 << 20, processes=5)
+FILES = {
+    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    "pids": ("cgroup.procs", "pids.max"),
+    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+}
+
+
+def version_1(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new folders below the mount have the files that the kernel gives them."""
+    make = Path.mkdir
+
+    def mkdir(folder: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        make(folder, mode, parents, exist_ok)
+        if folder.is_relative_to(mount):
+            for name in FILES[folder.relative_to(mount).parts[0]]:
+                (folder / name).touch()
+
+    for controller in FILES:
+        (mount / controller).mkdir(parents=True)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+
+def test_version_1_caps_each_in_its_hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_1(tmp_path, monkeypatch)
+    groups = ControlGroups("boxes", tmp_path, "8:pids:/\n4:memory:/gone\n1:cpu:/\n0::/\n")
+    assert groups.controllers == ("memory", "pids", "cpu")
+    group = groups.make("0", LIMITS)
+    assert group.folders == tuple(tmp_path / controller / "boxes/0" for controller in FILES)
+    assert (tmp_path / "memory/boxes/0/memory.limit_in_bytes").read_text() == str(1 << 20)
+    assert (tmp_path / "pids/boxes/0/pids.max").read_text() == "7"
+    period, quota = ((tmp_path / "cpu/boxes/0" / name).read_text() for name in FILES["cpu"])
+    assert period == quota
+
+
+def test_without_any_there_is_nothing_to_join(tmp_path: Path) -> None:
+    groups = ControlGroups("boxes", tmp_path, "8:pids:/\n0::/user\n")
+    assert groups.controllers == ()
+    group = groups.make("0", LIMITS)
+    assert group.folders == ()
+    assert group.hits() == LimitHits()
+    groups.close()
+
+
+@pytest.mark.parametrize("file", ["memory.events", "memory.oom_control"])
+def test_hits_are_read_in_both_versions(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("low 0\noom 9\noom_kill 3\n")
+    (tmp_path / "pids.events").write_text("max 12\n")
+    group = ControlGroup(memory=tmp_path, processes=tmp_path)
+    assert group.hits() == LimitHits(memory=3, processes=12)
+    assert group.folders == (tmp_path,)
