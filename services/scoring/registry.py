@@ -40,7 +40,7 @@ from services.scoring.scorers.token_f1 import TokenF1
 
 COLLECTION = "scorers/"
 SHARED_CODE_VERSION = "1"
-"""Raised when code that scorers share (extraction, numbers, patterns) may change a score."""
+"""Raised when code that scorers share (extraction, filters, normalisation, numbers, patterns, …) may change a score."""
 
 
 @dataclass(frozen=True, slots=True)

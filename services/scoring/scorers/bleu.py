@@ -43,6 +43,7 @@ class Bleu:
         f"and targets have at most {MAX_CHARACTERS} characters.",
         metrics=(MetricDescription("bleu", "BLEU from 0 to 1; sacrebleu prints it from 0 to 100."),),
         is_heavy=True,
+        preloads=("sacrebleu.metrics.bleu",),
     )
     parameters_type = BleuParameters
 

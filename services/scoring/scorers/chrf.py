@@ -32,6 +32,7 @@ class Chrf:
         f"and targets have at most {MAX_CHARACTERS} characters.",
         metrics=(MetricDescription("chrf", "chrF from 0 to 1; sacrebleu prints it from 0 to 100."),),
         is_heavy=True,
+        preloads=("sacrebleu.metrics.chrf",),
     )
     parameters_type = ChrfParameters
 

@@ -11,6 +11,9 @@ from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.patterns import MAX_PATTERN_CHARACTERS, PatternMatcher
 from services.scoring.requirements import require_targets, require_text
 
+# Escaping a character may double it, and the two sides take a few more.
+_LONGEST_BOUNDED = MAX_PATTERN_CHARACTERS // 2 - 20
+
 
 class ContainsParameters(ScorerParameters):
     """How many targets must be there, and what counts as being there."""
@@ -62,10 +65,6 @@ class Contains:
             )
         if violations:
             raise InvalidScoreRequestError(self.about.name, *violations)
-
-
-# Escaping a character may double it, and the two sides take a few more.
-_LONGEST_BOUNDED = MAX_PATTERN_CHARACTERS // 2 - 20
 
 
 def _is_in(matcher: PatternMatcher, parameters: ContainsParameters, target: str, text: str) -> bool:
