@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.peers import ROOT, lm_eval_python
 from benchmarks.report import installed_versions, write_result
-from services.scoring.contract import ScoringItem, TextOutput
+from services.scoring.contract import SamplesOutput, ScoringItem
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 
 _STRICT = {"function": "regex", "regex_pattern": r"#### (\-?[0-9\.\,]+)"}
@@ -35,6 +35,7 @@ PIPELINES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "letters": ([{"function": "lowercase"}, {"function": "remove_whitespace"}, _FIRST], {"ignore_punctuation": True}),
     "capitals": ([{"function": "uppercase"}, _FIRST], {"ignore_case": True, "ignore_numbers": True}),
     "words": ([{"function": "regex", "regex_pattern": r"(\w+)\W*$", "group_select": -1}, _FIRST], _CASE),
+    "votes": ([_FLEXIBLE, {"function": "majority_vote"}, _FIRST], _CASE),
     "table": (
         [
             {"function": "remove_whitespace"},
@@ -79,7 +80,7 @@ def _judge_all(pipeline: str, items: Iterable[tuple[tuple[str, ...], str]]) -> I
     filters, parameters = PIPELINES[pipeline]
     bound = ScorerRegistry(builtin_scorers()).bind("scorers/exact_match", {"filters": filters, **parameters})
     for samples, target in items:
-        score = bound.score(ScoringItem(targets=(target,)), TextOutput(samples[0]))
+        score = bound.score(ScoringItem(targets=(target,)), SamplesOutput(samples))
         yield {
             "pipeline": pipeline, "filters": filters, "parameters": parameters, "samples": samples, "target": target,
             "answer": score.extracted_answer, "value": score.metrics["exact_match"],

@@ -5,7 +5,15 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
+from services.scoring.contract import (
+    MetricDescription,
+    Output,
+    SamplesOutput,
+    Score,
+    ScorerDescription,
+    ScorerParameters,
+    ScoringItem,
+)
 from services.scoring.extraction import Take, find_candidates, take_answer
 from services.scoring.filters import MAX_FILTERS, Filter, filtered_answer
 from services.scoring.patterns import PatternMatcher, PatternText, compile_pattern
@@ -72,19 +80,25 @@ class ExactMatch:
     parameters_type = ExactMatchParameters
 
     def score(self, parameters: ExactMatchParameters, item: ScoringItem, output: Output) -> Score:
-        """Compare one text; raises what ``Scorer.score`` says."""
-        text, targets = require_text(self.about.name, output), require_targets(self.about.name, item)
+        """Compare one text, or what filters leave of several samples; raises what ``Scorer.score`` says."""
+        targets = require_targets(self.about.name, item)
         matcher = PatternMatcher()
-        answer: str | None = text
-        if parameters.filters:
-            answer = filtered_answer(parameters.filters, (text,), matcher)
-        elif parameters.pattern is not None:
-            answer = take_answer(find_candidates(matcher, parameters.pattern, text, parameters.group), parameters.take)
+        answer = self._answer(matcher, parameters, output)
         if answer is not None and parameters.strip:
             answer = answer.strip()
         compared = _normalised(matcher, parameters, parameters.fallback if answer is None else answer)
         is_match = any(compared == _normalised(matcher, parameters, target) for target in targets)
         return Score({"exact_match": float(is_match)}, answer)
+
+    def _answer(self, matcher: PatternMatcher, parameters: ExactMatchParameters, output: Output) -> str | None:
+        if parameters.filters and isinstance(output, SamplesOutput) and output.texts:
+            return filtered_answer(parameters.filters, output.texts, matcher)
+        text = require_text(self.about.name, output)
+        if parameters.filters:
+            return filtered_answer(parameters.filters, (text,), matcher)
+        if parameters.pattern is None:
+            return text
+        return take_answer(find_candidates(matcher, parameters.pattern, text, parameters.group), parameters.take)
 
 
 def _normalised(matcher: PatternMatcher, parameters: ExactMatchParameters, text: str) -> str:

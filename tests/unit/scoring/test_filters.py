@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from services.scoring.contract import SamplesOutput, ScoringItem
 from services.scoring.errors import InvalidScoreRequestError, PatternTimeoutError
 from services.scoring.filters import Filter, filtered_answer
 from services.scoring.patterns import PatternMatcher
@@ -83,6 +84,19 @@ def test_exact_match_compares_what_a_pipeline_leaves() -> None:
     assert (score.metrics["exact_match"], score.extracted_answer) == (1.0, "B")
     lost = judge("exact_match", "x", "[invalid]", filters=[{"function": "map"}])
     assert (lost.metrics["exact_match"], lost.extracted_answer) == (1.0, None)  # as with a pattern: the fallback
+
+
+def test_exact_match_lets_samples_vote() -> None:
+    bound = ScorerRegistry(builtin_scorers()).bind(
+        "scorers/exact_match", {"filters": [LAST_NUMBER, {"function": "majority_vote"}]}
+    )
+    item = ScoringItem(targets=("7",))
+    score = bound.score(item, SamplesOutput(("it is 8", "so 7", "1 + 6 = 7")))
+    assert (score.metrics["exact_match"], score.extracted_answer) == (1.0, "7")
+    plain = ScorerRegistry(builtin_scorers()).bind("scorers/exact_match", {})
+    for refuses, output in ((bound, SamplesOutput(())), (plain, SamplesOutput(("7", "7")))):
+        with pytest.raises(InvalidScoreRequestError, match="set text"):
+            refuses.score(item, output)
 
 
 @pytest.mark.parametrize(
