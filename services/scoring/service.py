@@ -43,6 +43,7 @@ DEFAULT_STREAM_LIMITS: Final = StreamLimits(in_flight=256, item_seconds=300.0)
 _PACE_SECONDS: Final = 0.005
 _LARGEST_GROUP: Final = 256
 """Outcomes of one message of a stream."""
+_REMEMBERED_BINDINGS: Final = 256
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
@@ -163,7 +164,7 @@ def _delay_seconds(reader: ItemReader[Any], pacer: Pacer) -> float:
 
 
 class _RequestReader:
-    """Reads the requests of one call; remembers bound scorers, since a batch mostly repeats one."""
+    """Reads the requests of one call, in several threads; remembers bound scorers, since a call mostly repeats one."""
 
     def __init__(self, registry: ScorerRegistry) -> None:
         self._registry = registry
@@ -181,6 +182,11 @@ class _RequestReader:
 
     def _bind(self, request: scoring_pb2.ScoreRequest) -> BoundScorer:
         key = (request.scorer, request.parameters.SerializeToString(deterministic=True))
-        if key not in self._bound:
-            self._bound[key] = self._registry.bind(request.scorer, parameters_from_proto(request.parameters))
-        return self._bound[key]
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._registry.bind(request.scorer, parameters_from_proto(request.parameters))
+            if len(self._bound) >= _REMEMBERED_BINDINGS:
+                # A stream may be long, and every item's parameters new.
+                self._bound.clear()
+            self._bound[key] = bound
+        return bound

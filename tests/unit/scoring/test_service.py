@@ -336,3 +336,11 @@ async def test_an_item_of_a_stream_that_is_no_text_fails_alone(channel: grpc.aio
     outcomes = {outcome.item_id: outcome async for outcome in stream(iter(messages))}
     assert from_status(outcomes["bad"].status).reason == "MALFORMED_REQUEST"
     assert [outcomes[key].response.metrics["exact_match"] for key in ("good", "late")] == [1.0, 0.0]
+
+
+async def test_each_item_of_a_stream_may_have_parameters_of_its_own(stub: Stub) -> None:
+    texts = [str(number) for number in range(600)]
+    sent = [item(text, request("exact_match", "no", text, pattern="x", fallback=text)) for text in texts]
+    outcomes = [outcome async for outcome in stub.StreamScore(iter(sent))]
+    assert all(outcome.response.metrics["exact_match"] == 1.0 for outcome in outcomes)
+    assert len({outcome.response.scorer.digest for outcome in outcomes}) == 600
