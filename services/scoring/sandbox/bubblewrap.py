@@ -2,11 +2,7 @@
 
 import asyncio
 import itertools
-import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
 import structlog
 
@@ -20,6 +16,7 @@ from services.scoring.sandbox.sandbox_process import SandboxProcess, start_sandb
 from services.scoring.sandbox.seccomp import seccomp_filter
 from services.scoring.sandbox.self_check import CHECK
 from services.scoring.sandbox.warm_pool import WarmPool
+from services.scoring.sandbox.work_folder import WorkFolder, remove_abandoned
 
 _RETRY_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
@@ -104,7 +101,9 @@ class _Opened:
 
     pool: WarmPool
 
-    def __init__(self, folder: Path, command: SandboxCommand, groups: ControlGroups, limits: SandboxLimits) -> None:
+    def __init__(
+        self, folder: WorkFolder, command: SandboxCommand, groups: ControlGroups, limits: SandboxLimits
+    ) -> None:
         self.groups = groups
         self._folder = folder
         self._command = command
@@ -123,25 +122,24 @@ class _Opened:
             compiled = seccomp_filter(machine())
         except KeyError:
             raise SandboxUnavailableError(f"no system calls are known of the processor {machine()}") from None
-        folder = Path(tempfile.mkdtemp(prefix="evalfleet-sandbox-"))
+        folder = WorkFolder.make()
         try:
-            # bubblewrap opens it as another user where this process is root's.
-            folder.chmod(0o755)
-            root = build_runtime_root(folder / "root")
-            (folder / "seccomp").write_bytes(compiled)
+            root = build_runtime_root(folder.path / "root")
+            (folder.path / "seccomp").write_bytes(compiled)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             raise
-        groups = ControlGroups(f"evalfleet-sandbox-{os.getpid()}-{folder.name.rpartition('-')[2]}")
-        return cls(folder, SandboxCommand(bubblewrap, setpriv, root, limits), groups, limits)
+        for name in remove_abandoned():
+            ControlGroups(name).close()
+        return cls(folder, SandboxCommand(bubblewrap, setpriv, root, limits), ControlGroups(folder.path.name), limits)
 
     async def start(self) -> SandboxProcess:
         """Start one sandbox."""
         group = self.groups.make(str(next(self._numbers)), self._limits)
-        return await start_sandbox(self._command, self._folder / "seccomp", group, self._limits)
+        return await start_sandbox(self._command, self._folder.path / "seccomp", group, self._limits)
 
     async def close(self) -> None:
         """End all sandboxes and remove what was made for them."""
         await self.pool.close()
         self.groups.close()
-        await asyncio.to_thread(shutil.rmtree, self._folder, True)
+        await asyncio.to_thread(self._folder.remove)

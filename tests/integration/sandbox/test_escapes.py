@@ -55,10 +55,11 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALFLEET_SECRET", marker)
         patch.setattr(tempfile, "tempdir", str(temporary))
+        before = groups()
         port = server.getsockname()[1]
         known = {"secret": str(secret), "marker": marker, "environment": marker}
         runs = asyncio.run(run_all(known | {"host_process": str(victim.pid), "port": str(port)}))
-        left = sorted({*temporary.iterdir(), *groups()})
+        left = sorted({*temporary.iterdir(), *(groups() - before)})
         server.settimeout(0)
         connections = 0
         try:
@@ -105,7 +106,7 @@ def processes_with(marker: str) -> list[str]:
 
 def groups() -> set[Path]:
     """Return the control groups of sandboxes."""
-    return {*Path("/sys/fs/cgroup").glob(f"**/evalfleet-sandbox-{os.getpid()}-*")}
+    return {*Path("/sys/fs/cgroup").glob("**/evalfleet-sandbox-*")}
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE_PROGRAMS))
