@@ -7,7 +7,6 @@ waits on it any more it is cancelled, and the work that was given up with it.
 """
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager
@@ -28,6 +27,8 @@ LARGEST_SHARED_BYTES: Final = 256 * 1024
 _REQUESTS_A_STREAM: Final = 16
 _IDLE_SECONDS: Final = 0.05
 """A stream that nobody waits on is closed soon, but the requests of the next moment still find it."""
+_SHARED_IDLE_SECONDS: Final = 1.0
+"""Likewise of one that has carried several: the requests of a call come in bursts, each of which would open it anew."""
 
 OpenStream = Callable[[AsyncIterator[kserve.ModelInferRequest]], Any]
 Answer = asyncio.Future[kserve.ModelInferResponse]
@@ -155,7 +156,7 @@ class _Stream:
         self._unmarked: dict[str, kserve.ModelInferResponse] = {}
         self._has_abandoned = False
         self._outbox: asyncio.Queue[kserve.ModelInferRequest | None] = asyncio.Queue()
-        self._numbers = itertools.count(1)
+        self._asked = 0
         self._idle: asyncio.TimerHandle | None = None
         self._call = open_stream(self._requests())
         self._reader = asyncio.create_task(self._read(), name="shared inference stream")
@@ -168,7 +169,8 @@ class _Stream:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        request.id = request_id = str(next(self._numbers))
+        self._asked += 1
+        request.id = request_id = str(self._asked)
         self._waiting[request_id] = answer
         self._outbox.put_nowait(request)
         try:
@@ -187,7 +189,8 @@ class _Stream:
         if self._has_abandoned:
             self._call.cancel()
         elif self._idle is None:
-            self._idle = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._close)
+            seconds = _IDLE_SECONDS if self._asked == 1 else _SHARED_IDLE_SECONDS
+            self._idle = asyncio.get_running_loop().call_later(seconds, self._close)
 
     def _close(self) -> None:
         # Closed and read to its end: cancelling a stream that is just ending makes Triton keep its requests.

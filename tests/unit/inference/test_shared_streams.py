@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as kserve
 from tritonclient.grpc import service_pb2_grpc
 
 from services.inference import client as client_module
+from services.inference import shared_streams
 from services.inference.client import InferenceClient
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.sampling import SamplingParameters
@@ -177,6 +178,26 @@ async def test_a_stream_that_nobody_needs_is_closed_and_not_cancelled() -> None:
         assert fake.cancelled == 0
         assert await ask(client, "again", "call") == "again"
         assert fake.streams == 2
+
+
+async def test_a_stream_of_several_requests_is_kept_for_the_next_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_streams, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(shared_streams, "_SHARED_IDLE_SECONDS", LONGEST_WAIT_SECONDS)
+    fake = FakeInference()
+    async with asking(fake) as client:
+        for burst in range(3):
+            texts = [f"text {burst}.{number}" for number in range(2)]
+            assert await asyncio.gather(*(ask(client, text, "call") for text in texts)) == texts
+        assert fake.streams == 1
+
+
+async def test_a_stream_of_several_requests_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_streams, "_SHARED_IDLE_SECONDS", 0.01)
+    fake = FakeInference()
+    async with asking(fake) as client:
+        await asyncio.gather(ask(client, "one", "call"), ask(client, "two", "call"))
+        await until(lambda: fake.ended == 1)
+        assert fake.cancelled == 0
 
 
 async def test_a_server_that_goes_away_is_unavailable_to_all() -> None:
