@@ -8,7 +8,7 @@ text, and a limit on the output. Nothing random is available: the same row alway
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
@@ -79,6 +79,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+    def make_globals(self, d: Any) -> MutableMapping[str, Any]:
+        """A dict: copying jinja2's own chain of maps, as each rendering does, takes half as long as rendering."""
+        return {**self.globals, **(d or {})}
 
     def wrap_str_format(self, value: Any) -> None:
         """Not wrapped, so that ``is_safe_attribute`` sees ``str.format`` and refuses it."""
@@ -162,6 +166,8 @@ class Expression:
         self.source = source
         self.names = names
         self._compiled = compiled
+        # Most expressions are the name of a column, which takes no template to look up.
+        self._column = source.strip() if names == {source.strip()} else None
 
     def value(self, values: Mapping[str, Any]) -> Any:
         """Evaluate to plain data: text, number, boolean, ``None``, list or dict of such.
@@ -169,6 +175,9 @@ class Expression:
         Raises:
             RenderingError: a value is missing or of the wrong kind, or the result is no plain data.
         """
+        if self._column is not None and self._column in values:
+            found = values[self._column]
+            return _run(lambda: plain(found))
         return _run(lambda: plain(self._compiled(dict(values))))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.errors import RenderingError, TemplateError
@@ -60,6 +60,26 @@ def test_a_row_survives_an_expression_unchanged(row: dict[str, Any]) -> None:
 def test_columns_may_be_called_like_anything(name: str) -> None:
     assert value_of("row[name]", row={name: "x"}, name=name) == "x"
     assert value_of(f"row.{name}", row={name: "x"}) == "x"
+
+
+@settings(deadline=None)
+@given(st.text("abelnortu_1", min_size=1, max_size=5), st.integers() | texts | st.lists(texts, max_size=2))
+@example("true", 0)
+@example("none", 0)
+def test_the_name_of_a_column_means_what_it_means_in_a_longer_expression(name: str, value: Any) -> None:
+    try:
+        expected = value_of(f"[{name}]", **{name: value})[0]
+    except TemplateError:
+        with pytest.raises(TemplateError):
+            RENDERER.expression(name)
+        return
+    assert value_of(name, **{name: value}) == value_of(f" {name} ", **{name: value}) == expected
+
+
+def test_the_name_of_a_column_that_is_not_there_or_no_data_is_an_error() -> None:
+    for row in ({}, {"answer": object()}, {"answer": [b"bytes"]}):
+        with pytest.raises(RenderingError):
+            value_of("answer", **row)
 
 
 def test_a_final_line_feed_of_a_template_stays() -> None:
