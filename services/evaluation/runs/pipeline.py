@@ -1,6 +1,5 @@
 """One item's way through the fleet: ask the model, judge what it gave, end in exactly one outcome."""
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -93,33 +92,32 @@ class ItemPipeline:
         Raises:
             RunCannotGoOnError: the model is gone, or a service stayed away.
         """
-        blank = ItemOutcome(
-            task=self._name,
-            item=item.item_id,
-            sample=0,
-            draw_index=draw_index,
-            metrics=None,
-            failure=Failure("UNJUDGED", "", self._task.failure_values),
-            groups={} if isinstance(item, InvalidItem) else item.groups,
-            prompt="" if isinstance(item, InvalidItem) else _prompt_text(item),
-        )
         if isinstance(item, InvalidItem):
-            return self._all_failed(blank, Failure(item.reason, item.message, self._task.failure_values))
+            failure = Failure(item.reason, item.message, self._task.failure_values)
+            return self._all_failed(item, draw_index, failure)
         try:
             outputs = await self._ask(item)
         except FleetError as error:
             if error.code in _FATAL:
                 raise RunCannotGoOnError(error) from error
-            return self._all_failed(blank, self._failure(error, item))
-        return [
-            await self._judge(item, output, dataclasses.replace(blank, sample=sample) if sample else blank)
-            for sample, output in enumerate(outputs)
-        ]
+            return self._all_failed(item, draw_index, self._failure(error, item))
+        prompt = _prompt_text(item)
+        return [await self._judge(item, output, (draw_index, sample), prompt) for sample, output in enumerate(outputs)]
 
-    def _all_failed(self, blank: ItemOutcome, failure: Failure) -> Sequence[ItemOutcome]:
+    def _all_failed(self, item: Item | InvalidItem, draw_index: int, failure: Failure) -> Sequence[ItemOutcome]:
         now = time.time()
         return [
-            dataclasses.replace(blank, sample=sample, failure=failure, complete_time=now)
+            ItemOutcome(
+                task=self._name,
+                item=item.item_id,
+                sample=sample,
+                draw_index=draw_index,
+                metrics=None,
+                failure=failure,
+                groups={} if isinstance(item, InvalidItem) else item.groups,
+                prompt="" if isinstance(item, InvalidItem) else _prompt_text(item),
+                complete_time=now,
+            )
             for sample in range(self.sample_count)
         ]
 
@@ -172,7 +170,8 @@ class ItemPipeline:
     def _truncates(self) -> bool:
         return self._task.truncation is Truncation.LEFT
 
-    async def _judge(self, item: Item, output: _Output, blank: ItemOutcome) -> ItemOutcome:
+    async def _judge(self, item: Item, output: _Output, place: tuple[int, int], prompt: str) -> ItemOutcome:
+        """The outcome of one sample; its place is the item's index in the run's order, and its own number."""
         failure: Failure | None = None
         metrics: dict[str, float] | None
         judges: tuple[JudgeReference, ...]
@@ -186,16 +185,22 @@ class ItemPipeline:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 raise RunCannotGoOnError(error) from error
             metrics, failure, answer, judges = None, self._failure(error, item), None, ()
-        return dataclasses.replace(
-            blank,
-            usage=output.usage,
-            model_digest=output.model_digest,
-            output=output.for_the_ledger,
-            truncated=output.truncated,
+        draw_index, sample = place
+        return ItemOutcome(
+            task=self._name,
+            item=item.item_id,
+            sample=sample,
+            draw_index=draw_index,
             metrics=metrics,
             failure=failure,
-            extracted_answer=answer,
+            groups=item.groups,
+            usage=output.usage,
             judges=judges,
+            model_digest=output.model_digest,
+            prompt=prompt,
+            output=output.for_the_ledger,
+            extracted_answer=answer,
+            truncated=output.truncated,
             complete_time=time.time(),
         )
 
@@ -285,6 +290,6 @@ def _prompt_text(item: Item) -> str:
     """What the ledger keeps of the prompt: the text, or the turns as JSON."""
     match _prompt_of(item):
         case ChatPrompt(messages):
-            return json.dumps([dataclasses.asdict(message) for message in messages], ensure_ascii=False)
+            return json.dumps([{"role": each.role, "content": each.content} for each in messages], ensure_ascii=False)
         case PlainPrompt(text):
             return text
