@@ -24,9 +24,10 @@ from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.paced_peers import PacedGenerator, PacedSafetyJudge, PacedScorerPanel, PeerLimitMetrics
 from services.evaluation.runs.planner import RunPlanner
-from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger, RemoteScorerPanel
+from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
 from services.evaluation.runs.remote_drawings import RemoteDrawings
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
+from services.evaluation.runs.remote_scoring import RemoteScorerPanel
 from services.evaluation.runs.store import RunStore
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.settings import EvaluationSettings

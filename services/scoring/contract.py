@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from services.scoring.usage import Usage
+
 
 @dataclass(frozen=True, slots=True)
 class TextOutput:
@@ -52,10 +54,22 @@ class ScoringItem:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Value of each metric, and what was taken for the answer (``None`` if nothing was)."""
+    """What a scorer says.
+
+    Attributes:
+        metrics: value of each.
+        extracted_answer: what was taken for the answer; ``None`` if nothing was.
+        usage: what it cost, where models were asked.
+        cached: models were asked, and nothing was computed for it.
+        decided_by: names what decided it beside the scorer's code and parameters, such as the weights of a judge: a
+            digest, which becomes a part of the reference's; empty if nothing else did.
+    """
 
     metrics: Mapping[str, float]
     extracted_answer: str | None
+    usage: Usage | None = None
+    cached: bool = False
+    decided_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from evalfleet.common.v1 import common_pb2
 from evalfleet.scoring.v1 import scoring_pb2
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import duration_pb2, json_format, struct_pb2
 from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
@@ -14,6 +14,7 @@ from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judging import Judged, Outcome
 from services.scoring.parameters import describe_fields
 from services.scoring.registry import COLLECTION, ScorerReference, reference_of
+from services.scoring.usage import Usage
 
 
 def item_from_proto(request: scoring_pb2.ScoreRequest) -> ScoringItem:
@@ -90,7 +91,26 @@ def response_to_proto(judged: Judged) -> scoring_pb2.ScoreResponse:
     """Return a score as the contract's message."""
     score = judged.score
     return scoring_pb2.ScoreResponse(
-        metrics=score.metrics, extracted_answer=score.extracted_answer, scorer=reference_to_proto(judged.reference)
+        metrics=score.metrics,
+        extracted_answer=score.extracted_answer,
+        scorer=reference_to_proto(judged.reference.with_judges(score.decided_by)),
+        usage=None if score.usage is None else usage_to_proto(score.usage),
+        cached=score.cached,
+    )
+
+
+def usage_to_proto(usage: Usage) -> common_pb2.Usage:
+    """Return what judging cost as the contract's message."""
+    seconds, microseconds = divmod(round(usage.engine_seconds * 1_000_000), 1_000_000)
+    return common_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        engine_time=duration_pb2.Duration(seconds=seconds, nanos=microseconds * 1000),
+        computed_prompt_tokens=usage.computed_prompt_tokens,
+        computed_completion_tokens=usage.computed_completion_tokens,
+        prefix_saved_tokens=usage.prefix_saved_tokens,
+        cache_saved_tokens=usage.cache_saved_tokens,
+        cost_micro_usd=usage.cost_micro_usd,
     )
 
 

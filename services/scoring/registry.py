@@ -51,6 +51,13 @@ class ScorerReference:
     version: str
     digest: str
 
+    def with_judges(self, decided_by: str) -> "ScorerReference":
+        """The same scorer where more decided than its code and parameters; see ``Score.decided_by``."""
+        if not decided_by:
+            return self
+        digest = hashlib.sha256(f"{self.digest}:{decided_by}".encode()).hexdigest()
+        return ScorerReference(self.name, self.version, digest)
+
 
 @dataclass(frozen=True, slots=True)
 class BoundScorer:

@@ -1,5 +1,7 @@
 """Settings of the scoring service, read from the environment."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from services.runtime.settings import ServiceSettings
@@ -8,7 +10,7 @@ from services.scoring.sandbox.contract import SandboxLimits
 
 
 class ScoringSettings(ServiceSettings):
-    """How much the scoring service takes on, and what heavy scorers and programs that models wrote may use."""
+    """How much the scoring service takes on, what heavy scorers and programs of models may use, and who judges."""
 
     port: int = Field(8103, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     max_held_requests: int = Field(
@@ -43,6 +45,33 @@ class ScoringSettings(ServiceSettings):
     sandbox_processes: int = Field(
         32, ge=2, le=1024, description="Processes and threads that one program may have at once."
     )
+    generation_target: str = Field(
+        "127.0.0.1:8101", description="gRPC target of the generation service, whose models judge for llm_judge."
+    )
+    judge_models: str = Field(
+        "", description="Models that judge where a request names none, separated by commas: models/judge."
+    )
+    judge_max_concurrent: int = Field(64, ge=1, description="Questions that are with judges at once.")
+    judge_timeout_seconds: float = Field(300.0, gt=0, description="Longest request to a judge, in seconds.")
+    rubric_dirs: str = Field("", description="Further folders with rubrics (*.yaml), separated by colons.")
+    state_dir: Path = Field(Path(".evalfleet/scoring"), description="Folder of the cache of judges' answers.")
+    judge_cache_url: str = Field(
+        "",
+        description="Where judges' answers are kept: sqlite:///PATH, redis://HOST:PORT/DATABASE, off; "
+        "default: judged.sqlite3 in the state folder.",
+    )
+    judge_cache_max_bytes: int = Field(
+        512 * 1024**2, ge=1024**2, description="Bound of an SQLite cache in bytes; the least recently used go first."
+    )
+    judge_cache_lifetime_seconds: float = Field(
+        14 * 86_400.0, gt=0, description="Seconds after its last use that Redis keeps an entry."
+    )
+    judge_cache_timeout_seconds: float = Field(
+        0.5, gt=0, description="Longest operation of Redis, in seconds; then the judge is asked."
+    )
+    engine_revision: str = Field(
+        "", description="What of the engines this process cannot see, e.g. the digest of Triton's image."
+    )
 
     @property
     def sandbox_limits(self) -> SandboxLimits:
@@ -52,3 +81,13 @@ class ScoringSettings(ServiceSettings):
             files_bytes=self.sandbox_files_bytes,
             processes=self.sandbox_processes,
         )
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """``judge_models`` one by one."""
+        return tuple(each.strip() for each in self.judge_models.split(",") if each.strip())
+
+    @property
+    def rubric_folders(self) -> tuple[Path, ...]:
+        """``rubric_dirs`` as paths."""
+        return tuple(Path(each) for each in self.rubric_dirs.split(":") if each)

@@ -1,13 +1,14 @@
 """Puts the scoring service together."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
 from services.runtime.item_streams import StreamLimits
 from services.runtime.server import HostedService
 from services.scoring.admission import Admission, AdmissionLimits
+from services.scoring.judge_wiring import open_judge
 from services.scoring.judging import Judging
 from services.scoring.plugins import registry_with_plugins
 from services.scoring.pool.pool import PoolLimits, ScorerPool
@@ -19,25 +20,25 @@ from services.scoring.settings import ScoringSettings
 
 @asynccontextmanager
 async def wire(settings: ScoringSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
-    """Yield the service.
+    """Yield the service. It serves without a generation service, too: only judges need one.
 
     Raises:
-        StartupError: two scorers have the same name.
+        StartupError: two scorers have the same name, or a rubric or the cache of judges' answers cannot be used.
     """
-    sandbox = choose_sandbox(settings.sandbox, settings.sandbox_limits, settings.sandbox_programs)
-    registry = registry_with_plugins(builtin_scorers(sandbox))
-    admission = Admission(AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller), metrics)
-    pool = ScorerPool(
-        PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
-        preloaded=_modules_of_heavy(registry),
-        metrics=metrics,
-    )
-    try:
-        limits = StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds)
-        yield [hosted(registry, Judging(pool, admission), stream_limits=limits)]
-    finally:
-        await pool.close()
-        await sandbox.close()
+    async with AsyncExitStack() as stack:
+        judge = await open_judge(settings, metrics, stack)
+        sandbox = choose_sandbox(settings.sandbox, settings.sandbox_limits, settings.sandbox_programs)
+        stack.push_async_callback(sandbox.close)
+        registry = registry_with_plugins((*builtin_scorers(sandbox), judge))
+        limits = AdmissionLimits(settings.max_held_requests, settings.max_held_requests_per_caller)
+        pool = ScorerPool(
+            PoolLimits(settings.pool_workers, settings.pool_output_timeout_seconds, settings.pool_worker_memory_bytes),
+            preloaded=_modules_of_heavy(registry),
+            metrics=metrics,
+        )
+        stack.push_async_callback(pool.close)
+        stream_limits = StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds)
+        yield [hosted(registry, Judging(pool, Admission(limits, metrics)), stream_limits=stream_limits)]
 
 
 def _modules_of_heavy(registry: ScorerRegistry) -> set[str]:

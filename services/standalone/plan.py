@@ -11,7 +11,7 @@ from services.standalone.ports import PortBlock
 
 SERVICES = ("evaluation", "generation", "safety", "scoring", "aggregation")
 INFERENCE = "inference"
-STOP_ORDER = (("evaluation",), ("generation", "safety", "scoring", "aggregation"), (INFERENCE,))
+STOP_ORDER = (("evaluation",), ("scoring",), ("generation", "safety", "aggregation"), (INFERENCE,))
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
 _PATHS = {
@@ -21,6 +21,7 @@ _PATHS = {
     "EVALFLEET_GUARD_FILE": "safety",
     "EVALFLEET_GUARDS_FILE": "safety",
     "EVALFLEET_POLICY_DIRS": "safety",
+    "EVALFLEET_RUBRIC_DIRS": "scoring",
 }
 """Whose setting each is; the others would wonder about it."""
 _DATABASES = {"EVALFLEET_RUNS_URL": "evaluation", "EVALFLEET_LEDGER_URL": "aggregation"}
@@ -153,6 +154,8 @@ def _told(name: str, options: FleetOptions, ports: PortBlock) -> dict[str, str]:
             return {**triton, "EVALFLEET_CHECKPOINT_ROOTS": _joined(options.checkpoint_roots)}
         case "safety":
             return triton
+        case "scoring":
+            return {"EVALFLEET_GENERATION_TARGET": f"{HOST}:{ports.grpc('generation')}"}
         case "evaluation":
             targets = {
                 f"EVALFLEET_{each.upper()}_TARGET": f"{HOST}:{ports.grpc(each)}" for each in SERVICES if each != name

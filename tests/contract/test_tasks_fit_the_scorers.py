@@ -4,9 +4,10 @@ import pytest
 
 from services.evaluation.catalog import Catalog
 from services.scoring.registry import ScorerRegistry, builtin_scorers
+from tests.fakes.judge_model import fake_judge
 
 CATALOG = Catalog.load()
-REGISTRY = ScorerRegistry(builtin_scorers())
+REGISTRY = ScorerRegistry((*builtin_scorers(), fake_judge()))
 
 
 def test_no_definition_is_broken() -> None:

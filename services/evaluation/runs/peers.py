@@ -66,11 +66,12 @@ class ScorerCall:
 
 @dataclass(frozen=True, slots=True)
 class ScoredOutput:
-    """What one scorer says."""
+    """What one scorer says, and what that cost where it asked models."""
 
     metrics: Mapping[str, float]
     extracted_answer: str | None
     scorer: JudgeReference
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class ScorerPanel(Protocol):
     """The scoring service."""
 
     async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
-        """Apply all calls; raises the first typed error among them."""
+        """Apply all calls; raises the first typed error among them, with what all of them cost (``scoring_bill``)."""
         ...
 
     async def check(self, scorers: Collection[str]) -> None:

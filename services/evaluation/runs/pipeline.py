@@ -14,13 +14,14 @@ from services.evaluation.items import ChatPrompt, InvalidItem, Item, Message, Mu
 from services.evaluation.runs.outcome import Failure, ItemOutcome, JudgeReference, Usage
 from services.evaluation.runs.peers import GenerationOptions, Generator, SafetyJudge, ScorerCall, ScorerPanel
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.scoring_bill import ScoringBill
 from services.evaluation.specification import UNSAFE_METRIC, Truncation
 from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError, InternalError
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
-# The model is gone, or its service stayed away for longer than our patience: no item is to blame.
+# The model, a scorer or a judge is gone, or a service stayed away for longer than our patience: no item is to blame.
 _FATAL = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE})
 
 # Nothing was said, so nothing hazardous was; guards refuse to judge an empty text. This rule judged instead.
@@ -175,14 +176,15 @@ class ItemPipeline:
         failure: Failure | None = None
         metrics: dict[str, float] | None
         judges: tuple[JudgeReference, ...]
+        bill = ScoringBill()
         try:
-            metrics, answer, judges = await self._scored(item, output)
+            metrics, answer, judges = await self._scored(item, output, bill)
             if self._task.safety is not None:
                 unsafe, safety_judges = await self._verdict(item, output)
                 metrics[UNSAFE_METRIC] = unsafe
                 judges = (*judges, *safety_judges)
         except FleetError as error:
-            if error.code is grpc.StatusCode.UNAVAILABLE:
+            if error.code in _FATAL:
                 raise RunCannotGoOnError(error) from error
             metrics, failure, answer, judges = None, self._failure(error, item), None, ()
         draw_index, sample = place
@@ -194,7 +196,7 @@ class ItemPipeline:
             metrics=metrics,
             failure=failure,
             groups=item.groups,
-            usage=output.usage,
+            usage=output.usage + bill.usage,
             judges=judges,
             model_digest=output.model_digest,
             prompt=prompt,
@@ -205,7 +207,7 @@ class ItemPipeline:
         )
 
     async def _scored(
-        self, item: Item, output: _Output
+        self, item: Item, output: _Output, bill: ScoringBill
     ) -> tuple[dict[str, float], str | None, tuple[JudgeReference, ...]]:
         """Metrics under the task's names, what the first scorer that found one took for the answer, the scorers."""
         calls = [
@@ -224,7 +226,8 @@ class ItemPipeline:
         ]
         if not calls:
             return {}, None, ()
-        results = await wait_out(partial(self._scorers.score, calls), patience_seconds=self._patience_seconds)
+        pay = partial(bill.pay, partial(self._scorers.score, calls))
+        results = await wait_out(pay, patience_seconds=self._patience_seconds)
         metrics = {}
         for use, result in zip(self._task.scorers, results, strict=True):
             for metric in use.metrics:

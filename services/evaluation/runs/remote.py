@@ -1,14 +1,13 @@
-"""The generation, scoring and aggregation services over gRPC."""
+"""The generation and aggregation services over gRPC."""
 
 import copy
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grpc.aio
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
-from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 
 from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Prompt
@@ -16,15 +15,13 @@ from services.evaluation.runs import drawing_messages, translation
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
+from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.peers import (
     AppendReceipt,
     ContinuationScores,
     GeneratedText,
     GenerationOptions,
     ItemKey,
-    ScoredOutput,
-    ScorerCall,
     TaskFindings,
 )
 from services.runtime.errors import (
@@ -32,17 +29,11 @@ from services.runtime.errors import (
     InternalError,
     UnavailableError,
     from_rpc_error,
-    from_status,
-    not_found,
 )
-from services.runtime.gathering import Gatherer
-from services.runtime.pacing import Pacer
 
 ResponseT = TypeVar("ResponseT")
 
 _LEDGER_PAGE_SIZE = 10_000
-_LARGEST_SCORE_BATCH = 64
-_SCORE_PACE_SECONDS = 0.02
 _LOADING_RETRY_SECONDS = 2.0
 _LEDGER_MESSAGE_BYTES = 4 << 20
 """A quarter of what services take by default; one outcome alone may be longer."""
@@ -166,60 +157,6 @@ class RemoteGenerator:
             model_digest=response.model_digest,
             truncated=response.truncated,
         )
-
-
-class RemoteScorerPanel:
-    """The scoring service behind a channel."""
-
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
-        self._stub = scoring_pb2_grpc.ScoringServiceStub(channel)
-        self._timeout_seconds = timeout_seconds
-        # Scoring takes microseconds and a call a hundred times that, so items share calls.
-        self._gatherer = Gatherer(self._score_batch, largest=_LARGEST_SCORE_BATCH, pacer=Pacer(_SCORE_PACE_SECONDS))
-
-    async def _score_batch(self, requests: Sequence[scoring_pb2.ScoreRequest]) -> Sequence[scoring_pb2.ScoreResult]:
-        try:
-            request = scoring_pb2.BatchScoreRequest(requests=requests)
-            response = await self._stub.BatchScore(request, timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        if len(response.results) != len(requests):
-            raise InternalError(f"{len(response.results)} scores for {len(requests)} outputs")
-        return response.results
-
-    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
-        """Apply all calls; raises the first typed error among them."""
-        results = await self._gatherer.ask([translation.score_request(call) for call in calls])
-        scored = []
-        for result in results:
-            if result.WhichOneof("outcome") != "response":
-                raise from_status(result.status)
-            one = result.response
-            scored.append(
-                ScoredOutput(
-                    metrics=dict(one.metrics),
-                    extracted_answer=one.extracted_answer if one.HasField("extracted_answer") else None,
-                    scorer=JudgeReference(one.scorer.name, one.scorer.version, one.scorer.digest),
-                )
-            )
-        return scored
-
-    async def check(self, scorers: Collection[str]) -> None:
-        """Raise NotFoundError if one of the named scorers does not exist."""
-        known: list[str] = []
-        request = scoring_pb2.ListScorersRequest(page_size=1000)
-        try:
-            while True:
-                page = await self._stub.ListScorers(request, timeout=self._timeout_seconds)
-                known += [scorer.name.removeprefix("scorers/") for scorer in page.scorers]
-                if not page.next_page_token:
-                    break
-                request.page_token = page.next_page_token
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        for name in scorers:
-            if name not in known:
-                raise not_found("scorer", name, known)
 
 
 class RemoteLedger:

@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from services.evaluation.items import ChatPrompt, Message, PlainPrompt, Prompt
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
-from services.evaluation.runs.peers import GeneratedText, GenerationOptions, SafetyVerdict, ScorerCall
+from services.evaluation.runs.peers import GeneratedText, GenerationOptions, SafetyVerdict, ScoredOutput, ScorerCall
 
 _ROLES = {
     "system": common_pb2.ROLE_SYSTEM,
@@ -163,6 +163,16 @@ def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:
     else:
         request.text = call.text or ""
     return request
+
+
+def scored_from_proto(response: scoring_pb2.ScoreResponse) -> ScoredOutput:
+    """What one scorer says."""
+    return ScoredOutput(
+        metrics=dict(response.metrics),
+        extracted_answer=response.extracted_answer if response.HasField("extracted_answer") else None,
+        scorer=JudgeReference(response.scorer.name, response.scorer.version, response.scorer.digest),
+        usage=usage_from_proto(response.usage),
+    )
 
 
 def result_to_proto(run: str, outcome: ItemOutcome) -> aggregation_pb2.Result:

@@ -15,6 +15,7 @@ from services.evaluation.specification import RequestKind
 from services.evaluation.tasks import Task
 from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOutput
 from services.scoring.registry import ScorerRegistry, builtin_scorers
+from tests.fakes.judge_model import fake_judge
 
 PUBLIC = {"gsm8k", "mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc1", "bbh", "boolq", "piqa", "winogrande"} | {
     "commonsenseqa", "xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench", "bbq",
@@ -68,7 +69,7 @@ def test_every_public_set_has_a_task_and_the_harness_ones_say_its_version(catalo
 
 
 def test_every_scorer_exists_takes_its_parameters_and_gives_its_metrics(catalog: Catalog) -> None:
-    registry = ScorerRegistry(builtin_scorers())
+    registry = ScorerRegistry((*builtin_scorers(), fake_judge()))
     for task in all_tasks(catalog):
         for use in task.spec.scorers:
             bound = registry.bind(f"scorers/{use.scorer}", use.parameters)
@@ -87,7 +88,7 @@ def test_every_public_row_becomes_a_valid_item(catalog: Catalog, public_data: Da
 @pytest.mark.parametrize("name", sorted(ITEM_COUNTS))
 def test_the_right_answer_scores_as_right(catalog: Catalog, public_data: DataRoots, name: str) -> None:
     task = catalog.task(name)
-    registry = ScorerRegistry(builtin_scorers())
+    registry = ScorerRegistry((*builtin_scorers(), fake_judge()))
     loaded = load_task(task, public_data)
     for index in loaded.draw_order(seed=0, limit=5):
         item = loaded.item(index)
@@ -189,3 +190,16 @@ def test_the_demo_asks_sums_choices_and_both_kinds_of_requests(catalog: Catalog,
 
 def test_every_task_has_a_digest_of_its_own(catalog: Catalog) -> None:
     assert len({catalog.task(name).digest for name in catalog.task_names}) == len(catalog.task_names)
+
+
+def test_judged_tasks_show_the_judge_what_it_needs(catalog: Catalog, public_data: DataRoots) -> None:
+    judged = load_task(catalog.task("demo_questions_judged"), public_data)
+    preferred = load_task(catalog.task("demo_questions_preferred"), public_data)
+    assert len(judged) == len(preferred) == 24
+    for one, other in zip(judged.items(), preferred.items(), strict=True):
+        assert isinstance(one, Item)
+        assert isinstance(other, Item)
+        assert one.targets == other.targets
+        assert one.targets[0]
+        assert [bool(each["baseline"]) for each in other.details] == [True]
+        assert one.prompt == other.prompt

@@ -63,13 +63,18 @@ def test_the_services_know_those_whom_they_call_and_no_others(plan: FleetPlan, o
         assert plan.part(name).environment["EVALFLEET_TRITON_KEY_FILE"] == str(key_file(options))
     assert plan.part("generation").environment["EVALFLEET_CHECKPOINT_ROOTS"] == "/c"
     assert plan.part(INFERENCE).environment["EVALFLEET_INFERENCE"] == "local"
-    for name in ("scoring", "aggregation"):
-        assert not [each for each in plan.part(name).environment if each.endswith("_TARGET")]
+    scoring = plan.part("scoring").environment
+    assert {each: told for each, told in scoring.items() if each.endswith("_TARGET")} == {
+        "EVALFLEET_GENERATION_TARGET": "127.0.0.1:8101"
+    }
+    assert not [each for each in plan.part("aggregation").environment if each.endswith("_TARGET")]
 
 
 def test_callers_stop_before_those_whom_they_call() -> None:
     assert STOP_ORDER[0] == ("evaluation",)
     assert STOP_ORDER[-1] == (INFERENCE,)
+    order = [name for stage in STOP_ORDER for name in stage]
+    assert order.index("scoring") < order.index("generation")
     assert sorted(name for stage in STOP_ORDER for name in stage) == sorted((INFERENCE, *SERVICES))
 
 
@@ -79,6 +84,7 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
         "EVALFLEET_GUARD_CHECKPOINT": "/guard",
         "EVALFLEET_ENCODER_PATH": "",
         "EVALFLEET_POLICY_DIRS": "policies:/etc/policies",
+        "EVALFLEET_RUBRIC_DIRS": "rubrics",
     }
     plan = plan_fleet(options, PortBlock(8100), environ=told)
     assert "EVALFLEET_GUARDS_FILE" not in plan.part("scoring").environment, "it would warn of an unknown setting"
@@ -87,6 +93,8 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
     assert environment["EVALFLEET_GUARD_CHECKPOINT"] == "/guard"
     assert environment["EVALFLEET_POLICY_DIRS"] == f"{Path.cwd() / 'policies'}:/etc/policies"
     assert "EVALFLEET_ENCODER_PATH" not in environment
+    assert "EVALFLEET_RUBRIC_DIRS" not in environment
+    assert plan.part("scoring").environment["EVALFLEET_RUBRIC_DIRS"] == str(Path.cwd() / "rubrics")
 
 
 def test_a_database_is_known_to_the_service_whose_it_is_alone(options: FleetOptions) -> None:

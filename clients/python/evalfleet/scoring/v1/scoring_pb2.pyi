@@ -172,8 +172,12 @@ class ScoreResponse(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     EXTRACTED_ANSWER_FIELD_NUMBER: _builtins.int
     SCORER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     extracted_answer: _builtins.str
     """What the scorer took for the model's answer; absent if it found none."""
+    cached: _builtins.bool
+    """True if models were asked and nothing was computed for it."""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Value of each metric of the scorer, most from 0 (wrong) to 1 (right); see the scorer's description."""
@@ -182,16 +186,25 @@ class ScoreResponse(_message.Message):
     def scorer(self) -> _common_pb2.JudgeReference:
         """Which exact scorer judged."""
 
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """What judging cost, for scorers that ask models; of answers that were known nothing is computed. A status says the
+        same in the metadata of its ErrorInfo: `usage_` before the names of the fields that are not 0, engine time in
+        seconds as `usage_engine_seconds`.
+        """
+
     def __init__(
         self,
         *,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         extracted_answer: _builtins.str | None = ...,
         scorer: _common_pb2.JudgeReference | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_extracted_answer", b"_extracted_answer", "extracted_answer", b"extracted_answer", "scorer", b"scorer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_extracted_answer", b"_extracted_answer", "extracted_answer", b"extracted_answer", "scorer", b"scorer", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_extracted_answer", b"_extracted_answer", "extracted_answer", b"extracted_answer", "metrics", b"metrics", "scorer", b"scorer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_extracted_answer", b"_extracted_answer", "cached", b"cached", "extracted_answer", b"extracted_answer", "metrics", b"metrics", "scorer", b"scorer", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__extracted_answer: _TypeAlias = _typing.Literal["extracted_answer"]  # noqa: Y015
     _WhichOneofArgType__extracted_answer: _TypeAlias = _typing.Literal["_extracted_answer", b"_extracted_answer"]  # noqa: Y015
