@@ -22,6 +22,7 @@ from evalfleet.endpoints import SERVICES
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc, ranking_pb2_grpc
 from evalfleet.generation.v1 import model_pb2, model_pb2_grpc
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
+from evalfleet.scoring.v1 import scoring_pb2_grpc
 from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
@@ -29,6 +30,7 @@ from grpc_status import rpc_status
 
 from services.runtime.free_ports import free_port
 from tests.fakes.rankings import FakeRankings
+from tests.fakes.scoring import FakeScoring
 
 CREATED = Timestamp(seconds=1_790_000_000)
 
@@ -430,6 +432,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         self.rankings = FakeRankings()
         self.aggregation = FakeAggregation()
         self.safety = FakeSafety()
+        self.scoring = FakeScoring()
         # Chosen once: a test may stop the fleet and start it again.
         self.target = f"127.0.0.1:{free_port('127.0.0.1')}"
         self._server: grpc.Server | None = None
@@ -448,6 +451,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.rankings, server)
         aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(self.aggregation, server)
         safety_pb2_grpc.add_SafetyServiceServicer_to_server(self.safety, server)
+        scoring_pb2_grpc.add_ScoringServiceServicer_to_server(self.scoring, server)
         server.add_insecure_port(self.target)
         server.start()
         self._server = server

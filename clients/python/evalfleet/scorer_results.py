@@ -23,12 +23,15 @@ class Score:
     """The score of one output.
 
     ``metrics`` has the value of each metric of the scorer, most from 0 (wrong) to 1 (right); ``extracted_answer`` is
-    what was taken for the model's answer, ``None`` if nothing was.
+    what was taken for the model's answer, ``None`` if nothing was. Of scorers that ask models, ``computed_tokens`` is
+    what they computed for it, and ``is_cached`` says that it was nothing.
     """
 
     metrics: Mapping[str, float]
     extracted_answer: str | None
     scorer: ScorerReference
+    computed_tokens: int = 0
+    is_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ def score_from_message(message: scoring_pb2.ScoreResponse) -> Score:
         metrics=dict(message.metrics),
         extracted_answer=message.extracted_answer if message.HasField("extracted_answer") else None,
         scorer=_reference(message.scorer),
+        computed_tokens=message.usage.computed_prompt_tokens + message.usage.computed_completion_tokens,
+        is_cached=message.cached,
     )
 
 

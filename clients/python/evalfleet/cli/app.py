@@ -9,6 +9,7 @@ import click
 from evalfleet.cli import (
     budget,
     calibrate_guard,
+    calibrate_judge,
     classify,
     compare,
     gate,
@@ -163,6 +164,7 @@ for command in (
     guards.guards,
     guards.policies,
     calibrate_guard.calibrate_guard,
+    calibrate_judge.calibrate_judge,
     generate.generate,
 ):
     cli.add_command(command)

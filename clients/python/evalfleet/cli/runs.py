@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from evalfleet.calibration.judge_record import read_quality
 from evalfleet.cli.reports import groups_option, json_option, known_suite, report, results_console
 from evalfleet.cli.run import watch_run
 from evalfleet.cli.session import Session
@@ -22,10 +23,14 @@ def _parsed_qualities(
 ) -> tuple[GuardQuality, ...]:
     qualities = []
     for value in values:
+        metric, at, file = value.partition("=@")
+        if at and metric:
+            qualities.append(read_quality(Path(file), metric))
+            continue
         match = _QUALITY.fullmatch(value)
         if match is None:
             raise click.BadParameter(
-                f"{value!r} is not [METRIC=]FOUND/UNSAFE,CLEARED/SAFE, for example 182/200,391/400"
+                f"{value!r} is not [METRIC=]FOUND/UNSAFE,CLEARED/SAFE, for example 182/200,391/400, or METRIC=@FILE"
             )
         found, unsafe, cleared, safe = (int(each) for each in match.groups()[1:])
         qualities.append(GuardQuality(match[1] or "unsafe", unsafe, found, safe, cleared))
@@ -56,6 +61,7 @@ Examples:
   evalfleet show r-1a2b3c
   evalfleet show r-1a2b3c --groups --failed
   evalfleet show r-1a2b3c --json - | jq .estimates
+  evalfleet show r-1a2b3c --guard-quality passed=@judge.json
   evalfleet show r-1a2b3c --guard-quality 182/200,391/400
 
 \b
@@ -70,7 +76,8 @@ labelled unsafe it found 182, of 400 labelled safe it cleared 391."""
     multiple=True,
     metavar="[METRIC=]FOUND/UNSAFE,CLEARED/SAFE",
     callback=_parsed_qualities,
-    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. Repeatable.",
+    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. Of a judge: "
+    "METRIC=@FILE, a record of calibrate-judge. Repeatable.",
 )
 @groups_option
 @json_option
