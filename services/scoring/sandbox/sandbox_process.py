@@ -45,7 +45,7 @@ class SandboxProcess:
         """Take over the ends of the pipes to the runner inside, and wait until it is ready for its program.
 
         Raises:
-            SandboxUnavailableError: it ended instead.
+            SandboxUnavailableError: it ended instead, or takes too long.
         """
         self._reports = await self._reader(reports_fd, _LONGEST_REPORT)
         # A whole pipe is read at once, so that how much came before a report does not depend on luck.
@@ -57,8 +57,11 @@ class SandboxProcess:
         # The kernel's own limit lies above the group's, or the watch's, which notice that it was hit.
         processes = limits.processes + _SPARE_PROCESSES
         self._jobs.write(b"%d %d %d %d\n" % (limits.address_bytes, limits.files_bytes, processes, limits.open_files))
-        async with asyncio.timeout(_START_SECONDS):
-            line = await self._reports.readline()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                line = await self._reports.readline()
+        except TimeoutError:
+            raise SandboxUnavailableError(f"a sandbox did not start within {_START_SECONDS:.0f} seconds") from None
         if line != b"warm\n":
             said = (await self._outputs.read(_LONGEST_REPORT)).decode(errors="replace").strip()
             raise SandboxUnavailableError(
