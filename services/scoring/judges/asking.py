@@ -59,7 +59,7 @@ class Asking:
         self._model = model
         self._known = known
         self._places = asyncio.Semaphore(max_concurrent)
-        self._flights: SingleFlight[bytes, Ballot | FleetError] = SingleFlight(_is_personal)
+        self._flights: SingleFlight[tuple[bytes, str], Ballot | FleetError] = SingleFlight(_is_personal)
 
     async def ask(
         self, model: str, rubric: Rubric, prompt: JudgePrompt, decoding: Decoding, *, wants_likelihoods: bool
@@ -75,7 +75,10 @@ class Asking:
         except FleetError as error:
             raise of_judge(error, model) from error
         question = Question(identity, prompt, decoding, tuple(rubric.words), wants_likelihoods)
-        outcome, is_shared = await self._flights.run(question.key(), lambda: self._outcome(model, rubric, question))
+        # The rubric as well: in another one the same words may have other values.
+        outcome, is_shared = await self._flights.run(
+            (question.key(), rubric.digest), lambda: self._outcome(model, rubric, question)
+        )
         if isinstance(outcome, FleetError):
             raise without_usage(outcome) if is_shared else outcome
         if not is_shared:

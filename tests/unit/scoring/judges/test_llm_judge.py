@@ -21,6 +21,7 @@ from services.runtime.errors import (
 from services.scoring.contract import Score, ScoringItem, TextOutput
 from services.scoring.judges.asking import Asking
 from services.scoring.judges.errors import usage_of
+from services.scoring.judges.judge_model import Decoding, JudgePrompt
 from services.scoring.judges.known_answers import KnownAnswers
 from services.scoring.judges.library import open_library
 from services.scoring.parameters import parse_parameters
@@ -206,6 +207,19 @@ async def test_who_asks_the_same_at_once_shares_the_answer_and_one_pays() -> Non
     assert len(model.asked) == 1
     assert sorted(each.cached for each in scores) == [False, True, True, True, True]
     assert sum(each.usage.computed_prompt_tokens for each in scores if each.usage) == 100
+
+
+async def test_rubrics_that_give_words_other_values_share_no_answer_under_way() -> None:
+    verdicts = {"good": 1.0, "bad": 0.0}
+    rubric = LIBRARY.find("correctness").model_copy(update={"verdicts": verdicts})
+    other = rubric.model_copy(update={"verdicts": {**verdicts, "good": 4.0}})
+    model = FakeJudgeModel(lambda *_: "Verdict: good", log_likelihoods=[0.0, -50.0])
+    asking = Asking(model, KnownAnswers(None, METRICS, engine_revision=""), max_concurrent=8)
+    prompt, decoding = JudgePrompt("same", "chat"), Decoding(10, 0.0, 0, 1)
+    one, two = await asyncio.gather(
+        *(asking.ask("models/judge", each, prompt, decoding, wants_likelihoods=True) for each in (rubric, other))
+    )
+    assert (one.votes[0].expected, two.votes[0].expected) == pytest.approx((1.0, 4.0))
 
 
 async def test_who_shares_a_failure_does_not_pay_for_it_again() -> None:
