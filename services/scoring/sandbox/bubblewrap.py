@@ -75,6 +75,7 @@ class BubblewrapSandbox:
     async def _checked(self) -> "_Opened":
         opened = await asyncio.to_thread(_Opened.prepare, self._limits)
         try:
+            opened.groups.weigh(self._running)
             opened.pool = WarmPool(opened.start, self._spare, self._running)
             run = await self._run_in(opened.pool, CHECK)
             if run.ending is not Ending.PASSED:

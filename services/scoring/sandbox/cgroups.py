@@ -71,6 +71,13 @@ class ControlGroups:
         """What can be capped here: of memory, pids, cpu."""
         return tuple(self._parents)
 
+    def weigh(self, programs: int) -> None:
+        """Let all sandboxes together count for so many processes where others want the CPU too."""
+        for name, value in (("cpu.shares", 1024 * programs), ("cpu.weight", min(10_000, 100 * programs))):
+            if "cpu" in self._parents and (self._parents["cpu"] / name).exists():
+                with contextlib.suppress(OSError):
+                    (self._parents["cpu"] / name).write_text(str(value))
+
     def make(self, name: str, limits: SandboxLimits) -> ControlGroup:
         """Make a group with these limits and one core of CPU.
 

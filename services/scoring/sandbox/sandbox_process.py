@@ -77,6 +77,12 @@ class SandboxProcess:
         """Whether it can still take a program."""
         return not self._exit_status.done()
 
+    def use_core(self, core: int) -> None:
+        """Let it run on one core only, before its program comes: it cannot change that, nor can what it starts."""
+        for process in children_of(self._first_process or 0):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(process, {core})
+
     @property
     def output(self) -> str:
         """The beginning of what the program wrote."""

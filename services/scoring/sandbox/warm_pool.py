@@ -1,6 +1,8 @@
 """Sandboxes that are started before there is a program for them; each takes one program and ends with it."""
 
 import asyncio
+import os
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,9 @@ class WarmPool:
         self._places = Places(running)
         self._ready: deque[asyncio.Future[SandboxProcess]] = deque()
         self._ending: set[asyncio.Future[None]] = set()
+        # A core each, in no order: other services on this machine may hand out the same ones.
+        cores = list(os.sched_getaffinity(0))
+        self._cores = random.sample(cores, len(cores)) if running <= len(cores) else []
 
     @asynccontextmanager
     async def sandbox(self) -> AsyncIterator[SandboxProcess]:
@@ -30,9 +35,14 @@ class WarmPool:
         """
         async with self._places.place():
             process = await self._take()
+            core = self._cores.pop() if self._cores else None
+            if core is not None:
+                process.use_core(core)
             try:
                 yield process
             finally:
+                if core is not None:
+                    self._cores.append(core)
                 process.kill()
                 ending = asyncio.ensure_future(process.end())
                 self._ending.add(ending)
