@@ -99,6 +99,7 @@ class Renderer:
         environment.filters = {name: environment.filters[name] for name in _FILTERS}
         environment.filters["regex_replace"] = _regex_replace
         environment.filters["regex_find"] = _regex_find
+        environment.filters["positions"] = _positions
         environment.globals = {"range": environment.globals["range"]}
         self._environment = environment
 
@@ -252,6 +253,11 @@ def _checked_text(text: str) -> str:
 def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) -> str:
     """``re.sub``, named and ordered as in lm-evaluation-harness."""
     return re.sub(pattern, replacement, text, count=count)
+
+
+def _positions(values: Iterable[Any], wanted: Any) -> list[int]:
+    """Where ``wanted`` stands in a list, from 0."""
+    return [index for index, value in enumerate(values) if value == wanted]
 
 
 def _regex_find(text: str, pattern: str) -> list[Any]:

@@ -23,6 +23,7 @@ from services.scoring.parameters import parse_parameters
 from services.scoring.sandbox.choosing import NoSandbox
 from services.scoring.sandbox.contract import Sandbox
 from services.scoring.scorers.bleu import Bleu
+from services.scoring.scorers.choice_probabilities import ChoiceProbabilities
 from services.scoring.scorers.chrf import Chrf
 from services.scoring.scorers.code_execution import CodeExecution
 from services.scoring.scorers.contains import Contains
@@ -192,6 +193,7 @@ def builtin_scorers(sandbox: Sandbox | None = None) -> tuple[AnyScorer, ...]:
     """
     return (
         Bleu(),
+        ChoiceProbabilities(),
         Chrf(),
         CodeExecution(sandbox or NoSandbox()),
         Contains(),

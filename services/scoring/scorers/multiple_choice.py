@@ -3,13 +3,17 @@
 import math
 from collections.abc import Sequence
 
-from services.runtime.errors import FieldViolation
-from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
-from services.scoring.errors import LogLikelihoodError
+from services.scoring.choices import check_log_likelihoods, first_highest
+from services.scoring.contract import (
+    ChoicesOutput,
+    MetricDescription,
+    Output,
+    Score,
+    ScorerDescription,
+    ScorerParameters,
+    ScoringItem,
+)
 from services.scoring.requirements import require_choices
-
-# A sum of float32 log-probabilities can end a little above zero.
-_ROUNDING = 1e-3
 
 
 class MultipleChoiceParameters(ScorerParameters):
@@ -24,11 +28,12 @@ class MultipleChoice:
         version="1",
         description="Multiple choice by log-likelihood, as lm-evaluation-harness 0.4.13 does: acc takes the choice "
         "with the highest log-likelihood, acc_norm the one with the highest log-likelihood divided by the choice's "
-        "length in characters (without the delimiter before it; an empty choice is never taken). The first of equals "
-        "is taken. With several right choices any of them counts.",
+        "length in characters (without the delimiter before it; an empty choice is never taken), acc_bytes likewise by "
+        "its length in bytes of UTF-8. The first of equals is taken. With several right choices any of them counts.",
         metrics=(
             MetricDescription("acc", "1 if the choice with the highest log-likelihood is right."),
             MetricDescription("acc_norm", "1 if the choice with the highest log-likelihood per character is right."),
+            MetricDescription("acc_bytes", "1 if the choice with the highest log-likelihood per byte is right."),
         ),
     )
     parameters_type = MultipleChoiceParameters
@@ -36,38 +41,19 @@ class MultipleChoice:
     def score(self, parameters: MultipleChoiceParameters, item: ScoringItem, output: Output) -> Score:
         """Judge one item; raises what ``Scorer.score`` says."""
         given = require_choices(self.about.name, item, output)
-        _check_log_likelihoods(given.log_likelihoods)
-        taken = _first_highest(given.log_likelihoods)
-        taken_normalised = _first_highest(
-            [
-                value / len(choice) if choice else -math.inf
-                for value, choice in zip(given.log_likelihoods, given.choices, strict=True)
-            ]
-        )
+        check_log_likelihoods(given.log_likelihoods)
+        taken = first_highest(given.log_likelihoods)
+        taken_normalised = _first_highest_per_unit(given, [len(choice) for choice in given.choices])
+        taken_by_bytes = _first_highest_per_unit(given, [len(choice.encode()) for choice in given.choices])
         metrics = {
             "acc": float(taken in item.gold_indices),
             "acc_norm": float(taken_normalised in item.gold_indices),
+            "acc_bytes": float(taken_by_bytes in item.gold_indices),
         }
         return Score(metrics, given.choices[taken])
 
 
-def _first_highest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _check_log_likelihoods(values: Sequence[float]) -> None:
-    wrong = [index for index, value in enumerate(values) if math.isnan(value) or value > _ROUNDING]
-    if wrong:
-        raise LogLikelihoodError(
-            "a log-likelihood is a number at or below 0 (or -inf); "
-            + ", ".join(f"choice {index} has {values[index]}" for index in wrong[:5]),
-            metadata={"choice": str(wrong[0])},
-            field_violations=tuple(
-                FieldViolation(f"choices.log_likelihoods[{index}]", f"is {values[index]}") for index in wrong[:5]
-            ),
-        )
-    if all(value == -math.inf for value in values):
-        raise LogLikelihoodError(
-            "every choice has log-likelihood -inf, so none is likelier than another; check the model's precision",
-            field_violations=(FieldViolation("choices.log_likelihoods", "are all -inf"),),
-        )
+def _first_highest_per_unit(given: ChoicesOutput, lengths: Sequence[int]) -> int:
+    return first_highest(
+        [value / length if length else -math.inf for value, length in zip(given.log_likelihoods, lengths, strict=True)]
+    )

@@ -19,7 +19,7 @@ from tests.fakes.judge_model import fake_judge
 
 PUBLIC = {"gsm8k", "mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc1", "bbh", "boolq", "piqa", "winogrande"} | {
     "commonsenseqa", "xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench", "bbq",
-    "humaneval", "mbpp"}  # fmt: skip
+    "humaneval", "mbpp", "truthfulqa_mc2"}  # fmt: skip
 HARNESS = PUBLIC - {"xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench"}
 
 # Rows of the files that each task reads, and how many of them its filter keeps.
@@ -39,6 +39,7 @@ ITEM_COUNTS = {
     "arc_challenge": 300,
     "hellaswag": 500,
     "truthfulqa_mc1": 300,
+    "truthfulqa_mc2": 300,
     "boolq": 300,
     "piqa": 400,
     "winogrande": 400,
@@ -65,7 +66,11 @@ def test_every_public_set_has_a_task_and_the_harness_ones_say_its_version(catalo
         comparable = families[name].spec.comparable_to
         assert comparable is not None
         assert str(comparable).startswith("lm-evaluation-harness 0.4.13, ")
-    assert {name for name in families if families[name].spec.provenance.canary} == {"truthfulqa_mc1", "bbh"}
+    assert {name for name in families if families[name].spec.provenance.canary} == {
+        "truthfulqa_mc1",
+        "truthfulqa_mc2",
+        "bbh",
+    }
 
 
 def test_every_scorer_exists_takes_its_parameters_and_gives_its_metrics(catalog: Catalog) -> None:
@@ -102,7 +107,8 @@ def test_the_right_answer_scores_as_right(catalog: Catalog, public_data: DataRoo
             score = bound.score(ScoringItem(targets=item.targets, gold_indices=gold), right_output(task, item))
             for metric in use.metrics:
                 if metric.name != "acc_norm":
-                    assert score.metrics[metric.source] == 1.0, (item, metric)
+                    best = 1.0 if metric.higher_is_better else 0.0
+                    assert score.metrics[metric.source] == pytest.approx(best), (item, metric)
 
 
 def right_output(task: Task, item: Item) -> Output:

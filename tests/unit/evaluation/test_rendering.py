@@ -216,6 +216,7 @@ def test_expressions_give_plain_data() -> None:
     assert value_of("{'a': (1, 2)}") == {"a": [1, 2]}
     assert value_of("q.strip().split(' ')[-1]", q=" a b ") == "b"
     assert value_of("q | regex_replace('[0-9]+', '#')", q="a12b3") == "a#b#"
+    assert value_of("q | positions(1)", q=[1, 0, 1, "1"]) == [0, 2]
     assert value_of("q | regex_find('[0-9]+')", q="a12b3") == ["12", "3"]
     with pytest.raises(RenderingError, match="Renderer"):
         plain(RENDERER)

@@ -37,7 +37,12 @@ def judge(log_likelihoods: list[float], choices: list[str], *gold: int) -> Score
 def test_cases_checked_by_hand(
     log_likelihoods: list[float], choices: list[str], gold: tuple[int, ...], acc: float, acc_norm: float
 ) -> None:
-    assert judge(log_likelihoods, choices, *gold).metrics == {"acc": acc, "acc_norm": acc_norm}
+    metrics = judge(log_likelihoods, choices, *gold).metrics
+    assert (metrics["acc"], metrics["acc_norm"]) == (acc, acc_norm)
+
+
+def test_length_in_bytes() -> None:
+    assert judge([-5.0, -2.0], ["éé", "a"], 0).metrics == {"acc": 0.0, "acc_norm": 0.0, "acc_bytes": 1.0}
 
 
 def test_the_answer_is_the_likeliest_choice() -> None:
@@ -58,6 +63,8 @@ def test_equals_numpys_argmax(pairs: list[tuple[float, str]], data: st.DataObjec
     score = judge([value for value, _ in pairs], [choice for _, choice in pairs], gold)
     assert score.metrics["acc"] == float(np.argmax(values) == gold)
     assert score.metrics["acc_norm"] == float(np.argmax(values / lengths) == gold)
+    in_bytes = np.array([float(len(choice.encode("utf-8"))) for _, choice in pairs])
+    assert score.metrics["acc_bytes"] == float(np.argmax(values / in_bytes) == gold)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 0.5])

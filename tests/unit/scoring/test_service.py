@@ -67,7 +67,7 @@ async def test_scores_choices(stub: Stub) -> None:
         choices=scoring_pb2.ChoiceScores(log_likelihoods=[-2.0, -3.0], choices=["a", "abc"]),
         gold_indices=[1],
     )
-    assert dict((await stub.Score(message)).metrics) == {"acc": 0.0, "acc_norm": 1.0}
+    assert dict((await stub.Score(message)).metrics) == {"acc": 0.0, "acc_norm": 1.0, "acc_bytes": 1.0}
 
 
 async def test_errors_are_typed(stub: Stub) -> None:
@@ -160,7 +160,7 @@ async def test_lists_and_reads_scorers(stub: Stub) -> None:
     assert parameters["regexes_to_ignore"].default_value.HasField("list_value")
     assert parameters["pattern"].default_value.HasField("null_value")
     assert parameters["filters"].type == "list of object"
-    assert [metric.name for metric in scorers["scorers/multiple_choice"].metrics] == ["acc", "acc_norm"]
+    assert [metric.name for metric in scorers["scorers/multiple_choice"].metrics] == ["acc", "acc_norm", "acc_bytes"]
     error = await failure(stub.GetScorer(scoring_pb2.GetScorerRequest(name="scorers/refusl")))
     assert "refusal" in error.metadata["nearest"]
 
