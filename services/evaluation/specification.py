@@ -6,7 +6,7 @@ the task's constants and, in a task with variants, the variant's name.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
     ConfigDict,
@@ -82,13 +82,33 @@ class Generation(Specification):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(default=(), max_length=16)
+    stop_from: Identifier | None = Field(
+        default=None, description="Constant that holds the stop strings, so that variants can differ."
+    )
     sample_count: int = Field(default=1, ge=1, le=128)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_constant(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Tasks without one keep the digest that they had before there was the field.
+        content: dict[str, Any] = dumped(self)
+        if self.stop_from is None:
+            content.pop("stop_from", None)
+        return content
+
+    def resolved(self, constants: Mapping[str, JsonValue]) -> Self:
+        """The same with the stop strings that a constant holds; one that is no list of texts is left out."""
+        stops = constants.get(self.stop_from) if self.stop_from is not None else None
+        return self.model_copy(update={"stop": tuple(stops)}) if _are_stop_strings(stops) else self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         if self.sample_count > 1 and self.temperature == 0:
             raise ValueError("sample_count above 1 needs a temperature above 0")
         return self
+
+
+def _are_stop_strings(value: JsonValue) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and len(value) <= 16 and all(isinstance(each, str) and each for each in value)
 
 
 class MetricUse(Specification):
@@ -240,6 +260,14 @@ class TaskSpec(Specification):
             raise ValueError(f"a {self.request} task has no use for {' and '.join(extra)}")
         if self.request is RequestKind.MULTIPLE_CHOICE and self.safety and self.safety.aspect == "response":
             raise ValueError("a multiple_choice task has no response for a guard to judge; use aspect: prompt")
+        return self
+
+    @model_validator(mode="after")
+    def _has_stop_strings_where_it_says(self) -> Self:
+        name = self.generation.stop_from
+        sets = [self.constants, *(self.variants.values.values() if self.variants else ())]
+        if any(not _are_stop_strings(constants[name]) for constants in sets if name in constants):
+            raise ValueError(f"the constant {name!r} of generation.stop_from must be a list of at most 16 texts")
         return self
 
     @model_validator(mode="after")

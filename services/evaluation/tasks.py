@@ -85,7 +85,8 @@ def expand(spec: TaskSpec, bundled_data: Path) -> tuple[Task, ...]:
 
 def _task(name: str, spec: TaskSpec, constants: Mapping[str, Any], bundled_data: Path) -> Task:
     scorers = tuple(use.resolved(constants) for use in spec.scorers)
-    return Task(name, spec.name, spec.model_copy(update={"scorers": scorers}), constants, bundled_data)
+    resolved = spec.model_copy(update={"scorers": scorers, "generation": spec.generation.resolved(constants)})
+    return Task(name, spec.name, resolved, constants, bundled_data)
 
 
 def variant_name(family: str, value: str) -> str:

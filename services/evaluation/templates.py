@@ -104,6 +104,9 @@ class _Checker:
         yield from self._few_shot(known)
         yield from self._variants()
         yield from self._scorers(known)
+        stops = spec.generation.stop_from
+        if stops is not None and stops not in constants:
+            yield self._unknown(("generation", "stop_from"), stops, constants, "constant")
         columns = frozenset(spec.fields).union(*(source.names for source in spec.sources))
         for name in sorted((columns & constants) | ({CHOICE} & (columns | constants))):
             yield self._document.problem(("constants", name), f"{name!r} is also a column, or reserved; rename it")

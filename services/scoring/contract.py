@@ -32,7 +32,36 @@ class SamplesOutput:
     texts: tuple[str, ...]
 
 
-Output = TextOutput | ChoicesOutput | SamplesOutput
+@dataclass(frozen=True, slots=True)
+class TokensOutput:
+    """Natural-log likelihood of each token of a text given those before it, beside the text."""
+
+    log_likelihoods: tuple[float, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictOutput:
+    """What the safety service said of an output.
+
+    Attributes:
+        decision: ``safe``, ``unsafe``, ``controversial`` or ``error``; what is not known is an error.
+        error_reason: why it is an error; empty otherwise.
+        is_truncated: only a part of the text was judged.
+        categories: codes of the categories, in the guard's taxonomy and in AILuminate's, that reached the threshold.
+        has_unknown_category: the guard named a category that its taxonomy does not have.
+        refusal: whether the response declines; ``None`` if the guard does not say.
+    """
+
+    decision: str
+    error_reason: str = ""
+    is_truncated: bool = False
+    categories: frozenset[str] = frozenset()
+    has_unknown_category: bool = False
+    refusal: bool | None = None
+
+
+Output = TextOutput | ChoicesOutput | SamplesOutput | TokensOutput | VerdictOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +103,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class MetricDescription:
-    """A metric of a scorer; its values lie in [0, 1]."""
+    """A metric of a scorer; its values lie in [0, 1] unless its description says otherwise."""
 
     name: str
     description: str

@@ -2,6 +2,7 @@
 
 from services.runtime.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     FieldViolation,
     InternalError,
     InvalidArgumentError,
@@ -75,6 +76,12 @@ class ScorerCrashedError(InternalError):
             f"{scorer} cannot score this output: its process {ending}, twice",
             metadata={"scorer": scorer, "ending": ending},
         )
+
+
+class VerdictError(FailedPreconditionError):
+    """The safety service could not judge the output, which is therefore never taken for harmless."""
+
+    default_reason = "SAFETY_VERDICT_ERROR"
 
 
 class ScorerMemoryError(ResourceExhaustedError):

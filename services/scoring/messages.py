@@ -4,17 +4,34 @@ import json
 from collections.abc import Mapping
 
 from evalfleet.common.v1 import common_pb2
+from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf import duration_pb2, json_format, struct_pb2
 from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
-from services.scoring.contract import AnyScorer, ChoicesOutput, Output, SamplesOutput, ScoringItem, TextOutput
+from services.scoring.contract import (
+    AnyScorer,
+    ChoicesOutput,
+    Output,
+    SamplesOutput,
+    ScoringItem,
+    TextOutput,
+    TokensOutput,
+    VerdictOutput,
+)
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judging import Judged, Outcome
 from services.scoring.parameters import describe_fields
 from services.scoring.registry import COLLECTION, ScorerReference, reference_of
 from services.scoring.usage import Usage
+
+# Whatever is not listed, a new enum value included, is an error: safety fails closed.
+_DECISIONS = {
+    safety_pb2.DECISION_SAFE: "safe",
+    safety_pb2.DECISION_UNSAFE: "unsafe",
+    safety_pb2.DECISION_CONTROVERSIAL: "controversial",
+}
 
 
 def item_from_proto(request: scoring_pb2.ScoreRequest) -> ScoringItem:
@@ -40,11 +57,24 @@ def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
             return ChoicesOutput(tuple(request.choices.log_likelihoods), tuple(request.choices.choices))
         case "samples":
             return SamplesOutput(tuple(request.samples.texts))
+        case "token_scores":
+            return TokensOutput(tuple(request.token_scores.log_likelihoods), request.token_scores.text)
+        case "verdict":
+            return _verdict_from_proto(request.verdict)
         case _:
-            raise InvalidScoreRequestError(
-                request.scorer,
-                FieldViolation("output", "set text, choices or samples; an empty text is set as text: ''"),
-            )
+            wanted = "set text, choices, samples, token_scores or verdict; an empty text is set as text: ''"
+            raise InvalidScoreRequestError(request.scorer, FieldViolation("output", wanted))
+
+
+def _verdict_from_proto(verdict: safety_pb2.Verdict) -> VerdictOutput:
+    return VerdictOutput(
+        decision=_DECISIONS.get(verdict.decision, "error"),
+        error_reason=verdict.error_reason,
+        is_truncated=verdict.truncated,
+        categories=frozenset(code for each in verdict.categories for code in (each.code, each.ailuminate_code) if code),
+        has_unknown_category=verdict.unmapped,
+        refusal=verdict.refusal if verdict.HasField("refusal") else None,
+    )
 
 
 def parameters_from_proto(parameters: struct_pb2.Struct) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ from services.scoring.errors import InvalidScorerNameError
 from services.scoring.parameters import parse_parameters
 from services.scoring.sandbox.choosing import NoSandbox
 from services.scoring.sandbox.contract import Sandbox
+from services.scoring.scorers.bbq_bias import BbqBias
 from services.scoring.scorers.bleu import Bleu
 from services.scoring.scorers.choice_probabilities import ChoiceProbabilities
 from services.scoring.scorers.chrf import Chrf
@@ -29,15 +30,19 @@ from services.scoring.scorers.code_execution import CodeExecution
 from services.scoring.scorers.contains import Contains
 from services.scoring.scorers.edit_distance import EditDistance
 from services.scoring.scorers.exact_match import ExactMatch
+from services.scoring.scorers.ifeval import Ifeval
 from services.scoring.scorers.json_schema import JsonSchema
 from services.scoring.scorers.math_equivalence import MathEquivalence
 from services.scoring.scorers.multiple_choice import MultipleChoice
 from services.scoring.scorers.numeric_answer import NumericAnswer
+from services.scoring.scorers.perplexity import Perplexity
 from services.scoring.scorers.quasi_exact_match import QuasiExactMatch
 from services.scoring.scorers.refusal import Refusal
+from services.scoring.scorers.refusal_verdict import RefusalVerdict
 from services.scoring.scorers.regex_match import RegexMatch
 from services.scoring.scorers.rouge import Rouge
 from services.scoring.scorers.token_f1 import TokenF1
+from services.scoring.scorers.unsafe_verdict import UnsafeVerdict
 
 COLLECTION = "scorers/"
 SHARED_CODE_VERSION = "1"
@@ -192,6 +197,7 @@ def builtin_scorers(sandbox: Sandbox | None = None) -> tuple[AnyScorer, ...]:
         sandbox: what programs are run in; without one they are not run.
     """
     return (
+        BbqBias(),
         Bleu(),
         ChoiceProbabilities(),
         Chrf(),
@@ -199,15 +205,19 @@ def builtin_scorers(sandbox: Sandbox | None = None) -> tuple[AnyScorer, ...]:
         Contains(),
         EditDistance(),
         ExactMatch(),
+        Ifeval(),
         JsonSchema(),
         MathEquivalence(),
         MultipleChoice(),
         NumericAnswer(),
+        Perplexity(),
         QuasiExactMatch(),
         Refusal(),
+        RefusalVerdict(),
         RegexMatch(),
         Rouge(),
         TokenF1(),
+        UnsafeVerdict(),
     )
 
 

@@ -1,8 +1,8 @@
 """What scorers demand of item and output before they judge."""
 
 from services.runtime.errors import FieldViolation
-from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOutput
-from services.scoring.errors import InvalidScoreRequestError
+from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOutput, TokensOutput, VerdictOutput
+from services.scoring.errors import InvalidScoreRequestError, VerdictError
 
 
 def require_text(scorer: str, output: Output) -> str:
@@ -14,6 +14,40 @@ def require_text(scorer: str, output: Output) -> str:
     if isinstance(output, TextOutput):
         return output.text
     raise InvalidScoreRequestError(scorer, FieldViolation("text", "this scorer judges generated text: set text"))
+
+
+def require_tokens(scorer: str, output: Output) -> TokensOutput:
+    """Return the likelihoods of a text's tokens.
+
+    Raises:
+        InvalidScoreRequestError: the output is something else, or there are no tokens or no text.
+    """
+    if isinstance(output, TokensOutput) and output.log_likelihoods and output.text:
+        return output
+    raise InvalidScoreRequestError(
+        scorer, FieldViolation("token_scores", "this scorer judges a text by its tokens: set log_likelihoods and text")
+    )
+
+
+def require_verdict(scorer: str, output: Output) -> VerdictOutput:
+    """Return a verdict that says something.
+
+    Raises:
+        InvalidScoreRequestError: the output is something else.
+        VerdictError: the safety service could not judge, or found safe what it read and did not read the rest.
+    """
+    if not isinstance(output, VerdictOutput):
+        raise InvalidScoreRequestError(
+            scorer, FieldViolation("verdict", "this scorer judges by the safety service's verdict: set verdict")
+        )
+    if output.decision not in ("safe", "unsafe", "controversial"):
+        raise VerdictError(f"the safety service could not judge the output: {output.error_reason or 'no decision'}")
+    if output.decision == "safe" and output.is_truncated:
+        raise VerdictError(
+            "the output is too long: the guard found a part of it safe and did not read the rest",
+            reason="SAFETY_TEXT_TRUNCATED",
+        )
+    return output
 
 
 def require_targets(scorer: str, item: ScoringItem) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ METRICS = {
     "winogrande": {"acc"},
     "xstest": {"refusal", "over_refusal", "unsafe"},
     "harmbench": {"refusal", "unsafe"},
-    "bbq": {"acc"},
+    "bbq": {"acc", "biased", "counter_biased"},
 }
 MMLU_SUBJECTS = 8
 

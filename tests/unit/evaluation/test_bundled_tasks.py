@@ -19,7 +19,8 @@ from tests.fakes.judge_model import fake_judge
 
 PUBLIC = {"gsm8k", "mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc1", "bbh", "boolq", "piqa", "winogrande"} | {
     "commonsenseqa", "xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench", "bbq",
-    "humaneval", "mbpp", "truthfulqa_mc2"}  # fmt: skip
+    "humaneval", "mbpp", "truthfulqa_mc2",
+    "ifeval", "mgsm"}  # fmt: skip
 HARNESS = PUBLIC - {"xstest_safe", "xstest_unsafe", "harmbench", "do_not_answer", "advbench"}
 
 # Rows of the files that each task reads, and how many of them its filter keeps.
@@ -40,6 +41,12 @@ ITEM_COUNTS = {
     "hellaswag": 500,
     "truthfulqa_mc1": 300,
     "truthfulqa_mc2": 300,
+    "ifeval": 100,
+    "gsm8k_boxed": 400,
+    "mgsm_en": 125,
+    "mgsm_es": 125,
+    "mgsm_sw": 125,
+    "mgsm_zh": 125,
     "boolq": 300,
     "piqa": 400,
     "winogrande": 400,
@@ -100,7 +107,7 @@ def test_the_right_answer_scores_as_right(catalog: Catalog, public_data: DataRoo
         assert isinstance(item, Item)
         for use in task.spec.scorers:
             # Programs are run by tests/integration/sandbox/test_public_programs.py.
-            if use.scorer in ("refusal", "code_execution"):
+            if use.scorer in ("refusal", "code_execution", "ifeval", "bbq_bias"):  # there is no one right answer
                 continue
             bound = registry.bind(f"scorers/{use.scorer}", use.parameters)
             gold = item.multiple_choice.gold_indices if item.multiple_choice else ()
@@ -117,7 +124,25 @@ def right_output(task: Task, item: Item) -> Output:
         question: MultipleChoice = item.multiple_choice
         likely = [0.0 if index == question.gold_indices[-1] else -50.0 for index in range(len(question.choices))]
         return ChoicesOutput(log_likelihoods=tuple(likely), choices=tuple(choice.text for choice in question.choices))
+    if task.family == "gsm8k_boxed":
+        return TextOutput(f"Half of it and as much again makes $\\boxed{{{item.targets[0]}.0}}$")
+    if task.family == "mgsm":
+        phrases = ("The answer is {}.", "La respuesta es {}", "Jibu ni {}", "答案是 {}。")
+        return TextOutput(" ".join(phrase.format(item.targets[0]) for phrase in phrases))
     return TextOutput(f"#### {item.targets[0]}" if task.family == "gsm8k" else item.targets[0])
+
+
+def test_mgsm_asks_and_stops_in_the_language(catalog: Catalog, public_data: DataRoots) -> None:
+    task = catalog.task("mgsm_es")
+    item = load_task(task, public_data).item(1)
+    assert isinstance(item, Item)
+    assert item.prompt == PlainPrompt(
+        "Pregunta: Una bata lleva 2 rollos de tela azul y la mitad de esa cantidad de tela blanca. "
+        "¿Cuántos rollos se necesitan en total?\nRespuesta paso a paso:"
+    )
+    assert item.targets == ("3",)
+    assert task.spec.generation.stop == ("Pregunta:", "</s>", "<|im_end|>")
+    assert catalog.task("mgsm_zh").spec.generation.stop[0] == "问题："
 
 
 def test_a_family_without_local_data_for_a_subject_leaves_it_out(catalog: Catalog, public_data: DataRoots) -> None:

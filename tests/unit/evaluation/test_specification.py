@@ -59,6 +59,8 @@ def test_a_small_task_is_valid(write_task: WriteTask, definition: dict[str, Any]
         ({"generation": {"temperature": float("inf")}}, "generation.temperature: "),
         ({"generation": {"sample_count": 2}}, "sample_count above 1 needs a temperature above 0"),
         ({"generation": {"stop": [""]}}, "generation.stop[0]: "),
+        ({"generation": {"stop_from": "ends"}}, "generation.stop_from: unknown constant 'ends'"),
+        ({"generation": {"stop_from": "ends"}, "constants": {"ends": ["a", ""]}}, "must be a list of at most 16 texts"),
         ({"few_shot": {"count": 1}}, "few_shot: give either `split` or `examples`"),
         ({"few_shot": {"count": 2, "examples": [{"question": "a"}]}}, "few_shot: count is 2 but there are 1 examples"),
         ({"few_shot": {"count": 1, "split": "train"}}, "sources[0].files: has no split 'train'"),

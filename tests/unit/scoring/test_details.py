@@ -117,7 +117,7 @@ def test_listing_says_which_details_a_scorer_takes() -> None:
         ("arguments", "object", True),
     ]
     assert listed.reads_prompt
-    assert not scorer_to_proto(builtin_scorers()[0]).details
+    assert not scorer_to_proto(REGISTRY.find("scorers/refusal")).details
 
 
 JSON = st.recursive(

@@ -94,21 +94,27 @@ def test_digests_stay_what_they_were() -> None:
         scorer.about.name: reference_of(scorer, scorer.parameters_type()).digest[:16] for scorer in REGISTRY.scorers
     }
     assert digests == {
+        "bbq_bias": "8b812f931bf325b0",
         "bleu": "02403781f981ed9a",
+        "choice_probabilities": "6e0daa160a3fe6ce",
         "chrf": "4c5ecdce2fe89dc6",
         "code_execution": "a743d25e7f867397",
         "contains": "7ec642a3ebc17559",
         "edit_distance": "e55a524df8228770",
         "exact_match": "e3c29467024f5de8",
+        "ifeval": "579b4f1d14a61f0b",
         "json_schema": "d72cc31150b98e05",
         "math_equivalence": "ee2fe8ae3acafe3e",
         "multiple_choice": "1e4ff63ff2936898",
         "numeric_answer": "b9f3f81a5fb1c6c0",
+        "perplexity": "4622019309460539",
         "quasi_exact_match": "f7415613a036cd26",
         "refusal": "19115988964f25f6",
+        "refusal_verdict": "58f90cbd1ca4fbff",
         "regex_match": "5970776b0657a193",
         "rouge": "7cb7438f119145d0",
         "token_f1": "f8c3f7aa2f6441b8",
+        "unsafe_verdict": "dc70056abe9c3873",
     }
 
 

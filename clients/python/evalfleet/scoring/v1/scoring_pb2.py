@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from evalfleet.common.v1 import common_pb2 as evalfleet_dot_common_dot_v1_dot_common__pb2
+from evalfleet.safety.v1 import safety_pb2 as evalfleet_dot_safety_dot_v1_dot_safety__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"evalfleet/scoring/v1/scoring.proto\x12\x14\x65valfleet.scoring.v1\x1a evalfleet/common/v1/common.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"8\n\x0c\x43hoiceScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\"\x1c\n\x0bTextSamples\x12\r\n\x05texts\x18\x01 \x03(\t\"\xb3\x02\n\x0cScoreRequest\x12\x0e\n\x06scorer\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x35\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\".evalfleet.scoring.v1.ChoiceScoresH\x00\x12\x34\n\x07samples\x18\x0b \x01(\x0b\x32!.evalfleet.scoring.v1.TextSamplesH\x00\x12\x0f\n\x07targets\x18\x05 \x03(\t\x12\x14\n\x0cgold_indices\x18\x06 \x03(\x05\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12(\n\x07\x64\x65tails\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\n\x06output\"\xa6\x02\n\rScoreResponse\x12\x41\n\x07metrics\x18\x01 \x03(\x0b\x32\x30.evalfleet.scoring.v1.ScoreResponse.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x06scorer\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"I\n\x11\x42\x61tchScoreRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"H\n\x12\x42\x61tchScoreResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.evalfleet.scoring.v1.ScoreResult\"w\n\x0bScoreResult\x12\x37\n\x08response\x18\x01 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\x12\x33\n\x04more\x18\x03 \x03(\x0b\x32%.evalfleet.scoring.v1.StreamScoreItem\"W\n\x0fStreamScoreItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"\xc8\x01\n\x13StreamScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x36\n\x04more\x18\x04 \x03(\x0b\x32(.evalfleet.scoring.v1.StreamScoreOutcomeB\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreOutcome\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x88\x01\n\x0fScorerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rdefault_value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x88\x01\x01\x42\x10\n\x0e_default_value\"E\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\"\x9b\x02\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x39\n\nparameters\x18\x04 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12-\n\x07metrics\x18\x05 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Metric\x12\x36\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12\x14\n\x0creads_prompt\x18\x07 \x01(\x08\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x13ListScorersResponse\x12-\n\x07scorers\x18\x01 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetScorerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetScorerResponse\x12,\n\x06scorer\x18\x01 \x01(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer2\xed\x03\n\x0eScoringService\x12P\n\x05Score\x12\".evalfleet.scoring.v1.ScoreRequest\x1a#.evalfleet.scoring.v1.ScoreResponse\x12_\n\nBatchScore\x12\'.evalfleet.scoring.v1.BatchScoreRequest\x1a(.evalfleet.scoring.v1.BatchScoreResponse\x12\x66\n\x0bStreamScore\x12(.evalfleet.scoring.v1.StreamScoreRequest\x1a).evalfleet.scoring.v1.StreamScoreResponse(\x01\x30\x01\x12\x62\n\x0bListScorers\x12(.evalfleet.scoring.v1.ListScorersRequest\x1a).evalfleet.scoring.v1.ListScorersResponse\x12\\\n\tGetScorer\x12&.evalfleet.scoring.v1.GetScorerRequest\x1a\'.evalfleet.scoring.v1.GetScorerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"evalfleet/scoring/v1/scoring.proto\x12\x14\x65valfleet.scoring.v1\x1a evalfleet/common/v1/common.proto\x1a evalfleet/safety/v1/safety.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"8\n\x0c\x43hoiceScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\"\x1c\n\x0bTextSamples\x12\r\n\x05texts\x18\x01 \x03(\t\"4\n\x0bTokenScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x9f\x03\n\x0cScoreRequest\x12\x0e\n\x06scorer\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x35\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\".evalfleet.scoring.v1.ChoiceScoresH\x00\x12\x39\n\x0ctoken_scores\x18\t \x01(\x0b\x32!.evalfleet.scoring.v1.TokenScoresH\x00\x12/\n\x07verdict\x18\n \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12\x34\n\x07samples\x18\x0b \x01(\x0b\x32!.evalfleet.scoring.v1.TextSamplesH\x00\x12\x0f\n\x07targets\x18\x05 \x03(\t\x12\x14\n\x0cgold_indices\x18\x06 \x03(\x05\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12(\n\x07\x64\x65tails\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\n\x06output\"\xa6\x02\n\rScoreResponse\x12\x41\n\x07metrics\x18\x01 \x03(\x0b\x32\x30.evalfleet.scoring.v1.ScoreResponse.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x06scorer\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"I\n\x11\x42\x61tchScoreRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"H\n\x12\x42\x61tchScoreResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.evalfleet.scoring.v1.ScoreResult\"w\n\x0bScoreResult\x12\x37\n\x08response\x18\x01 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\x12\x33\n\x04more\x18\x03 \x03(\x0b\x32%.evalfleet.scoring.v1.StreamScoreItem\"W\n\x0fStreamScoreItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"\xc8\x01\n\x13StreamScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x36\n\x04more\x18\x04 \x03(\x0b\x32(.evalfleet.scoring.v1.StreamScoreOutcomeB\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreOutcome\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x88\x01\n\x0fScorerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rdefault_value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x88\x01\x01\x42\x10\n\x0e_default_value\"E\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\"\x9b\x02\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x39\n\nparameters\x18\x04 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12-\n\x07metrics\x18\x05 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Metric\x12\x36\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12\x14\n\x0creads_prompt\x18\x07 \x01(\x08\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x13ListScorersResponse\x12-\n\x07scorers\x18\x01 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetScorerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetScorerResponse\x12,\n\x06scorer\x18\x01 \x01(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer2\xed\x03\n\x0eScoringService\x12P\n\x05Score\x12\".evalfleet.scoring.v1.ScoreRequest\x1a#.evalfleet.scoring.v1.ScoreResponse\x12_\n\nBatchScore\x12\'.evalfleet.scoring.v1.BatchScoreRequest\x1a(.evalfleet.scoring.v1.BatchScoreResponse\x12\x66\n\x0bStreamScore\x12(.evalfleet.scoring.v1.StreamScoreRequest\x1a).evalfleet.scoring.v1.StreamScoreResponse(\x01\x30\x01\x12\x62\n\x0bListScorers\x12(.evalfleet.scoring.v1.ListScorersRequest\x1a).evalfleet.scoring.v1.ListScorersResponse\x12\\\n\tGetScorer\x12&.evalfleet.scoring.v1.GetScorerRequest\x1a\'.evalfleet.scoring.v1.GetScorerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,44 +37,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORERESPONSE_METRICSENTRY']._loaded_options = None
   _globals['_SCORERESPONSE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_CHOICESCORES']._serialized_start=149
-  _globals['_CHOICESCORES']._serialized_end=205
-  _globals['_TEXTSAMPLES']._serialized_start=207
-  _globals['_TEXTSAMPLES']._serialized_end=235
-  _globals['_SCOREREQUEST']._serialized_start=238
-  _globals['_SCOREREQUEST']._serialized_end=545
-  _globals['_SCORERESPONSE']._serialized_start=548
-  _globals['_SCORERESPONSE']._serialized_end=842
-  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_start=775
-  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_end=821
-  _globals['_BATCHSCOREREQUEST']._serialized_start=844
-  _globals['_BATCHSCOREREQUEST']._serialized_end=917
-  _globals['_BATCHSCORERESPONSE']._serialized_start=919
-  _globals['_BATCHSCORERESPONSE']._serialized_end=991
-  _globals['_SCORERESULT']._serialized_start=993
-  _globals['_SCORERESULT']._serialized_end=1112
-  _globals['_STREAMSCOREREQUEST']._serialized_start=1115
-  _globals['_STREAMSCOREREQUEST']._serialized_end=1258
-  _globals['_STREAMSCOREITEM']._serialized_start=1260
-  _globals['_STREAMSCOREITEM']._serialized_end=1347
-  _globals['_STREAMSCORERESPONSE']._serialized_start=1350
-  _globals['_STREAMSCORERESPONSE']._serialized_end=1550
-  _globals['_STREAMSCOREOUTCOME']._serialized_start=1553
-  _globals['_STREAMSCOREOUTCOME']._serialized_end=1696
-  _globals['_SCORERPARAMETER']._serialized_start=1699
-  _globals['_SCORERPARAMETER']._serialized_end=1835
-  _globals['_METRIC']._serialized_start=1837
-  _globals['_METRIC']._serialized_end=1906
-  _globals['_SCORER']._serialized_start=1909
-  _globals['_SCORER']._serialized_end=2192
-  _globals['_LISTSCORERSREQUEST']._serialized_start=2194
-  _globals['_LISTSCORERSREQUEST']._serialized_end=2253
-  _globals['_LISTSCORERSRESPONSE']._serialized_start=2255
-  _globals['_LISTSCORERSRESPONSE']._serialized_end=2348
-  _globals['_GETSCORERREQUEST']._serialized_start=2350
-  _globals['_GETSCORERREQUEST']._serialized_end=2382
-  _globals['_GETSCORERRESPONSE']._serialized_start=2384
-  _globals['_GETSCORERRESPONSE']._serialized_end=2449
-  _globals['_SCORINGSERVICE']._serialized_start=2452
-  _globals['_SCORINGSERVICE']._serialized_end=2945
+  _globals['_CHOICESCORES']._serialized_start=183
+  _globals['_CHOICESCORES']._serialized_end=239
+  _globals['_TEXTSAMPLES']._serialized_start=241
+  _globals['_TEXTSAMPLES']._serialized_end=269
+  _globals['_TOKENSCORES']._serialized_start=271
+  _globals['_TOKENSCORES']._serialized_end=323
+  _globals['_SCOREREQUEST']._serialized_start=326
+  _globals['_SCOREREQUEST']._serialized_end=741
+  _globals['_SCORERESPONSE']._serialized_start=744
+  _globals['_SCORERESPONSE']._serialized_end=1038
+  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_start=971
+  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_end=1017
+  _globals['_BATCHSCOREREQUEST']._serialized_start=1040
+  _globals['_BATCHSCOREREQUEST']._serialized_end=1113
+  _globals['_BATCHSCORERESPONSE']._serialized_start=1115
+  _globals['_BATCHSCORERESPONSE']._serialized_end=1187
+  _globals['_SCORERESULT']._serialized_start=1189
+  _globals['_SCORERESULT']._serialized_end=1308
+  _globals['_STREAMSCOREREQUEST']._serialized_start=1311
+  _globals['_STREAMSCOREREQUEST']._serialized_end=1454
+  _globals['_STREAMSCOREITEM']._serialized_start=1456
+  _globals['_STREAMSCOREITEM']._serialized_end=1543
+  _globals['_STREAMSCORERESPONSE']._serialized_start=1546
+  _globals['_STREAMSCORERESPONSE']._serialized_end=1746
+  _globals['_STREAMSCOREOUTCOME']._serialized_start=1749
+  _globals['_STREAMSCOREOUTCOME']._serialized_end=1892
+  _globals['_SCORERPARAMETER']._serialized_start=1895
+  _globals['_SCORERPARAMETER']._serialized_end=2031
+  _globals['_METRIC']._serialized_start=2033
+  _globals['_METRIC']._serialized_end=2102
+  _globals['_SCORER']._serialized_start=2105
+  _globals['_SCORER']._serialized_end=2388
+  _globals['_LISTSCORERSREQUEST']._serialized_start=2390
+  _globals['_LISTSCORERSREQUEST']._serialized_end=2449
+  _globals['_LISTSCORERSRESPONSE']._serialized_start=2451
+  _globals['_LISTSCORERSRESPONSE']._serialized_end=2544
+  _globals['_GETSCORERREQUEST']._serialized_start=2546
+  _globals['_GETSCORERREQUEST']._serialized_end=2578
+  _globals['_GETSCORERRESPONSE']._serialized_start=2580
+  _globals['_GETSCORERRESPONSE']._serialized_end=2645
+  _globals['_SCORINGSERVICE']._serialized_start=2648
+  _globals['_SCORINGSERVICE']._serialized_end=3141
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Capability scores of model outputs."""
 
 from collections import abc as _abc
 from evalfleet.common.v1 import common_pb2 as _common_pb2
+from evalfleet.safety.v1 import safety_pb2 as _safety_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -76,6 +77,34 @@ class TextSamples(_message.Message):
 Global___TextSamples: _TypeAlias = TextSamples  # noqa: Y015
 
 @_typing.final
+class TokenScores(_message.Message):
+    """The log-likelihoods of a text's tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_LIKELIHOODS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text that the tokens make."""
+    @_builtins.property
+    def log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural-log likelihood of each token given those before it."""
+
+    def __init__(
+        self,
+        *,
+        log_likelihoods: _abc.Iterable[_builtins.float] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_likelihoods", b"log_likelihoods", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenScores: _TypeAlias = TokenScores  # noqa: Y015
+
+@_typing.final
 class ScoreRequest(_message.Message):
     """A request to score one output."""
 
@@ -85,6 +114,8 @@ class ScoreRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    TOKEN_SCORES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     GOLD_INDICES_FIELD_NUMBER: _builtins.int
@@ -103,6 +134,14 @@ class ScoreRequest(_message.Message):
     @_builtins.property
     def choices(self) -> Global___ChoiceScores:
         """Log-likelihoods of the choices of a multiple-choice item."""
+
+    @_builtins.property
+    def token_scores(self) -> Global___TokenScores:
+        """Log-likelihoods of a text's tokens."""
+
+    @_builtins.property
+    def verdict(self) -> _safety_pb2.Verdict:
+        """What the safety service said of an output; the caller asked it."""
 
     @_builtins.property
     def samples(self) -> Global___TextSamples:
@@ -127,17 +166,19 @@ class ScoreRequest(_message.Message):
         parameters: _struct_pb2.Struct | None = ...,
         text: _builtins.str = ...,
         choices: Global___ChoiceScores | None = ...,
+        token_scores: Global___TokenScores | None = ...,
+        verdict: _safety_pb2.Verdict | None = ...,
         samples: Global___TextSamples | None = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
         gold_indices: _abc.Iterable[_builtins.int] | None = ...,
         prompt: _builtins.str = ...,
         details: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "samples", b"samples", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "samples", b"samples", "text", b"text", "token_scores", b"token_scores", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "samples", b"samples", "scorer", b"scorer", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "samples", b"samples", "scorer", b"scorer", "targets", b"targets", "text", b"text", "token_scores", b"token_scores", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices", "samples"]  # noqa: Y015
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices", "token_scores", "verdict", "samples"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
 
