@@ -120,8 +120,9 @@ bench-batching: $(VLLM_STAMP) ## Does an answer depend on its batch, and what do
 bench-second-run: $(STAMP) ## What the demo suite costs when it is run again
 	$(BIN)/python -m benchmarks.second_run --json $(RESULTS)/second_run.json
 
-bench-guard: $(STAMP) ## Quality of the embedded guard on public sets
+bench-guard: $(STAMP) ## Quality of the embedded guard on public sets, and how windows of long texts count
 	$(BIN)/python -m examples.guard_head.evaluate --data $${EVALFLEET_DATA_DIR:-../shared/data} --json $(RESULTS)/guard_head.json
+	$(BIN)/python -m examples.guard_head.long_texts --data $${EVALFLEET_DATA_DIR:-../shared/data} --json $(RESULTS)/long_texts.json
 
 bench-cascade: $(STAMP) ## What a calibrated cascade of guards spares, and whether its promise holds
 	$(BIN)/python -m benchmarks.cascade --json $(RESULTS)/cascade.json

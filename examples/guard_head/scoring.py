@@ -53,6 +53,7 @@ class MeasuredGuard:
 
     Attributes:
         threshold: the guard's own.
+        max_tokens: longest text that it reads at once.
         weights_digest: SHA-256 (hex) of all that the engine loads.
     """
 
@@ -64,6 +65,8 @@ class MeasuredGuard:
         threshold = model.about.default_threshold
         assert threshold is not None
         self.threshold = threshold
+        assert model.about.max_tokens is not None
+        self.max_tokens = model.about.max_tokens
         self.weights_digest = model.about.reference.weights_digest
 
     def judge(self, texts: Sequence[str]) -> Judged:
@@ -80,6 +83,16 @@ class MeasuredGuard:
             np.array(tokens, dtype=np.int64),
             [each.scores for each in readings],
         )
+
+    def windows(self, texts: Sequence[str], most: int) -> list[Scores]:
+        """Return of each text what is unsafe in each of its windows, at most so many, the first one first."""
+        found: list[Scores] = []
+        for start in range(0, len(texts), _BATCH):
+            answer = self._engine.classify(texts[start : start + _BATCH], max_windows=most)
+            rows = zip(answer.probabilities.tolist(), answer.num_tokens.tolist(), strict=True)
+            read = np.array([self._reader.read(LabelledText(*row, False)).unsafe_probability for row in rows])
+            found += np.split(read, np.cumsum(answer.num_windows)[:-1])
+        return found
 
     def unsafe_probabilities(self, texts: Sequence[str]) -> Scores:
         """Return float64 [texts]."""

@@ -157,6 +157,7 @@ def classifier_guard(
         model.labels,
         load_timeout_seconds=settings.guard_load_timeout_seconds,
         ready_wait_seconds=settings.guard_ready_wait_seconds,
+        max_windows=model.file.max_windows,
     )
     stack.push_async_callback(classifier.close)
     asked: Classifier = classifier
@@ -169,7 +170,13 @@ def classifier_guard(
             metrics=kept.metrics,
         )
     reader = LabelReader(model.labels, model.file)
-    return ClassifierGuard(model.about, asked, reader, timeout_seconds=settings.guard_timeout_seconds)
+    return ClassifierGuard(
+        model.about,
+        asked,
+        reader,
+        timeout_seconds=settings.guard_timeout_seconds,
+        later_windows=model.file.later_windows,
+    )
 
 
 def _ngram_guard(entry: NgramEntry, timeout_seconds: float) -> Guard:

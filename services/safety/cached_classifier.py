@@ -14,9 +14,8 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore, NewEntry
 from services.safety.guard import Classifier, LabelledText
 from services.safety.judgement import GuardReference
-from services.safety.windows import MAX_WINDOWS
 
-_VERSION: Final = "evalfleet/classified-text/2"
+_VERSION: Final = "evalfleet/classified-text/3"
 
 
 class CachedClassifier:
@@ -46,7 +45,7 @@ class CachedClassifier:
         self._store = store
         self._metrics = metrics
         guard_digests = [guard.weights_digest, guard.template_digest, guard.engine, guard.dtype]
-        identity = [_VERSION, MAX_WINDOWS, *guard_digests, engine_revision]
+        identity = [_VERSION, *guard_digests, engine_revision]
         self._prefix = hashlib.sha256(json.dumps(identity).encode())
         self._log: Any = structlog.get_logger(__name__)
 

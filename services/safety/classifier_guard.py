@@ -8,11 +8,15 @@ from services.runtime.errors import DeadlineExceededError, FleetError
 from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
+from services.safety.guard_file import LaterWindows
 from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.reading import LabelReader, is_unmapped
 
-TEMPLATE: Final = "judged-turn-content/3"
-"""How a conversation becomes the classifier's input: the judged turn's content as it is, a long one in windows."""
+TEMPLATE: Final = "judged-turn-content/4"
+"""How a conversation becomes the classifier's input: the judged turn's content as it is, a long one in windows.
+
+Of these, the first is as long as the classifier reads; shorter ones read the whole text once more."""
+_AS_THE_FIRST: Final = LaterWindows()
 _MOST_TEXTS: Final = 256
 """Most texts of one request; Triton takes no more."""
 _MOST_CHARACTERS: Final = 65_536
@@ -27,15 +31,23 @@ class ClassifierGuard:
         classifier: gives probabilities.
         reader: says what they mean.
         timeout_seconds: longest time of one request to the classifier.
+        later_windows: how what is found in the windows of a long text after the first counts.
     """
 
     def __init__(
-        self, about: GuardDescription, classifier: Classifier, reader: LabelReader, *, timeout_seconds: float
+        self,
+        about: GuardDescription,
+        classifier: Classifier,
+        reader: LabelReader,
+        *,
+        timeout_seconds: float,
+        later_windows: LaterWindows = _AS_THE_FIRST,
     ) -> None:
         self._about = about
         self._classifier = classifier
         self._reader = reader
         self._timeout_seconds = timeout_seconds
+        self._later_windows = later_windows
 
     @property
     def about(self) -> GuardDescription:
@@ -50,14 +62,17 @@ class ClassifierGuard:
         """Judge turns in one request; if its answer is unusable, in smaller ones, to find the texts at fault.
 
         More text than a request can answer in its time is several of them, each with that time, the short texts first.
-        A text that is longer than what the classifier reads is judged in windows: the worst one decides.
+        A text that is longer than what the classifier reads is judged in windows: the worst one decides, where those
+        after the first have to exceed a higher bar if the guard has one for them.
         """
         read = await self._ask_any([turn.content for turn in turns])
         return [self._verdict(turn, answer) for turn, answer in zip(turns, read, strict=True)]
 
     def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
-        windows = [answer] if isinstance(answer, UnusableAnswerError) else [answer, *answer.later]
-        return worst([read_verdict(self._about, self._reader, turn, each) for each in windows])
+        first = read_verdict(self._about, self._reader, turn, answer)
+        later = () if isinstance(answer, UnusableAnswerError) else answer.later
+        bar = self._later_windows
+        return worst([first, *(read_verdict(self._about, self._reader, turn, each, bar) for each in later)])
 
     async def _ask_any(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
         answers: dict[int, LabelledText | UnusableAnswerError] = {}
@@ -102,16 +117,28 @@ def _requests(texts: Sequence[str]) -> list[list[int]]:
 
 
 def read_verdict(
-    about: GuardDescription, reader: LabelReader, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError
+    about: GuardDescription,
+    reader: LabelReader,
+    turn: JudgedTurn,
+    answer: LabelledText | UnusableAnswerError,
+    bar: LaterWindows = _AS_THE_FIRST,
 ) -> Verdict:
-    """Return what a classifier's answer for one text, or for a window of it, means; ERROR if it cannot be used."""
+    """Return what a classifier's answer for one text, or for a window of it, means; ERROR if it cannot be used.
+
+    Args:
+        about: the guard.
+        reader: of its answers.
+        turn: that it judged.
+        answer: on all of the turn's content or a part of it.
+        bar: how what it says counts; default: as it is.
+    """
     threshold = about.default_threshold if turn.threshold is None else turn.threshold
     assert threshold is not None, "a guard file without a threshold is refused when it is read"
     reference = about.reference
     if isinstance(answer, UnusableAnswerError):
         return Verdict(Decision.ERROR, reference, threshold, error_reason=answer.reason)
     try:
-        reading = reader.read(answer)
+        reading = reader.read(answer).held_to(bar, threshold)
     except UnusableAnswerError as error:
         return Verdict(Decision.ERROR, reference, threshold, truncated=answer.truncated, error_reason=error.reason)
     categories = reading.reached(threshold)

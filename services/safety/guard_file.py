@@ -1,6 +1,7 @@
 """Reads what describes a guard beside its weights: guard.yaml and, where a script measured it, calibration.json."""
 
 import json
+import math
 from pathlib import Path
 from typing import Final, Literal
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.safety.errors import GuardFileError
 from services.safety.judgement import HazardCategory
+from services.safety.windows import MAX_WINDOWS
 from services.safety.yaml_file import file_error, hint, read_yaml_mapping, validated
 
 SAFE_LABEL: Final = "safe"
@@ -24,6 +26,47 @@ class CategoryEntry(BaseModel):
     ailuminate: str = ""
 
 
+class LaterWindows(BaseModel):
+    """How what is found in the windows of a long text after the first counts.
+
+    A text of many windows has as many occasions of a false alarm, so a later one has to exceed a higher bar; and how
+    far it exceeds the bar says less than it does in the first. What is clearly hazardous is UNSAFE all the same.
+
+    Attributes:
+        margin: by how much the log-odds are lowered.
+        weight: by what the part of them that is still above the threshold's is multiplied.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(0.0, ge=0, le=6)
+    weight: float = Field(1.0, gt=0, le=1)
+
+    def weighed(self, probability: float, threshold: float) -> float:
+        """Return what a probability counts for. Order is kept, and 0 and 1 stay what they are.
+
+        Args:
+            probability: from 0 to 1.
+            threshold: that it will be compared with. The weight changes no decision made at it, the margin alone does.
+        """
+        if not 0 < probability < 1 or (self.margin == 0 and self.weight == 1):
+            return probability
+        found = _log_odds(probability) - self.margin
+        if not 0 < threshold < 1 or found < (bar := _log_odds(threshold)):
+            return _probability(found)
+        return max(threshold, _probability(bar + self.weight * (found - bar)))
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability) - math.log1p(-probability)
+
+
+def _probability(log_odds: float) -> float:
+    # Of a negative number, so that it cannot overflow.
+    rest = math.exp(-abs(log_odds))
+    return (rest if log_odds < 0 else 1.0) / (1 + rest)
+
+
 class GuardFile(BaseModel):
     """The content of guard.yaml.
 
@@ -32,7 +75,10 @@ class GuardFile(BaseModel):
         description: a sentence.
         aspects: what it can judge.
         max_tokens: longest text in tokens; a head's own limit counts where it is left out.
-        window_tokens: length of the windows in which longer texts are read, in tokens; default: as long as may be.
+        window_tokens: length in tokens of the windows in which longer texts are read after the first, which is as long
+            as may be; default: the same, for what is behind the first. Shorter ones read the whole text again.
+        max_windows: most windows of one text; what is behind them is left out, and the verdict is marked as truncated.
+        later_windows: how what is found in the windows after the first counts; default: as in the first.
         special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
         threshold: on the unsafe probability; calibration.json beside the file goes first.
         taxonomy: name of the taxonomy that the category codes belong to; empty where there are none.
@@ -49,6 +95,8 @@ class GuardFile(BaseModel):
     aspects: tuple[Literal["prompt", "response"], ...] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     window_tokens: int | None = Field(None, ge=16)
+    max_windows: int = Field(MAX_WINDOWS, ge=1, le=1024)
+    later_windows: LaterWindows = LaterWindows()
     special_tokens: int = Field(0, ge=0)
     threshold: float | None = Field(None, gt=0, le=1)
     taxonomy: str = ""

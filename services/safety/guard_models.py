@@ -111,12 +111,18 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
         name=f"{COLLECTION}/{file.name}",
         weights_digest=content_digest(*folders, patterns=_DECIDING),
         template_digest=json_digest(
-            {"template": TEMPLATE, "max_tokens": max_tokens, "window_tokens": file.window_tokens}
+            {
+                "template": TEMPLATE,
+                "max_tokens": max_tokens,
+                "window_tokens": file.window_tokens,
+                "max_windows": file.max_windows,
+            }
         ),
         calibration_digest=json_digest(
             {
                 "threshold": file.threshold,
                 "special_tokens": file.special_tokens,
+                "later_windows": file.later_windows.model_dump(),
                 "taxonomy": [file.taxonomy, file.taxonomy_version],
                 "labels": [[label, file.meaning(label)] for label in labels],
             }

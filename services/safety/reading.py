@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
-from services.safety.guard_file import SAFE_LABEL, UNSAFE_LABEL
+from services.safety.guard_file import SAFE_LABEL, UNSAFE_LABEL, LaterWindows
 from services.safety.judgement import CategoryScore, HazardCategory
 
 # float32 softmax and sigmoid may miss 0 and 1 by a rounding.
@@ -25,6 +25,14 @@ class Reading:
 
     unsafe_probability: float
     scores: tuple[CategoryScore, ...]
+
+    def held_to(self, bar: LaterWindows, threshold: float) -> "Reading":
+        """Return what this says of a text when it was read in a window after the first, judged at a threshold."""
+        scores = (
+            replace(each, probability=None if each.probability is None else bar.weighed(each.probability, threshold))
+            for each in self.scores
+        )
+        return Reading(bar.weighed(self.unsafe_probability, threshold), tuple(scores))
 
     def reached(self, threshold: float) -> tuple[CategoryScore, ...]:
         """Return the categories at or above a threshold."""

@@ -43,6 +43,7 @@ class TritonClassifier:
         labels: of the model; a loaded model of this name with other labels is refused.
         load_timeout_seconds: longest load.
         ready_wait_seconds: longest that a call waits for a load.
+        max_windows: most windows of one text.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class TritonClassifier:
         *,
         load_timeout_seconds: float,
         ready_wait_seconds: float,
+        max_windows: int = MAX_WINDOWS,
     ) -> None:
         self._host = host
         self._model = model
         self._entry = entry
         self._labels = tuple(labels)
+        self._max_windows = max_windows
         self._load_timeout_seconds = load_timeout_seconds
         self._loading = ModelLoading(model, self._load, ready_wait_seconds=ready_wait_seconds)
 
@@ -85,7 +88,7 @@ class TritonClassifier:
         """
 
         async def ask(seconds: float) -> Classified:
-            return await self._host.classify(self._model, texts, timeout_seconds=seconds, max_windows=MAX_WINDOWS)
+            return await self._host.classify(self._model, texts, timeout_seconds=seconds, max_windows=self._max_windows)
 
         return self._read(await self._loading.retried(ask, timeout_seconds))
 

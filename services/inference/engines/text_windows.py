@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-_OVERLAP: Final = 8
-"""Two neighbours share at least one part in so many of a window, so that nothing falls between them."""
+_OVERLAP: Final = 4
+"""Two neighbours share at least one part in so many of a window, so that most sentences are whole in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class WindowReader:
     Args:
         tokenizer: of the model.
         max_tokens: longest text that is read at once, special tokens included.
-        window_tokens: of a window of a longer one, special tokens included; None: as many. A model that takes the mean
-            of what it reads finds a hazardous sentence in short windows that it misses in long ones.
+        window_tokens: of the windows of a longer one after the first, special tokens included; None: as many. A model
+            that takes the mean of what it reads finds in short windows a hazardous sentence that long ones hide.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int, window_tokens: int | None = None) -> None:
@@ -52,17 +52,33 @@ class WindowReader:
         if len(ids) <= self._max_tokens:
             return TextWindows((ids,), is_truncated=False)
         first, last = self._before, len(ids) - self._after
-        # What is cut is read as far as the model goes.
-        room = self._window_room if max_windows > 1 else self._room
-        starts, is_truncated = window_starts(last - first, room, max_windows)
+        spans, is_truncated = window_spans(last - first, self._room, self._window_room, max_windows)
         return TextWindows(
-            tuple([*ids[:first], *ids[first + start : first + start + room], *ids[last:]] for start in starts),
-            is_truncated,
+            tuple([*ids[:first], *ids[first + start : first + end], *ids[last:]] for start, end in spans), is_truncated
         )
 
 
+def window_spans(length: int, first: int, later: int, most: int) -> tuple[list[tuple[int, int]], bool]:
+    """Return where the windows of a text begin and end, and whether they leave its end out.
+
+    The first is as long as may be: what whoever cuts long texts reads of them. The others divide what is behind it, or,
+    where they are shorter, the whole text: they find at its beginning, too, what the first one's length hides.
+
+    Args:
+        length: of the text, in tokens.
+        first: tokens of the first window.
+        later: tokens of the others, at most as many.
+        most: windows.
+    """
+    if length <= first or most == 1:
+        return [(0, min(length, first))], length > first
+    begin = 0 if later < first else min(first - later // _OVERLAP, length - later)
+    starts, is_truncated = window_starts(length - begin, later, most - 1)
+    return [(0, first), *((begin + start, begin + start + later) for start in starts)], is_truncated
+
+
 def window_starts(length: int, room: int, most: int) -> tuple[list[int], bool]:
-    """Return where the windows of a text begin, and whether they leave its end out.
+    """Return where windows of one length begin, and whether they leave its end out.
 
     The first begins with the text and the last ends with it, all others are spread evenly between them, and each is as
     long as it can be: a window of a few words would be judged without what they belong to.

@@ -92,7 +92,7 @@ def test_whatever_is_asked_is_answered_whole_and_in_order(requests: list[list[st
         firsts = np.cumsum(answer["num_windows"]) - answer["num_windows"]
         assert [chr(int(answer["probabilities"][row, 0])) for row in firsts] == [text[0] for text in texts]
         assert answer["truncated"].tolist() == [
-            count == max_windows and len(text) > LONGEST - 2 + (count - 1) * 55
+            count == max_windows and len(text) > LONGEST - 2 + (count - 1) * 47
             for text, count in zip(texts, answer["num_windows"], strict=True)
         ]
 

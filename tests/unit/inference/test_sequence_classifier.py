@@ -276,6 +276,17 @@ def test_a_long_text_is_read_whole_in_windows(load: Any, encoder_folder: Path, t
     assert (cut.num_windows.tolist(), cut.truncated.tolist()) == ([2], [True])
 
 
+def test_shorter_windows_stand_behind_a_first_one_that_is_what_is_read_of_a_text_that_is_cut(
+    load: Any, encoder_folder: Path, tmp_path: Path
+) -> None:
+    engine = load(encoder_folder, write_head(tmp_path / "head"), window_tokens=16)
+    long = " ".join(f"fox {number}" for number in range(40))
+    whole = engine.classify([long], max_windows=64)
+    assert whole.num_tokens[0] == 32
+    assert (whole.num_tokens[1:] == 16).all()
+    np.testing.assert_allclose(whole.probabilities[0], engine.classify([long]).probabilities[0], atol=1e-6)
+
+
 def test_a_caller_that_gave_up_is_not_computed_for(
     load: Any, encoder_folder: Path, tmp_path: Path, texts: Any, new_answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.sqlite_store import SqliteCacheStore
 from services.runtime.cache.store import NewEntry
 from services.runtime.errors import UnavailableError
-from services.safety import cached_classifier
 from services.safety.cached_classifier import CachedClassifier
 from services.safety.guard import LabelledText
 from services.safety.judgement import GuardReference
@@ -60,16 +59,6 @@ async def test_another_guard_is_asked_anew(store: SqliteCacheStore, part: str) -
     await ask(cached(inner, store, revision="other"), "a")
     await ask(cached(inner, store, replace(GUARD, calibration_digest="other")), "a")
     assert len(inner.requests) == 3, "calibration is applied to what is kept"
-
-
-async def test_texts_are_asked_about_anew_when_more_windows_of_them_are_read(
-    store: SqliteCacheStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inner = FakeClassifier()
-    await ask(cached(inner, store), "a")
-    monkeypatch.setattr(cached_classifier, "MAX_WINDOWS", 65)
-    await ask(cached(inner, store), "a")
-    assert len(inner.requests) == 2
 
 
 async def test_failures_and_unusable_answers_are_not_kept(store: SqliteCacheStore) -> None:

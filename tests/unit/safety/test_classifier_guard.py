@@ -21,14 +21,16 @@ from services.runtime.errors import (
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
+from services.safety.guard_file import LaterWindows
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.reading import LabelReader
 from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file, in_windows
 
 
-def guard(classifier: FakeClassifier, timeout_seconds: float = 30) -> ClassifierGuard:
+def guard(classifier: FakeClassifier, timeout_seconds: float = 30, **bar: float) -> ClassifierGuard:
+    reader = LabelReader(LABELS, guard_file())
     return ClassifierGuard(
-        description(), classifier, LabelReader(LABELS, guard_file()), timeout_seconds=timeout_seconds
+        description(), classifier, reader, timeout_seconds=timeout_seconds, later_windows=LaterWindows(**bar)
     )
 
 
@@ -93,6 +95,38 @@ async def test_a_window_that_cannot_be_judged_is_an_error_unless_the_others_are_
     assert (error.decision, error.error_reason) == (Decision.ERROR, "PROBABILITY_NOT_FINITE")
     assert error.unsafe_probability is None
     assert (hazard.decision, hazard.error_reason) == (Decision.UNSAFE, "")
+
+
+async def test_windows_behind_the_first_have_to_exceed_a_higher_bar() -> None:
+    said = {
+        "first": in_windows(answer(0.1, 0.6), answer(0.1)),
+        "hint": in_windows(answer(0.1), answer(0.1), answer(0.1, 0.7)),
+        "hazard": in_windows(answer(0.1), answer(0.1, 36 / 37), answer(0.1)),
+        "certainty": in_windows(answer(0.1), answer(0.1, 1.0)),
+    }
+    classifier = FakeClassifier(lambda texts: [said[text] for text in texts])
+    judged = await guard(classifier, margin=math.log(4), weight=0.5).judge(turns(*said))
+    assert [each.decision for each in judged] == [Decision.UNSAFE, Decision.SAFE, Decision.UNSAFE, Decision.UNSAFE]
+    found = [each.unsafe_probability for each in judged]
+    # Odds of 7 to 3 become 7 to 12; 36 to 1 become 9, whose root is 3.
+    assert found == pytest.approx([0.6, 7 / 19, 0.75, 1.0])
+    assert [each.categories[0].probability for each in judged if each.categories] == pytest.approx([0.6, 0.75, 1.0])
+    assert [each.all_scores[0].probability for each in judged] == pytest.approx(found)
+
+
+async def test_what_is_clearly_hazardous_behind_the_first_window_is_unsafe_at_any_threshold() -> None:
+    said = in_windows(answer(0.1), answer(0.1, 0.99999))
+    strict = guard(FakeClassifier(lambda texts: [said]), margin=2.5, weight=0.1)
+    for threshold in (1e-6, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999):
+        [verdict] = await strict.judge(turns("x", threshold=threshold))
+        assert (verdict.decision, verdict.categories[0].category.code) == (Decision.UNSAFE, "violence")
+        assert (verdict.unsafe_probability or 0.0) >= threshold
+
+
+async def test_a_higher_bar_makes_no_window_judged_that_was_not() -> None:
+    odd = in_windows(answer(0.1), answer(math.nan), answer(0.1))
+    [verdict] = await guard(FakeClassifier(lambda texts: [odd]), margin=6.0).judge(turns("x"))
+    assert (verdict.decision, verdict.error_reason) == (Decision.ERROR, "PROBABILITY_NOT_FINITE")
 
 
 async def test_a_text_longer_than_all_windows_is_marked() -> None:

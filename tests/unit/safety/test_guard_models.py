@@ -63,6 +63,14 @@ def test_digests_follow_what_they_name(checkpoint: Path) -> None:
     assert recalibrated.about.reference.weights_digest == before.about.reference.weights_digest
     assert recalibrated.about.reference.calibration_digest != before.about.reference.calibration_digest
     assert recalibrated.model_name == before.model_name
+    write_guard_yaml(checkpoint, GUARD.replace("threshold: 0.7", "threshold: 0.7\nlater_windows: {margin: 2.0}"))
+    stricter = checkpoint_guard(checkpoint, None, "float32")
+    assert stricter.about.reference.calibration_digest != before.about.reference.calibration_digest
+    assert stricter.model_name == before.model_name, "the same windows: what is kept of them counts anew"
+    assert stricter.about.reference.template_digest == before.about.reference.template_digest
+    write_guard_yaml(checkpoint, GUARD + "max_windows: 65\n")
+    farther = checkpoint_guard(checkpoint, None, "float32")
+    assert farther.about.reference.template_digest != before.about.reference.template_digest
     (checkpoint / "vocab.txt").write_text("[UNK]")
     retrained = checkpoint_guard(checkpoint, None, "float32")
     assert retrained.about.reference.weights_digest != before.about.reference.weights_digest

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
+from services.safety.guard_file import LaterWindows
 from services.safety.reading import LabelReader, is_unmapped
 from tests.fakes.classifier import LABELS, answer, guard_file
 
@@ -69,6 +70,31 @@ def test_what_is_no_judgement_is_refused(given_answer: LabelledText, reason: str
     with pytest.raises(UnusableAnswerError) as caught:
         READER.read(given_answer)
     assert caught.value.reason == reason
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 6), st.floats(0.01, 1), st.floats(0, 1))
+def test_a_higher_bar_lowers_log_odds_and_keeps_order_certainty_and_categories(
+    values: list[float], margin: float, weight: float, threshold: float
+) -> None:
+    reading = READER.read(LabelledText(values, 9, False))
+    held = reading.held_to(LaterWindows(margin=margin, weight=weight), threshold)
+    plain = reading.held_to(LaterWindows(margin=margin), threshold)
+    if threshold > 0 and abs(plain.unsafe_probability - threshold) > 1e-9:
+        assert (held.unsafe_probability >= threshold) == (plain.unsafe_probability >= threshold)
+    assert [each.category for each in held.scores] == [each.category for each in reading.scores]
+    before = [reading.unsafe_probability, *(each.probability or 0.0 for each in reading.scores)]
+    after = [held.unsafe_probability, *(each.probability or 0.0 for each in held.scores)]
+    assert after[1:] == sorted(after[1:], reverse=True)
+    assert after[0] >= after[1]
+    for one, other in zip(before, after, strict=True):
+        assert 0 <= other <= one + 1e-12
+        assert (one, other) == (1.0, 1.0) or one < 1.0
+        if 0.001 < one < 0.999:
+            expected = math.log(one / (1 - one)) - margin
+            if 0.001 < threshold < 0.999:
+                bar = math.log(threshold / (1 - threshold))
+                expected = min(expected, bar + weight * (expected - bar))
+                assert math.log(other / (1 - other)) == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=6), st.integers(0, 5))
