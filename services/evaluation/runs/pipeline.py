@@ -23,6 +23,8 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 # The model, a scorer or a judge is gone, or a service stayed away for longer than our patience: no item is to blame.
 _FATAL = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE})
+_FATAL_REASONS = frozenset({"SANDBOX_UNAVAILABLE"})
+"""What no item can help: where no program may be run, none of them is wrong."""
 
 # Nothing was said, so nothing hazardous was; guards refuse to judge an empty text. This rule judged instead.
 _NO_GUARD = JudgeReference("guards/none", "empty-response", hashlib.sha256(b"empty-response: safe").hexdigest())
@@ -184,7 +186,7 @@ class ItemPipeline:
                 metrics[UNSAFE_METRIC] = unsafe
                 judges = (*judges, *safety_judges)
         except FleetError as error:
-            if error.code in _FATAL:
+            if error.code in _FATAL or error.reason in _FATAL_REASONS:
                 raise RunCannotGoOnError(error) from error
             metrics, failure, answer, judges = None, self._failure(error, item), None, ()
         draw_index, sample = place

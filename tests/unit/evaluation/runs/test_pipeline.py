@@ -168,6 +168,20 @@ async def test_what_would_fail_every_item_ends_the_run_instead(
     assert caught.value.error is error
 
 
+async def test_no_item_is_wrong_where_no_program_may_be_run(
+    fleet: Any, make_task: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = FailedPreconditionError("install bubblewrap", reason="SANDBOX_UNAVAILABLE")
+
+    async def refuse(_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(fleet.scorers, "score", refuse)
+    with pytest.raises(RunCannotGoOnError) as caught:
+        await pipeline(make_task(), fleet).outcomes(make_item("hello"), 0)
+    assert caught.value.error is error
+
+
 async def test_a_metric_that_the_scorer_does_not_give_is_a_failure(fleet: Any, make_task: Any, make_item: Any) -> None:
     task = make_task(scorers=[{"scorer": "exact_match", "metrics": [{"name": "exact_match", "from": "no_such"}]}])
     (outcome,) = await pipeline(task, fleet).outcomes(make_item("hello"), 0)
