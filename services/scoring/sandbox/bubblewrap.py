@@ -35,6 +35,7 @@ class BubblewrapSandbox:
         self._spare = ready
         self._opening = asyncio.Lock()
         self._opened: _Opened | None = None
+        self._open_task: asyncio.Task[_Opened] | None = None
         self._refusal: SandboxUnavailableError | None = None
         self._refused_at = 0.0
 
@@ -59,6 +60,12 @@ class BubblewrapSandbox:
         return Run(ending, explanation, told.output, seconds)
 
     async def _open(self) -> "_Opened":
+        # Not on the caller's time: who leaves must not drop what a thread is making.
+        if self._open_task is None or self._open_task.done():
+            self._open_task = asyncio.create_task(self._open_once())
+        return await asyncio.shield(self._open_task)
+
+    async def _open_once(self) -> "_Opened":
         async with self._opening:
             if self._opened is not None:
                 return self._opened
@@ -66,10 +73,11 @@ class BubblewrapSandbox:
                 raise self._refusal
             try:
                 self._opened = await self._checked()
-            except SandboxUnavailableError as error:
-                self._refusal, self._refused_at = error, time.monotonic()
-                _log.error("sandbox_unavailable", reason=error.message)
-                raise
+            except (SandboxUnavailableError, OSError) as error:
+                refusal = _refusal(error)
+                self._refusal, self._refused_at = refusal, time.monotonic()
+                _log.error("sandbox_unavailable", reason=refusal.message)
+                raise refusal from error
             return self._opened
 
     async def _checked(self) -> "_Opened":
@@ -135,12 +143,25 @@ class _Opened:
         return cls(folder, SandboxCommand(bubblewrap, setpriv, root, limits), ControlGroups(folder.path.name), limits)
 
     async def start(self) -> SandboxProcess:
-        """Start one sandbox."""
-        group = self.groups.make(str(next(self._numbers)), self._limits)
-        return await start_sandbox(self._command, self._folder.path / "seccomp", group, self._limits)
+        """Start one sandbox.
+
+        Raises:
+            SandboxUnavailableError: it cannot be started; that is never the fault of a program.
+        """
+        try:
+            group = self.groups.make(str(next(self._numbers)), self._limits)
+            return await start_sandbox(self._command, self._folder.path / "seccomp", group, self._limits)
+        except OSError as error:
+            raise _refusal(error) from error
 
     async def close(self) -> None:
         """End all sandboxes and remove what was made for them."""
         await self.pool.close()
         self.groups.close()
         await asyncio.to_thread(self._folder.remove)
+
+
+def _refusal(error: SandboxUnavailableError | OSError) -> SandboxUnavailableError:
+    if isinstance(error, SandboxUnavailableError):
+        return error
+    return SandboxUnavailableError(f"what a sandbox needs cannot be made on this machine: {error}")

@@ -105,7 +105,8 @@ class ControlGroups:
         for parent in self._parents.values():
             with contextlib.suppress(OSError):
                 for child in parent.iterdir():
-                    if child.is_dir():
+                    # One that still holds a dying process keeps no other.
+                    with contextlib.suppress(OSError):
                         child.rmdir()
                 parent.rmdir()
 
@@ -130,6 +131,9 @@ def _usable(folder: Path, controller: str) -> bool:
             return False
         folder.mkdir(exist_ok=True)
         if (folder / "cgroup.subtree_control").exists():
+            if _holds_processes(folder.parent):
+                folder.rmdir()
+                return False
             for parent in (folder.parent, folder):
                 if controller not in (parent / "cgroup.subtree_control").read_text().split():
                     (parent / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -140,6 +144,11 @@ def _usable(folder: Path, controller: str) -> bool:
         with contextlib.suppress(OSError):
             folder.rmdir()
         return False
+
+
+def _holds_processes(group: Path) -> bool:
+    """Whether a group of version 2 has processes of its own, and so may not cap its children; the root may."""
+    return (group / "cgroup.type").exists() and bool(_read(group / "cgroup.procs").strip())
 
 
 def _set(folder: Path, names: Sequence[str], value: str) -> None:

@@ -1,6 +1,9 @@
 """Which sandbox a service runs programs in, by its settings."""
 
+import contextlib
 import os
+import sys
+from pathlib import Path
 from typing import Literal
 
 from services.scoring.sandbox.bubblewrap import BubblewrapSandbox
@@ -33,10 +36,25 @@ def choose_sandbox(kind: SandboxKind, limits: SandboxLimits, programs: int | Non
     Args:
         kind: its setting.
         limits: what one program may use.
-        programs: how many run at once; ``None``: one a core.
+        programs: how many run at once; ``None``: one a core, of those that this service may use up.
     """
     if kind == "none":
         return NoSandbox()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    running = programs or cores or 1
+    running = programs or max(1, min(cores or 1, quota_cores()))
     return BubblewrapSandbox(limits, running=running, ready=running + 1)
+
+
+def quota_cores(mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many whole cores a container's quota allows, at least one; very many where there is none.
+
+    Args:
+        mount: where the control groups of this process are mounted, in either version of the kernel's interface.
+    """
+    for quota_file, period_file in (("cpu.max", ""), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            quota, *rest = (mount / quota_file).read_text().split()
+            period = rest[0] if rest else (mount / period_file).read_text()
+            if quota not in ("max", "-1"):
+                return max(1, int(quota) // int(period))
+    return sys.maxsize

@@ -34,12 +34,24 @@ def usage_below(process: int) -> Usage:
         each = waiting.pop()
         waiting += children_of(each)
         try:
-            _, resident, shared, *_ = (_PROC / str(each) / "statm").read_text().split()
+            memory += _own_bytes(_PROC / str(each))
         except OSError:
             continue
-        memory += (int(resident) - int(shared)) * _PAGE_BYTES
         processes += 1
     return Usage(memory, processes)
+
+
+def _own_bytes(process: Path) -> int:
+    """Return what a process holds beside files on a disk; what it shares with its children counts for each of them."""
+    own = 0
+    for line in (process / "status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("RssAnon", "RssShmem"):
+            own += int(value.split()[0]) * 1024
+    if not own:
+        # A kernel that does not tell them apart: all of it, rather than none.
+        own = int((process / "statm").read_text().split()[1]) * _PAGE_BYTES
+    return own
 
 
 def _files_bytes(process: int) -> int:

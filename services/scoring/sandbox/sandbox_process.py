@@ -68,6 +68,11 @@ class SandboxProcess:
                 f"a sandbox cannot be started: {said or 'it says nothing'}. To make it work, {HOW_TO_INSTALL}"
             )
         self._first_process = next(iter(children_of(self._child.pid)), None)
+        if self._first_process is None and self._group.memory is None:
+            raise SandboxUnavailableError(
+                "neither control groups nor /proc/PID/task/TID/children are to be had here, so nothing would cap a "
+                "program's memory"
+            )
         if self._first_process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._first_process_fd = os.pidfd_open(self._first_process)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from services.scoring.places import Places
+from services.scoring.sandbox.errors import SandboxUnavailableError
 from services.scoring.sandbox.sandbox_process import SandboxProcess
 
 _ATTEMPTS = 3
@@ -22,6 +23,7 @@ class WarmPool:
         self._places = Places(running)
         self._ready: deque[asyncio.Future[SandboxProcess]] = deque()
         self._ending: set[asyncio.Future[None]] = set()
+        self._is_closed = False
         # A core each, in no order: other services on this machine may hand out the same ones.
         cores = list(os.sched_getaffinity(0))
         self._cores = random.sample(cores, len(cores)) if running <= len(cores) else []
@@ -49,7 +51,8 @@ class WarmPool:
                 ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """End every sandbox, and wait until it is gone."""
+        """End every sandbox that waits, and wait until it is gone; none is started any more."""
+        self._is_closed = True
         starting = list(self._ready)
         self._ready.clear()
         for each in await asyncio.gather(*starting, return_exceptions=True):
@@ -59,14 +62,19 @@ class WarmPool:
             await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _take(self) -> SandboxProcess:
-        for _ in range(_ATTEMPTS - 1):
+        # All that were ready may have been killed meanwhile, for want of memory.
+        for _ in range(self._size + _ATTEMPTS):
             process = await self._next()
             if process.is_running:
                 return process
             await process.end()
-        return await self._next()
+        raise SandboxUnavailableError("sandboxes end before a program comes; is there memory left on this machine?")
 
     async def _next(self) -> SandboxProcess:
+        if self._is_closed:
+            raise SandboxUnavailableError("the sandboxes have been closed")
+        # One that could not be started while nobody wanted it says nothing about now.
+        self._ready = deque(each for each in self._ready if not _has_failed(each))
         while len(self._ready) <= self._size:
             self._ready.append(asyncio.ensure_future(self._start()))
         taken = self._ready.popleft()
@@ -75,3 +83,7 @@ class WarmPool:
         except asyncio.CancelledError:
             self._ready.append(taken)
             raise
+
+
+def _has_failed(starting: asyncio.Future[SandboxProcess]) -> bool:
+    return starting.done() and (starting.cancelled() or starting.exception() is not None)
