@@ -103,12 +103,11 @@ class CascadeGuard:
 
     async def _ask_early(self, stage: CascadeStage, guard: Guard, turns: Sequence[JudgedTurn]) -> list[Verdict | None]:
         """Return the verdicts that stand; None for what is handed on."""
-        # At its own bound the stage names the categories that reached it.
-        asked = [replace(turn, threshold=stage.high) for turn in turns]
         answers: Sequence[Verdict] = ()
         problem = ""
         try:
-            answers = await guard.judge(asked)
+            # As the calibration asked: what a long text's later windows count for depends on the threshold.
+            answers = await guard.judge(turns)
         except _CALLERS_OWN:
             raise
         except FleetError as error:
@@ -142,7 +141,7 @@ class CascadeGuard:
             guard=self._reference(answer.guard),
             threshold=None if stage.high is None else _scaled(stage.high, stage.temperature),
             unsafe_probability=scaled,
-            categories=_scaled_scores(answer.categories, stage.temperature) if is_unsafe else (),
+            categories=_scaled_scores(_reached(stage, answer), stage.temperature) if is_unsafe else (),
             all_scores=_scaled_scores(answer.all_scores, stage.temperature),
             # A stage of its own kind may say more than whether a turn is hazardous, but nobody calibrated that.
             refusal=None,
@@ -153,6 +152,13 @@ class CascadeGuard:
         """Return this cascade's reference, with the engine and dtype of the stage that decided."""
         short = judge.name.removeprefix(COLLECTION_PREFIX)
         return replace(self._about.reference, engine=f"cascade/{short}", dtype=judge.dtype)
+
+
+def _reached(stage: CascadeStage, answer: Verdict) -> Sequence[CategoryScore]:
+    """The categories that reached the stage's own bound, where it says how probable each is."""
+    if stage.high is None or not any(each.probability is not None for each in answer.all_scores):
+        return answer.categories
+    return [each for each in answer.all_scores if each.probability is not None and each.probability >= stage.high]
 
 
 def _describe(file: CascadeFile, guards: Sequence[Guard]) -> GuardDescription:

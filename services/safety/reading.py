@@ -28,8 +28,10 @@ class Reading:
 
     def held_to(self, bar: LaterWindows, threshold: float) -> "Reading":
         """Return what this says of a text when it was read in a window after the first, judged at a threshold."""
+        # Policies compare categories with thresholds of their own: only the margin may lower these.
+        lower = bar.model_copy(update={"weight": 1.0})
         scores = (
-            replace(each, probability=None if each.probability is None else bar.weighed(each.probability, threshold))
+            replace(each, probability=None if each.probability is None else lower.weighed(each.probability, threshold))
             for each in self.scores
         )
         return Reading(bar.weighed(self.unsafe_probability, threshold), tuple(scores))
@@ -57,7 +59,8 @@ class LabelReader:
     """Reads the answers of one classifier.
 
     The unsafe probability is the largest of: the outputs that mean ``unsafe``, those of all hazards (unmapped ones
-    included), and, if there are labels that mean ``safe``, what these leave of 1. So no category ever exceeds it.
+    included), and, if there are labels that mean ``safe``, what these leave of 1. So no category ever exceeds it, but
+    in a window after the first, of whose unsafe probability less may count (``Reading.held_to``).
 
     Args:
         labels: of the classifier, in the order of its probabilities.

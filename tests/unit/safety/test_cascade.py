@@ -137,10 +137,15 @@ async def test_a_threshold_of_the_callers_own_is_the_last_guards_business() -> N
     assert [turn.threshold for turn in made.last.requests[0]] == [0.3]
 
 
-async def test_the_cheap_guard_names_what_reached_its_bound() -> None:
-    made = Cascade()
-    await made.guard.judge(prompts("0.9"))
-    assert [turn.threshold for turn in made.cheap.requests[0]] == [0.8]
+async def test_the_cheap_guard_is_asked_as_when_it_was_calibrated_and_names_what_reached_its_bound() -> None:
+    scores = tuple(
+        CategoryScore(HazardCategory("tests", "1", code), value)
+        for code, value in (("violence", 0.85), ("hate", 0.6), ("unsaid", None))
+    )
+    made = Cascade(lambda turn: FakeGuard().verdict(UNSAFE, 0.9, categories=scores[:2], all_scores=scores))
+    [verdict] = await made.guard.judge(prompts("x"))
+    assert [turn.threshold for turn in made.cheap.requests[0]] == [None]
+    assert [each.category.code for each in verdict.categories] == ["violence"]
 
 
 async def test_probabilities_are_scaled_together_with_the_bound() -> None:

@@ -110,8 +110,9 @@ async def test_windows_behind_the_first_have_to_exceed_a_higher_bar() -> None:
     found = [each.unsafe_probability for each in judged]
     # Odds of 7 to 3 become 7 to 12; 36 to 1 become 9, whose root is 3.
     assert found == pytest.approx([0.6, 7 / 19, 0.75, 1.0])
-    assert [each.categories[0].probability for each in judged if each.categories] == pytest.approx([0.6, 0.75, 1.0])
-    assert [each.all_scores[0].probability for each in judged] == pytest.approx(found)
+    assert [each.categories[0].probability for each in judged if each.categories] == pytest.approx([0.6, 0.9, 1.0])
+    # A policy's own threshold for a hazard may be any: only the margin lowers what it is compared with.
+    assert [each.all_scores[0].probability for each in judged] == pytest.approx([0.6, 7 / 19, 0.9, 1.0])
 
 
 async def test_what_is_clearly_hazardous_behind_the_first_window_is_unsafe_at_any_threshold() -> None:

@@ -85,15 +85,15 @@ def test_a_higher_bar_lowers_log_odds_and_keeps_order_certainty_and_categories(
     before = [reading.unsafe_probability, *(each.probability or 0.0 for each in reading.scores)]
     after = [held.unsafe_probability, *(each.probability or 0.0 for each in held.scores)]
     assert after[1:] == sorted(after[1:], reverse=True)
-    assert after[0] >= after[1]
-    for one, other in zip(before, after, strict=True):
+    weights = [weight, *(1.0 for _ in held.scores)]
+    for one, other, counts in zip(before, after, weights, strict=True):
         assert 0 <= other <= one + 1e-12
         assert (one, other) == (1.0, 1.0) or one < 1.0
         if 0.001 < one < 0.999:
             expected = math.log(one / (1 - one)) - margin
             if 0.001 < threshold < 0.999:
                 bar = math.log(threshold / (1 - threshold))
-                expected = min(expected, bar + weight * (expected - bar))
+                expected = min(expected, bar + counts * (expected - bar))
                 assert math.log(other / (1 - other)) == pytest.approx(expected, abs=1e-6)
 
 
