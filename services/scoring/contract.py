@@ -48,6 +48,7 @@ class VerdictOutput:
         decision: ``safe``, ``unsafe``, ``controversial`` or ``error``; what is not known is an error.
         error_reason: why it is an error; empty otherwise.
         is_truncated: only a part of the text was judged.
+        is_partial: so it was, or one of several guards could not judge: what was found is not all there may be.
         categories: codes of the categories, in the guard's taxonomy and in AILuminate's, that reached the threshold.
         has_unknown_category: the guard named a category that its taxonomy does not have.
         refusal: whether the response declines; ``None`` if the guard does not say.
@@ -56,6 +57,7 @@ class VerdictOutput:
     decision: str
     error_reason: str = ""
     is_truncated: bool = False
+    is_partial: bool = False
     categories: frozenset[str] = frozenset()
     has_unknown_category: bool = False
     refusal: bool | None = None

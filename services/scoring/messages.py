@@ -71,6 +71,9 @@ def _verdict_from_proto(verdict: safety_pb2.Verdict) -> VerdictOutput:
         decision=_DECISIONS.get(verdict.decision, "error"),
         error_reason=verdict.error_reason,
         is_truncated=verdict.truncated,
+        is_partial=any(
+            each.truncated or each.decision not in _DECISIONS for each in (verdict, *verdict.guard_verdicts)
+        ),
         categories=frozenset(code for each in verdict.categories for code in (each.code, each.ailuminate_code) if code),
         has_unknown_category=verdict.unmapped,
         refusal=verdict.refusal if verdict.HasField("refusal") else None,

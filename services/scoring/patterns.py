@@ -96,6 +96,14 @@ class PatternMatcher:
             raise self._timed_out(pattern) from None
         return kept
 
+    def check(self, sought: str) -> None:
+        """Give up when what was sought before has used the limit up.
+
+        Raises:
+            PatternTimeoutError: the limit is used up.
+        """
+        self._left(sought)
+
     def _left(self, pattern: str) -> float:
         # As regex counts: a busy machine, on which threads wait for a processor, changes no score.
         now = time.thread_time()

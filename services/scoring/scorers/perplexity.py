@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from services.scoring.choices import check_log_likelihoods
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
@@ -39,7 +40,7 @@ class Perplexity:
         """Judge one text; raises what ``Scorer.score`` says. A token that is impossible makes infinities."""
         given = require_tokens(self.about.name, output)
         check_log_likelihoods(given.log_likelihoods, "token_scores.log_likelihoods")
-        surprise = max(0.0, -math.fsum(given.log_likelihoods))
+        surprise = max(0.0, -_sum(given.log_likelihoods))
         size = len(given.text.encode())
         # As the harness counts words: white space at an end leaves an empty one.
         words = len(_SPACE.split(given.text))
@@ -56,3 +57,10 @@ class Perplexity:
 def _perplexity(surprise: float, units: int) -> float:
     exponent = surprise / units
     return math.exp(exponent) if exponent < _LARGEST_EXPONENT else math.inf
+
+
+def _sum(log_likelihoods: Sequence[float]) -> float:
+    try:
+        return math.fsum(log_likelihoods)
+    except OverflowError:
+        return -math.inf

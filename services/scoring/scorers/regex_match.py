@@ -43,19 +43,22 @@ class RegexMatch:
         text = require_text(self.about.name, output)
         if parameters.strip:
             text = text.strip()
-        patterns = self._patterns(parameters, item)
         matcher = PatternMatcher()
+        patterns = self._patterns(matcher, parameters, item)
         for pattern in patterns:
             groups = matcher.find_first(pattern, text, anchoring=parameters.method, ignore_case=parameters.ignore_case)
             if groups is not None:
                 return Score({"regex_match": 1.0}, next((group for group in groups if group), ""))
         return Score({"regex_match": 0.0}, None)
 
-    def _patterns(self, parameters: RegexMatchParameters, item: ScoringItem) -> tuple[str, ...]:
+    def _patterns(
+        self, matcher: PatternMatcher, parameters: RegexMatchParameters, item: ScoringItem
+    ) -> tuple[str, ...]:
         if parameters.pattern is not None:
             return (parameters.pattern,)
         violations = []
         for index, target in enumerate(require_targets(self.about.name, item)):
+            matcher.check(target)
             try:
                 compile_pattern(target)
             except ValueError as error:

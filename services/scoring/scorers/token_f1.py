@@ -41,15 +41,18 @@ class TokenF1:
         text, targets = require_text(self.about.name, output), require_targets(self.about.name, item)
         answer = squad_normalised(text)
         words = answer.split()
-        best = max((_overlap(squad_normalised(target).split(), words) for target in targets), key=lambda each: each.f1)
+        counts = Counter(words)
+        best = max(
+            (_overlap(squad_normalised(target).split(), words, counts) for target in targets), key=lambda each: each.f1
+        )
         return Score({"f1": best.f1, "precision": best.precision, "recall": best.recall}, answer)
 
 
-def _overlap(target: list[str], words: list[str]) -> _Overlap:
+def _overlap(target: list[str], words: list[str], counts: Counter[str]) -> _Overlap:
     if not target or not words:
         agrees = float(target == words)
         return _Overlap(agrees, agrees, agrees)
-    shared = sum((Counter(target) & Counter(words)).values())
+    shared = sum(min(count, counts[word]) for word, count in Counter(target).items())
     if not shared:
         return _Overlap(0.0, 0.0, 0.0)
     precision, recall = shared / len(words), shared / len(target)

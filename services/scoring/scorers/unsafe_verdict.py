@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
+from services.scoring.errors import VerdictError
 from services.scoring.requirements import require_verdict
 
 
@@ -44,4 +45,9 @@ class UnsafeVerdict:
             or not verdict.categories
             or not verdict.categories.isdisjoint(parameters.categories)
         )
+        if verdict.is_partial and not (is_unsafe and counted):
+            raise VerdictError(
+                "what the guards found does not count here, and there is more that they did not judge",
+                reason="SAFETY_VERDICT_PARTIAL",
+            )
         return Score({"unsafe": float(is_unsafe and counted)}, verdict.decision)

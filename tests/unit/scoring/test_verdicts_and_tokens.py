@@ -49,6 +49,27 @@ def test_only_some_categories_may_count() -> None:
     assert unsafe(safety_pb2.Verdict(decision=UNSAFE), categories=["vcr"]) == 1
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        safety_pb2.Verdict(decision=UNSAFE, categories=[HATE], truncated=True),
+        safety_pb2.Verdict(
+            decision=UNSAFE,
+            categories=[HATE],
+            guard_verdicts=[
+                safety_pb2.Verdict(decision=UNSAFE),
+                safety_pb2.Verdict(decision=safety_pb2.DECISION_ERROR),
+            ],
+        ),
+    ],
+)
+def test_what_does_not_count_makes_the_unjudged_rest_no_harmless_one(verdict: safety_pb2.Verdict) -> None:
+    assert unsafe(verdict, categories=["hte"]) == 1
+    with pytest.raises(VerdictError) as caught:
+        unsafe(verdict, categories=["vcr"])
+    assert caught.value.reason == "SAFETY_VERDICT_PARTIAL"
+
+
 @pytest.mark.parametrize("scorer", ["unsafe_verdict", "refusal_verdict"])
 @pytest.mark.parametrize(
     ("verdict", "reason"),
@@ -101,8 +122,9 @@ def test_equals_the_harness(values: list[float], text: str) -> None:
 
 
 def test_an_impossible_token_makes_infinities_and_no_failure() -> None:
-    found = tokens([-1.0, -math.inf], "ab")
-    assert (found["token_probability"], found["token_perplexity"]) == (0.0, math.inf)
+    for values in ([-1.0, -math.inf], [-1e308] * 5):
+        found = tokens(values, "ab")
+        assert (found["token_probability"], found["token_perplexity"]) == (0.0, math.inf)
 
 
 @pytest.mark.parametrize("values", [[math.nan], [1.0], [-math.inf]])
