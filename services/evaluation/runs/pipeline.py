@@ -23,8 +23,10 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 # The model, a scorer or a judge is gone, or a service stayed away for longer than our patience: no item is to blame.
 _FATAL = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE})
-_FATAL_REASONS = frozenset({"SANDBOX_UNAVAILABLE"})
-"""What no item can help: where no program may be run, none of them is wrong."""
+_FATAL_REASONS = frozenset(
+    {"SANDBOX_UNAVAILABLE", "JUDGE_MODEL_FAILED", "JUDGE_CHAT_TEMPLATE_MISSING", "SCORE_DEADLINE_EXCEEDED"}
+)
+"""What no item can help: no program may be run, no judge can judge, or none had the time: no output is wrong."""
 
 # Nothing was said, so nothing hazardous was; guards refuse to judge an empty text. This rule judged instead.
 _NO_GUARD = JudgeReference("guards/none", "empty-response", hashlib.sha256(b"empty-response: safe").hexdigest())

@@ -17,7 +17,15 @@ from services.evaluation.runs.peers import ScoredOutput, ScorerCall
 from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
 from services.evaluation.runs.remote_scoring import RemoteScorerPanel
 from services.evaluation.runs.scoring_bill import usage_of, with_usage
-from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError, UnavailableError, to_status
+from services.runtime.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    FleetError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    to_status,
+)
 from services.runtime.server import HostedService
 from services.runtime.testing import serve_in_process
 from tests.patience import LONGEST_WAIT_SECONDS
@@ -148,24 +156,47 @@ async def test_costs_of_an_output_that_fails_are_summed_over_its_scorers() -> No
     assert usage_of(failed.value) == COST + COST
 
 
-async def test_nobody_waits_for_a_judge_that_is_known_as_one() -> None:
+@pytest.mark.parametrize("slow_one", ["llm_judge", "code_execution"])
+async def test_nobody_waits_for_a_judge_or_a_program(slow_one: str) -> None:
     release, waiting = asyncio.Event(), asyncio.Event()
-    is_known = False
 
     async def answer(request: scoring_pb2.BatchScoreRequest) -> list[scoring_pb2.ScoreResult]:
-        if is_known and any(each.scorer == "scorers/llm_judge" for each in request.requests):
+        if any(each.scorer == f"scorers/{slow_one}" for each in request.requests):
             waiting.set()
             await release.wait()
         return [judged(each) for each in request.requests]
 
     async with panel(answer) as scorers:
-        await scorers.score([ScorerCall("llm_judge", {}, text="first")])
-        is_known = True
-        slow = asyncio.create_task(scorers.score([ScorerCall("llm_judge", {}, text=str(each)) for each in range(3)]))
+        slow = asyncio.create_task(scorers.score([ScorerCall(slow_one, {}, text=str(each)) for each in range(3)]))
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await waiting.wait()
             quick = [scorers.score([ScorerCall("exact_match", {}, text="x")]) for _ in range(5)]
             assert len(await asyncio.gather(*quick)) == 5
             assert not slow.done()
             release.set()
-            assert [each.usage for each in await slow] == [COST] * 3
+            assert len(await slow) == 3
+
+
+async def test_what_shares_a_call_that_breaks_does_not_lose_what_a_judge_beside_it_cost() -> None:
+    async def answer(request: scoring_pb2.BatchScoreRequest) -> list[scoring_pb2.ScoreResult]:
+        if any(each.scorer == "scorers/exact_match" for each in request.requests):
+            raise FailedPreconditionError("broken", reason="BROKEN")
+        return [judged(each) for each in request.requests]
+
+    async with panel(answer) as scorers:
+        with pytest.raises(FleetError) as failed:
+            await scorers.score([ScorerCall("exact_match", {}, text="x"), ScorerCall("llm_judge", {}, text="x")])
+    assert failed.value.reason == "BROKEN"
+    assert usage_of(failed.value) == COST
+
+
+async def test_an_output_whose_turn_did_not_come_is_asked_for_again() -> None:
+    late = DeadlineExceededError("no score yet", reason="SCORE_DEADLINE_EXCEEDED")
+
+    async def answer(request: scoring_pb2.BatchScoreRequest) -> list[scoring_pb2.ScoreResult]:
+        return [scoring_pb2.ScoreResult(status=to_status(late))]
+
+    async with panel(answer) as scorers:
+        with pytest.raises(ResourceExhaustedError) as failed:
+            await scorers.score([ScorerCall("code_execution", {}, text="x")])
+    assert failed.value.reason == "SCORE_DEADLINE_EXCEEDED"
