@@ -71,7 +71,7 @@ OUTCOMES = [
     "OUTPUT_INVALID",
     {"numeric_match": 1.0},
     "SCORER_NOT_FOUND",
-    {"acc": 0.0, "acc_norm": 1.0},
+    {"acc": 0.0, "acc_norm": 1.0, "acc_bytes": 1.0},
 ]
 
 
