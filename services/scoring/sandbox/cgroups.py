@@ -37,6 +37,10 @@ class ControlGroup:
         """Each folder that a process is to be put into, once."""
         return tuple(dict.fromkeys(each for each in (self.memory, self.processes, self.cpu) if each is not None))
 
+    def prefer(self) -> None:
+        """Let it count for a whole process from now on, where it shares a core with sandboxes that only start."""
+        _weigh(self.cpu, shares=1024, weight=100)
+
     def hits(self) -> LimitHits:
         """Read how often a limit was hit since the group was made."""
         memory = processes = 0
@@ -73,10 +77,7 @@ class ControlGroups:
 
     def weigh(self, programs: int) -> None:
         """Let all sandboxes together count for so many processes where others want the CPU too."""
-        for name, value in (("cpu.shares", 1024 * programs), ("cpu.weight", min(10_000, 100 * programs))):
-            if "cpu" in self._parents and (self._parents["cpu"] / name).exists():
-                with contextlib.suppress(OSError):
-                    (self._parents["cpu"] / name).write_text(str(value))
+        _weigh(self._parents.get("cpu"), shares=1024 * programs, weight=min(10_000, 100 * programs))
 
     def make(self, name: str, limits: SandboxLimits) -> ControlGroup:
         """Make a group with these limits and one core of CPU.
@@ -98,6 +99,8 @@ class ControlGroups:
             _set(folders["pids"], ("pids.max",), str(limits.processes + 2))
         if "cpu" in folders:
             _set_one_core(folders["cpu"])
+            # Until it has a program: to start ahead must not slow those that run.
+            _weigh(folders["cpu"], shares=64, weight=6)
         return ControlGroup(folders.get("memory"), folders.get("pids"), folders.get("cpu"))
 
     def close(self) -> None:
@@ -157,6 +160,14 @@ def _set(folder: Path, names: Sequence[str], value: str) -> None:
             (folder / name).write_text(value)
             return
     raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
+
+
+def _weigh(folder: Path | None, *, shares: int, weight: int) -> None:
+    """Set how much CPU a group has beside others, in whichever version of the interface."""
+    for name, value in (("cpu.shares", shares), ("cpu.weight", weight)):
+        if folder is not None and (folder / name).exists():
+            with contextlib.suppress(OSError):
+                (folder / name).write_text(str(value))
 
 
 def _set_one_core(folder: Path) -> None:

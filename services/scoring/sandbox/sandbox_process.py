@@ -95,6 +95,7 @@ class SandboxProcess:
 
     async def run(self, program: Program) -> Told:
         """Run the program until it ends or must be stopped; what it started may still run afterwards: ``end`` it."""
+        self._group.prefer()
         talk = asyncio.ensure_future(self._converse(program))
         overflow = asyncio.ensure_future(self._overflow())
         tasks: list[asyncio.Future[Any]] = [overflow, talk]

@@ -11,7 +11,7 @@ LIMITS = SandboxLimits(memory_bytes=1 << 20, processes=5)
 FILES = {
     "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     "pids": ("cgroup.procs", "pids.max"),
-    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares"),
 }
 
 
@@ -38,8 +38,17 @@ def test_version_1_caps_each_in_its_hierarchy(tmp_path: Path, monkeypatch: pytes
     assert group.folders == tuple(tmp_path / controller / "boxes/0" for controller in FILES)
     assert (tmp_path / "memory/boxes/0/memory.limit_in_bytes").read_text() == str(1 << 20)
     assert (tmp_path / "pids/boxes/0/pids.max").read_text() == "7"
-    period, quota = ((tmp_path / "cpu/boxes/0" / name).read_text() for name in FILES["cpu"])
+    period, quota = ((tmp_path / "cpu/boxes/0" / name).read_text() for name in FILES["cpu"][:2])
     assert period == quota
+
+
+def test_a_sandbox_counts_for_little_until_it_has_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_1(tmp_path, monkeypatch)
+    group = ControlGroups("boxes", tmp_path, "8:pids:/\n4:memory:/gone\n1:cpu:/\n0::/\n").make("0", LIMITS)
+    shares = tmp_path / "cpu/boxes/0/cpu.shares"
+    assert shares.read_text() == "64"
+    group.prefer()
+    assert shares.read_text() == "1024"
 
 
 def test_without_any_there_is_nothing_to_join(tmp_path: Path) -> None:
