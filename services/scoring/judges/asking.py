@@ -1,16 +1,16 @@
 """Asks one judge one question: from memory, or from its model, with what it cost either way."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.runtime.cache.single_flight import SingleFlight
-from services.runtime.errors import CancelledCallError, DeadlineExceededError, FleetError
+from services.runtime.errors import CancelledCallError, DeadlineExceededError, FleetError, ResourceExhaustedError
 from services.scoring.judges.errors import JudgeUnparsableError, of_judge, with_usage, without_usage
 from services.scoring.judges.judge_model import Decoding, JudgeModel, JudgePrompt, Likelihoods, SampledAnswer
 from services.scoring.judges.known_answers import KnownAnswers, KnownVote, Question
 from services.scoring.judges.rubric import Rubric
 from services.scoring.judges.verdicts import Statement, expected_value, read_verdict
+from services.scoring.places import Places
 from services.scoring.usage import Usage
 
 
@@ -52,13 +52,13 @@ class Asking:
     Args:
         model: the models.
         known: what was answered before.
-        max_concurrent: most questions that are with the models at once.
+        max_concurrent: most questions that are with the models at once; callers get these places in turn.
     """
 
     def __init__(self, model: JudgeModel, known: KnownAnswers, *, max_concurrent: int) -> None:
         self._model = model
         self._known = known
-        self._places = asyncio.Semaphore(max_concurrent)
+        self._places = Places(max_concurrent)
         self._flights: SingleFlight[tuple[bytes, str], Ballot | FleetError] = SingleFlight(_is_personal)
 
     async def ask(
@@ -102,7 +102,7 @@ class Asking:
                 return Ballot(model, question.judge.digest, tuple(votes), known.usage.from_cache, cached=True)
             except JudgeUnparsableError:
                 pass  # kept by a release that read answers in another way: ask again
-        async with self._places:
+        async with self._places.place():
             return await self._computed(model, rubric, question)
 
     async def _computed(self, model: str, rubric: Rubric, question: Question) -> Ballot:
@@ -160,8 +160,8 @@ def _vote(rubric: Rubric, statement: Statement, vote: KnownVote) -> Vote:
 
 
 def _is_personal(error: BaseException) -> bool:
-    """Whether a failure concerns only the caller that asked first, such as its deadline."""
-    return isinstance(error, DeadlineExceededError | CancelledCallError)
+    """Whether a failure may concern only the caller that asked first, such as its deadline or its quota."""
+    return isinstance(error, DeadlineExceededError | CancelledCallError | ResourceExhaustedError)
 
 
 def total(ballots: Sequence[Ballot]) -> Usage:

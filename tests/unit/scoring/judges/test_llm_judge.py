@@ -11,11 +11,13 @@ from prometheus_client import CollectorRegistry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.sqlite_store import SqliteCacheStore
 from services.runtime.cache.store import CacheStore
+from services.runtime.calls import bind_ids
 from services.runtime.errors import (
     FailedPreconditionError,
     FleetError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 from services.scoring.contract import Score, ScoringItem, TextOutput
@@ -233,6 +235,42 @@ async def test_who_shares_a_failure_does_not_pay_for_it_again() -> None:
         errors = await asyncio.gather(*asking)
     assert [each.reason for each in errors] == ["JUDGE_UNPARSABLE"] * 3
     assert sum(usage_of(each).computed_prompt_tokens for each in errors) == 100
+
+
+async def test_who_asks_little_does_not_wait_for_all_of_who_asks_much() -> None:
+    model = FakeJudgeModel(fours)
+    model.gate = asyncio.Event()
+    asking = Asking(model, KnownAnswers(None, METRICS, engine_revision=""), max_concurrent=1)
+
+    async def ask(caller: str, text: str) -> None:
+        with bind_ids(caller=caller):
+            prompt, decoding = JudgePrompt(text, "chat"), Decoding(10, 0.0, 0, 1)
+            await asking.ask("models/judge", LIBRARY.find("quality"), prompt, decoding, wants_likelihoods=False)
+
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS), asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(ask("much", f"much {number}"))
+        await model.was_asked.wait()
+        group.create_task(ask("little", "little"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        model.gate.set()
+    assert [prompt.text for _, prompt in model.asked].index("little") == 1
+
+
+async def test_the_quota_of_one_caller_is_not_that_of_who_shares_its_question() -> None:
+    model = FakeJudgeModel(fours)
+    model.gate = asyncio.Event()
+    model.failures = [ResourceExhaustedError("your quota is used up", reason="QUOTA_EXCEEDED")]
+    judge = scorer(model)
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS), asyncio.TaskGroup() as group:
+        refused = group.create_task(failure(judge))
+        await model.was_asked.wait()
+        other = group.create_task(judged(judge))
+        await asyncio.sleep(0.05)
+        model.gate.set()
+    assert refused.result().reason == "JUDGE_QUOTA_EXCEEDED"
+    assert other.result().metrics["score"] == 0.75
 
 
 async def test_a_pair_is_asked_in_both_orders() -> None:
