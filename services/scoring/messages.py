@@ -7,6 +7,7 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf import duration_pb2, json_format, struct_pb2
+from google.rpc import status_pb2
 from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
@@ -147,11 +148,22 @@ def usage_to_proto(usage: Usage) -> common_pb2.Usage:
     )
 
 
+def outcome_to_proto(outcome: Judged | BaseException) -> scoring_pb2.ScoreResponse | status_pb2.Status:
+    """Return what became of one request of many; never raises, for its neighbours would pay for it."""
+    if isinstance(outcome, BaseException):
+        return to_status(outcome)
+    try:
+        return response_to_proto(outcome)
+    except Exception as error:  # noqa: BLE001 - a score that no message can hold is a bug of its scorer alone
+        return to_status(error)
+
+
 def result_to_proto(outcome: Outcome) -> scoring_pb2.ScoreResult:
-    """Return what became of one request of many."""
-    if isinstance(outcome, Exception):
-        return scoring_pb2.ScoreResult(status=to_status(outcome))
-    return scoring_pb2.ScoreResult(response=response_to_proto(outcome))
+    """Return what became of one request of a batch."""
+    told = outcome_to_proto(outcome)
+    if isinstance(told, status_pb2.Status):
+        return scoring_pb2.ScoreResult(status=told)
+    return scoring_pb2.ScoreResult(response=told)
 
 
 def scorer_to_proto(scorer: AnyScorer) -> scoring_pb2.Scorer:

@@ -6,6 +6,7 @@ what others' scores mean.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from services.scoring.registry import BrokenScorer, ScorerRegistry, reference_of
 
 PLUGIN_GROUP: Final = "evalfleet.scorers"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.@-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,18 @@ def _checked(score: object) -> Score:
 
     Raises:
         TypeError: it is no score.
-        ValueError: its answer is no text that can be sent.
+        ValueError: its answer is no text that can be sent, a metric's name is none, or its value is no number.
     """
     if not isinstance(score, Score):
         raise TypeError(f"score gave {type(score).__name__}, not a Score")
     metrics = {str(name): float(value) for name, value in score.metrics.items()}
+    for name, value in metrics.items():
+        if not _METRIC_NAME.fullmatch(name):
+            rule = "1 to 63 of a-z, A-Z, 0-9, _, ., @ and -, first a letter"
+            raise ValueError(f"a metric is called {name!r}, but a name has {rule}")
+        if math.isnan(value):
+            # One such value would make every mean over its items none, too.
+            raise ValueError(f"its metric {name} is NaN; leave out what is not known")
     if score.extracted_answer is not None:
         score.extracted_answer.encode()
     return replace(score, metrics=metrics)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from evalfleet.scoring.v1 import scoring_pb2
+from google.rpc import status_pb2
 
-from services.runtime.errors import to_status
 from services.runtime.item_streams import Outcome
 from services.scoring.judging import Judged
-from services.scoring.messages import response_to_proto
+from services.scoring.messages import outcome_to_proto
 
 _LARGEST_GROUP_BYTES: Final = 256 * 1024
 """Nothing is added to a message that is larger than this, so that only an outcome alone can be too large to be sent."""
@@ -28,10 +28,11 @@ def outcomes_to_proto(group: Sequence[Outcome[Judged]], *, together: bool) -> It
         else:
             part = message.more.add()
         part.item_id = outcome.item_id
-        if isinstance(outcome.result, BaseException):
-            part.status.CopyFrom(to_status(outcome.result))
+        told = outcome_to_proto(outcome.result)
+        if isinstance(told, status_pb2.Status):
+            part.status.CopyFrom(told)
         else:
-            part.response.CopyFrom(response_to_proto(outcome.result))
+            part.response.CopyFrom(told)
         size += part.ByteSize()
     if message is not None:
         yield message

@@ -1,5 +1,6 @@
 """Scorers of other distributions: found by entry points of really installed ones, in a folder on ``sys.path``."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,13 +143,53 @@ async def test_one_may_be_heavy(install: Install) -> None:
         await pool.close()
 
 
-@pytest.mark.parametrize("given", ["None", "Score({'shouts': 'loudly'}, None)", "Score({'shouts': 1.0}, '\\ud800')"])
+NO_SCORES = [
+    "None",
+    "Score({'shouts': 'loudly'}, None)",
+    "Score({'shouts': 1.0}, '\\ud800')",
+    "Score({'shouts': float('nan')}, None)",
+    "Score({'\\ud800': 1.0}, None)",
+    "Score({'': 1.0}, None)",
+    "Score({'shouts': 1.0}, None, usage='much')",
+    "Score({'shouts': 1.0}, None, usage=Usage(prompt_tokens=2**63))",
+    "Score({'shouts': 1.0}, None, cached='perhaps')",
+    "Score({'shouts': 1.0}, None, decided_by='\\ud800')",
+]
+
+
+def giving(score: str) -> str:
+    given = f"from services.scoring.usage import Usage; return {score}"
+    return shouting().replace('return Score({"shouts": float(output.text.isupper())}, None)', given)
+
+
+@pytest.mark.parametrize("given", NO_SCORES)
 async def test_what_is_no_score_is_a_bug_of_one_output(install: Install, given: str) -> None:
-    code = shouting().replace('return Score({"shouts": float(output.text.isupper())}, None)', f"return {given}")
-    install("evalfleet_shouting_g", code)
+    install("evalfleet_shouting_g", giving(given))
     async with serve_in_process(hosted(registry_with_plugins(builtin_scorers()))) as channel:
         requests = [scoring_pb2.ScoreRequest(scorer=f"scorers/{name}", text="HO") for name in ("shouting", "refusal")]
         stub = scoring_pb2_grpc.ScoringServiceStub(channel)
         wrong, fine = (await stub.BatchScore(scoring_pb2.BatchScoreRequest(requests=requests))).results
     assert from_status(wrong.status).code == grpc.StatusCode.INTERNAL
     assert fine.HasField("response")
+
+
+@pytest.mark.parametrize("given", NO_SCORES)
+async def test_what_is_no_score_is_a_bug_of_one_item_of_a_stream(install: Install, given: str) -> None:
+    install("evalfleet_shouting_h", giving(given))
+    async with serve_in_process(hosted(registry_with_plugins(builtin_scorers()))) as channel:
+        items = [
+            scoring_pb2.StreamScoreRequest(
+                item_id=name, request=scoring_pb2.ScoreRequest(scorer=f"scorers/{name}", text="HO")
+            )
+            for name in ("shouting", "refusal")
+        ]
+        stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+        outcomes = {outcome.item_id: outcome async for outcome in stub.StreamScore(iter(items))}
+    assert from_status(outcomes["shouting"].status).code == grpc.StatusCode.INTERNAL
+    assert outcomes["refusal"].HasField("response")
+
+
+async def test_a_metric_without_limit_is_a_score(install: Install) -> None:
+    install("evalfleet_shouting_i", giving("Score({'shouts': float('inf'), 'pass@1': 0}, None)"))
+    bound = registry_with_plugins(()).bind("scorers/shouting", {})
+    assert bound.score(ScoringItem(), TextOutput("ho")).metrics == {"shouts": math.inf, "pass@1": 0.0}
