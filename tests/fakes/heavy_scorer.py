@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -52,3 +53,9 @@ class FakeHeavyScorer:
             case ["bug"]:
                 raise ZeroDivisionError("secret detail")
         return Score({"value": 1.0}, str(os.getpid()))
+
+
+def never_ready(connection: socket.socket, memory_bytes: int) -> None:
+    """Stand in for ``run_worker`` in a process that hangs before it can judge."""
+    while True:
+        time.sleep(60)

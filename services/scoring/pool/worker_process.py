@@ -16,6 +16,8 @@ from services.scoring.pool.worker import run_worker
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 
 _LINGER_SECONDS: Final = 2.0
+_START_SECONDS: Final = 60.0
+"""From the fork until it is ready; it imports the service's main module first, which takes a second or two."""
 
 
 class WorkerDiedError(Exception):
@@ -90,7 +92,7 @@ async def start_worker(memory_bytes: int) -> WorkerProcess:
     """Start a worker that may have so much address space.
 
     Raises:
-        WorkerDiedError: it ended before it was ready.
+        WorkerDiedError: it ended before it was ready, or was not ready in time.
     """
     ours, theirs = socket.socketpair()
     try:
@@ -102,5 +104,10 @@ async def start_worker(memory_bytes: int) -> WorkerProcess:
         ours.close()
         raise
     worker = WorkerProcess(process, reader, writer)
-    await worker.answer()
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            await worker.answer()
+    except TimeoutError:
+        # Nobody's time limit counts yet, so that its place would be lost for good.
+        raise WorkerDiedError(f"did not start within {_START_SECONDS:g} s: {await worker.end()}") from None
     return worker

@@ -16,10 +16,11 @@ from services.scoring.admission import Admission
 from services.scoring.contract import ScoringItem, TextOutput
 from services.scoring.errors import ScorerCrashedError, ScorerMemoryError, ScorerTimeoutError
 from services.scoring.judging import Assignment, Judged, Judging
+from services.scoring.pool import worker_process
 from services.scoring.pool.pool import PoolLimits, ScorerPool
 from services.scoring.pool.work import WorkerBugError
 from services.scoring.registry import ScorerRegistry
-from tests.fakes.heavy_scorer import FakeHeavyScorer
+from tests.fakes.heavy_scorer import FakeHeavyScorer, never_ready
 from tests.patience import LONGEST_WAIT_SECONDS, until
 
 BOUND = ScorerRegistry([FakeHeavyScorer()]).bind("scorers/fake_heavy", {})
@@ -100,6 +101,19 @@ async def test_a_process_that_hangs_is_killed_when_its_time_is_up() -> None:
     await ask(pool, "pid")
     await pool.close()
     assert not is_running(pid)
+
+
+async def test_a_process_that_is_never_ready_is_killed_and_holds_nobody_up(
+    pool: ScorerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(worker_process, "run_worker", never_ready)
+        broken.setattr(worker_process, "_START_SECONDS", 0.2)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            with pytest.raises(ScorerCrashedError) as caught:
+                await ask(pool, "pid")
+    assert caught.value.metadata["ending"] == "did not start within 0.2 s: was killed by SIGKILL"
+    await ask(pool, "pid")
 
 
 async def test_a_process_ends_with_whoever_waits_for_it(pool: ScorerPool) -> None:
