@@ -44,6 +44,8 @@ class FakeJudgeModel:
         log_likelihoods: of the verdicts; ``None``: the models give none.
         cut: answers are cut off.
         failures: raised first, one a request for answers.
+        likelihood_failures: raised first, one a request for likelihoods.
+        replaced_by: digest of the model that gets the name between an answer and its likelihoods; empty: none does.
         was_asked: set with the first request for answers.
         gate: holds answers back.
     """
@@ -59,6 +61,7 @@ class FakeJudgeModel:
         self.cut = False
         self.failures: list[FleetError] = []
         self.likelihood_failures: list[FleetError] = []
+        self.replaced_by = ""
         self.was_asked = asyncio.Event()
         self.gate: asyncio.Event | None = None
 
@@ -86,7 +89,9 @@ class FakeJudgeModel:
         if self.log_likelihoods is None:
             return None
         self.scored.append((begun, tuple(continuations)))
-        return Likelihoods(tuple(self.log_likelihoods), LIKELIHOOD_COST)
+        if self.replaced_by:
+            self.digests[model] = self.replaced_by
+        return Likelihoods(tuple(self.log_likelihoods), LIKELIHOOD_COST, self.digests[model])
 
 
 def fake_judge(say: Say = lambda model, prompt, sample: "Verdict: 4") -> LlmJudge:

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.runtime.cache.single_flight import SingleFlight
-from services.runtime.errors import CancelledCallError, DeadlineExceededError, FleetError, ResourceExhaustedError
+from services.runtime.errors import (
+    CancelledCallError,
+    DeadlineExceededError,
+    FleetError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from services.scoring.judges.errors import JudgeUnparsableError, of_judge, with_usage, without_usage
 from services.scoring.judges.judge_model import Decoding, JudgeModel, JudgePrompt, Likelihoods, SampledAnswer
 from services.scoring.judges.known_answers import KnownAnswers, KnownVote, Question
@@ -111,14 +117,14 @@ class Asking:
             answers = await self._model.answer(model, question.prompt, question.decoding)
             spent.add(answers.usage)
             statements = [_read(rubric, each) for each in answers.answers]
+            # Under the digest of who answered: the name may have been given to another checkpoint a moment ago.
+            answered = replace(question, judge=replace(question.judge, digest=answers.model_digest))
             read = [
-                KnownVote(answer.text, await self._likelihoods(model, question, statement, spent))
+                KnownVote(answer.text, await self._likelihoods(model, answered, statement, spent))
                 for answer, statement in zip(answers.answers, statements, strict=True)
             ]
         except FleetError as error:
             raise with_usage(of_judge(error, model), spent.usage) from error
-        # Under the digest of who answered: the name may have been given to another checkpoint a moment ago.
-        answered = replace(question, judge=replace(question.judge, digest=answers.model_digest))
         await self._known.keep(answered, read, spent.usage)
         votes = tuple(_vote(rubric, statement, each) for statement, each in zip(statements, read, strict=True))
         was_computed = spent.usage.computed_prompt_tokens + spent.usage.computed_completion_tokens > 0
@@ -127,7 +133,11 @@ class Asking:
     async def _likelihoods(
         self, model: str, question: Question, statement: Statement, spent: "_Meter"
     ) -> tuple[float, ...]:
-        """Return how likely each verdict was where one stands; () if nobody knows."""
+        """Return how likely each verdict was where one stands; () if nobody knows.
+
+        Raises:
+            UnavailableError: JUDGE_REPLACED: another model told than the one that had answered.
+        """
         if not question.wants_likelihoods:
             return ()
         continuations = [statement.label + word for word in question.words]
@@ -137,6 +147,8 @@ class Asking:
         if found is None:
             return ()
         spent.add(found.usage)
+        if found.model_digest != question.judge.digest:
+            raise UnavailableError("it was replaced while it judged; try again", reason="JUDGE_REPLACED")
         return found.values
 
 

@@ -65,10 +65,11 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """Natural-log likelihood of each continuation, and what finding them cost."""
+    """Natural-log likelihood of each continuation, what finding them cost, and the digest of the model that did."""
 
     values: tuple[float, ...]
     usage: Usage
+    model_digest: str
 
 
 class JudgeModel(Protocol):

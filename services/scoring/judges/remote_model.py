@@ -90,8 +90,7 @@ class RemoteJudgeModel:
         response = await _typed(self._generation.Generate(request, timeout=self._timeout_seconds))
         if len(response.completions) != decoding.sample_count:
             raise InternalError(f"{len(response.completions)} answers instead of {decoding.sample_count}")
-        if (known := self._identities.get(model)) is not None and known[1].digest != response.model_digest:
-            del self._identities[model]
+        self._compare(model, response.model_digest)
         return Answers(
             tuple(
                 SampledAnswer(each.text, each.finish_reason == generation_pb2.FINISH_REASON_STOP)
@@ -121,7 +120,14 @@ class RemoteJudgeModel:
             raise
         if len(response.scores) != len(continuations):
             raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
-        return Likelihoods(tuple(each.log_likelihood for each in response.scores), _usage(response.usage))
+        self._compare(model, response.model_digest)
+        values = tuple(each.log_likelihood for each in response.scores)
+        return Likelihoods(values, _usage(response.usage), response.model_digest)
+
+    def _compare(self, model: str, answered: str) -> None:
+        """Believe an identity no longer if another digest has answered under its name."""
+        if (known := self._identities.get(model)) is not None and known[1].digest != answered:
+            del self._identities[model]
 
 
 async def _typed(call: Awaitable[ResponseT]) -> ResponseT:

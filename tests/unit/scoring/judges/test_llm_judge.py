@@ -167,6 +167,17 @@ async def test_other_weights_or_engines_are_asked_anew(store: CacheStore) -> Non
     assert first.decided_by != second.decided_by
 
 
+async def test_another_models_likelihoods_are_not_taken_for_the_judges(store: CacheStore) -> None:
+    model = FakeJudgeModel(fours, log_likelihoods=[-1.0] * 5)
+    model.replaced_by = "d9"
+    error = await failure(scorer(model, store))
+    assert (error.reason, type(error)) == ("JUDGE_REPLACED", UnavailableError)
+    assert usage_of(error) == ANSWER_COST + LIKELIHOOD_COST
+    model.replaced_by = ""
+    model.digests["models/judge"] = "d1"
+    assert not (await judged(scorer(model, store))).cached
+
+
 async def test_of_a_model_that_may_change_nothing_is_kept(store: CacheStore) -> None:
     model = FakeJudgeModel(fours)
     model.is_known = False

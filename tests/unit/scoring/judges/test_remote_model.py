@@ -58,7 +58,7 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
         if self.failure is not None:
             raise self.failure
         scores = [generation_pb2.ContinuationScore(log_likelihood=-float(len(each))) for each in request.continuations]
-        return generation_pb2.ScoreContinuationsResponse(scores=scores, usage=USAGE)
+        return generation_pb2.ScoreContinuationsResponse(scores=scores, usage=USAGE, model_digest=self.model.digest)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_a_plain_prompt_and_a_greedy_answer(model: RemoteJudgeModel, fake:
 async def test_likelihoods_go_on_from_the_reasons(model: RemoteJudgeModel, fake: FakeGeneration) -> None:
     found = await model.likelihoods("models/judge", JudgePrompt("judge this", "chat"), "\nSo.", ["\nV: 1", "\nV: 10"])
     assert found is not None
-    assert found.values == (-5.0, -6.0)
+    assert (found.values, found.model_digest) == ((-5.0, -6.0), "d1")
     assert fake.requests[0].conversation == asked("judge this", "So.")
 
 
@@ -138,6 +138,9 @@ async def test_an_identity_is_believed_until_an_answer_denies_it(model: RemoteJu
     fake.model.digest = "d2"
     await model.answer("models/judge", JudgePrompt("x", "chat"), Decoding(5, 0.0, 0, 1))
     assert (await model.identity("models/judge")).digest == "d2"
+    fake.model.digest = "d3"
+    await model.likelihoods("models/judge", JudgePrompt("x", "chat"), "", ["a"])
+    assert (await model.identity("models/judge")).digest == "d3"
 
 
 async def test_a_foreign_model_without_a_revision_may_be_anything(
