@@ -1,6 +1,6 @@
-"""Bounds on the texts of scorers whose work grows faster than reading does."""
+"""Bounds on the texts of scorers that do more with them than read them once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.runtime.errors import FieldViolation
 from services.scoring.errors import TextTooLongError
@@ -32,3 +32,26 @@ def require_lengths(scorer: str, text: str, targets: Sequence[str], *, limit: in
             metadata={"scorer": scorer, "limit_characters": str(limit)},
             field_violations=(FieldViolation("targets" if "targets" in too_long else "text", listed),),
         )
+
+
+def require_total_length(scorer: str, sizes: Mapping[str, int], *, limit: int) -> None:
+    """Refuse texts that have more characters together than a scorer takes.
+
+    Args:
+        scorer: its name.
+        sizes: how many characters each field of the request has.
+        limit: most characters of all together.
+
+    Raises:
+        TextTooLongError: names the longest.
+    """
+    total = sum(sizes.values())
+    if total <= limit:
+        return
+    longest = max(sizes, key=sizes.__getitem__)
+    raise TextTooLongError(
+        f"{scorer} cannot judge texts as long as these: together they have {total} characters (the limit is {limit}), "
+        f"of which {longest} has {sizes[longest]}",
+        metadata={"scorer": scorer, "limit_characters": str(limit)},
+        field_violations=(FieldViolation(longest, f"has {sizes[longest]} of {total} characters"),),
+    )

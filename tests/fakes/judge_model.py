@@ -37,6 +37,7 @@ class FakeJudgeModel:
     """Implements ``JudgeModel``.
 
     Attributes:
+        identified: how often it was asked which exact model a name stands for.
         asked: (model, prompt) of every request for answers.
         scored: (answer so far, continuations) of every request for likelihoods.
         digests: of the models that there are.
@@ -52,6 +53,7 @@ class FakeJudgeModel:
 
     def __init__(self, say: Say, *, log_likelihoods: Sequence[float] | None = None) -> None:
         self._say = say
+        self.identified = 0
         self.asked: list[tuple[str, JudgePrompt]] = []
         self.decodings: list[Decoding] = []
         self.scored: list[tuple[str, tuple[str, ...]]] = []
@@ -66,6 +68,7 @@ class FakeJudgeModel:
         self.gate: asyncio.Event | None = None
 
     async def identity(self, model: str) -> ModelIdentity:
+        self.identified += 1
         if model not in self.digests:
             raise not_found("model", model, self.digests)
         return ModelIdentity(self.digests[model], self.is_known)

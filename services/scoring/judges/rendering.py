@@ -13,27 +13,55 @@ from typing import Final
 from services.scoring.judges.rubric import FIRST, SECOND, SECTION_NAMES, TIE, Rubric
 
 VERDICT_LABEL: Final = "Verdict:"
-TEMPLATE_VERSION: Final = "1"
+TEMPLATE_VERSION: Final = "2"
 """Part of every judge's digest; raised when the same rubric and texts may give another prompt."""
 
-# What tokenizers of today's families may take for a special token of a conversation.
-_TOKEN_SHAPES: Final = (
-    r"<\|[^<>|\s]{1,64}\|>",
-    r"<\uff5c[^<>\s]{1,64}\uff5c>",
-    r"</?s>",
-    r"</?(?:think|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image)>",
-    r"<(?:BEGIN|END)[ _][A-Z_ ]{1,40}>",
-    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]",
-    r"<</?SYS>>",
-)
+# What is written like nothing, and would hide a tag from a pattern but not from a model.
+_INVISIBLE: Final = r"\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 # Bounded, lest white space without end take time without end.
-_TAGS: Final = rf"<\s{{0,8}}/?\s{{0,8}}(?:{'|'.join(sorted(SECTION_NAMES, key=len, reverse=True))})\b"
-_MARKER: Final = re.compile("|".join((_TAGS, *_TOKEN_SHAPES)), re.IGNORECASE)
+_GAP: Final = rf"[\s{_INVISIBLE}]{{0,8}}"
+_NAMES: Final = "|".join(rf"[{_INVISIBLE}]{{0,4}}".join(name) for name in sorted(SECTION_NAMES, key=len, reverse=True))
+# Of a token that is not known by name; no token has the sign by which others were split.
+_INSIDE: Final = r"[^<>|\s\u2039]{1,64}"
+
+# What tokenizers of today's families may take for a special token of a conversation, behind its first character.
+_BEHIND_ANGLE: Final = (
+    rf"{_GAP}/?{_GAP}(?:{_NAMES})\b",
+    rf"\|{_INSIDE}\|?>",
+    rf"{_INSIDE}\|>",
+    r"\uff5c[^<>\s\u2039]{1,64}\uff5c>",
+    r"/?s>",
+    r"/?(?:think|sop|eop|(?:bos|eos|pad|unk|cls|sep|mask)(?:_token)?|(?:start|end)_of_[a-z]{1,20}|unused[0-9]{1,4})>",
+    r"/?(?:seed|minimax):[a-z_:]{1,40}>",
+    r"(?:BEGIN|END)[ _][A-Z_ ]{1,40}>",
+    r"</?SYS>>",
+)
+_BEHIND_OPENING: Final = (
+    r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT)\]",
+    # In small letters these are words of manuals and forums.
+    r"(?-i:/?(?:THINK|MODEL_SETTINGS|ARGS|CALL_ID|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|SUFFIX|MIDDLE)\])",
+    r"(?-i:[gs]?MASK\])",
+    r"\|[^\[\]|\s]{1,64}\|\]",
+    r"e~\[",
+)
+_BEHIND_CLOSING: Final = (
+    r"~!?[a-z][\[\]]",
+    r"![a-z]~\[",
+    r"<\][a-z ]{1,40}\[>\[",
+)
+_MARKER: Final = re.compile(
+    "|".join(
+        f"{first}(?:{'|'.join(behind)})"
+        for first, behind in (("<", _BEHIND_ANGLE), (r"\[", _BEHIND_OPENING), (r"\]", _BEHIND_CLOSING))
+    ),
+    re.IGNORECASE,
+)
+_SPLIT: Final = {"<": "\u2039", "[": "(", "]": ")"}
+_FIRST: Final = re.compile(r"[<\[\]]")
 _LINE_STARTS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _LABEL: Final = re.compile(
     rf"((?:\A|(?<=[{_LINE_STARTS}]))[^\S{_LINE_STARTS}]*{re.escape(VERDICT_LABEL[:-1])})(?=:)", re.IGNORECASE
 )
-_SPLIT_TAG: Final = "\u2039"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +86,12 @@ def neutralised(text: str) -> str:
     The bracket that opens a tag or a token becomes ``‹`` (or a parenthesis), and a space parts the label of a verdict
     from its colon, so that a reader still sees what was written.
     """
-    # Breaking one marker up can leave another one that overlapped it.
-    while (cleaned := _MARKER.sub(_split, text)) != text:
-        text = cleaned
-    return _LABEL.sub(r"\1 ", text)
 
+    def split(first: re.Match[str]) -> str:
+        return _SPLIT[first[0]] if _MARKER.match(text, first.start()) else first[0]
 
-def _split(match: re.Match[str]) -> str:
-    return ("(" if match[0][0] == "[" else _SPLIT_TAG) + match[0][1:]
+    # Bracket by bracket: a marker may begin inside another one, and other threads run between two calls, not in one.
+    return _LABEL.sub(r"\1 ", _FIRST.sub(split, text))
 
 
 def _criteria(rubric: Rubric) -> str:

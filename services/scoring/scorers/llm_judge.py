@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -28,9 +28,12 @@ from services.scoring.judges.rendering import TEMPLATE_VERSION, Section, render
 from services.scoring.judges.rubric import Rubric
 from services.scoring.judges.tallying import Tally, tally_pairs, tally_single
 from services.scoring.requirements import require_prompt, require_targets, require_text
+from services.scoring.text_limits import require_total_length
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^(models/)?[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$")]
 MODELS = "models/"
+MAX_CHARACTERS: Final = 500_000
+"""Of all texts of an item together; some 125,000 tokens of English."""
 
 
 class LlmJudgeParameters(ScorerParameters):
@@ -93,8 +96,9 @@ class LlmJudge:
         version="1",
         description="Language models judge a response by a rubric: on a scale, with named verdicts, with reference "
         "answers (targets) in view, or against a baseline (the detail baseline), which is asked in both orders. A "
-        "judge must end its answer with one line 'Verdict: …'; anything else fails with JUDGE_UNPARSABLE. The digest "
-        "covers the rubric, the judges' weights and how they are asked.",
+        "judge must end its answer with one line 'Verdict: …'; anything else fails with JUDGE_UNPARSABLE. All "
+        f"texts have at most {MAX_CHARACTERS} characters together. The digest covers the rubric, the judges' weights "
+        "and how they are asked.",
         metrics=(
             MetricDescription(
                 "score", "Mean of the votes, from 0 (lowest verdict) to 1; of a comparison: wins and half the ties."
@@ -184,6 +188,13 @@ class LlmJudge:
         if rubric.reference != "none":
             shown += [Section("reference", each) for each in item.targets]
         baseline = require_details(self.about.name, item, LlmJudgeDetails).baseline
+        sizes = {
+            "text": len(response),
+            "prompt": len(item.prompt),
+            "targets": sum(map(len, item.targets)),
+            "details.baseline": len(baseline or ""),
+        }
+        require_total_length(self.about.name, sizes, limit=MAX_CHARACTERS)
         if rubric.kind == "single":
             return [[*shown, Section("response", response)]]
         if baseline is None:
@@ -207,7 +218,8 @@ class LlmJudge:
 
         All are waited for also when one fails: what the others cost is booked with the failure.
         """
-        prompts = [JudgePrompt(render(rubric, sections), parameters.format) for sections in orders]
+        # In a thread: long texts that are full of brackets take a while.
+        prompts = await asyncio.to_thread(_prompts, rubric, orders, parameters.format)
         outcomes = await asyncio.gather(
             *(
                 self._asking.ask(judge, rubric, prompt, decoding, wants_likelihoods=parameters.probabilities)
@@ -223,6 +235,10 @@ class LlmJudge:
         spent = sum((usage_of(each) for each in failures if isinstance(each, FleetError)), total(ballots))
         first = failures[0]
         raise with_usage(first, spent) if isinstance(first, FleetError) else first
+
+
+def _prompts(rubric: Rubric, orders: Sequence[Sequence[Section]], prompt_format: PromptFormat) -> list[JudgePrompt]:
+    return [JudgePrompt(render(rubric, sections), prompt_format) for sections in orders]
 
 
 def _votes(ballots: Sequence[Ballot]) -> list[Vote]:

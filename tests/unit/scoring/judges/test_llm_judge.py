@@ -1,7 +1,8 @@
 """The scorer `llm_judge`: who is asked what, what is remembered, what it costs, and what it does not guess."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from services.scoring.judges.errors import usage_of
 from services.scoring.judges.judge_model import Decoding, JudgePrompt
 from services.scoring.judges.known_answers import KnownAnswers
 from services.scoring.judges.library import open_library
+from services.scoring.judges.rendering import Section, render
+from services.scoring.judges.rubric import Rubric
 from services.scoring.parameters import parse_parameters
+from services.scoring.scorers import llm_judge
 from services.scoring.scorers.llm_judge import LlmJudge, LlmJudgeParameters
 from services.scoring.usage import Usage
 from tests.fakes.judge_model import ANSWER_COST, LIKELIHOOD_COST, FakeJudgeModel, section
 from tests.fakes.kept_entries import kept_keys
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 LIBRARY = open_library()
 ITEM = ScoringItem(prompt="Why is the sky blue?")
@@ -214,7 +218,7 @@ async def test_who_asks_the_same_at_once_shares_the_answer_and_one_pays() -> Non
     judge = scorer(model)
     asking = [asyncio.create_task(judged(judge)) for _ in range(5)]
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-        await model.was_asked.wait()
+        await until(lambda: model.identified == len(asking))
         model.gate.set()
         scores = await asyncio.gather(*asking)
     assert len(model.asked) == 1
@@ -241,7 +245,7 @@ async def test_who_shares_a_failure_does_not_pay_for_it_again() -> None:
     judge = scorer(model)
     asking = [asyncio.create_task(failure(judge)) for _ in range(3)]
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-        await model.was_asked.wait()
+        await until(lambda: model.identified == len(asking))
         model.gate.set()
         errors = await asyncio.gather(*asking)
     assert [each.reason for each in errors] == ["JUDGE_UNPARSABLE"] * 3
@@ -278,7 +282,7 @@ async def test_the_quota_of_one_caller_is_not_that_of_who_shares_its_question() 
         refused = group.create_task(failure(judge))
         await model.was_asked.wait()
         other = group.create_task(judged(judge))
-        await asyncio.sleep(0.05)
+        await until(lambda: model.identified == 2)
         model.gate.set()
     assert refused.result().reason == "JUDGE_QUOTA_EXCEEDED"
     assert other.result().metrics["score"] == 0.75
@@ -373,6 +377,39 @@ async def test_what_does_not_fit_is_refused_before_anybody_is_asked(
     error = await failure(scorer(model), item=item, **parameters)
     assert [each.field for each in error.field_violations][:1] == [field]
     assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "field"),
+    [
+        ("x" * 500_000, ScoringItem(prompt="?"), "text"),
+        ("x", ScoringItem(prompt="?" * 500_000), "prompt"),
+        ("x", ScoringItem(prompt="?", targets=("y" * 250_000,) * 2), "targets"),
+        ("x", ScoringItem(prompt="?", details={"baseline": "y" * 500_000}), "details.baseline"),
+    ],
+    ids=["text", "prompt", "targets", "baseline"],
+)
+async def test_texts_that_are_too_long_are_refused_before_anybody_is_asked(
+    text: str, item: ScoringItem, field: str
+) -> None:
+    model = FakeJudgeModel(prefers_good)
+    error = await failure(scorer(model), text, item, rubric="preference" if item.details else "quality")
+    assert error.reason == "TEXT_TOO_LONG"
+    assert [each.field for each in error.field_violations] == [field]
+    assert model.asked == []
+
+
+async def test_the_event_loop_goes_on_while_a_prompt_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    writers: list[int] = []
+
+    def noting(rubric: Rubric, sections: Sequence[Section]) -> str:
+        writers.append(threading.get_ident())
+        return render(rubric, sections)
+
+    monkeypatch.setattr(llm_judge, "render", noting)
+    await judged(scorer(FakeJudgeModel(fours)))
+    assert threading.get_ident() not in writers
+    assert len(writers) == 1
 
 
 async def test_an_unknown_rubric_is_answered_with_the_nearest() -> None:
