@@ -52,6 +52,19 @@ class Ballot:
     cached: bool
 
 
+@dataclass(slots=True)
+class _Answered:
+    """What became of a question that several may have asked.
+
+    Attributes:
+        outcome: the votes, or what went wrong for all of them.
+        is_paid: one of them has what it cost on its account.
+    """
+
+    outcome: Ballot | FleetError
+    is_paid: bool = False
+
+
 class Asking:
     """Asks judges, each question once however many ask it at the same time.
 
@@ -65,7 +78,7 @@ class Asking:
         self._model = model
         self._known = known
         self._places = Places(max_concurrent)
-        self._flights: SingleFlight[tuple[bytes, str], Ballot | FleetError] = SingleFlight(_is_personal)
+        self._flights: SingleFlight[tuple[bytes, str], _Answered] = SingleFlight(_is_personal)
 
     async def ask(
         self, model: str, rubric: Rubric, prompt: JudgePrompt, decoding: Decoding, *, wants_likelihoods: bool
@@ -82,23 +95,26 @@ class Asking:
             raise of_judge(error, model) from error
         question = Question(identity, prompt, decoding, tuple(rubric.words), wants_likelihoods)
         # The rubric as well: in another one the same words may have other values.
-        outcome, is_shared = await self._flights.run(
+        answered, _ = await self._flights.run(
             (question.key(), rubric.digest), lambda: self._outcome(model, rubric, question)
         )
+        # Whoever comes first pays, which need not be who asked first: that one may have left.
+        is_paid, answered.is_paid = answered.is_paid, True
+        outcome = answered.outcome
         if isinstance(outcome, FleetError):
-            raise without_usage(outcome) if is_shared else outcome
-        if not is_shared:
+            raise without_usage(outcome) if is_paid else outcome
+        if not is_paid:
             return outcome
         return Ballot(outcome.model, outcome.model_digest, outcome.votes, outcome.usage.from_cache, cached=True)
 
-    async def _outcome(self, model: str, rubric: Rubric, question: Question) -> Ballot | FleetError:
+    async def _outcome(self, model: str, rubric: Rubric, question: Question) -> _Answered:
         """Return the votes, or what went wrong for all who ask this: a failure is paid for once, too."""
         try:
-            return await self._answered(model, rubric, question)
+            return _Answered(await self._answered(model, rubric, question))
         except FleetError as error:
             if _is_personal(error):
                 raise
-            return error
+            return _Answered(error)
 
     async def _answered(self, model: str, rubric: Rubric, question: Question) -> Ballot:
         known = await self._known.find(question)

@@ -226,6 +226,45 @@ async def test_who_asks_the_same_at_once_shares_the_answer_and_one_pays() -> Non
     assert sum(each.usage.computed_prompt_tokens for each in scores if each.usage) == 100
 
 
+async def leave(asking: asyncio.Task[Any]) -> None:
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_who_shares_an_answer_pays_for_it_if_the_first_who_asked_has_left() -> None:
+    model = FakeJudgeModel(fours)
+    model.gate = asyncio.Event()
+    judge = scorer(model)
+    first = asyncio.create_task(judged(judge))
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        await model.was_asked.wait()
+        asking = [asyncio.create_task(judged(judge)) for _ in range(2)]
+        await until(lambda: model.identified == 3)
+        await leave(first)
+        model.gate.set()
+        scores = await asyncio.gather(*asking)
+    assert len(model.asked) == 1
+    assert [each.cached for each in scores].count(False) == 1
+    assert [each.usage for each in scores].count(ANSWER_COST) == 1
+
+
+async def test_who_shares_a_failure_pays_for_it_if_the_first_who_asked_has_left() -> None:
+    model = FakeJudgeModel(lambda *_: "garbage")
+    model.gate = asyncio.Event()
+    judge = scorer(model)
+    first = asyncio.create_task(failure(judge))
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        await model.was_asked.wait()
+        asking = [asyncio.create_task(failure(judge)) for _ in range(2)]
+        await until(lambda: model.identified == 3)
+        await leave(first)
+        model.gate.set()
+        errors = await asyncio.gather(*asking)
+    assert [usage_of(each) for each in errors].count(ANSWER_COST) == 1
+    assert [usage_of(each) for each in errors].count(Usage()) == 1
+
+
 async def test_rubrics_that_give_words_other_values_share_no_answer_under_way() -> None:
     verdicts = {"good": 1.0, "bad": 0.0}
     rubric = LIBRARY.find("correctness").model_copy(update={"verdicts": verdicts})
