@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Final, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from services.runtime.errors import FieldViolation, FleetError
 from services.scoring.contract import (
@@ -67,11 +67,17 @@ class LlmJudgeParameters(ScorerParameters):
         True, description="Also ask how likely each verdict was, for expected_score; a second, short request."
     )
 
+    @field_validator("judges")
+    @classmethod
+    def _in_full(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
+        # Parameters decide the digest, and a judge is the same by either name.
+        return tuple(_full_name(each) for each in judges)
+
     @model_validator(mode="after")
     def _votes_differ(self) -> Self:
         if self.votes > 1 and self.temperature == 0:
             raise ValueError("more than one vote of a judge needs a temperature above 0: greedy answers are all alike")
-        if len({_full_name(each) for each in self.judges}) < len(self.judges):
+        if len(set(self.judges)) < len(self.judges):
             raise ValueError("a judge is named twice: give it more votes instead")
         return self
 
@@ -132,7 +138,7 @@ class LlmJudge:
         """Judge one text; raises what ``Scorer.score`` says, with what was spent in the error's metadata."""
         response = require_text(self.about.name, output)
         rubric = self._rubric(parameters)
-        judges = tuple(_full_name(each) for each in parameters.judges) or self._default_judges
+        judges = parameters.judges or self._default_judges
         if not judges:
             raise JudgeNotNamedError
         orders = self._orders(rubric, item, response)

@@ -30,6 +30,7 @@ from services.scoring.judges.library import open_library
 from services.scoring.judges.rendering import Section, render
 from services.scoring.judges.rubric import Rubric
 from services.scoring.parameters import parse_parameters
+from services.scoring.registry import ScorerRegistry
 from services.scoring.scorers import llm_judge
 from services.scoring.scorers.llm_judge import LlmJudge, LlmJudgeParameters
 from services.scoring.usage import Usage
@@ -449,6 +450,15 @@ async def test_the_event_loop_goes_on_while_a_prompt_is_written(monkeypatch: pyt
     await judged(scorer(FakeJudgeModel(fours)))
     assert threading.get_ident() not in writers
     assert len(writers) == 1
+
+
+def test_a_judge_has_one_digest_by_either_name() -> None:
+    registry = ScorerRegistry((scorer(FakeJudgeModel(fours)),))
+    short, full, other = (
+        registry.bind("scorers/llm_judge", {"judges": [name]}).reference for name in ("judge", "models/judge", "other")
+    )
+    assert short == full
+    assert short != other
 
 
 async def test_an_unknown_rubric_is_answered_with_the_nearest() -> None:
