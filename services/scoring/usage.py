@@ -47,4 +47,5 @@ def usage_from_metadata(metadata: Mapping[str, str]) -> Usage:
         ValueError: a figure is no number.
     """
     told = {each.name: metadata.get(USAGE_PREFIX + each.name, "0") for each in fields(Usage)}
+    # Which name has which type is more than the type of a dictionary can say.
     return Usage(**{name: float(value) if name == "engine_seconds" else int(value) for name, value in told.items()})  # type: ignore[arg-type]

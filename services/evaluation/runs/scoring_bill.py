@@ -36,6 +36,7 @@ class ScoringBill:
 
 def usage_of(error: FleetError) -> Usage:
     """Return what a failed judgement cost, as its error says; what it does not say, or not in numbers, is 0."""
+    # One of the fields is a float and the others are ints, which a dictionary's type cannot say; _figure minds it.
     return Usage(**{each.name: _figure(error.metadata, each.name) for each in fields(Usage)})  # type: ignore[arg-type]
 
 

@@ -34,6 +34,7 @@ def main(jobs: int, reports: int) -> None:
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     sys.argv = ["solution"]
+    # Where site is not imported these are missing; their type is that of site's own objects.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     link.report("warm")
     _judge(link, module.__dict__)
