@@ -107,4 +107,4 @@ def _stored(texts: set[bytes]) -> dict[bytes, int]:
 
 def downgrade() -> None:
     """Refuse: texts that were removed cannot be put back."""
-    raise RuntimeError("0005 cannot be undone, since texts that retention removed are gone; restore a backup from before it")
+    raise RuntimeError("texts that retention removed cannot be put back; restore a backup from before this revision")
