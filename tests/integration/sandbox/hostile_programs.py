@@ -6,7 +6,7 @@ by how its run may end. ``{...}`` in a source is something of the machine's that
 
 from dataclasses import dataclass
 
-from services.scoring.sandbox.contract import Ending
+from services.sandbox.contract import Ending
 
 CONTAINED = frozenset({Ending.PASSED})
 KILLED = frozenset({Ending.KILLED})
@@ -118,8 +118,10 @@ HOSTILE_PROGRAMS = {
     "deep_nesting": HostileProgram("eval('(' * 100_000 + ')' * 100_000)", frozenset(Ending) - CONTAINED),
     # Reading and writing what is outside.
     "files_outside": HostileProgram(
+        "roots = [os.path.join('/proc', who, 'root') for who in ('1', 'self')]\n"
         "for path in ('/etc/passwd', '/etc/shadow', '/etc/hostname', '/root', '/home', '/var', '/sys', '/run',\n"
-        "             '/boot', '/opt', '/proc/1/root/etc/passwd', '/proc/self/root/../../etc/passwd', {secret!r}):\n"
+        "             '/boot', '/opt', *(os.path.join(root, way, 'etc/passwd') for root in roots\n"
+        "                                for way in ('', '../..')), {secret!r}):\n"
         "    attempt(readable, path)\n    attempt(os.listdir, path)"
     ),
     "links_outside": HostileProgram(

@@ -3,23 +3,30 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.scoring.sandbox import bubblewrap
-from services.scoring.sandbox.bubblewrap import BubblewrapSandbox
-from services.scoring.sandbox.cgroups import ControlGroups
-from services.scoring.sandbox.contract import Ending, Program, SandboxLimits
-from services.scoring.sandbox.errors import SandboxUnavailableError
-from services.scoring.sandbox.process_tree import children_of
-from tests.patience import LONGEST_WAIT_SECONDS
+from services.sandbox import bubblewrap, sandbox_process
+from services.sandbox.bubblewrap import BubblewrapSandbox
+from services.sandbox.cgroups import ControlGroups
+from services.sandbox.contract import Ending, Program, SandboxLimits
+from services.sandbox.errors import SandboxUnavailableError
+from services.sandbox.process_tree import ProcessorTime, children_of
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")]
 
 FORK_BOMB = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
 MEMORY_HOGS = (
     "import os, time\nfor _ in range(6):\n    if os.fork() == 0: break\nkept = b'x' * (40 << 20)\ntime.sleep(600)"
+)
+# It ignores the ends of its children, so that the kernel adds their time to nobody's.
+HIDES_ITS_TIME = (
+    "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n    if os.fork() == 0:\n"
+    "        for _ in range(100_000): pass\n        os._exit(0)\n    time.sleep(0.001)"
 )
 MANY_FILES = "import os\nnumber = 0\nwhile True:\n    os.mkdir(f'/tmp/{number}')\n    number += 1"
 
@@ -35,6 +42,31 @@ async def test_limits_hold_where_there_are_no_control_groups(tmp_path: Path, mon
         )
         limit = Ending.MEMORY_LIMIT
         assert [run.ending for run in runs] == [Ending.PROCESS_LIMIT, limit, limit, Ending.PASSED]
+    finally:
+        await sandbox.close()
+
+
+@pytest.mark.parametrize("has_groups", [True, False])
+async def test_what_a_program_hides_of_its_time_is_not_taken_for_time_that_others_took(
+    has_groups: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_groups:
+        monkeypatch.setattr(bubblewrap, "ControlGroups", lambda name: ControlGroups(name, tmp_path))
+    elif not os.access("/sys/fs/cgroup/cpuacct", os.W_OK):
+        pytest.skip("version 1 of control groups cannot be written here")
+    sandbox = BubblewrapSandbox(SandboxLimits(), running=1, ready=0)
+
+    async def until_told(
+        tasks: Collection[asyncio.Future[Any]], seconds: float, told: Callable[[], ProcessorTime]
+    ) -> None:
+        before = told()
+        await until(lambda: told().ran - before.ran > 0.3 if has_groups else told().waited == 0.0)
+
+    try:
+        await sandbox.run(Program("", "", LONGEST_WAIT_SECONDS))
+        monkeypatch.setattr(sandbox_process, "wait_own_time", until_told)
+        run = await sandbox.run(Program(HIDES_ITS_TIME, "", LONGEST_WAIT_SECONDS))
+        assert run.ending is Ending.TIMED_OUT
     finally:
         await sandbox.close()
 

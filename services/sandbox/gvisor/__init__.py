@@ -1,0 +1,1 @@
+"""Runs programs inside a container whose kernel is gVisor."""

@@ -1,0 +1,61 @@
+"""Who the processes below one are, whatever its threads do meanwhile."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from services.sandbox.process_tree import children_of, descendants_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+LOOKS = 2000
+
+
+@contextmanager
+def a_child() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
+def test_a_child_is_seen_while_threads_end() -> None:
+    ended = threading.Event()
+
+    def start_and_end_threads() -> None:
+        while not ended.is_set():
+            short = [threading.Thread(target=lambda: None) for _ in range(8)]
+            for each in short:
+                each.start()
+            for each in short:
+                each.join()
+
+    others = [threading.Thread(target=start_and_end_threads) for _ in range(2)]
+    with a_child() as child:
+        for each in others:
+            each.start()
+        try:
+            missed = sum(child not in children_of(os.getpid()) for _ in range(LOOKS))
+        finally:
+            ended.set()
+            for each in others:
+                each.join()
+    assert missed == 0
+
+
+def test_descendants_begin_with_the_process_itself() -> None:
+    with a_child() as child:
+        found = descendants_of(os.getpid())
+        assert found[0] == os.getpid()
+        assert child in found
+        assert len(set(found)) == len(found)
+
+
+def test_a_process_that_has_ended_has_no_children() -> None:
+    with a_child() as child:
+        pass
+    assert children_of(child) == []
+    assert descendants_of(child) == [child]
