@@ -24,12 +24,14 @@ from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_trito
 from services.inference.request_inputs import generation_request, prompt_inputs
 from services.inference.results import (
     Classified,
+    Embedded,
     Generated,
     GeneratedChunk,
     RepositoryModel,
     ScoredContinuations,
     read_chunk,
     read_classified,
+    read_embedded,
     read_generated,
     read_scored,
 )
@@ -246,6 +248,21 @@ class InferenceClient:
             timeout_seconds: what is left of the caller's deadline.
             max_windows: most windows that a text is divided into which is longer than the model reads.
         """
+        return read_classified(await self._read_texts(model, texts, timeout_seconds, max_windows), len(texts))
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, timeout_seconds: float, max_windows: int = 1
+    ) -> Embedded:
+        """Return the embeddings of texts; arguments as those of ``classify``, of a loaded sentence encoder."""
+        return read_embedded(await self._read_texts(model, texts, timeout_seconds, max_windows), len(texts))
+
+    async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
+        """Return the output tensors of the only response to any other request to a decoupled model."""
+        return read_response(await self._single_response(model, write_request(model, "", inputs), timeout_seconds))
+
+    async def _read_texts(
+        self, model: str, texts: Sequence[str], timeout_seconds: float, max_windows: int
+    ) -> Mapping[str, Array]:
         if not texts:
             raise InvalidArgumentError("texts must not be empty", reason="TEXTS_EMPTY")
         inputs = {contract.TEXT: text_array(*texts)}
@@ -255,11 +272,7 @@ class InferenceClient:
         # Computed soon in any case: what a caller gives up costs less than a stream of its own for every call.
         with sharing_streams(_CLASSIFYING):
             answer = await self._answer(model, request, timeout_seconds)
-        return read_classified(read_response(answer), len(texts))
-
-    async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
-        """Return the output tensors of the only response to any other request to a decoupled model."""
-        return read_response(await self._single_response(model, write_request(model, "", inputs), timeout_seconds))
+        return read_response(answer)
 
     async def _unary(
         self, method: Any, request: Any, model: str, timeout_seconds: float, *, control: bool = False

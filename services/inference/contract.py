@@ -45,6 +45,8 @@ PROBABILITIES: Final = "probabilities"
 NUM_TOKENS: Final = "num_tokens"
 NUM_WINDOWS: Final = "num_windows"
 TRUNCATED: Final = "truncated"
+# The sentence encoder has the same tensors, with these rows in place of `probabilities`.
+EMBEDDINGS: Final = "embeddings"
 
 MODEL_CONTROL_PROTOCOL: Final = "evalfleet-model-control"
 MODEL_CONTROL_HEADER: Final = f"triton-grpc-protocol-{MODEL_CONTROL_PROTOCOL}"
@@ -56,7 +58,7 @@ ARGUMENTS_FILE: Final = "model.json"
 SAMPLES_FILE: Final = "samples.txt"
 """Beside a classifier's head: texts like those that it will read, one a line, for the ranges of 8-bit variants."""
 
-EngineKind = Literal["causal_lm", "sequence_classifier", "checkpoint_host", "vllm_host"]
+EngineKind = Literal["causal_lm", "sequence_classifier", "sentence_encoder", "checkpoint_host", "vllm_host"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 VariantName = Literal["torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8"]
@@ -175,6 +177,26 @@ class ClassifierArguments:
     variant: VariantName = "torch"
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderArguments:
+    """What model.json tells the sentence-encoder engine.
+
+    Attributes:
+        model: folder of an encoder; its last hidden states are averaged and divided by their length.
+        dtype, device, max_model_len, window_tokens, max_batch_size, max_num_batched_tokens, torch_threads: as those of
+            ``ClassifierArguments``.
+    """
+
+    model: str
+    dtype: DtypeName = "auto"
+    device: DeviceName = "auto"
+    max_model_len: int | None = None
+    window_tokens: int | None = None
+    max_batch_size: int = 256
+    max_num_batched_tokens: int | None = None
+    torch_threads: int | None = None
+
+
 def arguments_to_json(arguments: Mapping[str, object]) -> str:
     """Write model.json."""
     return json.dumps({name: value for name, value in arguments.items() if value is not None}, indent=2)
@@ -233,6 +255,24 @@ def classifier_config(labels: Sequence[str]) -> dict[str, Any]:
     the client's question whether the engine lives brings; nothing reads it.
     """
     return {
+        **_text_reader_config(PROBABILITIES, len(labels)),
+        "parameters": {
+            ENGINE_PARAMETER: {"string_value": "sequence_classifier"},
+            LABELS_PARAMETER: {"string_value": json.dumps(list(labels))},
+        },
+    }
+
+
+def encoder_config(dimensions: int) -> dict[str, Any]:
+    """Triton's ModelConfig of a sentence encoder whose vectors have so many dimensions: as of a classifier."""
+    return {
+        **_text_reader_config(EMBEDDINGS, dimensions),
+        "parameters": {ENGINE_PARAMETER: {"string_value": "sentence_encoder"}},
+    }
+
+
+def _text_reader_config(rows: str, width: int) -> dict[str, Any]:
+    return {
         "backend": "python",
         "max_batch_size": 0,
         "model_transaction_policy": {"decoupled": True},
@@ -243,16 +283,12 @@ def classifier_config(labels: Sequence[str]) -> dict[str, Any]:
             _tensor(TEXT_INPUT, "TYPE_STRING", [1], optional=True),
         ],
         "output": [
-            _tensor(PROBABILITIES, "TYPE_FP32", [-1, len(labels)]),
+            _tensor(rows, "TYPE_FP32", [-1, width]),
             _tensor(NUM_TOKENS, "TYPE_UINT32", [-1]),
             _tensor(NUM_WINDOWS, "TYPE_UINT32", [-1]),
             _tensor(TRUNCATED, "TYPE_BOOL", [-1]),
             _tensor(ENGINE_SECONDS, "TYPE_FP64", [1]),
         ],
-        "parameters": {
-            ENGINE_PARAMETER: {"string_value": "sequence_classifier"},
-            LABELS_PARAMETER: {"string_value": json.dumps(list(labels))},
-        },
     }
 
 

@@ -1,8 +1,6 @@
 """The body of ``python -m services.inference``: runs Triton, or the local host, until told to stop."""
 
 import asyncio
-import os
-import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +12,7 @@ import structlog
 
 from services.inference import repository
 from services.inference.contract import CausalLMArguments, ClassifierArguments, ModelEntry
+from services.inference.control_key import read_or_make_key
 from services.inference.platform_checks import check_platform, gather_platform_facts
 from services.inference.settings import InferenceSettings, StartupModel
 from services.inference.triton_server import TritonOptions, TritonServer
@@ -123,26 +122,3 @@ def _arguments(cls: type[CausalLMArguments] | type[ClassifierArguments], model: 
             reason="BAD_SETTINGS",
         )
     return cls(**model.arguments)
-
-
-def read_or_make_key(path: Path) -> str:
-    """Return the model-control key, making a random one where there is none; only its owner may read the file.
-
-    Raises:
-        StartupError: the file cannot be read or written.
-    """
-    try:
-        if path.is_file() and (key := path.read_text(encoding="utf-8").strip()):
-            return key
-        key = secrets.token_hex(32)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(key)
-    except OSError as error:
-        raise StartupError(
-            f"cannot use EVALFLEET_TRITON_KEY_FILE={path}: {error.strerror}; name a readable or new file",
-            reason="KEY_FILE_NOT_USABLE",
-        ) from error
-    return key

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from services.inference import contract
-from services.inference.contract import CausalLMArguments, ClassifierArguments, ModelEntry
+from services.inference.contract import CausalLMArguments, ClassifierArguments, EncoderArguments, ModelEntry
 from services.inference.engines.causal_lm import CausalLMEngine
 from services.inference.engines.checkpoint_host import CheckpointHost
 from services.inference.engines.seams import METRICS, EngineMetrics, Responder, Tensors
@@ -143,6 +143,9 @@ def _read_entry(entry: ModelEntry) -> tuple[dict[str, Any], Callable[[EngineMetr
         if engine == "sequence_classifier":
             classifier = ClassifierArguments(**arguments)
             return config, lambda metrics: SequenceClassifierEngine.load(classifier, metrics)
+        if engine == "sentence_encoder":
+            encoder = EncoderArguments(**arguments)
+            return config, lambda metrics: SequenceClassifierEngine.load_encoder(encoder, metrics)
     except (ValueError, TypeError, LookupError) as error:
         raise InferenceFailure(f"the model entry cannot be read: {error}", reason="MODEL_ENTRY_INVALID") from error
     raise InferenceFailure(f"there is no engine {engine!r} here", reason="MODEL_ENTRY_INVALID")

@@ -19,11 +19,12 @@ from tritonclient.grpc import service_pb2 as kserve
 
 from services.inference import contract
 from services.inference.contract import ModelEntry
+from services.inference.control_key import read_or_make_key
 from services.inference.engines.loading import set_torch_threads
 from services.inference.engines.seams import Tensors
 from services.inference.errors import as_fleet_errors
 from services.inference.failures import InferenceFailure, encode_failure
-from services.inference.launcher import read_or_make_key, startup_entries
+from services.inference.launcher import startup_entries
 from services.inference.local_models import LocalMetrics, LocalModels
 from services.inference.settings import InferenceSettings
 from services.inference.tensors import read_request, write_response

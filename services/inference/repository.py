@@ -17,7 +17,13 @@ from tritonclient.grpc import model_config_pb2
 
 from services.inference import contract
 from services.inference.checkpoints import inspect_checkpoint, read_json
-from services.inference.contract import CausalLMArguments, ClassifierArguments, EngineKind, ModelEntry
+from services.inference.contract import (
+    CausalLMArguments,
+    ClassifierArguments,
+    EncoderArguments,
+    EngineKind,
+    ModelEntry,
+)
 from services.inference.errors import as_fleet_errors
 from services.inference.host_contract import HostArguments, HostKind, host_config
 from services.runtime.errors import FailedPreconditionError, InvalidArgumentError
@@ -26,6 +32,7 @@ MODEL_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL_MODULES: Final[dict[EngineKind, str]] = {
     "causal_lm": "services.inference.triton_models.causal_lm",
     "sequence_classifier": "services.inference.triton_models.sequence_classifier",
+    "sentence_encoder": "services.inference.triton_models.sentence_encoder",
     "checkpoint_host": "services.inference.triton_models.checkpoint_host",
     "vllm_host": "services.inference.triton_models.vllm_host",
 }
@@ -87,6 +94,24 @@ def classifier_labels(arguments: ClassifierArguments) -> tuple[str, ...]:
             metadata={"path": arguments.head or arguments.model},
         )
     return labels
+
+
+def encoder_entry(arguments: EncoderArguments) -> ModelEntry:
+    """Build the entry of a sentence encoder; the length of its vectors is read here, from config.json.
+
+    Raises:
+        FleetError: the checkpoint cannot be used.
+    """
+    with as_fleet_errors():
+        facts = inspect_checkpoint(arguments.model)
+        dimensions = read_json(facts.path / "config.json").get("hidden_size")
+    if not isinstance(dimensions, int) or dimensions < 1:
+        raise FailedPreconditionError(
+            f"{arguments.model} does not say in config.json how long its vectors are (hidden_size); name an encoder",
+            reason="CHECKPOINT_INVALID",
+            metadata={"path": arguments.model},
+        )
+    return _entry("sentence_encoder", json.dumps(contract.encoder_config(dimensions)), asdict(arguments))
 
 
 def _entry(kind: EngineKind, config: str, arguments: Mapping[str, object]) -> ModelEntry:

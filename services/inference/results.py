@@ -117,6 +117,22 @@ class Classified:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """Sentence embeddings of a batch of texts.
+
+    Attributes:
+        embeddings: float32 [windows, dimensions], each of length 1, those of the first text first.
+        num_tokens, num_windows, truncated, engine_seconds: as those of ``Classified``.
+    """
+
+    embeddings: NDArray[np.float32]
+    num_tokens: NDArray[np.uint32]
+    num_windows: NDArray[np.uint32]
+    truncated: NDArray[np.bool_]
+    engine_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryModel:
     """A model that the inference server knows: its name, Triton's state word (READY, …) and its reason."""
 
@@ -203,7 +219,18 @@ def read_scored(outputs: Mapping[str, Array], expected: int) -> ScoredContinuati
 
 def read_classified(outputs: Mapping[str, Array], expected: int) -> Classified:
     """Read the response to a classification of ``expected`` texts."""
-    probabilities = _required(outputs, contract.PROBABILITIES)
+    return Classified(*_windows(outputs, contract.PROBABILITIES, expected))
+
+
+def read_embedded(outputs: Mapping[str, Array], expected: int) -> Embedded:
+    """Read the response to an embedding of ``expected`` texts."""
+    return Embedded(*_windows(outputs, contract.EMBEDDINGS, expected))
+
+
+def _windows(
+    outputs: Mapping[str, Array], name: str, expected: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.bool_], float | None]:
+    values = _required(outputs, name)
     num_tokens = _required(outputs, contract.NUM_TOKENS).ravel().astype(np.uint32)
     num_windows = _required(outputs, contract.NUM_WINDOWS).ravel().astype(np.uint32)
     truncated = _required(outputs, contract.TRUNCATED).ravel().astype(np.bool_)
@@ -211,17 +238,12 @@ def read_classified(outputs: Mapping[str, Array], expected: int) -> Classified:
     if (
         not len(num_windows) == len(truncated) == expected
         or not num_windows.all()
-        or probabilities.ndim != 2
-        or not len(probabilities) == len(num_tokens) == rows
+        or values.ndim != 2
+        or not len(values) == len(num_tokens) == rows
     ):
         raise InternalError(
-            f"asked for {expected} texts, got shape {probabilities.shape} for {len(num_windows)} with {rows} windows",
+            f"asked for {expected} texts, got shape {values.shape} for {len(num_windows)} with {rows} windows",
             reason="INFERENCE_ANSWER_INCOMPLETE",
         )
-    return Classified(
-        probabilities=probabilities.astype(np.float32),
-        num_tokens=num_tokens,
-        num_windows=num_windows,
-        truncated=truncated,
-        engine_seconds=_real(_first(outputs, contract.ENGINE_SECONDS)),
-    )
+    engine_seconds = _real(_first(outputs, contract.ENGINE_SECONDS))
+    return values.astype(np.float32), num_tokens, num_windows, truncated, engine_seconds

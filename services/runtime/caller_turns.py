@@ -49,6 +49,15 @@ class CallerTurns(Generic[TurnT]):
         """Return whether something waits here."""
         return turn in self._arrivals
 
+    def count_of(self, caller: str) -> int:
+        """Return how much of a caller waits."""
+        return len(self._callers.get(caller, ()))
+
+    def last_of_most(self) -> TurnT | None:
+        """Return what came last of a caller of whom most waits; None if nothing does."""
+        most = max(self._callers, key=self.count_of, default=None)
+        return None if most is None else next(reversed(self._callers[most]))
+
     def push(self, turn: TurnT) -> None:
         """Let something wait."""
         self._callers.setdefault(turn.caller, OrderedDict())[turn] = None

@@ -21,6 +21,8 @@ class Gatherer(Generic[RequestT, ResultT]):
         largest: most requests of one call.
         concurrency: calls at once.
         pacer: says how long to wait for company.
+        size: of a request; ``None``: their number alone bounds a call.
+        largest_size: of all requests of a call together; one that is larger has a call to itself.
     """
 
     def __init__(
@@ -30,8 +32,12 @@ class Gatherer(Generic[RequestT, ResultT]):
         largest: int,
         concurrency: int = 2,
         pacer: Pacer | None = None,
+        size: Callable[[RequestT], int] | None = None,
+        largest_size: int = 0,
     ) -> None:
         self._call = call
+        self._size = size
+        self._largest_size = largest_size
         self._pacer = pacer
         self._held: asyncio.TimerHandle | None = None
         self._largest = largest
@@ -98,9 +104,21 @@ class Gatherer(Generic[RequestT, ResultT]):
         self._calls.discard(task)
         self._send()
 
+    def _fitting(self, requests: Sequence[RequestT]) -> int:
+        """Return how many of them, from the first on, go into one call."""
+        if self._size is None:
+            return len(requests)
+        total = 0
+        for count, request in enumerate(requests):
+            total += self._size(request)
+            if count and total > self._largest_size:
+                return count
+        return len(requests)
+
     async def _send_one(self) -> None:
         wanted = [(request, future) for request, future in self._waiting if not future.done()]
-        some, self._waiting = wanted[: self._largest], wanted[self._largest :]
+        count = self._fitting([request for request, _ in wanted[: self._largest]])
+        some, self._waiting = wanted[:count], wanted[count:]
         if not some:
             return
         if self._pacer is not None:

@@ -16,6 +16,8 @@ OVERALL = ""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+_UNREADY_SECONDS = 0.5
+
 ReadinessCheck = Callable[[], Awaitable[bool]]
 
 
@@ -24,7 +26,8 @@ class HealthBoard:
 
     Args:
         checks: by full service name; a service without a check is always ready.
-        interval_seconds: time between two rounds of checks, and the bound of each check.
+        interval_seconds: time between two rounds of checks, and the bound of each check; while a service is not ready,
+            rounds come twice a second, since its callers wait.
     """
 
     def __init__(self, checks: Mapping[str, ReadinessCheck | None], *, interval_seconds: float) -> None:
@@ -32,6 +35,7 @@ class HealthBoard:
         self._checks = dict(checks)
         self._interval_seconds = interval_seconds
         self._ready: dict[str, bool] = {}
+        self._problems: dict[str, str] = {}
         self._poll: asyncio.Task[None] | None = None
         self._log: Any = structlog.get_logger(__name__)
 
@@ -59,7 +63,8 @@ class HealthBoard:
 
     async def _keep_checking(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_seconds)
+            is_ready = all(self._ready.values())
+            await asyncio.sleep(self._interval_seconds if is_ready else min(self._interval_seconds, _UNREADY_SECONDS))
             await self._round()
 
     async def _round(self) -> None:
@@ -81,7 +86,12 @@ class HealthBoard:
             return True
         try:
             async with asyncio.timeout(max(self._interval_seconds, 1.0)):
-                return await check()
+                is_ready = await check()
+            self._problems.pop(service, None)
+            return is_ready
         except Exception as error:  # noqa: BLE001 - whatever a dependency throws, it is not ready, and polling goes on
-            self._log.warning("readiness_check_failed", service=service, error=str(error) or type(error).__name__)
+            problem = str(error) or type(error).__name__
+            if self._problems.get(service) != problem:
+                self._log.warning("readiness_check_failed", service=service, error=problem)
+            self._problems[service] = problem
             return False

@@ -33,7 +33,10 @@ class ServiceSettings(BaseSettings):
     max_message_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest message in bytes, received or sent.")
     max_concurrent_calls: int = Field(64, ge=1, description="Calls handled at once, per method.")
     max_queued_calls: int = Field(
-        256, ge=0, description="Calls that wait for a place, per method; more are told to come back later."
+        256,
+        ge=0,
+        description="Calls that wait for a place, per method, with turns fair by caller; of more than that, the caller "
+        "who has most is told to come back later.",
     )
 
     drain_delay_seconds: float = Field(
@@ -48,7 +51,10 @@ class ServiceSettings(BaseSettings):
         description="Connections are renewed after this many seconds, ±10 %, so that clients find new replicas.",
     )
     readiness_interval_seconds: float = Field(
-        2.0, gt=0, description="Seconds between two readiness checks of a service's dependencies."
+        2.0,
+        gt=0,
+        description="Seconds between two readiness checks of a service's dependencies; at most half a second while "
+        "one is away.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")

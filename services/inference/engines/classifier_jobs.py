@@ -118,17 +118,17 @@ class ClassifierJob:
         return iter(self._waiting)
 
     def take(self, window: _Window, answer: NDArray[np.float32]) -> None:
-        """Take the probabilities of a window, which then waits no longer."""
+        """Take what the model gave for a window, which then waits no longer."""
         self._waiting.remove(window)
         self._waiting_tokens -= len(window.ids)
         self._answers[window.text, window.number] = answer
 
-    def tensors(self) -> Tensors:
-        """Return the output tensors, once it is complete."""
+    def tensors(self, name: str = contract.PROBABILITIES) -> Tensors:
+        """Return the output tensors, once it is complete; ``name`` is what the rows are called."""
         texts = [self._read[index] for index in range(len(self._texts))]
         rows = [self._answers[index, number] for index, text in enumerate(texts) for number in range(len(text.windows))]
         return {
-            contract.PROBABILITIES: np.stack(rows).astype(np.float32),
+            name: np.stack(rows).astype(np.float32),
             contract.NUM_TOKENS: np.array([len(ids) for text in texts for ids in text.windows], dtype=np.uint32),
             contract.NUM_WINDOWS: np.array([len(text.windows) for text in texts], dtype=np.uint32),
             contract.TRUNCATED: np.array([text.is_truncated for text in texts], dtype=np.bool_),

@@ -1,4 +1,4 @@
-"""The two kinds of sequence classifier: a checkpoint with its own head, and an encoder with a linear head of ours.
+"""The two kinds of sequence classifier, a checkpoint with its own head and an encoder with ours; and the bare encoder.
 
 A folder with such a head may also hold a LoRA adapter, which is merged into the encoder.
 """
@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from services.inference.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from services.inference.adapters import inspect_adapter
 from services.inference.checkpoints import CheckpointFacts, inspect_checkpoint, read_json
-from services.inference.contract import ClassifierArguments
+from services.inference.contract import ClassifierArguments, EncoderArguments
 from services.inference.engines.loading import load_model, load_tokenizer, pick_device, pick_dtype, set_torch_threads
 from services.inference.failures import InferenceFailure
 
@@ -32,10 +32,10 @@ class ProbabilityModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedClassifier:
-    """A sequence classifier ready to run.
+    """A sequence classifier, or a sentence encoder, ready to run.
 
     Attributes:
-        probabilities: the model.
+        probabilities: the model; of an encoder it gives embeddings.
         tokenizer: the checkpoint's own, able to pad.
         device: where the model lives.
         max_tokens: longest text, special tokens included; longer ones are cut.
@@ -65,8 +65,27 @@ class CheckpointClassifier(torch.nn.Module):
         return _activate(self._model(input_ids=input_ids, attention_mask=attention_mask).logits, self._activation)
 
 
+class PooledEncoder(torch.nn.Module):
+    """Mean pooling over an encoder's last hidden states, and L2 normalisation.
+
+    Args:
+        encoder: in evaluation mode.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self._encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return float32 [texts, hidden], each of length 1."""
+        hidden = self._encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        mask = attention_mask.unsqueeze(-1).float()
+        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
+        return normalize(pooled, dim=-1)
+
+
 class PooledClassifier(torch.nn.Module):
-    """Mean pooling over an encoder's last hidden states, L2 normalisation, and a linear layer.
+    """A linear layer on what ``PooledEncoder`` gives.
 
     Args:
         encoder: in evaluation mode.
@@ -77,16 +96,14 @@ class PooledClassifier(torch.nn.Module):
 
     def __init__(self, encoder: Any, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> None:
         super().__init__()
-        self._encoder = encoder
+        self._pooled = PooledEncoder(encoder)
         self._weight, self._bias = weight, bias
         self._activation = activation
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return class probabilities."""
-        hidden = self._encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
-        mask = attention_mask.unsqueeze(-1).float()
-        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
-        return _activate(linear(normalize(pooled, dim=-1), self._weight, self._bias), self._activation)
+        pooled = self._pooled(input_ids, attention_mask)
+        return _activate(linear(pooled, self._weight, self._bias), self._activation)
 
 
 def load_classifier(arguments: ClassifierArguments) -> LoadedClassifier:
@@ -110,15 +127,36 @@ def load_classifier(arguments: ClassifierArguments) -> LoadedClassifier:
         # The pooler of a plain encoder is not used here, so a checkpoint may come without.
         model = load_model(AutoModel.from_pretrained, facts, dtype, device, may_lack=("pooler.",), adapter=adapter)
         probabilities, head_tokens = _with_head(model, head, device)
-    tokenizer = load_tokenizer(facts)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = _padding_tokenizer(facts)
     if model.config.pad_token_id is None:
         # Decoder-based classifiers look for the last token that is not padding.
         model.config.pad_token_id = tokenizer.pad_token_id
     limit = _longest_text(facts, model, tokenizer)
     wanted = arguments.max_model_len or head_tokens or limit
     return LoadedClassifier(probabilities, tokenizer, device, min(wanted, limit))
+
+
+def load_encoder(arguments: EncoderArguments) -> LoadedClassifier:
+    """Load a sentence encoder.
+
+    Raises:
+        InferenceFailure: the checkpoint cannot be used.
+    """
+    set_torch_threads(arguments.torch_threads)
+    facts = inspect_checkpoint(arguments.model)
+    device = pick_device(arguments.device)
+    dtype = pick_dtype(arguments.dtype, facts, device)
+    model = load_model(AutoModel.from_pretrained, facts, dtype, device, may_lack=("pooler.",))
+    tokenizer = _padding_tokenizer(facts)
+    limit = _longest_text(facts, model, tokenizer)
+    return LoadedClassifier(PooledEncoder(model), tokenizer, device, min(arguments.max_model_len or limit, limit))
+
+
+def _padding_tokenizer(facts: CheckpointFacts) -> Any:
+    tokenizer = load_tokenizer(facts)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _with_head(encoder: Any, folder: Path, device: torch.device) -> tuple[PooledClassifier, int | None]:

@@ -30,14 +30,20 @@ def group_by_context(
     """Split a request into groups that share a context; there is more than one only where the window is too short.
 
     The model reads context and continuation but for the last token, so both together may be one longer than the
-    window.
+    window. A whole text that is longer, if it may be cut, is scored in pieces, each in a group of its own; its score is
+    the sum of theirs.
 
     Raises:
         InferenceFailure: PROMPT_TOO_LONG if tokens would have to be dropped and may not, CONTINUATION_TOO_LONG if a
-            continuation alone exceeds the window.
+            continuation alone exceeds the window and may not be scored in pieces.
     """
+    rolled: list[ContextGroup] = []
     by_dropped: dict[int, list[tuple[int, Sequence[int]]]] = {}
     for index, continuation in enumerate(encoded.continuations):
+        if len(continuation) > context_window and encoded.follows_nothing and may_truncate:
+            pieces = rolling_pieces((*encoded.context, *continuation), len(encoded.context), context_window)
+            rolled += [ContextGroup(context, [(index, piece)], was_cancelled) for context, piece in pieces]
+            continue
         if len(continuation) > context_window:
             raise InferenceFailure(
                 f"continuation {index} has {len(continuation)} tokens, the model's context only {context_window}",
@@ -48,7 +54,7 @@ def group_by_context(
         dropped = max(0, len(encoded.context) + len(continuation) - context_window - 1)
         by_dropped.setdefault(dropped, []).append((index, continuation))
     longest = len(encoded.context) + max(map(len, encoded.continuations))
-    if max(by_dropped) and not may_truncate:
+    if max(by_dropped, default=0) and not may_truncate:
         raise InferenceFailure(
             f"context and continuation have {longest} tokens, the model's context only {context_window}; shorten the "
             "prompt or allow truncation",
@@ -56,10 +62,26 @@ def group_by_context(
             code="FAILED_PRECONDITION",
             metadata={"prompt_tokens": str(longest), "context_tokens": str(context_window)},
         )
-    return [
+    return rolled + [
         ContextGroup(encoded.context[dropped:], members, was_cancelled)
         for dropped, members in sorted(by_dropped.items())
     ]
+
+
+def rolling_pieces(tokens: Sequence[int], first: int, window: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Yield a text piece by piece, each with the tokens before it that the model reads with it; none twice.
+
+    As lm-evaluation-harness's rolling windows: the first piece is a whole window behind the prefix token, the others
+    follow one token, and the last as many as fill its window.
+
+    Args:
+        tokens: of the text, with what is before it.
+        first: index of the first that is scored, at least 1.
+        window: most tokens that the model reads.
+    """
+    for start in range(first, len(tokens), window):
+        end = min(start + window, len(tokens))
+        yield tokens[max(0, end - window - 1) : start], tokens[start:end]
 
 
 def score_groups(forward: ForwardPass, groups: Sequence[ContextGroup], kv_tokens: int) -> None:

@@ -104,9 +104,9 @@ class RowCache(Cache):
     """The cache of a running batch; rows are numbered from 0 without gaps."""
 
     def __init__(self) -> None:
-        # One list for both, so that layers added here are the cache's; a list of a subtype is no list of its base.
+        # One list for both, so that layers added here are the cache's.
         self._row_layers: list[RowLayer] = []
-        super().__init__(layers=self._row_layers)  # type: ignore[arg-type]
+        super().__init__(layers=self._row_layers)  # type: ignore[arg-type]  # a list of a subtype is none of its base
         self._lengths: list[int] = []
 
     @property

@@ -32,10 +32,17 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class EncodedScoring:
-    """Token ids of a context and of every continuation behind it."""
+    """Token ids of a context and of every continuation behind it.
+
+    Attributes:
+        context: at least one; the prefix token of a text that follows nothing.
+        continuations: none empty.
+        follows_nothing: the context was empty, so the continuations are whole texts.
+    """
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    follows_nothing: bool = False
 
 
 class PromptEncoder:
@@ -134,7 +141,7 @@ class PromptEncoder:
             ids = self._plain(continuation)
             # A continuation that brings the prefix token itself is not given a second one.
             encoded.append(self._nonempty(ids[1:] if ids[:1] == (self._prefix_token_id,) else ids, index))
-        return EncodedScoring(self._checked((self._prefix_token_id,)), tuple(encoded))
+        return EncodedScoring(self._checked((self._prefix_token_id,)), tuple(encoded), follows_nothing=True)
 
     def _encode(self, text: str, *, is_rendered: bool) -> tuple[int, ...]:
         # A text that begins with the BOS text must not get a second one.

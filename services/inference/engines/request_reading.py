@@ -99,6 +99,7 @@ class RequestReader:
             was_cancelled=was_cancelled,
             groups=group_by_context(encoded, window, may_truncate=may_truncate, was_cancelled=was_cancelled),
             num_context_tokens=len(encoded.context),
+            num_truncated_tokens=max(0, len(encoded.context) + max(map(len, encoded.continuations)) - window - 1),
             continuation_lengths=[len(each) for each in encoded.continuations],
         )
 

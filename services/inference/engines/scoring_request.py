@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.inference import contract
-from services.inference.engines.context_group import ContextGroup, has_numbers
+from services.inference.engines.context_group import ContextGroup, ContinuationResult, has_numbers
 from services.inference.engines.generation_request import nonfinite_logits
 from services.inference.engines.seams import Responder
 
@@ -18,8 +18,10 @@ class ScoringRequest:
     Attributes:
         responder: the way back.
         was_cancelled: whether the caller gave up.
-        groups: contexts as the model sees them; more than one only where the window is too short.
+        groups: contexts as the model sees them; more than one only where the window is too short. The pieces of a long
+            text each have one.
         num_context_tokens: tokens of the context before truncation.
+        num_truncated_tokens: most tokens before a scored one that the model did not see with it.
         continuation_lengths: tokens of every continuation, in order.
     """
 
@@ -27,6 +29,7 @@ class ScoringRequest:
     was_cancelled: Callable[[], bool]
     groups: Sequence[ContextGroup]
     num_context_tokens: int
+    num_truncated_tokens: int
     continuation_lengths: Sequence[int]
 
     def answer(self) -> None:
@@ -34,9 +37,11 @@ class ScoringRequest:
         if not all(has_numbers(group) for group in self.groups):
             self.responder.fail(nonfinite_logits())
             return
-        results = {index: result for group in self.groups for index, result in group.results.items()}
-        ordered = [results[index] for index in range(len(self.continuation_lengths))]
-        shortest = min(len(group.context) for group in self.groups)
+        pieces: dict[int, list[ContinuationResult]] = {}
+        for group in self.groups:
+            for index, result in group.results.items():
+                pieces.setdefault(index, []).append(result)
+        ordered = [_whole(pieces[index]) for index in range(len(self.continuation_lengths))]
         num_cached = sum(group.num_cached_tokens for group in self.groups)
         self.responder.finish(
             {
@@ -44,8 +49,12 @@ class ScoringRequest:
                 contract.CONTINUATION_IS_GREEDY: np.array([each.is_greedy for each in ordered]),
                 contract.CONTINUATION_NUM_TOKENS: np.array(self.continuation_lengths, dtype=np.uint32),
                 contract.NUM_INPUT_TOKENS: np.array([self.num_context_tokens], dtype=np.uint32),
-                contract.NUM_TRUNCATED_TOKENS: np.array([self.num_context_tokens - shortest], dtype=np.uint32),
+                contract.NUM_TRUNCATED_TOKENS: np.array([self.num_truncated_tokens], dtype=np.uint32),
                 contract.NUM_CACHED_TOKENS: np.array([num_cached], dtype=np.uint32),
                 contract.ENGINE_SECONDS: np.array([sum(group.engine_seconds for group in self.groups)]),
             }
         )
+
+
+def _whole(pieces: Sequence[ContinuationResult]) -> ContinuationResult:
+    return ContinuationResult(sum(each.log_likelihood for each in pieces), all(each.is_greedy for each in pieces))

@@ -1,5 +1,7 @@
 """The sequence-classifier engine: texts of many requests in, class probabilities out, one forward pass after the other.
 
+A sentence encoder is the same engine with embeddings for its rows.
+
 What is computed next is chosen anew for every pass, and a request is answered when its own last window is computed,
 whatever else waits: a short text does not wait for the page that came before it.
 """
@@ -16,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from services.inference import contract
-from services.inference.contract import ClassifierArguments
+from services.inference.contract import ClassifierArguments, EncoderArguments
 from services.inference.engines import seams
 from services.inference.engines.classifier_jobs import ClassifierJob, Pass, next_pass
-from services.inference.engines.classifier_models import LoadedClassifier, load_classifier
+from services.inference.engines.classifier_models import LoadedClassifier, load_classifier, load_encoder
 from services.inference.engines.classifier_variants import converted
 from services.inference.engines.reporting import publish_or_log
 from services.inference.engines.request_reading import answering_failures
@@ -63,10 +65,18 @@ class SequenceClassifierEngine:
         loaded: the checkpoint in memory.
         arguments: bounds on a request and on a pass.
         metrics: where to report.
+        rows: name of the tensor of what the checkpoint gives for each window.
     """
 
-    def __init__(self, loaded: LoadedClassifier, arguments: ClassifierArguments, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        loaded: LoadedClassifier,
+        arguments: ClassifierArguments | EncoderArguments,
+        metrics: EngineMetrics,
+        rows: str = contract.PROBABILITIES,
+    ) -> None:
         self._loaded = loaded
+        self._rows = rows
         self._reader = WindowReader(loaded.tokenizer, loaded.max_tokens, arguments.window_tokens)
         self._max_texts = arguments.max_batch_size
         usual = _CPU_PASS_TOKENS if loaded.device.type == "cpu" else _GPU_PASS_TOKENS
@@ -93,6 +103,15 @@ class SequenceClassifierEngine:
         if arguments.variant != "torch":
             loaded = replace(loaded, probabilities=converted(loaded, arguments))
         return cls(loaded, arguments, metrics)
+
+    @classmethod
+    def load_encoder(cls, arguments: EncoderArguments, metrics: EngineMetrics) -> "SequenceClassifierEngine":
+        """Load a sentence encoder and start its engine.
+
+        Raises:
+            InferenceFailure: the checkpoint cannot be used.
+        """
+        return cls(load_encoder(arguments), arguments, metrics, contract.EMBEDDINGS)
 
     def submit(self, tensors: Tensors, responder: Responder) -> None:
         """Take a request and return before it is computed; a bad one is answered with its failure."""
@@ -121,7 +140,7 @@ class SequenceClassifierEngine:
         )
         found = answer.wait()
         return ClassifiedTexts(
-            found[contract.PROBABILITIES],
+            found[self._rows],
             found[contract.NUM_TOKENS],
             found[contract.NUM_WINDOWS],
             found[contract.TRUNCATED],
@@ -236,15 +255,15 @@ class SequenceClassifierEngine:
         """Answer a request that is complete."""
         if not job.is_complete:
             return False
-        answer = job.tensors()
+        answer = job.tensors(self._rows)
         self._totals[seams.CLASSIFIED_TEXTS] += job.num_texts
         self._totals[seams.PROMPT_TOKENS] += job.num_tokens
-        if np.isfinite(answer[contract.PROBABILITIES]).all():
+        if np.isfinite(answer[self._rows]).all():
             job.responder.finish(answer)
         else:
             job.responder.fail(
                 InferenceFailure(
-                    "the classifier's output is not a number; the checkpoint is broken or its dtype overflows",
+                    "the model's output is not a number; the checkpoint is broken or its dtype overflows",
                     reason="NONFINITE_LOGITS",
                     code="FAILED_PRECONDITION",
                 )

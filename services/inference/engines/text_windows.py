@@ -44,8 +44,11 @@ class WindowReader:
         self._window_room = max(1, min(window_tokens or max_tokens, max_tokens) - self._before - self._after)
 
     def read(self, texts: Sequence[str], max_windows: int) -> list[TextWindows]:
-        """Divide texts into at most ``max_windows`` windows each; what is left of longer ones is cut off."""
-        encoded: list[list[int]] = self._tokenizer(list(texts), verbose=False)["input_ids"]
+        """Divide texts into at most ``max_windows`` windows each; what is left of longer ones is cut off.
+
+        ``[SEP]`` in a text is five characters of it, and no token that divides what the model reads.
+        """
+        encoded: list[list[int]] = self._tokenizer(list(texts), verbose=False, split_special_tokens=True)["input_ids"]
         return [self._divided(ids, max_windows) for ids in encoded]
 
     def _divided(self, ids: list[int], max_windows: int) -> TextWindows:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import triton_python_backend_utils as pb_utils
 
 from services.inference import contract
-from services.inference.contract import CausalLMArguments, ClassifierArguments
+from services.inference.contract import CausalLMArguments, ClassifierArguments, EncoderArguments
 from services.inference.engines.reporting import RisingCounters
 from services.inference.engines.seams import METRICS
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.host_contract import HostArguments
 
-Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments, HostArguments)
+Arguments = TypeVar("Arguments", CausalLMArguments, ClassifierArguments, EncoderArguments, HostArguments)
 
 
 def prepare_stub() -> None:

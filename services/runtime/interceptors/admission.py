@@ -1,14 +1,17 @@
-"""Let a bounded number of calls run per method, queue a bounded number more, and send the rest away with a time."""
+"""Let a bounded number of calls run per method, queue more fairly by caller, and send the rest away with a time."""
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from services.runtime.caller_turns import CallerTurns
+from services.runtime.callers import ANONYMOUS
+from services.runtime.calls import current_scope
 from services.runtime.error_types import ResourceExhaustedError
 
 _SHORTEST_RETRY_SECONDS = 0.05
@@ -16,8 +19,15 @@ _LONGEST_RETRY_SECONDS = 10.0
 _SMOOTHING = 0.05
 
 
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    caller: str
+    turn: asyncio.Future[None]
+    cost: int = 1
+
+
 class Gate:
-    """The places of one method: first come, first served.
+    """The places of one method. Callers who wait get them in turn, and within a caller first come is first served.
 
     Args:
         method: ``package.Service/Method``.
@@ -29,15 +39,19 @@ class Gate:
         self._method = method
         self._max_running = max_running
         self._max_queued = max_queued
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turns: CallerTurns[_Waiting] = CallerTurns()
         self._mean_seconds = _SHORTEST_RETRY_SECONDS
         self.running = 0
-        self.queued = 0
         self.rejected = 0
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait."""
+        return len(self._turns)
 
     def try_enter(self) -> bool:
         """Take a place if one is free and nobody waits for it."""
-        if self.running < self._max_running and not self.queued:
+        if self.running < self._max_running and not len(self._turns):
             self.running += 1
             return True
         return False
@@ -46,37 +60,44 @@ class Gate:
         """Wait for a place.
 
         Raises:
-            ResourceExhaustedError: the queue is full, too.
+            ResourceExhaustedError: the queue is full, too, and no caller has more in it than this one; or it became so
+                while this call waited as the last of a caller who has the most.
         """
-        if self.queued >= self._max_queued:
-            self.rejected += 1
-            raise self._too_many_calls()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self.queued += 1
+        # A name that no caller can have is refused by whoever needs it; here it is one like any other.
+        caller = current_scope().ids.caller or ANONYMOUS
+        if len(self._turns) >= self._max_queued:
+            self._make_room(caller)
+        waiting = _Waiting(caller, asyncio.get_running_loop().create_future())
+        self._turns.push(waiting)
         try:
-            await turn
+            await waiting.turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self.queued -= 1
-            else:
+            if waiting in self._turns:
+                self._turns.remove(waiting)
+            elif not waiting.turn.cancelled() and waiting.turn.exception() is None:
                 # The place was handed over in the same moment: pass it on.
                 self._release()
             raise
 
     def leave(self, held_seconds: float) -> None:
-        """Give a place back after ``held_seconds``; the longest waiting call gets it."""
+        """Give a place back after ``held_seconds``; a waiting call gets it."""
         self._mean_seconds += _SMOOTHING * (held_seconds - self._mean_seconds)
-        if self._waiting:
-            self._release()
-        else:
-            self.running -= 1
+        self._release()
+
+    def _make_room(self, caller: str) -> None:
+        """Send away the last call of whoever has most waiting, or raise if that is the new one."""
+        self.rejected += 1
+        last = self._turns.last_of_most()
+        if last is None or self._turns.count_of(last.caller) <= self._turns.count_of(caller) + 1:
+            raise self._too_many_calls()
+        self._turns.remove(last)
+        if not last.turn.done():
+            last.turn.set_exception(self._too_many_calls())
 
     def _release(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
+        while len(self._turns):
+            turn = self._turns.pop().turn
             if not turn.done():
-                self.queued -= 1
                 turn.set_result(None)
                 return
         self.running -= 1

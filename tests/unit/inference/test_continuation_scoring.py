@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.engines.continuation_scoring import group_by_context
+from services.inference.engines.continuation_scoring import group_by_context, rolling_pieces
 from services.inference.engines.prompts import EncodedScoring, PromptEncoder, RenderedPrompt
 from services.inference.failures import InferenceFailure
 
@@ -137,6 +137,52 @@ def test_a_continuation_longer_than_the_window_is_refused(ask: Ask) -> None:
     with pytest.raises(InferenceFailure) as caught:
         ask("x", ["1 " * 600], truncate=True).wait()
     assert caught.value.reason == "CONTINUATION_TOO_LONG"
+
+
+def test_a_whole_text_longer_than_the_window_is_scored_in_the_harnesss_rolling_windows(
+    ask: Ask, tiny_checkpoint: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = "".join(f"{number} " for number in range(400))
+    with pytest.raises(InferenceFailure) as caught:
+        ask("", [text]).wait()
+    assert caught.value.reason == "CONTINUATION_TOO_LONG"
+    short = "the quick brown fox"
+    [(found, is_greedy, count), (alone, _, _)] = scores(asked := ask("", [text, short], truncate=True))
+    assert scores(ask("", [short]))[0][0] == pytest.approx(alone, abs=1e-4)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    expected = 0.0
+    # The harness's definition: each window reads at most 256 tokens and scores those that no window has scored.
+    done = 0
+    while done < len(tokens):
+        end = min(len(tokens), done + 256)
+        read = [prefix, *tokens][max(0, end - 256) : end]
+        with torch.no_grad():
+            chances = model(torch.tensor([read])).logits[0].float().log_softmax(-1)
+        wanted = tokens[done:end]
+        expected += chances[-len(wanted) :].gather(1, torch.tensor(wanted).unsqueeze(1)).sum().item()
+        done = end
+    assert len(tokens) > 2 * 256
+    assert (count, is_greedy) == (len(tokens), False)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert asked.wait()[0]["num_truncated_tokens"].tolist() == [1 + len(tokens) - 256 - 1]
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 17])
+def test_pieces_of_a_text_score_each_token_once_and_fit_the_window(length: int) -> None:
+    tokens = list(range(length + 1))
+    pieces = list(rolling_pieces(tokens, 1, 8))
+    assert [token for _, piece in pieces for token in piece] == tokens[1:]
+    for context, piece in pieces:
+        assert context
+        assert len(context) + len(piece) - 1 <= 8
+        assert [*context, *piece] == tokens[context[0] : piece[-1] + 1]
+    # All but the first see as much as the window holds.
+    assert all(len(context) + len(piece) - 1 == 8 for context, piece in pieces[1:])
 
 
 # "T" and "h" are two tokens, "The" is one: the tokenizer merges the continuation into its context.

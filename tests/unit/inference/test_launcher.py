@@ -1,13 +1,12 @@
 import json
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.inference.launcher import read_or_make_key, startup_entries
+from services.inference.launcher import startup_entries
 from services.inference.platform_checks import TritonFiles
 from services.inference.settings import InferenceSettings, StartupModel, available_cores, patient_threads
 from services.inference.triton_server import TritonOptions, TritonServer, _command, _environment, log_tail
@@ -35,16 +34,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.startup_models == (StartupModel(**model),)
     assert (settings.inference, settings.key_file) == ("local", tmp_path / "model-control.key")
     assert settings.engine_threads == available_cores()
-
-
-def test_the_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    path = tmp_path / "sub" / "key"
-    key = read_or_make_key(path)
-    assert len(key) == 64
-    assert read_or_make_key(path) == key
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(StartupError, match="KEY_FILE"):
-        read_or_make_key(tmp_path / "sub" / "key" / "below-a-file")
 
 
 def test_startup_models_are_checked() -> None:

@@ -2,6 +2,8 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from services.inference.engines.text_windows import WindowReader, window_spans, window_starts
 
@@ -58,3 +60,17 @@ def test_every_token_is_in_a_window_between_the_special_ones(
     inner = ["".join(map(chr, ids[1:-1])) for ids in read.windows]
     assert text.startswith(inner[0])
     assert text.endswith(inner[-1])
+
+
+def test_a_special_token_that_a_text_spells_is_plain_text() -> None:
+    vocabulary = {token: index for index, token in enumerate(("[UNK]", "[CLS]", "[SEP]", "kill", "[", "]", "SEP"))}
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokens.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    [read] = WindowReader(tokenizer, 16).read(["kill [SEP] kill"], 1)
+    assert list(read.windows[0]) == [1, 3, 4, 6, 5, 3, 2]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from services.runtime.calls import bind_ids
 from services.runtime.errors import ResourceExhaustedError, from_rpc_error
 from services.runtime.interceptors.admission import Gate
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
@@ -83,6 +84,65 @@ class GateMachine(RuleBasedStateMachine):
 
 
 TestGate = GateMachine.TestCase
+
+
+async def enter(gate: Gate, caller: str, order: list[str]) -> None:
+    with bind_ids(caller=caller):
+        await gate.enter()
+    order.append(caller)
+
+
+async def test_callers_get_places_in_turn() -> None:
+    gate, order = Gate("m", max_running=1, max_queued=60), list[str]()
+    assert gate.try_enter()
+    async with asyncio.TaskGroup() as group:
+        for caller, count in (("much", 50), ("few", 3)):
+            for _ in range(count):
+                group.create_task(enter(gate, caller, order))
+        await asyncio.sleep(0)
+        assert (gate.running, gate.queued) == (1, 53)
+        for _ in range(53):
+            gate.leave(0.1)
+    assert order.index("few") <= 1
+    assert "few" not in order[7:]
+
+
+async def test_of_a_full_queue_who_has_most_is_sent_away() -> None:
+    gate, order = Gate("m", max_running=1, max_queued=4), list[str]()
+    assert gate.try_enter()
+    much = [asyncio.create_task(enter(gate, "much", order)) for _ in range(4)]
+    await asyncio.sleep(0)
+    few = [asyncio.create_task(enter(gate, "few", order)) for _ in range(3)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    # The last two of much made room, and then few has as many.
+    assert [each.done() for each in (*much, *few)] == [False, False, True, True, False, False, True]
+    assert gate.rejected == 3
+    for each in (*much[2:], few[2]):
+        assert isinstance(each.exception(), ResourceExhaustedError)
+    for _ in range(4):
+        gate.leave(0.1)
+    await asyncio.gather(*much[:2], *few[:2])
+    assert sorted(order) == ["few", "few", "much", "much"]
+    assert (gate.running, gate.queued) == (1, 0)
+
+
+async def test_who_gives_up_in_the_moment_of_being_sent_away_frees_no_place() -> None:
+    gate, order = Gate("m", max_running=1, max_queued=2), list[str]()
+    assert gate.try_enter()
+    much = [asyncio.create_task(enter(gate, "much", order)) for _ in range(2)]
+    await asyncio.sleep(0)
+    few = asyncio.create_task(enter(gate, "few", order))
+    await asyncio.sleep(0)
+    assert not much[1].done()
+    much[1].cancel()
+    await asyncio.wait([much[1]])
+    assert not few.done()
+    assert (gate.running, gate.queued, gate.rejected) == (1, 2, 1)
+    for each in (much[0], few):
+        each.cancel()
+    await asyncio.wait([much[0], few])
+    assert (gate.running, gate.queued) == (1, 0)
 
 
 class Holding:

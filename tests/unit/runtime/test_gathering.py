@@ -48,6 +48,15 @@ async def test_a_lonely_request_is_sent_at_once() -> None:
     assert await gatherer.ask([]) == []
 
 
+async def test_a_call_is_bounded_by_the_size_of_its_requests_too() -> None:
+    service = Service()
+    service.open.set()
+    gatherer = Gatherer(service, largest=4, concurrency=1, size=lambda number: number, largest_size=10)
+    asked = [5, 5, 1, 2, 3, 4, 99, 10, 1]
+    assert await gatherer.ask(asked) == [2 * number for number in asked]
+    assert service.calls == [[5, 5], [1, 2, 3, 4], [99], [10], [1]]
+
+
 async def test_a_failure_is_everybodys_in_the_call_and_nobody_elses() -> None:
     service = Service()
     service.failure = ValueError("no")

@@ -6,9 +6,11 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from services.runtime.errors import UnavailableError, from_rpc_error
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
+from tests.patience import LONGEST_WAIT_SECONDS
 
 SERVICE = "test.v1.TestService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -62,6 +64,39 @@ async def test_health_follows_a_dependency(trouble: str, make_service: Any, make
         assert (await watch.read()).status == SERVING
         well.clear()
         assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_a_problem_is_logged_once_until_it_is_another(make_service: Any, make_settings: Any) -> None:
+    problems = ["away"] * 5 + ["refused"] * 5
+
+    async def readiness() -> bool:
+        if problems:
+            raise OSError(problems.pop(0))
+        return True
+
+    settings = make_settings(readiness_interval_seconds=0.001)
+    with capture_logs() as logged:
+        async with serve_in_process(make_service(unary=echo, readiness=readiness), settings=settings) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(ask(SERVICE))
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                while (await watch.read()).status != SERVING:
+                    pass
+    assert [each["error"] for each in logged if each["event"] == "readiness_check_failed"] == ["away", "refused"]
+
+
+async def test_a_service_that_is_not_ready_is_looked_at_more_often(make_service: Any, make_settings: Any) -> None:
+    answers = [False, False, True]
+
+    async def readiness() -> bool:
+        return answers.pop(0)
+
+    settings = make_settings(readiness_interval_seconds=3600.0)
+    async with serve_in_process(make_service(unary=echo, readiness=readiness), settings=settings) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(ask(SERVICE))
+        assert (await watch.read()).status == NOT_SERVING
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            assert (await watch.read()).status == SERVING
+    assert answers == []
 
 
 async def test_drain_turns_health_first_and_lets_calls_finish(make_service: Any, make_settings: Any) -> None:
