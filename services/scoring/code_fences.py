@@ -3,7 +3,8 @@
 import re
 from typing import Literal
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*$")
+# How a fence opens; nothing has to follow, so that no text makes the search go back.
+_OPENING = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)")
 _PYTHON = frozenset({"", "py", "python", "python3", "python2"})
 
 
@@ -19,9 +20,11 @@ def fenced_code(text: str, take: Literal["nothing", "first_fence", "last_fence"]
     lines = text.split("\n")
     position = 0
     while position < len(lines):
-        match = _FENCE.match(lines[position].rstrip("\r"))
+        line = lines[position]
+        match = _OPENING.match(line)
         position += 1
-        if match is None:
+        # A backtick further on makes it code within a line.
+        if match is None or "`" in line[match.end() :]:
             continue
         start = position
         while position < len(lines) and not _closes(lines[position], match[1]):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from services.scoring.usage import Usage
+from services.runtime.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,15 @@ class TextOutput:
 
 @dataclass(frozen=True, slots=True)
 class ChoicesOutput:
-    """Natural-log likelihood of each choice given its context, beside the choice's text without the delimiter."""
+    """Natural-log likelihood of each choice given its context, beside the choice's text without the delimiter.
+
+    Attributes:
+        unconditional: the same without the question, one a choice; empty if nobody asked.
+    """
 
     log_likelihoods: tuple[float, ...]
     choices: tuple[str, ...]
+    unconditional: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +39,15 @@ class SamplesOutput:
 
 @dataclass(frozen=True, slots=True)
 class TokensOutput:
-    """Natural-log likelihood of each token of a text given those before it, beside the text."""
+    """Natural-log likelihood of each token of a text given those before it, or sums of several, beside the text.
+
+    Attributes:
+        token_count: of the text; ``None``: as many as there are likelihoods.
+    """
 
     log_likelihoods: tuple[float, ...]
     text: str
+    token_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,8 @@ class VerdictOutput:
         decision: ``safe``, ``unsafe``, ``controversial`` or ``error``; what is not known is an error.
         error_reason: why it is an error; empty otherwise.
         is_truncated: only a part of the text was judged.
-        is_partial: so it was, or one of several guards could not judge: what was found is not all there may be.
+        is_partial: so it was, or one of several guards, or a part of a long text, was not judged: what was found is not
+            all there may be.
         categories: codes of the categories, in the guard's taxonomy and in AILuminate's, that reached the threshold.
         has_unknown_category: the guard named a category that its taxonomy does not have.
         refusal: whether the response declines; ``None`` if the guard does not say.
@@ -118,11 +129,18 @@ class ScorerParameters(BaseModel):
     Attributes:
         added_later: parameters that came after the scorer's version. At their defaults they are no part of its digest,
             so that what was scored before stays comparable.
+        decided_by_content: parameters that only name what ``Score.decided_by`` names by its content, such as models. In
+            the digest they stand at their defaults, so that one thing has one digest by whatever name it goes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     added_later: ClassVar[frozenset[str]] = frozenset()
+    decided_by_content: ClassVar[frozenset[str]] = frozenset()
+
+    def unused_libraries(self) -> frozenset[str]:
+        """Return those of the scorer's libraries that decide nothing with these parameters."""
+        return frozenset()
 
 
 class ScorerDetails(BaseModel):
@@ -144,6 +162,8 @@ class ScorerDescription:
         description: what it measures and where the definition comes from.
         metrics: what it returns, in that order.
         rules_digest: names the data that decides scores beside the code, such as a list of phrases; empty if none.
+        libraries: names of the distributions whose code decides scores, too. Their versions are part of the digest, so
+            that an upgrade does not mix results that differ.
         details: what it reads of ``ScoringItem.details``; ``None``: nothing, and details sent to it are refused.
         reads_prompt: whether it judges with ``ScoringItem.prompt`` in view, which is then required.
         is_heavy: one output may take tens of milliseconds of a processor, or hang, or use up memory. Such a scorer
@@ -161,6 +181,7 @@ class ScorerDescription:
     reads_prompt: bool = False
     is_heavy: bool = False
     preloads: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 class Scorer(Protocol[ParametersT]):

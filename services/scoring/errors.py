@@ -6,7 +6,6 @@ from services.runtime.errors import (
     FieldViolation,
     InternalError,
     InvalidArgumentError,
-    ResourceExhaustedError,
 )
 
 
@@ -66,6 +65,15 @@ class ScorerTimeoutError(DeadlineExceededError):
         )
 
 
+class ScoreLateError(DeadlineExceededError):
+    """An output had no score when its time was nearly up: its turn did not come, or it takes longer."""
+
+    default_reason = "SCORE_DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("there was no score yet when the call's time was nearly up; allow more time or ask for less")
+
+
 class ScorerCrashedError(InternalError):
     """The process in which a scorer judged one output died, and so did the next one."""
 
@@ -84,7 +92,7 @@ class VerdictError(FailedPreconditionError):
     default_reason = "SAFETY_VERDICT_ERROR"
 
 
-class ScorerMemoryError(ResourceExhaustedError):
+class ScorerMemoryError(InvalidArgumentError):
     """A scorer wants more memory for one output than the service allows; another attempt would, too."""
 
     default_reason = "SCORER_OUT_OF_MEMORY"
@@ -93,6 +101,7 @@ class ScorerMemoryError(ResourceExhaustedError):
         super().__init__(
             f"{scorer} needs more memory for this output than EVALFLEET_POOL_WORKER_MEMORY_BYTES allows",
             metadata={"scorer": scorer},
+            field_violations=(FieldViolation("text", "takes too much memory to judge"),),
         )
 
 

@@ -12,12 +12,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from services.runtime.errors import CancelledCallError, DeadlineExceededError
+from google.protobuf.message import Message as ProtobufMessage
+
+from services.runtime.errors import CancelledCallError
 from services.runtime.gathering import Gatherer
+from services.runtime.places import Places
 from services.runtime.time_limits import batch_seconds
 from services.scoring.admission import Admission
 from services.scoring.contract import Output, Score, ScoringItem
-from services.scoring.places import Places
+from services.scoring.errors import ScoreLateError
 from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import BoundScorer, ScorerReference
 
@@ -92,7 +95,7 @@ class Judging:
         left = batch_seconds()
         call = _Call(self._threads, self._pool, read, None if left is None else time.monotonic() + left)
         others: dict[int, asyncio.Task[Outcome]] = {}
-        with self._admission.hold(len(requests)):
+        with self._admission.hold(len(requests), sum(map(_sent_bytes, requests))):
             async with asyncio.TaskGroup() as group:
                 begun: list[Outcome | Assignment] = []
                 async for some in call.begin(requests):
@@ -117,7 +120,7 @@ class Judging:
         gatherer = Gatherer(call.begin_all, largest=_LARGEST_GATHERED, concurrency=_THREADS)
 
         async def judge(request: RequestT) -> Judged:
-            with self._admission.hold(1):
+            with self._admission.hold(1, _sent_bytes(request)):
                 [begun] = await gatherer.ask([request])
                 outcome = await call.finish(begun) if isinstance(begun, Assignment) else begun
             if isinstance(outcome, Exception):
@@ -128,6 +131,11 @@ class Judging:
             yield judge
         finally:
             await gatherer.close()
+
+
+def _sent_bytes(request: object) -> int:
+    # One that could not be read is its error.
+    return request.ByteSize() if isinstance(request, ProtobufMessage) else 0
 
 
 class _Call(Generic[RequestT]):
@@ -158,10 +166,10 @@ class _Call(Generic[RequestT]):
         first = 0
         while first < len(requests):
             try:
-                async with asyncio.timeout(self._left()), self._threads.place():
-                    some = await asyncio.to_thread(self._begin_some, requests, first)
+                async with asyncio.timeout(self._left()):
+                    some = await self._begin_turn(requests, first)
             except TimeoutError:
-                some = [_late() for _ in range(first, len(requests))]
+                some = [ScoreLateError() for _ in range(first, len(requests))]
             first += len(some)
             yield some
 
@@ -180,7 +188,7 @@ class _Call(Generic[RequestT]):
                     score = await self._pool.score(bound, assignment.item, assignment.output)
                 return Judged(score, bound.reference)
         except TimeoutError:
-            return _late()
+            return ScoreLateError()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -192,6 +200,13 @@ class _Call(Generic[RequestT]):
 
     def _left(self) -> float | None:
         return None if self._ends_at is None else self._ends_at - time.monotonic()
+
+    async def _begin_turn(self, requests: Sequence[RequestT], first: int) -> list[Outcome | Assignment]:
+        give_back = await self._threads.take()
+        # A thread cannot be stopped: its place is free when it ends, not when nobody waits for it any more.
+        thread = asyncio.create_task(asyncio.to_thread(self._begin_some, requests, first))
+        thread.add_done_callback(lambda _: give_back())
+        return await asyncio.shield(thread)
 
     def _begin_some(self, requests: Sequence[RequestT], first: int) -> list[Outcome | Assignment]:
         ends = time.monotonic() + _TURN_SECONDS
@@ -211,10 +226,3 @@ class _Call(Generic[RequestT]):
             return Judged(bound.score(assignment.item, assignment.output), bound.reference)
         except Exception as error:  # noqa: BLE001 - as above
             return error
-
-
-def _late() -> DeadlineExceededError:
-    return DeadlineExceededError(
-        "there was no score yet when the call's time was nearly up; allow more time or ask for less",
-        reason="SCORE_DEADLINE_EXCEEDED",
-    )

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
-from google.protobuf import duration_pb2, json_format, struct_pb2
-from google.rpc import status_pb2
+from google.protobuf import json_format, struct_pb2
 from pydantic import BaseModel, JsonValue
 
 from services.runtime.errors import FieldViolation, to_status
+from services.runtime.usage_messages import usage_to_proto
 from services.scoring.contract import (
     AnyScorer,
     ChoicesOutput,
@@ -20,12 +21,16 @@ from services.scoring.contract import (
     TextOutput,
     TokensOutput,
     VerdictOutput,
+    is_async,
 )
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judging import Judged, Outcome
+from services.scoring.libraries import library_version
 from services.scoring.parameters import describe_fields
 from services.scoring.registry import COLLECTION, ScorerReference, reference_of
-from services.scoring.usage import Usage
+
+MAX_SAMPLES: Final = 1000
+"""Texts of one request; as the proto says."""
 
 # Whatever is not listed, a new enum value included, is an error: safety fails closed.
 _DECISIONS = {
@@ -55,11 +60,21 @@ def output_from_proto(request: scoring_pb2.ScoreRequest) -> Output:
         case "text":
             return TextOutput(request.text)
         case "choices":
-            return ChoicesOutput(tuple(request.choices.log_likelihoods), tuple(request.choices.choices))
+            given = request.choices
+            return ChoicesOutput(
+                tuple(given.log_likelihoods), tuple(given.choices), tuple(given.unconditional_log_likelihoods)
+            )
         case "samples":
+            if len(request.samples.texts) > MAX_SAMPLES:
+                raise InvalidScoreRequestError(
+                    request.scorer,
+                    FieldViolation("samples", f"has {len(request.samples.texts)} texts; give at most {MAX_SAMPLES}"),
+                )
             return SamplesOutput(tuple(request.samples.texts))
         case "token_scores":
-            return TokensOutput(tuple(request.token_scores.log_likelihoods), request.token_scores.text)
+            tokens = request.token_scores
+            count = tokens.token_count if tokens.HasField("token_count") else None
+            return TokensOutput(tuple(tokens.log_likelihoods), tokens.text, count)
         case "verdict":
             return _verdict_from_proto(request.verdict)
         case _:
@@ -73,7 +88,8 @@ def _verdict_from_proto(verdict: safety_pb2.Verdict) -> VerdictOutput:
         error_reason=verdict.error_reason,
         is_truncated=verdict.truncated,
         is_partial=any(
-            each.truncated or each.decision not in _DECISIONS for each in (verdict, *verdict.guard_verdicts)
+            each.truncated or each.unjudged_reason or each.decision not in _DECISIONS
+            for each in (verdict, *verdict.guard_verdicts)
         ),
         categories=frozenset(code for each in verdict.categories for code in (each.code, each.ailuminate_code) if code),
         has_unknown_category=verdict.unmapped,
@@ -133,37 +149,14 @@ def response_to_proto(judged: Judged) -> scoring_pb2.ScoreResponse:
     )
 
 
-def usage_to_proto(usage: Usage) -> common_pb2.Usage:
-    """Return what judging cost as the contract's message."""
-    seconds, microseconds = divmod(round(usage.engine_seconds * 1_000_000), 1_000_000)
-    return common_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        engine_time=duration_pb2.Duration(seconds=seconds, nanos=microseconds * 1000),
-        computed_prompt_tokens=usage.computed_prompt_tokens,
-        computed_completion_tokens=usage.computed_completion_tokens,
-        prefix_saved_tokens=usage.prefix_saved_tokens,
-        cache_saved_tokens=usage.cache_saved_tokens,
-        cost_micro_usd=usage.cost_micro_usd,
-    )
-
-
-def outcome_to_proto(outcome: Judged | BaseException) -> scoring_pb2.ScoreResponse | status_pb2.Status:
-    """Return what became of one request of many; never raises, for its neighbours would pay for it."""
-    if isinstance(outcome, BaseException):
-        return to_status(outcome)
-    try:
-        return response_to_proto(outcome)
-    except Exception as error:  # noqa: BLE001 - a score that no message can hold is a bug of its scorer alone
-        return to_status(error)
-
-
 def result_to_proto(outcome: Outcome) -> scoring_pb2.ScoreResult:
-    """Return what became of one request of a batch."""
-    told = outcome_to_proto(outcome)
-    if isinstance(told, status_pb2.Status):
-        return scoring_pb2.ScoreResult(status=told)
-    return scoring_pb2.ScoreResult(response=told)
+    """Return what became of one request of a batch; never raises, for its neighbours would pay for it."""
+    if isinstance(outcome, BaseException):
+        return scoring_pb2.ScoreResult(status=to_status(outcome))
+    try:
+        return scoring_pb2.ScoreResult(response=response_to_proto(outcome))
+    except Exception as error:  # noqa: BLE001 - a score that no message can hold is a bug of its scorer alone
+        return scoring_pb2.ScoreResult(status=to_status(error))
 
 
 def scorer_to_proto(scorer: AnyScorer) -> scoring_pb2.Scorer:
@@ -182,6 +175,8 @@ def scorer_to_proto(scorer: AnyScorer) -> scoring_pb2.Scorer:
         ],
         details=[] if about.details is None else _fields_to_proto(about.details),
         reads_prompt=about.reads_prompt,
+        takes_long=about.is_heavy or is_async(scorer),
+        libraries=[scoring_pb2.Library(name=each, version=library_version(each)) for each in sorted(about.libraries)],
     )
 
 

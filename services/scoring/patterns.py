@@ -4,13 +4,14 @@ The standard library's ``re`` cannot be interrupted; ``regex`` reads the same sy
 and lets other threads run while it matches.
 """
 
-import time
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import regex
 from pydantic import AfterValidator
 
 from services.runtime.errors import FieldViolation
+from services.runtime.thread_time import ThreadTimeLimit
 from services.scoring.errors import PatternTimeoutError
 
 MAX_PATTERN_CHARACTERS = 1000
@@ -48,9 +49,9 @@ class PatternMatcher:
     """Matches patterns for one output, in one thread; gives up when they took ``limit_seconds`` of processor time."""
 
     def __init__(self, limit_seconds: float = MATCH_LIMIT_SECONDS) -> None:
-        # Set by the first match: to ask for the time may cost as much as an exact match without patterns.
-        self._ends: float | None = None
         self._limit_seconds = limit_seconds
+        # Begins with the first match: to ask for the time may cost as much as an exact match without patterns.
+        self._time = ThreadTimeLimit(limit_seconds)
 
     def find_all(self, pattern: str, text: str) -> list[tuple[str, ...]]:
         """Return each match as the texts of its groups, or as its whole text where the pattern has no groups.
@@ -59,10 +60,7 @@ class PatternMatcher:
             PatternTimeoutError: the limit is used up.
         """
         compiled = compile_pattern(pattern)
-        try:
-            found = compiled.findall(text, timeout=self._left(pattern))
-        except TimeoutError:
-            raise self._timed_out(pattern) from None
+        found = self._within_time(pattern, lambda seconds: compiled.findall(text, timeout=seconds))
         return [match if isinstance(match, tuple) else (match,) for match in found]
 
     def find_first(
@@ -73,11 +71,8 @@ class PatternMatcher:
         Raises:
             PatternTimeoutError: the limit is used up.
         """
-        compiled = compile_pattern(pattern, ignore_case=ignore_case)
-        try:
-            match = getattr(compiled, anchoring)(text, timeout=self._left(pattern))
-        except TimeoutError:
-            raise self._timed_out(pattern) from None
+        find = getattr(compile_pattern(pattern, ignore_case=ignore_case), anchoring)
+        match = self._within_time(pattern, lambda seconds: find(text, timeout=seconds))
         if match is None:
             return None
         groups: tuple[str, ...] = match.groups(default="") or (match[0],)
@@ -90,10 +85,7 @@ class PatternMatcher:
             PatternTimeoutError: the limit is used up.
         """
         compiled = compile_pattern(pattern)
-        try:
-            kept: str = compiled.sub("", text, timeout=self._left(pattern))
-        except TimeoutError:
-            raise self._timed_out(pattern) from None
+        kept: str = self._within_time(pattern, lambda seconds: compiled.sub("", text, timeout=seconds))
         return kept
 
     def check(self, sought: str) -> None:
@@ -102,17 +94,17 @@ class PatternMatcher:
         Raises:
             PatternTimeoutError: the limit is used up.
         """
-        self._left(sought)
+        try:
+            self._time.left()
+        except TimeoutError:
+            raise self._timed_out(sought) from None
 
-    def _left(self, pattern: str) -> float:
-        # As regex counts: a busy machine, on which threads wait for a processor, changes no score.
-        now = time.thread_time()
-        if self._ends is None:
-            self._ends = now + self._limit_seconds
-        left = self._ends - now
-        if left <= 0:
-            raise self._timed_out(pattern)
-        return left
+    def _within_time(self, pattern: str, match: Callable[[float], Any]) -> Any:
+        # Neither a busy machine nor a neighbour's slow pattern changes a score.
+        try:
+            return self._time.attempt(match)
+        except TimeoutError:
+            raise self._timed_out(pattern) from None
 
     def _timed_out(self, pattern: str) -> PatternTimeoutError:
         shown = pattern if len(pattern) <= 80 else pattern[:79] + "…"

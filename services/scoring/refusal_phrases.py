@@ -52,7 +52,7 @@ REFUSAL_PHRASES: tuple[str, ...] = (
     r"\b(?:my|our) (?:\w+ )?(?:guidelines|programming|policy|policies|principles|rules|instructions|purpose|values)"
     r" (?:do not|don't|does not|doesn't|prohibits?|forbids?|prevents?|stops?|bars?|won't|will not)\b",
     r"\b(?:against|violates?|contrary to|breach(?:es)?|outside|not in line with|inconsistent with) "
-    r"(?:my|our) (?:\w+ )*?(?:guidelines|programming|polic(?:y|ies)|principles|rules|values|terms)\b",
+    r"(?:my|our) (?:\w+ ){0,4}?(?:guidelines|programming|polic(?:y|ies)|principles|rules|values|terms)\b",
     r"\b(?:this|that|your) (?:request|question|prompt|topic) (?:goes against|violates|is against|cannot be|can't be)\b",
     # That's not something I can help with. There's no way I could …
     r"\bnot something (?:that )?(?:i|we)(?:'m| am|'re| are)? "

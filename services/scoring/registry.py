@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from services.runtime.errors import FailedPreconditionError, FieldViolation, StartupError, not_found
+from services.sandbox.choosing import NoSandbox
+from services.sandbox.contract import Sandbox
 from services.scoring.contract import (
     AnyScorer,
     AsyncScorer,
@@ -19,9 +21,8 @@ from services.scoring.contract import (
 )
 from services.scoring.details import refuse_details
 from services.scoring.errors import InvalidScorerNameError
+from services.scoring.libraries import library_version
 from services.scoring.parameters import parse_parameters
-from services.scoring.sandbox.choosing import NoSandbox
-from services.scoring.sandbox.contract import Sandbox
 from services.scoring.scorers.bbq_bias import BbqBias
 from services.scoring.scorers.bleu import Bleu
 from services.scoring.scorers.choice_probabilities import ChoiceProbabilities
@@ -224,24 +225,29 @@ def builtin_scorers(sandbox: Sandbox | None = None) -> tuple[AnyScorer, ...]:
 def reference_of(scorer: AnyScorer, parameters: ScorerParameters) -> ScorerReference:
     """Name the exact scorer.
 
-    The digest covers parameters with their defaults filled in, so leaving one out and giving its default are the same.
+    The digest covers parameters with their defaults filled in, so leaving one out and giving its default are the same,
+    and the versions of the libraries that decide with these parameters.
     """
     about = scorer.about
-    decisive = {
+    decisive: dict[str, object] = {
         "name": about.name,
         "version": about.version,
         "rules": about.rules_digest,
         "shared_code": SHARED_CODE_VERSION,
         "parameters": _decisive_parameters(parameters),
     }
+    # Scorers that need none keep the digest that they had before libraries were part of it.
+    if used := frozenset(about.libraries) - parameters.unused_libraries():
+        decisive["libraries"] = {name: library_version(name) for name in sorted(used)}
     canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return ScorerReference(COLLECTION + about.name, about.version, hashlib.sha256(canonical.encode()).hexdigest())
 
 
 def _decisive_parameters(parameters: ScorerParameters) -> dict[str, object]:
     fields = type(parameters).model_fields
+    named = {name: fields[name].get_default() for name in parameters.decided_by_content}
     return {
         name: value
-        for name, value in parameters.model_dump(mode="json").items()
+        for name, value in parameters.model_copy(update=named).model_dump(mode="json").items()
         if name not in parameters.added_later or getattr(parameters, name) != fields[name].get_default()
     }

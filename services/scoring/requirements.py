@@ -22,11 +22,13 @@ def require_tokens(scorer: str, output: Output) -> TokensOutput:
     Raises:
         InvalidScoreRequestError: the output is something else, or there are no tokens or no text.
     """
-    if isinstance(output, TokensOutput) and output.log_likelihoods and output.text:
-        return output
-    raise InvalidScoreRequestError(
-        scorer, FieldViolation("token_scores", "this scorer judges a text by its tokens: set log_likelihoods and text")
-    )
+    if not isinstance(output, TokensOutput) or not output.log_likelihoods or not output.text:
+        wanted = "this scorer judges a text by its tokens: set log_likelihoods and text"
+        raise InvalidScoreRequestError(scorer, FieldViolation("token_scores", wanted))
+    if output.token_count is not None and output.token_count < len(output.log_likelihoods):
+        problem = f"is {output.token_count}, but there are {len(output.log_likelihoods)} log_likelihoods"
+        raise InvalidScoreRequestError(scorer, FieldViolation("token_scores.token_count", problem))
+    return output
 
 
 def require_verdict(scorer: str, output: Output) -> VerdictOutput:
@@ -94,6 +96,12 @@ def require_choices(scorer: str, item: ScoringItem, output: Output) -> ChoicesOu
         )
     elif count < 2:
         violations.append(FieldViolation("choices.choices", f"has {count}; a choice needs at least 2"))
+    if output.unconditional and len(output.unconditional) != count:
+        violations.append(
+            FieldViolation(
+                "choices.unconditional_log_likelihoods", f"has {len(output.unconditional)} for {count} choices"
+            )
+        )
     if not item.gold_indices:
         violations.append(FieldViolation("gold_indices", "give the index of at least one right choice"))
     violations.extend(

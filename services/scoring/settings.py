@@ -1,15 +1,14 @@
 """Settings of the scoring service, read from the environment."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from services.runtime.settings import ServiceSettings
-from services.scoring.sandbox.choosing import SandboxKind
-from services.scoring.sandbox.contract import SandboxLimits
+from services.sandbox.settings import SandboxSettings
 
 
-class ScoringSettings(ServiceSettings):
+class ScoringSettings(SandboxSettings):
     """How much the scoring service takes on, what heavy scorers and programs of models may use, and who judges."""
 
     port: int = Field(8103, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
@@ -17,6 +16,10 @@ class ScoringSettings(ServiceSettings):
         65_536, ge=1, description="Requests in hand, of all callers; who asks for more is told to come back later."
     )
     max_held_requests_per_caller: int = Field(32_768, ge=1, description="Requests in hand of one caller.")
+    max_held_bytes: int = Field(
+        256 << 20, ge=1, description="Bytes of the requests in hand, of all callers, as they were sent."
+    )
+    max_held_bytes_per_caller: int = Field(128 << 20, ge=1, description="Bytes of the requests in hand of one caller.")
     max_stream_items: int = Field(
         256, ge=1, description="Items of one stream at once; while there are so many, no more are read."
     )
@@ -30,21 +33,32 @@ class ScoringSettings(ServiceSettings):
     pool_worker_memory_bytes: int = Field(
         4 * 1024**3, ge=256 * 1024**2, description="Address space of each process for heavy scorers."
     )
-    sandbox: SandboxKind = Field(
+    sandbox: Literal["bubblewrap", "none"] = Field(
         "bubblewrap", description="What programs run in: bubblewrap, or none, which refuses to run them."
     )
-    sandbox_programs: int | None = Field(
-        None, ge=1, le=256, description="Programs that run at once; absent: one for each core."
+    code_runner_target: str = Field(
+        "",
+        description="gRPC target of code runners that run programs instead of a sandbox here; their settings are in "
+        "force then, and EVALFLEET_SANDBOX_PROGRAMS (16) is how many programs they are given at once.",
     )
-    sandbox_memory_bytes: int = Field(
-        512 << 20, ge=64 << 20, description="Memory of one program with all its processes and files, in bytes."
+    triton_target: str = Field(
+        "127.0.0.1:8001", description="host:port of Triton's gRPC service, whose encoder compares what texts mean."
     )
-    sandbox_files_bytes: int = Field(
-        32 << 20, ge=1 << 20, description="Files that one program may write, in bytes; they lie in memory."
+    triton_key_file: Path | None = Field(
+        None, description="File with Triton's model-control key; without one, the encoder must be loaded already."
     )
-    sandbox_processes: int = Field(
-        32, ge=2, le=1024, description="Processes and threads that one program may have at once."
+    encoder_path: Path | None = Field(
+        None,
+        description="Folder of the public encoder all-MiniLM-L6-v2; default: the offline package, then the hub. "
+        "Triton must see it under the same path.",
     )
+    similarity_encoder_path: Path | None = Field(
+        None, description="Folder of another encoder for semantic_similarity, likewise; default: the public one."
+    )
+    encoder_max_tokens: int = Field(
+        256, ge=8, description="Longest text that the sentence encoder reads at once; longer ones in windows."
+    )
+    encoder_timeout_seconds: float = Field(120.0, gt=0, description="Longest request to the sentence encoder.")
     generation_target: str = Field(
         "127.0.0.1:8101", description="gRPC target of the generation service, whose models judge for llm_judge."
     )
@@ -72,15 +86,6 @@ class ScoringSettings(ServiceSettings):
     engine_revision: str = Field(
         "", description="What of the engines this process cannot see, e.g. the digest of Triton's image."
     )
-
-    @property
-    def sandbox_limits(self) -> SandboxLimits:
-        """What one program may use."""
-        return SandboxLimits(
-            memory_bytes=self.sandbox_memory_bytes,
-            files_bytes=self.sandbox_files_bytes,
-            processes=self.sandbox_processes,
-        )
 
     @property
     def judges(self) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ from services.runtime.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from services.scoring.judges.errors import JudgeUnparsableError, of_judge, with_usage, without_usage
+from services.runtime.places import Places
+from services.runtime.usage import Meter, Usage, with_usage, without_usage
+from services.scoring.judges.errors import JudgeUnparsableError, of_judge
 from services.scoring.judges.judge_model import Decoding, JudgeModel, JudgePrompt, Likelihoods, SampledAnswer
-from services.scoring.judges.known_answers import KnownAnswers, KnownVote, Question
+from services.scoring.judges.known_answers import KnownAnswers, KnownVote, KnownVotes, Question
 from services.scoring.judges.rubric import Rubric
 from services.scoring.judges.verdicts import Statement, expected_value, read_verdict
-from services.scoring.places import Places
-from services.scoring.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,34 +120,56 @@ class Asking:
         known = await self._known.find(question)
         if known is not None:
             try:
-                votes = [_vote(rubric, read_verdict(rubric, each.text, is_complete=True), each) for each in known.votes]
-                return Ballot(model, question.judge.digest, tuple(votes), known.usage.from_cache, cached=True)
-            except JudgeUnparsableError:
-                pass  # kept by a release that read answers in another way: ask again
+                is_whole = _is_whole(rubric, known)
+            except JudgeUnparsableError as error:
+                raise with_usage(of_judge(error, model), known.usage.from_cache) from error
+            if is_whole:
+                return _ballot(model, rubric, question.judge.digest, known, known.usage.from_cache)
         async with self._places.place():
-            return await self._computed(model, rubric, question)
+            return await self._computed(model, rubric, question, known)
 
-    async def _computed(self, model: str, rubric: Rubric, question: Question) -> Ballot:
-        spent = _Meter()
+    async def _computed(self, model: str, rubric: Rubric, question: Question, known: KnownVotes | None) -> Ballot:
+        """Find out what is not known: the answers, or only likelihoods where the judge went away after them."""
+        spent = Meter()
         try:
-            answers = await self._model.answer(model, question.prompt, question.decoding)
-            spent.add(answers.usage)
-            statements = [_read(rubric, each) for each in answers.answers]
-            # Under the digest of who answered: the name may have been given to another checkpoint a moment ago.
-            answered = replace(question, judge=replace(question.judge, digest=answers.model_digest))
-            read = [
-                KnownVote(answer.text, await self._likelihoods(model, answered, statement, spent))
-                for answer, statement in zip(answers.answers, statements, strict=True)
-            ]
+            if known is None:
+                answers = await self._model.answer(model, question.prompt, question.decoding)
+                # Under the digest of who answered: the name may have been given to another checkpoint a moment ago.
+                question = replace(question, judge=replace(question.judge, digest=answers.model_digest))
+                known = KnownVotes(tuple(KnownVote(each) for each in answers.answers), answers.usage)
+                spent.add(answers.usage)
+            else:
+                spent.add(known.usage.from_cache)
+            known = await self._completed(model, rubric, question, known, spent)
         except FleetError as error:
             raise with_usage(of_judge(error, model), spent.usage) from error
-        await self._known.keep(answered, read, spent.usage)
-        votes = tuple(_vote(rubric, statement, each) for statement, each in zip(statements, read, strict=True))
-        was_computed = spent.usage.computed_prompt_tokens + spent.usage.computed_completion_tokens > 0
-        return Ballot(model, answers.model_digest, votes, spent.usage, cached=not was_computed)
+        return _ballot(model, rubric, question.judge.digest, known, spent.usage)
+
+    async def _completed(
+        self, model: str, rubric: Rubric, question: Question, known: KnownVotes, spent: Meter
+    ) -> KnownVotes:
+        """Return answers with the likelihoods that are wanted; what was paid for is kept whatever happens.
+
+        Raises:
+            JudgeUnparsableError: an answer is no verdict.
+            FleetError: the judge went away.
+        """
+        votes = list(known.votes)
+        found = Meter()
+        try:
+            statements = [_read(rubric, each.answer) for each in votes]
+            for index, statement in enumerate(statements):
+                if votes[index].log_likelihoods is None:
+                    likelihoods = await self._likelihoods(model, question, statement, found)
+                    votes[index] = replace(votes[index], log_likelihoods=likelihoods)
+        finally:
+            spent.add(found.usage)
+            complete = KnownVotes(tuple(votes), known.usage + found.usage)
+            await self._known.keep(question, complete.votes, complete.usage)
+        return complete
 
     async def _likelihoods(
-        self, model: str, question: Question, statement: Statement, spent: "_Meter"
+        self, model: str, question: Question, statement: Statement, spent: Meter
     ) -> tuple[float, ...]:
         """Return how likely each verdict was where one stands; () if nobody knows.
 
@@ -168,23 +190,30 @@ class Asking:
         return found.values
 
 
-class _Meter:
-    """Sums up what was spent, also when what comes next fails."""
+def _is_whole(rubric: Rubric, known: KnownVotes) -> bool:
+    """Whether nothing is left to find out.
 
-    def __init__(self) -> None:
-        self.usage = Usage()
+    Raises:
+        JudgeUnparsableError: an answer is no verdict.
+    """
+    for each in known.votes:
+        _read(rubric, each.answer)
+    return all(each.log_likelihoods is not None for each in known.votes)
 
-    def add(self, usage: Usage) -> None:
-        self.usage += usage
+
+def _ballot(model: str, rubric: Rubric, digest: str, known: KnownVotes, usage: Usage) -> Ballot:
+    votes = tuple(_vote(rubric, each) for each in known.votes)
+    was_computed = usage.computed_prompt_tokens + usage.computed_completion_tokens > 0
+    return Ballot(model, digest, votes, usage, cached=not was_computed)
 
 
 def _read(rubric: Rubric, answer: SampledAnswer) -> Statement:
     return read_verdict(rubric, answer.text, is_complete=answer.is_complete)
 
 
-def _vote(rubric: Rubric, statement: Statement, vote: KnownVote) -> Vote:
+def _vote(rubric: Rubric, vote: KnownVote) -> Vote:
     expected = expected_value(rubric, vote.log_likelihoods) if vote.log_likelihoods else None
-    return Vote(statement.word, expected)
+    return Vote(_read(rubric, vote.answer).word, expected)
 
 
 def _is_personal(error: BaseException) -> bool:

@@ -1,10 +1,11 @@
 """The seam to the models that judge."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from services.scoring.usage import Usage
+from services.runtime.usage import Usage
 
 PromptFormat = Literal["chat", "plain"]
 
@@ -17,10 +18,16 @@ class JudgePrompt:
         text: the rubric and the judged texts.
         format: ``chat``: as a conversation of one turn, which the checkpoint's chat template renders; ``plain``: as
             it is, for models without one.
+        digest: SHA-256 of the text, as hex. A prompt is made in a thread: the text may be long.
     """
 
     text: str
     format: PromptFormat
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = self.text.encode("utf-8", "surrogatepass")
+        object.__setattr__(self, "digest", hashlib.sha256(text).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import structlog
 from services.runtime.cache.entry import CorruptEntryError, decode_entry, encode_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore, NewEntry
-from services.scoring.judges.judge_model import Decoding, JudgePrompt, ModelIdentity
-from services.scoring.usage import Usage
+from services.runtime.usage import Usage
+from services.scoring.judges.judge_model import Decoding, JudgePrompt, ModelIdentity, SampledAnswer
 
-_VERSION: Final = "evalfleet/judge-answer/1"
+_VERSION: Final = "evalfleet/judge-answer/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,29 @@ class Question:
     wants_likelihoods: bool
 
     def key(self, engine_revision: str = "") -> bytes:
-        """SHA-256 over all of it, and over the engines' code."""
-        content = [_VERSION, engine_revision, asdict(self)]
+        """SHA-256 over all of it, and over the engines' code; takes no longer for a long text."""
+        rest = [asdict(self.judge), asdict(self.decoding), self.words, self.wants_likelihoods]
+        content = [_VERSION, engine_revision, self.prompt.digest, self.prompt.format, rest]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class KnownVote:
-    """An answer that could be read: its text, and how likely each verdict was in its place, or () if nobody knows."""
+    """An answer, whether it is a verdict or not.
 
-    text: str
-    log_likelihoods: tuple[float, ...]
+    Attributes:
+        answer: as the judge gave it.
+        log_likelihoods: how likely each verdict was in its place; () if nobody knows, ``None`` if that was not found
+            out: the answer is no verdict, or the judge went away.
+    """
+
+    answer: SampledAnswer
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KnownVotes:
-    """All answers to a question, and what they cost when they were computed."""
+    """All answers to a question, and what they have cost so far."""
 
     votes: tuple[KnownVote, ...]
     usage: Usage
@@ -60,8 +67,8 @@ class KnownVotes:
 class KnownAnswers:
     """Keeps answers by the content of the question and the exact judge.
 
-    Kept are answers, not scores: the parser and the values apply anew each time. Answers that are no verdict are not
-    kept: the judge is asked again, and the generation service's own cache may know that answer.
+    Kept are answers, not scores: the parser and the values apply anew each time, also to answers that are no verdict,
+    which the judge would only give again.
 
     Args:
         store: holds the entries; ``None``: nothing is remembered.
@@ -86,23 +93,35 @@ class KnownAnswers:
         return known
 
     async def keep(self, question: Question, votes: Sequence[KnownVote], usage: Usage) -> None:
-        """Keep answers that could be read; never raises."""
+        """Keep answers as they were given, with what is known of their likelihoods; never raises."""
         if self._store is None or not question.judge.is_known:
             return
         key = question.key(self._engine_revision)
-        content = [[[each.text, list(each.log_likelihoods)] for each in votes], asdict(usage)]
+        content = [[_kept(each) for each in votes], asdict(usage)]
         await self._store.put(NewEntry(key, encode_entry(key, json.dumps(content).encode())))
 
     def _read(self, question: Question, key: bytes, entry: bytes) -> KnownVotes | None:
         try:
             votes, usage = json.loads(decode_entry(key, entry))
-            read = tuple(KnownVote(str(text), tuple(float(each) for each in values)) for text, values in votes)
+            read = tuple(_known(*each) for each in votes)
             if len(read) != question.decoding.sample_count:
                 raise ValueError("another number of answers")
-            if any(len(each.log_likelihoods) not in (0, len(question.words)) for each in read):
+            if any(len(each.log_likelihoods or ()) not in (0, len(question.words)) for each in read):
                 raise ValueError("another number of likelihoods")
             return KnownVotes(read, Usage(**usage))
         except (CorruptEntryError, ValueError, TypeError) as error:
             self._metrics.corrupt_entries.inc()
             self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))
             return None
+
+
+def _kept(vote: KnownVote) -> list[object]:
+    likelihoods = None if vote.log_likelihoods is None else list(vote.log_likelihoods)
+    kept: list[object] = [vote.answer.text, likelihoods]
+    # As entries were before answers that were cut off were kept, too: those stay known.
+    return kept if vote.answer.is_complete else [*kept, False]
+
+
+def _known(text: object, likelihoods: list[float] | None, is_complete: bool = True) -> KnownVote:
+    values = None if likelihoods is None else tuple(float(each) for each in likelihoods)
+    return KnownVote(SampledAnswer(str(text), bool(is_complete)), values)

@@ -16,6 +16,7 @@ from services.runtime.errors import (
     UnimplementedError,
     from_rpc_error,
 )
+from services.runtime.usage_messages import usage_from_proto
 from services.scoring.judges.judge_model import (
     Answers,
     Decoding,
@@ -24,7 +25,6 @@ from services.scoring.judges.judge_model import (
     ModelIdentity,
     SampledAnswer,
 )
-from services.scoring.usage import Usage
 
 ResponseT = TypeVar("ResponseT")
 
@@ -96,7 +96,7 @@ class RemoteJudgeModel:
                 SampledAnswer(each.text, each.finish_reason == generation_pb2.FINISH_REASON_STOP)
                 for each in response.completions
             ),
-            _usage(response.usage),
+            usage_from_proto(response.usage),
             response.model_digest,
         )
 
@@ -122,7 +122,7 @@ class RemoteJudgeModel:
             raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
         self._compare(model, response.model_digest)
         values = tuple(each.log_likelihood for each in response.scores)
-        return Likelihoods(values, _usage(response.usage), response.model_digest)
+        return Likelihoods(values, usage_from_proto(response.usage), response.model_digest)
 
     def _compare(self, model: str, answered: str) -> None:
         """Believe an identity no longer if another digest has answered under its name."""
@@ -143,16 +143,3 @@ def _conversation(asked: str, begun: str = "") -> common_pb2.Conversation:
     if begun:
         turns.append(common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, content=begun))
     return common_pb2.Conversation(messages=turns)
-
-
-def _usage(usage: common_pb2.Usage) -> Usage:
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.engine_time.seconds + usage.engine_time.nanos / 1e9,
-        usage.computed_prompt_tokens,
-        usage.computed_completion_tokens,
-        usage.prefix_saved_tokens,
-        usage.cache_saved_tokens,
-        usage.cost_micro_usd,
-    )

@@ -8,15 +8,18 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.runtime.places import Places
 from services.scoring.contract import Output, Score, ScoringItem
 from services.scoring.errors import ScorerCrashedError, ScorerMemoryError, ScorerTimeoutError
-from services.scoring.places import Places
 from services.scoring.pool.work import decode_answer, encode_work
 from services.scoring.pool.worker_process import WorkerDiedError, WorkerProcess, preload, start_worker
 from services.scoring.registry import BoundScorer
 
 _ATTEMPTS: Final = 2
-"""Of an output whose process dies: the kernel, short of memory, may have taken it for its neighbour's sake."""
+"""Of an output whose process dies: the kernel, short of memory, may have taken it for its neighbour's sake. Or of one
+whose process has no memory left: what it judged before may have left some behind, in the caches of a library."""
+_MOST_GROWTH: Final = 0.5
+"""Share of its room for growth that a worker may have used before another one replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class ScorerPool:
             FleetError: what the scorer raised.
             ScorerTimeoutError: it took too long.
             ScorerCrashedError: its process died, twice.
-            ScorerMemoryError: it used up the memory of a process.
+            ScorerMemoryError: it used up the memory of a process that judged nothing before.
             WorkerBugError: it has a bug.
         """
         name = bound.scorer.about.name
@@ -90,23 +93,24 @@ class ScorerPool:
 
     async def _ask_twice(self, name: str, work: bytes) -> Score:
         ending = ""
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             try:
-                return await self._ask(work)
+                return await self._ask(work, must_be_fresh=attempt > 0)
             except TimeoutError:
                 self._ended_early.labels("timeout").inc()
                 raise ScorerTimeoutError(name, self._limits.output_seconds) from None
             except MemoryError:
                 self._ended_early.labels("memory").inc()
-                raise ScorerMemoryError(name) from None
+                if attempt == _ATTEMPTS - 1:
+                    raise ScorerMemoryError(name) from None
             except WorkerDiedError as death:
                 ending = str(death)
                 self._ended_early.labels("death").inc()
                 structlog.get_logger(__name__).warning("scorer_process_died", scorer=name, ending=ending)
         raise ScorerCrashedError(name, ending)
 
-    async def _ask(self, work: bytes) -> Score:
-        worker = await self._take()
+    async def _ask(self, work: bytes, *, must_be_fresh: bool) -> Score:
+        worker = await (self._start() if must_be_fresh else self._take())
         try:
             async with asyncio.timeout(self._limits.output_seconds):
                 outcome = decode_answer(await worker.ask(work))
@@ -131,6 +135,9 @@ class ScorerPool:
             if not worker.has_ended:
                 return worker
             self._do(worker.end())
+        return await self._start()
+
+    async def _start(self) -> WorkerProcess:
         starting = asyncio.create_task(start_worker(self._limits.memory_bytes))
         try:
             return await asyncio.shield(starting)
@@ -143,7 +150,7 @@ class ScorerPool:
         self._keep(await starting)
 
     def _keep(self, worker: WorkerProcess) -> None:
-        if self._is_closed or len(self._idle) >= self._limits.workers:
+        if self._is_closed or len(self._idle) >= self._limits.workers or worker.growth > _MOST_GROWTH:
             self._do(worker.end())
         else:
             self._idle.append(worker)

@@ -31,6 +31,10 @@ class BleuParameters(ScorerParameters):
         True, description="Leave out orders of n-grams that a short text cannot have, as sacrebleu does for sentences."
     )
 
+    def unused_libraries(self) -> frozenset[str]:
+        """Return ``regex`` where words are not told apart by Unicode's properties."""
+        return frozenset() if self.tokenize == "intl" else frozenset({"regex"})
+
 
 class Bleu:
     """Shared n-grams with all accepted answers together."""
@@ -44,6 +48,7 @@ class Bleu:
         metrics=(MetricDescription("bleu", "BLEU from 0 to 1; sacrebleu prints it from 0 to 100."),),
         is_heavy=True,
         preloads=("sacrebleu.metrics.bleu",),
+        libraries=("regex", "sacrebleu"),
     )
     parameters_type = BleuParameters
 

@@ -33,6 +33,7 @@ class Chrf:
         metrics=(MetricDescription("chrf", "chrF from 0 to 1; sacrebleu prints it from 0 to 100."),),
         is_heavy=True,
         preloads=("sacrebleu.metrics.chrf",),
+        libraries=("sacrebleu",),
     )
     parameters_type = ChrfParameters
 

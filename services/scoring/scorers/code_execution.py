@@ -1,12 +1,16 @@
 """Does a program that a model wrote pass its tests? Runs it in a sandbox; pass@k over several samples."""
 
 import asyncio
+import hashlib
 import math
 from typing import Literal
 
 from pydantic import Field
 
+from services.runtime.deadlines import remaining_seconds
 from services.runtime.errors import FieldViolation
+from services.sandbox.contract import ENDINGS, Ending, Program, Run, Sandbox
+from services.sandbox.errors import SandboxBusyError
 from services.scoring.code_fences import fenced_code
 from services.scoring.contract import (
     MetricDescription,
@@ -21,10 +25,13 @@ from services.scoring.contract import (
 )
 from services.scoring.details import require_details
 from services.scoring.errors import InvalidScoreRequestError
-from services.scoring.sandbox.contract import ENDINGS, Ending, Program, Sandbox
+from services.scoring.text_limits import require_total_length
 
 _NAME = "code_execution"
 _LONGEST_SECONDS = 60.0
+_BUSY_RUNS = 3
+"""So often is a program run that hardly had a processor, each time for up to three times its limit."""
+_MAX_CHARACTERS = 1_000_000
 # Comes after tests that a program claims to have passed: now it must fail, or it passes whatever is tested.
 _MUST_FAIL = "\nraise AssertionError\n"
 
@@ -105,7 +112,8 @@ class CodeExecution:
                 runs = [group.create_task(self._ending(parameters, details, code)) for code in codes]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        endings = [run.result() for run in runs]
+        endings = [run.result()[0] for run in runs]
+        sandboxes = {digest for run in runs for digest in run.result()[1]}
         shares = {ending.value: endings.count(ending) / len(endings) for ending in Ending}
         passes = endings.count(Ending.PASSED)
         metrics = {
@@ -114,20 +122,41 @@ class CodeExecution:
             "pass_power_k": pass_power_k(len(endings), passes, parameters.k),
             **shares,
         }
-        return Score(metrics, codes[0] if len(codes) == 1 else None)
+        # Another Python, or other limits, may end the same programs otherwise.
+        decided_by = hashlib.sha256(" ".join(sorted(sandboxes)).encode()).hexdigest()
+        return Score(metrics, codes[0] if len(codes) == 1 else None, decided_by=decided_by)
 
-    async def _ending(self, parameters: CodeExecutionParameters, details: CodeExecutionDetails, code: str) -> Ending:
+    async def _ending(
+        self, parameters: CodeExecutionParameters, details: CodeExecutionDetails, code: str
+    ) -> tuple[Ending, set[str]]:
+        """Return how a sample ends, and the digests of the sandboxes that ran it."""
         tests = details.tests if isinstance(details.tests, str) else "\n".join(details.tests)
         if details.entry_point:
             tests += f"\ncheck({details.entry_point})"
         seconds = details.timeout_seconds or parameters.timeout_seconds
         source = f"{details.prompt}{code}"
-        ending = (await self._sandbox.run(Program(source, tests, seconds))).ending
-        if ending is Ending.PASSED and parameters.confirm:
-            again = await self._sandbox.run(Program(source, tests + _MUST_FAIL, seconds))
-            if again.ending is Ending.PASSED:
-                return Ending.FORGED
-        return ending
+        ending, sandbox = await self._run(Program(source, tests, seconds))
+        if ending is not Ending.PASSED or not parameters.confirm:
+            return ending, {sandbox}
+        again, other = await self._run(Program(source, tests + _MUST_FAIL, seconds))
+        return (Ending.FORGED if again is Ending.PASSED else ending), {sandbox, other}
+
+    async def _run(self, program: Program) -> tuple[Ending, str]:
+        run = await self._run_in_time(program)
+        return run.ending, run.sandbox_digest or (await self._sandbox.describe()).digest
+
+    async def _run_in_time(self, program: Program) -> Run:
+        """Run a program, again where others took the processor from it: alone, not with all samples of its item."""
+        for _ in range(_BUSY_RUNS - 1):
+            try:
+                return await self._sandbox.run(program)
+            except SandboxBusyError as busy:
+                wait_seconds = busy.retry_after_seconds or 0.0
+                left = remaining_seconds()
+                if left is not None and left < wait_seconds + program.timeout_seconds:
+                    raise
+            await asyncio.sleep(wait_seconds)
+        return await self._sandbox.run(program)
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:
@@ -143,8 +172,11 @@ def pass_power_k(samples: int, passes: int, k: int) -> float:
 def _texts(output: Output) -> tuple[str, ...]:
     match output:
         case TextOutput(text):
+            require_total_length(_NAME, {"text": len(text)}, limit=_MAX_CHARACTERS)
             return (text,)
         case SamplesOutput(texts) if texts:
+            for index, text in enumerate(texts):
+                require_total_length(_NAME, {f"samples[{index}]": len(text)}, limit=_MAX_CHARACTERS)
             return texts
         case SamplesOutput():
             raise InvalidScoreRequestError(_NAME, FieldViolation("samples", "has no texts; give at least 1"))

@@ -13,6 +13,7 @@ from services.scoring.requirements import require_targets, require_text
 
 _UNCHECKED_TARGETS = 16
 """So many are sought before the time is looked at, which takes longer than to find a short one."""
+_WORD = regex.compile(r"\w")
 # Escaping a character may double it, and the two sides take a few more.
 _LONGEST_BOUNDED = MAX_PATTERN_CHARACTERS // 2 - 20
 
@@ -23,9 +24,13 @@ class ContainsParameters(ScorerParameters):
     mode: Literal["any", "all"] = Field("any", description="How many of the targets the text must contain: any or all.")
     word_boundary: bool = Field(
         False,
-        description="A target counts only where no letter, digit or underscore continues it: art is not in start.",
+        description="A target counts only where no letter, mark, digit or underscore goes on: art is not in start.",
     )
     ignore_case: bool = Field(False, description="Compare in lower case.")
+
+    def unused_libraries(self) -> frozenset[str]:
+        """Return ``regex`` where targets are sought as they are."""
+        return frozenset() if self.word_boundary else frozenset({"regex"})
 
 
 class Contains:
@@ -33,10 +38,11 @@ class Contains:
 
     about = ScorerDescription(
         name="contains",
-        version="1",
+        version="2",
         description="Looks for the targets in the text, as Inspect AI's includes() does for one target. White space "
         "and punctuation count as they are; an empty target is refused, because every text contains it.",
         metrics=(MetricDescription("contains", "1 if the text contains the targets that mode asks for, else 0."),),
+        libraries=("regex",),
     )
     parameters_type = ContainsParameters
 
@@ -88,4 +94,5 @@ def _is_in(matcher: PatternMatcher, parameters: ContainsParameters, target: str,
 
 
 def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    # Not isalnum(), to which the vowel signs of Bengali or Hindi are none: what is a word has one meaning here.
+    return _WORD.match(character) is not None

@@ -39,6 +39,7 @@ class EditDistance:
                 higher_is_better=False,
             ),
         ),
+        libraries=("rapidfuzz",),
     )
     parameters_type = EditDistanceParameters
 

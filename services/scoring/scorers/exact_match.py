@@ -15,7 +15,7 @@ from services.scoring.contract import (
     ScoringItem,
 )
 from services.scoring.extraction import Take, find_candidates, take_answer
-from services.scoring.filters import MAX_FILTERS, Filter, filtered_answer
+from services.scoring.filters import MAX_FILTERS, Filter, RegexFilter, filtered_answer
 from services.scoring.patterns import PatternMatcher, PatternText, compile_pattern
 from services.scoring.requirements import require_targets, require_text
 
@@ -65,6 +65,15 @@ class ExactMatchParameters(ScorerParameters):
                 raise ValueError(f"group is {self.group}, and pattern has {groups} groups")
         return self
 
+    def unused_libraries(self) -> frozenset[str]:
+        """Return ``regex`` where there is no pattern."""
+        uses_patterns = (
+            self.pattern is not None
+            or self.regexes_to_ignore
+            or any(isinstance(each, RegexFilter) for each in self.filters)
+        )
+        return frozenset() if uses_patterns else frozenset({"regex"})
+
 
 class ExactMatch:
     """1 if the answer equals an accepted answer, after both lost what the parameters ignore."""
@@ -76,6 +85,7 @@ class ExactMatch:
         "0.4.13 (exact_match, and the regex filter with group_select 0 or -1); what is ignored goes in its order: "
         "regexes_to_ignore, case, punctuation, numbers.",
         metrics=(MetricDescription("exact_match", "1 if the answer equals one of the targets, else 0."),),
+        libraries=("regex",),
     )
     parameters_type = ExactMatchParameters
 

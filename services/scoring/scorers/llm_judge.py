@@ -4,11 +4,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from services.runtime.errors import FieldViolation, FleetError
+from services.runtime.usage import usage_of, with_usage
 from services.scoring.contract import (
     MetricDescription,
     Output,
@@ -21,7 +22,7 @@ from services.scoring.contract import (
 from services.scoring.details import require_details
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.judges.asking import Asking, Ballot, Vote, total
-from services.scoring.judges.errors import JudgeNotNamedError, usage_of, with_usage
+from services.scoring.judges.errors import JudgeNotNamedError
 from services.scoring.judges.judge_model import Decoding, JudgePrompt, PromptFormat
 from services.scoring.judges.library import RubricLibrary
 from services.scoring.judges.rendering import TEMPLATE_VERSION, Section, render
@@ -39,6 +40,7 @@ MAX_CHARACTERS: Final = 500_000
 class LlmJudgeParameters(ScorerParameters):
     """Who judges, by what, and how often each judge is asked."""
 
+    decided_by_content: ClassVar[frozenset[str]] = frozenset({"judges"})
     judges: tuple[ModelName, ...] = Field(
         (), max_length=16, description="Models that judge, each with its own votes; absent: those of the service."
     )
@@ -70,7 +72,7 @@ class LlmJudgeParameters(ScorerParameters):
     @field_validator("judges")
     @classmethod
     def _in_full(cls, judges: tuple[str, ...]) -> tuple[str, ...]:
-        # Parameters decide the digest, and a judge is the same by either name.
+        # A judge is the same by either name.
         return tuple(_full_name(each) for each in judges)
 
     @model_validator(mode="after")

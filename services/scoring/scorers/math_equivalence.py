@@ -2,6 +2,7 @@
 
 import logging
 import re
+from itertools import product
 from typing import Final, Protocol
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from services.runtime.errors import FieldViolation
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
 from services.scoring.errors import InvalidScoreRequestError
+from services.scoring.own_memory import has_used_up_memory
 from services.scoring.processor_time import processor_time
 from services.scoring.requirements import require_targets, require_text
 from services.scoring.text_limits import require_lengths
@@ -36,7 +38,7 @@ class MathEquivalenceParameters(ScorerParameters):
 class _Engine(Protocol):
     """The part of the package math_verify that is used; it has no annotations that a checker could read."""
 
-    def parse(self, pred: str, *, parsing_timeout: int | None) -> list[object]:
+    def parse(self, pred: str, *, parsing_timeout: int | None, raise_on_error: bool) -> list[object]:
         """Return the expressions of sympy that were found, and behind them the text of the first; may be empty."""
         ...
 
@@ -50,6 +52,7 @@ class _Engine(Protocol):
         strict: bool,
         allow_set_relation_comp: bool,
         timeout_seconds: int | None,
+        raise_on_error: bool,
     ) -> bool:
         """Return whether any of the one equals any of the other."""
         ...
@@ -68,6 +71,7 @@ class MathEquivalence:
         metrics=(MetricDescription("math_match", "1 if the expression equals one of the targets, else 0."),),
         is_heavy=True,
         preloads=("math_verify",),
+        libraries=("antlr4-python3-runtime", "latex2sympy2-extended", "math-verify", "sympy"),
     )
     parameters_type = MathEquivalenceParameters
 
@@ -81,11 +85,16 @@ class MathEquivalence:
             accepted = [self._target(engine, index, target) for index, target in enumerate(targets)]
             found = _parse(engine, text[-parameters.window_characters :])
             is_match = any(_are_equal(engine, parameters, target, found) for target in accepted)
+        if not is_match and has_used_up_memory():
+            # The engine takes every error for a mismatch, deep inside too.
+            raise MemoryError
         return Score({"math_match": float(is_match)}, str(found[-1]) if found else None)
 
     def _target(self, engine: _Engine, index: int, target: str) -> list[object]:
         parsed = _parse(engine, target if _LATEX.search(target) else f"${target}$")
         if not parsed:
+            if has_used_up_memory():
+                raise MemoryError
             raise InvalidScoreRequestError(
                 self.about.name, FieldViolation(f"targets[{index}]", f"{target[:60]!r} is no mathematical expression")
             )
@@ -102,18 +111,34 @@ def _engine() -> _Engine:
 
 
 def _parse(engine: _Engine, text: str) -> list[object]:
-    return engine.parse(text, parsing_timeout=None)
+    try:
+        return engine.parse(text, parsing_timeout=None, raise_on_error=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - what the engine cannot read is no expression, as it says itself
+        return []
 
 
 def _are_equal(
     engine: _Engine, parameters: MathEquivalenceParameters, target: list[object], found: list[object]
 ) -> bool:
-    return engine.verify(
-        target,
-        found,
-        float_rounding=parameters.float_rounding,
-        numeric_precision=parameters.numeric_precision,
-        strict=parameters.strict,
-        allow_set_relation_comp=parameters.allow_set_relation_comp,
-        timeout_seconds=None,
-    )
+    # Pair by pair: an error makes one pair unequal, not all.
+    return any(_is_pair_equal(engine, parameters, *pair) for pair in product(target, found))
+
+
+def _is_pair_equal(engine: _Engine, parameters: MathEquivalenceParameters, target: object, found: object) -> bool:
+    try:
+        return engine.verify(
+            [target],
+            [found],
+            float_rounding=parameters.float_rounding,
+            numeric_precision=parameters.numeric_precision,
+            strict=parameters.strict,
+            allow_set_relation_comp=parameters.allow_set_relation_comp,
+            timeout_seconds=None,
+            raise_on_error=True,
+        )
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - what the engine cannot compare is not equal, as it says itself
+        return False

@@ -63,6 +63,7 @@ class NumericAnswer:
         "lm-evaluation-harness's gsm8k does for its text comparison (commas are never decimal). A target is a number, "
         "or a worked solution with the number after `####`.",
         metrics=(MetricDescription("numeric_match", "1 if the number equals one of the targets, else 0."),),
+        libraries=("regex",),
     )
     parameters_type = NumericAnswerParameters
 

@@ -24,14 +24,18 @@ class Perplexity:
         version="1",
         description="Of one text: what lm-evaluation-harness 0.4.13 calls bits_per_byte, byte_perplexity and "
         "word_perplexity (words are what white space separates), and the perplexity a token, which depends on the "
-        "tokenizer. A corpus's are not means of these: its bits per byte are the mean weighted by bytes. "
-        "token_probability is 1 / token_perplexity, the one of these that lies in [0, 1] and that a task can report.",
+        "tokenizer. A corpus's are not means of these, but follow from the sums of nats, bytes, words and tokens. "
+        "token_probability is 1 / token_perplexity, the one of these that lies in [0, 1].",
         metrics=(
             MetricDescription("token_probability", "Geometric mean of the tokens' probabilities."),
             MetricDescription("token_perplexity", "At least 1, without upper limit.", higher_is_better=False),
             MetricDescription("word_perplexity", "At least 1, without upper limit.", higher_is_better=False),
             MetricDescription("byte_perplexity", "At least 1, without upper limit.", higher_is_better=False),
             MetricDescription("bits_per_byte", "At least 0, without upper limit.", higher_is_better=False),
+            MetricDescription("nats", "Minus the text's log-likelihood.", higher_is_better=False),
+            MetricDescription("bytes", "Of the text in UTF-8."),
+            MetricDescription("words", "What white space separates."),
+            MetricDescription("tokens", "Of the text."),
         ),
     )
     parameters_type = PerplexityParameters
@@ -44,12 +48,17 @@ class Perplexity:
         size = len(given.text.encode())
         # As the harness counts words: white space at an end leaves an empty one.
         words = len(_SPACE.split(given.text))
+        tokens = given.token_count or len(given.log_likelihoods)
         metrics = {
-            "token_probability": math.exp(-surprise / len(given.log_likelihoods)),
-            "token_perplexity": _perplexity(surprise, len(given.log_likelihoods)),
+            "token_probability": math.exp(-surprise / tokens),
+            "token_perplexity": _perplexity(surprise, tokens),
             "word_perplexity": _perplexity(surprise, words),
             "byte_perplexity": _perplexity(surprise, size),
             "bits_per_byte": surprise / size / math.log(2),
+            "nats": surprise,
+            "bytes": float(size),
+            "words": float(words),
+            "tokens": float(tokens),
         }
         return Score(metrics, None)
 

@@ -26,7 +26,11 @@ class QuasiExactMatch:
         "of several targets counts.",
         metrics=(
             MetricDescription("quasi_exact_match", "1 if the normalised text equals a normalised target, else 0."),
-            MetricDescription("quasi_prefix_exact_match", "1 if the normalised text begins with a normalised target."),
+            MetricDescription(
+                "quasi_prefix_exact_match",
+                "1 if the normalised text begins with a normalised target; one of articles and punctuation alone "
+                "begins every text that is not empty, as in HELM.",
+            ),
         ),
     )
     parameters_type = QuasiExactMatchParameters

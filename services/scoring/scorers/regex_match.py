@@ -32,6 +32,7 @@ class RegexMatch:
         description="Matches the text with regular expressions, which are read as Python's re reads them and bounded "
         "in time. To compare what a pattern finds with targets, use exact_match with a pattern or filters.",
         metrics=(MetricDescription("regex_match", "1 if a pattern matches, else 0."),),
+        libraries=("regex",),
     )
     parameters_type = RegexMatchParameters
 

@@ -1,17 +1,19 @@
 """The scorer of programs: what it runs, what it makes of how they end, and pass@k."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from services.runtime.deadlines import bind_deadline
+from services.sandbox.contract import Ending, Program
+from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
 from services.scoring.contract import ChoicesOutput, Output, SamplesOutput, Score, ScoringItem, TextOutput
-from services.scoring.errors import InvalidScoreRequestError
+from services.scoring.errors import InvalidScoreRequestError, TextTooLongError
 from services.scoring.registry import ScorerRegistry, builtin_scorers
-from services.scoring.sandbox.contract import Ending, Program
-from services.scoring.sandbox.errors import SandboxUnavailableError
 from services.scoring.scorers.code_execution import pass_at_k, pass_power_k
 from tests.fakes.sandbox import FakeSandbox
 
@@ -94,6 +96,66 @@ async def test_a_request_that_cannot_be_run_is_refused(
         await score(sandbox, output, ScoringItem(details=details), **parameters)
     assert field in {violation.field for violation in caught.value.field_violations}
     assert sandbox.programs == []
+
+
+@pytest.mark.parametrize(
+    ("output", "field"),
+    [(TextOutput("a" * 1_000_001), "text"), (SamplesOutput(("a", "a" * 1_000_001)), "samples[1]")],
+)
+async def test_a_text_that_is_too_long_is_no_program(output: Output, field: str) -> None:
+    sandbox = FakeSandbox(honest)
+    with pytest.raises(TextTooLongError) as caught:
+        await score(sandbox, output, item())
+    assert [violation.field for violation in caught.value.field_violations] == [field]
+    assert sandbox.programs == []
+
+
+def busy_with(name: str, times: int) -> FakeSandbox:
+    """A sandbox in which a program that has this name hardly has a processor, so often."""
+    left = times
+
+    def decide(program: Program) -> Ending:
+        nonlocal left
+        if name in program.source and left:
+            left -= 1
+            raise SandboxBusyError("busy", retry_after_seconds=0.001)
+        return honest(program)
+
+    return FakeSandbox(decide)
+
+
+async def test_a_program_that_hardly_had_a_processor_is_run_again_alone() -> None:
+    sandbox = busy_with("slow", times=2)
+    texts = ("# passed", "# slow wrong", "# timed_out")
+    scored = await score(sandbox, SamplesOutput(texts), item(), confirm=False)
+    assert scored.metrics["passed"] == scored.metrics["wrong"] == scored.metrics["timed_out"] == pytest.approx(1 / 3)
+    sources = [program.source for program in sandbox.programs]
+    assert [sources.count(text) for text in texts] == [1, 3, 1]
+
+
+@pytest.mark.parametrize(("seconds_left", "runs"), [(None, 3), (3600.0, 3), (1.0, 1)])
+async def test_a_program_that_never_has_a_processor_is_run_a_few_times_within_the_deadline(
+    seconds_left: float | None, runs: int
+) -> None:
+    sandbox = busy_with("slow", times=99)
+    with bind_deadline(seconds_left), pytest.raises(SandboxBusyError):
+        await score(sandbox, TextOutput("# slow wrong"), item())
+    assert len(sandbox.programs) == runs
+
+
+async def test_what_programs_ran_in_is_a_part_of_who_judged() -> None:
+    one, same, newer = FakeSandbox(honest), FakeSandbox(honest), FakeSandbox(honest)
+    newer.description = replace(newer.description, python_version="3.12.0")
+    several, mixed = FakeSandbox(honest), FakeSandbox(honest)
+    several.digests = [newer.description.digest] * 2
+    mixed.digests = [newer.description.digest, one.description.digest]
+    told = [
+        (await score(each, TextOutput("# passed"), item())).decided_by for each in (one, same, newer, several, mixed)
+    ]
+    assert told[0] == told[1]
+    assert told[2] == told[3]
+    assert len({told[0], told[2], told[4]}) == 3
+    assert all(told)
 
 
 async def test_without_a_sandbox_nothing_is_run() -> None:

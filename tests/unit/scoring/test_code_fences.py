@@ -37,3 +37,19 @@ def test_fences_as_models_write_them(text: str, code: str) -> None:
 def test_any_text_gives_a_part_of_itself(text: str) -> None:
     for take in ("first_fence", "last_fence", "nothing"):
         assert fenced_code(text, take) in text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```" + "a" * 1_000_000 + "`",
+        "```" + " " * 1_000_000 + "`",
+        "`" * 1_000_000 + "a`",
+        "~" * 1_000_000 + "`",
+        "```a`\n" * 160_000,
+    ],
+    ids=["language", "blanks", "backticks", "tildes", "lines"],
+)
+def test_a_million_characters_that_open_no_fence_take_no_time(text: str) -> None:
+    assert fenced_code(text, "last_fence") == text

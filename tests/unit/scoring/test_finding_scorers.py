@@ -31,6 +31,10 @@ MEGABYTE = 1_000_000
         ("C++20", ("C++",), {"word_boundary": True}, 1, "C++"),
         ("Vitamin C++", ("C",), {"word_boundary": True}, 1, "C"),
         ("naïve", ("na",), {"word_boundary": True}, 0, None),
+        ("हिन्दी", ("हि",), {"word_boundary": True}, 0, None),  # ends in a vowel sign, which is no letter of its own
+        ("हिन्दी में", ("हिन्दी",), {"word_boundary": True}, 1, "हिन्दी"),
+        ("বাংলায়", ("বা",), {"word_boundary": True}, 0, None),
+        ("e\u0301te\u0301s", ("e\u0301te\u0301",), {"word_boundary": True}, 0, None),
         ("two  words", ("two words",), {"word_boundary": True}, 0, None),
     ],
 )

@@ -83,6 +83,11 @@ def test_an_items_own_schema_replaces_the_tasks() -> None:
         ({"$ref": "https://example.com/schema.json"}, "refers to what is not in it"),
         ({"$ref": "#"}, "refers to itself without end"),
         ({"pattern": "("}, "is no schema"),
+        ({"$schema": 5}, "names no draft"),
+        ({"$schema": []}, "names no draft"),
+        ({"$schema": {}}, "names no draft"),
+        ({"$schema": "http://["}, "names no draft"),
+        ({"$schema": None}, "is no schema"),
         ({"$id": "http://[", "$ref": "x"}, "cannot be applied|is no schema|refers to"),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
+from evalfleet.scoring.v1 import scoring_pb2
 
 from services.runtime.calls import bind_ids
 from services.runtime.deadlines import bind_deadline, remaining_seconds
@@ -24,6 +25,7 @@ from services.scoring.contract import (
 from services.scoring.judging import Assignment, Judged, Judging, Outcome
 from services.scoring.pool.pool import ScorerPool
 from services.scoring.registry import ScorerRegistry
+from tests.patience import LONGEST_WAIT_SECONDS
 
 METRICS = (MetricDescription("value", "Any."),)
 
@@ -185,6 +187,37 @@ async def test_what_was_computed_in_time_stands_and_the_rest_is_late() -> None:
     assert scorer.count < 50
 
 
+class FakeStuck:
+    """Computes in a thread until it is released."""
+
+    about = ScorerDescription("fake_stuck", "1", "Waits.", METRICS)
+    parameters_type = ScorerParameters
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.release = threading.Event()
+
+    def score(self, parameters: ScorerParameters, item: ScoringItem, output: Output) -> Score:
+        self.count += 1
+        self.release.wait(LONGEST_WAIT_SECONDS)
+        return Score({"value": 1.0}, None)
+
+
+async def test_threads_of_expired_calls_keep_their_places_until_they_end() -> None:
+    scorer = FakeStuck()
+    asked = Asked(scorer, FakeCounter())
+    try:
+        for _ in range(2):
+            with bind_deadline(0.3):
+                calls = [asked.judge_each([("fake_stuck", "")]) for _ in range(4)]
+                said = [answers(each) for each in await asyncio.gather(*calls)]
+            assert said == [["SCORE_DEADLINE_EXCEEDED"]] * 4
+        assert scorer.count <= 4
+    finally:
+        scorer.release.set()
+    assert answers(await asked.judge_each([("fake_counter", "a")])) == ["a"]
+
+
 async def test_a_caller_that_leaves_frees_its_thread() -> None:
     scorer = FakePatience()
     batch = asyncio.create_task(Asked(scorer).judge_each([("fake_patience", "0.02")] * 500))
@@ -196,6 +229,28 @@ async def test_a_caller_that_leaves_frees_its_thread() -> None:
     await asyncio.sleep(0.3)
     # The thread ends its turn, and an output takes longer than one.
     assert scorer.count <= count + 1
+
+
+async def test_large_requests_are_too_much_by_their_bytes() -> None:
+    large = scoring_pb2.ScoreRequest(text="a" * 600)
+    judge = FakeJudge()
+    assignment = Assignment(Asked(judge).registry.bind("scorers/fake_judge", {}), ScoringItem(), TextOutput("a"))
+    for limits in (AdmissionLimits(held_bytes=1000), AdmissionLimits(held_bytes_per_caller=1000)):
+        judging = Judging(ScorerPool(), Admission(limits))
+        first = asyncio.create_task(judging.judge(large, lambda _: assignment))
+        await judge.arrived.acquire()
+        async with judging.open_stream(lambda _: assignment) as judge_one:
+            for refused in (judging.judge_each([large], lambda _: assignment), judge_one(large)):
+                with pytest.raises(ResourceExhaustedError) as caught:
+                    await refused
+                assert caught.value.reason == "TOO_MANY_REQUESTS"
+                assert caught.value.retry_after_seconds is not None
+        judge.release.set()
+        await first
+        # What ended takes no room.
+        await judging.judge(large, lambda _: assignment)
+        judge.release.clear()
+        await judge.arrived.acquire()
 
 
 async def test_who_has_too_much_in_hand_is_told_when_to_come_back() -> None:

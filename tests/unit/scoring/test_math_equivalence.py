@@ -1,6 +1,7 @@
 """Mathematical equivalence against math-verify and against cases checked by hand."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import math_verify
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from math_verify import grader, parser
 
+from services.scoring import own_memory
 from services.scoring.errors import InvalidScoreRequestError, ProcessorTimeError, TextTooLongError
 from services.scoring.scorers import math_equivalence
 from tests.unit.scoring.judging import judge
@@ -88,6 +91,41 @@ def test_expressions_that_take_forever_are_stopped(text: str, monkeypatch: pytes
     monkeypatch.setattr(math_equivalence, "LIMIT_SECONDS", 0.3)
     with pytest.raises(ProcessorTimeError):
         equivalent(text, "4")
+
+
+@pytest.mark.parametrize("function", ["parse", "verify"])
+def test_want_of_memory_is_no_mismatch(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = {"parse": (parser, "extract_target_from_pred"), "verify": (grader, "sympy_expr_eq")}[function]
+
+    def want(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*inner, want)
+    with pytest.raises(MemoryError):
+        equivalent("7", "7")
+
+
+def test_an_error_of_the_engine_is_a_mismatch_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(grader, "sympy_expr_eq", fail)
+    assert equivalent("7", "8") == 0
+
+
+def test_a_mismatch_of_a_process_without_memory_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep inside, the engine swallows what it lacks; a match needs nothing more."""
+    monkeypatch.setattr(math_equivalence, "has_used_up_memory", lambda: True)
+    assert equivalent("7", "7") == 1
+    for target in ("8", ""):
+        with pytest.raises(MemoryError):
+            equivalent("7", target)
+
+
+def test_memory_is_used_up_near_the_limit_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, used_up in ((resource.RLIM_INFINITY, False), (1 << 50, False), (1 << 20, True)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert own_memory.has_used_up_memory() is used_up
 
 
 def test_a_target_beyond_its_limit_is_refused() -> None:

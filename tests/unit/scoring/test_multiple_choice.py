@@ -101,3 +101,30 @@ def test_names_the_field_that_does_not_fit(
 def test_needs_choices() -> None:
     with pytest.raises(InvalidScoreRequestError, match="set choices"):
         MultipleChoice().score(MultipleChoiceParameters(), ScoringItem(gold_indices=(0,)), TextOutput("a"))
+
+
+def informed(log_likelihoods: list[float], unconditional: list[float], *gold: int) -> Score:
+    output = ChoicesOutput(tuple(log_likelihoods), tuple("abc"[: len(log_likelihoods)]), tuple(unconditional))
+    return MultipleChoice().score(MultipleChoiceParameters(), ScoringItem(gold_indices=gold), output)
+
+
+def test_mutual_information_takes_what_the_question_makes_likelier() -> None:
+    # The second choice is likely whatever is asked; the question raises the first.
+    assert informed([-3.0, -2.0], [-6.0, -2.5], 0).metrics == {
+        "acc": 0.0,
+        "acc_norm": 0.0,
+        "acc_bytes": 0.0,
+        "acc_mutual_info": 1.0,
+    }
+    assert informed([-3.0, -2.0], [-4.0, -3.0], 0).metrics["acc_mutual_info"] == 1.0  # the first of equals
+    assert informed([-math.inf, -2.0], [-1.0, -9.0], 1).metrics["acc_mutual_info"] == 1.0
+
+
+def test_refuses_ratios_that_there_are_not() -> None:
+    with pytest.raises(LogLikelihoodError) as caught:
+        informed([-1.0, -2.0], [-1.0, -math.inf], 0)
+    assert [each.field for each in caught.value.field_violations] == ["choices.unconditional_log_likelihoods[1]"]
+    with pytest.raises(LogLikelihoodError, match="number at or below 0"):
+        informed([-1.0, -2.0], [-1.0, math.nan], 0)
+    with pytest.raises(InvalidScoreRequestError, match="has 1 for 2 choices"):
+        informed([-1.0, -2.0], [-1.0], 0)

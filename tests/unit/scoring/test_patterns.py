@@ -1,14 +1,9 @@
 """Callers' regular expressions are bounded."""
 
-import time
-from itertools import count
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scoring import patterns
 from services.scoring.errors import PatternTimeoutError
 from services.scoring.patterns import MAX_PATTERN_CHARACTERS, PatternMatcher, compile_pattern
 
@@ -30,14 +25,6 @@ def test_the_limit_is_shared_by_all_patterns_of_an_output() -> None:
     with pytest.raises(PatternTimeoutError) as caught:
         matcher.find_all("a", "a")
     assert caught.value.metadata["pattern"] == "a"
-
-
-def test_time_without_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = count(0.0, 1000.0)
-    monkeypatch.setattr(patterns, "time", SimpleNamespace(monotonic=lambda: next(wall), thread_time=time.thread_time))
-    matcher = PatternMatcher(limit_seconds=5.0)
-    assert matcher.find_all("a", "aba") == [("a",), ("a",)]
-    assert matcher.remove_all("a", "aba") == "b"
 
 
 @pytest.mark.parametrize(

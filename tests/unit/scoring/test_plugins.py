@@ -158,7 +158,7 @@ NO_SCORES = [
 
 
 def giving(score: str) -> str:
-    given = f"from services.scoring.usage import Usage; return {score}"
+    given = f"from services.runtime.usage import Usage; return {score}"
     return shouting().replace('return Score({"shouts": float(output.text.isupper())}, None)', given)
 
 

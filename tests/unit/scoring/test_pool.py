@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -23,12 +25,14 @@ from services.scoring.registry import ScorerRegistry
 from tests.fakes.heavy_scorer import FakeHeavyScorer, never_ready
 from tests.patience import LONGEST_WAIT_SECONDS, until
 
+GIB = 1 << 30
+MEMORY_BYTES = 4 * GIB
 BOUND = ScorerRegistry([FakeHeavyScorer()]).bind("scorers/fake_heavy", {})
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ScorerPool]:
-    made = ScorerPool(PoolLimits(workers=1, output_seconds=LONGEST_WAIT_SECONDS))
+    made = ScorerPool(PoolLimits(workers=1, output_seconds=LONGEST_WAIT_SECONDS, memory_bytes=MEMORY_BYTES))
     yield made
     await made.close()
 
@@ -85,9 +89,26 @@ async def test_processes_that_died_while_they_were_idle_are_nobodys_fault() -> N
 
 async def test_who_runs_out_of_memory_costs_one_output(pool: ScorerPool) -> None:
     first = await ask(pool, "pid")
-    with pytest.raises(ScorerMemoryError):
-        await ask(pool, "memory")
+    with pytest.raises(ScorerMemoryError, match="EVALFLEET_POOL_WORKER_MEMORY_BYTES") as caught:
+        await ask(pool, f"need {2 * MEMORY_BYTES}")
+    # What another attempt would not change is no transient error: nobody waits for it.
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert await ask(pool, "pid") != first
+
+
+async def test_memory_that_outputs_before_kept_costs_no_output(pool: ScorerPool) -> None:
+    first = await ask(pool, f"keep {GIB}")
+    assert await ask(pool, "pid") == first
+    # Another process has room for it.
+    second = await ask(pool, f"need {13 * GIB // 4}")
+    assert second != first
+    assert await ask(pool, "pid") == second
+
+
+async def test_a_process_that_keeps_much_memory_is_replaced(pool: ScorerPool) -> None:
+    first = await ask(pool, f"keep {5 * GIB // 2}")
+    assert await ask(pool, "pid") != first
+    await until(lambda: not is_running(first))
 
 
 async def test_a_process_that_hangs_is_killed_when_its_time_is_up() -> None:
@@ -113,6 +134,47 @@ async def test_a_process_that_is_never_ready_is_killed_and_holds_nobody_up(
             with pytest.raises(ScorerCrashedError) as caught:
                 await ask(pool, "pid")
     assert caught.value.metadata["ending"] == "did not start within 0.2 s: was killed by SIGKILL"
+    await ask(pool, "pid")
+
+
+async def test_a_fork_that_does_not_end_holds_nobody_up_and_its_process_is_killed_later(
+    pool: ScorerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, killed = threading.Event(), asyncio.Event()
+
+    class StuckProcess:
+        """A fake: it is forked when a test says so."""
+
+        def start(self) -> None:
+            release.wait(LONGEST_WAIT_SECONDS)
+
+        def kill(self) -> None:
+            killed.set()
+
+    with monkeypatch.context() as broken:
+        broken.setattr(worker_process, "_CONTEXT", SimpleNamespace(Process=lambda **_: StuckProcess()))
+        broken.setattr(worker_process, "_FORK_SECONDS", 0.05)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            with pytest.raises(ScorerCrashedError) as caught:
+                await ask(pool, "pid")
+            assert caught.value.metadata["ending"] == "could not be forked within 0.05 s"
+            assert not killed.is_set()
+            release.set()
+            await killed.wait()
+    await ask(pool, "pid")
+
+
+async def test_a_fork_that_fails_says_why(pool: ScorerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BrokenProcess:
+        """A fake: the machine has no room for it."""
+
+        def start(self) -> None:
+            raise OSError("no more processes")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(worker_process, "_CONTEXT", SimpleNamespace(Process=lambda **_: BrokenProcess()))
+        with pytest.raises(OSError, match="no more processes"):
+            await ask(pool, "pid")
     await ask(pool, "pid")
 
 

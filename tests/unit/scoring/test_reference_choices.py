@@ -1,5 +1,6 @@
 """TruthfulQA's MC2 and BBQ's bias on the public rows: what lm-evaluation-harness says of the same log-likelihoods."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ import pytest
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
-from services.evaluation.items import Item
+from services.evaluation.items import Item, PlainPrompt
 from services.evaluation.loading import load_task
 from services.scoring.contract import ChoicesOutput, Score, ScoringItem
 from services.scoring.errors import InvalidScoreRequestError
 from services.scoring.registry import ScorerRegistry, builtin_scorers
-from tests.reference.choice_outputs import bbq_log_likelihoods, truthfulqa_log_likelihoods
+from tests.reference.choice_outputs import arc_log_likelihoods, bbq_log_likelihoods, truthfulqa_log_likelihoods
 
 THEIRS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "reference" / "choice_verdicts.json").read_text(encoding="utf-8")
@@ -78,3 +79,26 @@ def test_bbqs_counts_and_scores_are_the_harnesss(data_dir: Path) -> None:
     assert difference / both == pytest.approx(theirs["disamb_bias_score"])
     assert (ambiguous / 600, clear / 600) == pytest.approx((theirs["accuracy_amb"], theirs["accuracy_disamb"]))
     assert theirs["amb_bias_score"] != 0
+
+
+def test_mutual_information_of_every_row_is_asked_and_judged_as_the_harness_does(data_dir: Path) -> None:
+    items = items_of("arc_challenge_pmi", data_dir)
+    lines = (data_dir / "arc_challenge" / "ARC-Challenge-Test.jsonl").read_text(encoding="utf-8").splitlines()
+    taken = 0.0
+    for line, item, theirs in zip(lines, items, THEIRS["mutual_info"], strict=True):
+        question = item.multiple_choice
+        assert question is not None
+        alone = question.unconditional_group()
+        assert alone is not None
+        assert isinstance(alone.context, PlainPrompt)
+        assert all(isinstance(choice.context, PlainPrompt) for choice in question.choices)
+        asked = [[choice.context.text, choice.continuation] for choice in question.choices]  # type: ignore[union-attr]
+        asked += [[alone.context.text, continuation] for continuation in alone.continuations]
+        conditional, unconditional = arc_log_likelihoods(json.loads(line)["id"], len(question.choices))
+        texts = tuple(choice.text for choice in question.choices)
+        output = ChoicesOutput(tuple(conditional), texts, tuple(unconditional))
+        known = ScoringItem(gold_indices=question.gold_indices)
+        ours = REGISTRY.bind("scorers/multiple_choice", {}).score(known, output).metrics["acc_mutual_info"]
+        assert f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]} {ours:g}" == theirs
+        taken += ours
+    assert 0 < taken < len(items) == 300

@@ -3,8 +3,10 @@
 import pytest
 
 from services.runtime.errors import NotFoundError
+from services.scoring import registry
 from services.scoring.contract import MetricDescription, Output, Score, ScorerDescription, ScorerParameters, ScoringItem
 from services.scoring.errors import InvalidScoreRequestError, InvalidScorerNameError
+from services.scoring.libraries import MISSING, library_version
 from services.scoring.parameters import describe_fields
 from services.scoring.registry import ScorerRegistry, builtin_scorers, reference_of
 
@@ -88,30 +90,75 @@ def test_the_digest_covers_version_and_rules() -> None:
     assert len(digests) == 3
 
 
-def test_digests_stay_what_they_were() -> None:
+def test_an_upgraded_library_is_another_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def digests(version: str) -> dict[str, str]:
+        monkeypatch.setattr(registry, "library_version", lambda _: version)
+        return {each.about.name: reference_of(each, each.parameters_type()).digest for each in REGISTRY.scorers}
+
+    before, after = digests("1"), digests("2")
+    assert {name for name, digest in before.items() if after[name] != digest} == {
+        "bleu",
+        "chrf",
+        "edit_distance",
+        "ifeval",
+        "json_schema",
+        "math_equivalence",
+        "numeric_answer",
+        "regex_match",
+    }
+
+
+@pytest.mark.parametrize(
+    ("scorer", "without", "using"),
+    [
+        ("exact_match", {"strip": True}, {"pattern": "a"}),
+        ("exact_match", {"filters": [{"function": "lowercase"}]}, {"filters": [{"function": "regex"}]}),
+        ("exact_match", {}, {"regexes_to_ignore": [","]}),
+        ("contains", {}, {"word_boundary": True}),
+    ],
+)
+def test_a_library_counts_where_the_parameters_use_it(
+    scorer: str, without: dict[str, object], using: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for version in ("1", "2"):
+        monkeypatch.setattr(registry, "library_version", lambda _, version=version: version)
+        found[version] = [REGISTRY.bind(f"scorers/{scorer}", each).reference for each in (without, using)]
+    assert found["1"][0] == found["2"][0]
+    assert found["1"][1] != found["2"][1]
+
+
+def test_every_library_that_scorers_name_is_installed() -> None:
+    named = {name for each in REGISTRY.scorers for name in each.about.libraries}
+    assert {name: library_version(name) for name in named if library_version(name) == MISSING} == {}
+    assert library_version("no-such-distribution") == MISSING
+
+
+def test_digests_stay_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are comparable while these hold. Change one only with the scorer's version, when its scores change."""
+    monkeypatch.setattr(registry, "library_version", lambda _: "1")
     digests = {
         scorer.about.name: reference_of(scorer, scorer.parameters_type()).digest[:16] for scorer in REGISTRY.scorers
     }
     assert digests == {
         "bbq_bias": "8b812f931bf325b0",
-        "bleu": "02403781f981ed9a",
+        "bleu": "190fb00c106fdfa3",
         "choice_probabilities": "6e0daa160a3fe6ce",
-        "chrf": "4c5ecdce2fe89dc6",
+        "chrf": "1071a6e9b1ff622d",
         "code_execution": "a743d25e7f867397",
-        "contains": "7ec642a3ebc17559",
-        "edit_distance": "e55a524df8228770",
+        "contains": "1cd41b231578b5d3",
+        "edit_distance": "427b897d6f74c9f9",
         "exact_match": "e3c29467024f5de8",
-        "ifeval": "579b4f1d14a61f0b",
-        "json_schema": "d72cc31150b98e05",
-        "math_equivalence": "ee2fe8ae3acafe3e",
+        "ifeval": "1ea84c56ddd7b5de",
+        "json_schema": "170d220921d60157",
+        "math_equivalence": "99b74b8e00e59f59",
         "multiple_choice": "1e4ff63ff2936898",
-        "numeric_answer": "b9f3f81a5fb1c6c0",
+        "numeric_answer": "2b1d30fda63aa2aa",
         "perplexity": "4622019309460539",
         "quasi_exact_match": "f7415613a036cd26",
-        "refusal": "19115988964f25f6",
+        "refusal": "871aed06fb141e38",
         "refusal_verdict": "58f90cbd1ca4fbff",
-        "regex_match": "5970776b0657a193",
+        "regex_match": "3987b279ec037f4d",
         "rouge": "7cb7438f119145d0",
         "token_f1": "f8c3f7aa2f6441b8",
         "unsafe_verdict": "dc70056abe9c3873",

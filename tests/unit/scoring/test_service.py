@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import grpc
@@ -130,6 +131,14 @@ async def test_a_bug_costs_one_result_and_leaks_nothing() -> None:
     assert fine.response.metrics["refused"] == 1.0
 
 
+async def test_a_request_has_at_most_a_thousand_samples(stub: Stub) -> None:
+    many = scoring_pb2.ScoreRequest(scorer="scorers/code_execution")
+    many.samples.texts.extend(["pass"] * 1001)
+    error = await failure(stub.Score(many))
+    assert error.reason == "INVALID_SCORE_REQUEST"
+    assert [each.field for each in error.field_violations] == ["samples"]
+
+
 async def test_the_event_loop_goes_on_while_a_pattern_runs() -> None:
     """A pattern of a second, and the loop turns meanwhile: it counts turns, not time."""
     servicer = ScoringServicer(ScorerRegistry(builtin_scorers()), Judging(ScorerPool(), Admission()))
@@ -160,7 +169,16 @@ async def test_lists_and_reads_scorers(stub: Stub) -> None:
     assert parameters["regexes_to_ignore"].default_value.HasField("list_value")
     assert parameters["pattern"].default_value.HasField("null_value")
     assert parameters["filters"].type == "list of object"
-    assert [metric.name for metric in scorers["scorers/multiple_choice"].metrics] == ["acc", "acc_norm", "acc_bytes"]
+    choice_metrics = [metric.name for metric in scorers["scorers/multiple_choice"].metrics]
+    assert choice_metrics == ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"]
+    takes_long = {name.removeprefix("scorers/") for name, scorer in scorers.items() if scorer.takes_long}
+    assert takes_long >= {"code_execution", "math_equivalence"}
+    assert not takes_long & {"exact_match", "multiple_choice"}
+    assert {name: [each.name for each in scorers[f"scorers/{name}"].libraries] for name in ("bleu", "token_f1")} == {
+        "bleu": ["regex", "sacrebleu"],
+        "token_f1": [],
+    }
+    assert scorers["scorers/bleu"].libraries[1].version == version("sacrebleu")
     error = await failure(stub.GetScorer(scoring_pb2.GetScorerRequest(name="scorers/refusl")))
     assert "refusal" in error.metadata["nearest"]
 
@@ -320,7 +338,8 @@ async def test_an_item_of_a_stream_that_is_late_is_late_alone() -> None:
             iter([item("late", request("stuck", "a")), item("fine", request("exact_match", "a", "a"))])
         )
         outcomes = {outcome.item_id: outcome async for outcome in call}
-    assert from_status(outcomes["late"].status).code == grpc.StatusCode.DEADLINE_EXCEEDED
+    late = from_status(outcomes["late"].status)
+    assert (late.code, late.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "SCORE_DEADLINE_EXCEEDED")
     assert outcomes["fine"].response.metrics["exact_match"] == 1.0
 
 

@@ -53,6 +53,12 @@ def test_only_some_categories_may_count() -> None:
     "verdict",
     [
         safety_pb2.Verdict(decision=UNSAFE, categories=[HATE], truncated=True),
+        safety_pb2.Verdict(decision=UNSAFE, categories=[HATE], windows=3, unjudged_reason="WINDOW_NOT_JUDGED"),
+        safety_pb2.Verdict(
+            decision=UNSAFE,
+            categories=[HATE],
+            guard_verdicts=[safety_pb2.Verdict(decision=UNSAFE, unjudged_reason="HAZARD_UNEXPLAINED")],
+        ),
         safety_pb2.Verdict(
             decision=UNSAFE,
             categories=[HATE],
@@ -107,6 +113,18 @@ def test_perplexities_checked_by_hand() -> None:
     assert found["word_perplexity"] == pytest.approx(4)
     assert found["byte_perplexity"] == pytest.approx(2)
     assert found["bits_per_byte"] == pytest.approx(1)
+    assert found["nats"] == pytest.approx(4 * math.log(2))
+    assert (found["bytes"], found["words"], found["tokens"]) == (4, 2, 2)
+
+
+def test_a_sum_over_tokens_says_the_same_as_each_of_them() -> None:
+    values = [-0.5, -1.25, -0.25]
+    summed = scoring_pb2.TokenScores(log_likelihoods=[-2.0], text="a b", token_count=3)
+    assert dict(score("perplexity", scoring_pb2.ScoreRequest(token_scores=summed)).metrics) == tokens(values, "a b")
+    for count in (0, -1):
+        summed.token_count = count
+        with pytest.raises(InvalidScoreRequestError, match="token_count"):
+            score("perplexity", scoring_pb2.ScoreRequest(token_scores=summed))
 
 
 @given(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers.data.metrics.squad_metrics import compute_f1, normalize_answer
 
 from services.scoring.normalisation import squad_normalised
+from services.scoring.scorers.quasi_exact_match import QuasiExactMatch
 from tests.unit.scoring.crafted_outputs import CraftedOutput, multilingual_answers, short_answers
 from tests.unit.scoring.judging import judge
 
@@ -60,6 +61,14 @@ def test_agree_with_the_definitions_on_wild_texts(text: str, targets: list[str])
 @given(st.lists(st.sampled_from(["a", "The", "cat", "sat", ".", "sat."]), max_size=8).map(" ".join))
 def test_agree_with_the_definitions_on_close_texts(text: str) -> None:
     assert_as_defined(CraftedOutput(text, ("the cat sat", "A cat.", "the")))
+
+
+@pytest.mark.parametrize(("text", "target", "begins"), [("Paris", "The?", 1), ("", "The?", 0), ("Paris", "Rome", 0)])
+def test_a_target_without_words_begins_every_text_as_in_helm(text: str, target: str, begins: float) -> None:
+    score = judge("quasi_exact_match", text, target)
+    assert score.metrics == {"quasi_exact_match": 0.0, "quasi_prefix_exact_match": begins}
+    [_, prefix] = QuasiExactMatch.about.metrics
+    assert "begins every text that is not empty, as in HELM" in prefix.description
 
 
 @pytest.mark.parametrize(

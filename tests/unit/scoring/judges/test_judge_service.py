@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.errors import from_status
 from services.runtime.testing import serve_in_process
+from services.runtime.usage import usage_of
 from services.scoring.judges.asking import Asking
-from services.scoring.judges.errors import usage_of
 from services.scoring.judges.known_answers import KnownAnswers
 from services.scoring.judges.library import open_library
 from services.scoring.registry import ScorerRegistry

@@ -12,9 +12,9 @@ from google.protobuf.duration_pb2 import Duration
 from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError, UnimplementedError
 from services.runtime.server import HostedService
 from services.runtime.testing import serve_in_process
+from services.runtime.usage import Usage
 from services.scoring.judges.judge_model import Decoding, JudgePrompt, ModelIdentity
 from services.scoring.judges.remote_model import RemoteJudgeModel
-from services.scoring.usage import Usage
 from tests.patience import LONGEST_WAIT_SECONDS
 
 NAMES = [

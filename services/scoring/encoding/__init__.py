@@ -1,0 +1,1 @@
+"""Texts as vectors, for scorers that compare what texts mean."""
