@@ -11,11 +11,13 @@ from services.inference.contract import TemplatePrompt
 from services.runtime.cache.entry import CorruptEntryError, decode_entry, encode_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore, NewEntry
+from services.runtime.off_loop import off_loop
+from services.runtime.usage import Usage
 from services.safety.examination import RawAnswer
 from services.safety.formats.guard_format import Question
 from services.safety.judgement import GuardReference
 
-_VERSION: Final = "evalfleet/guard-answer/1"
+_VERSION: Final = "evalfleet/guard-answer/2"
 
 
 class AnswerCache:
@@ -42,7 +44,9 @@ class AnswerCache:
 
     async def find(self, questions: Sequence[Question]) -> list[RawAnswer | None]:
         """Return the known answers, None for the others; never raises."""
-        keys = [self._key(question) for question in questions]
+        keys = await off_loop(
+            lambda: [self._key(question) for question in questions], characters=sum(map(_characters, questions))
+        )
         found = await self._store.get_many(keys)
         known = [self._read(key, found[key]) if key in found else None for key in keys]
         hits = len(known) - known.count(None)
@@ -52,8 +56,9 @@ class AnswerCache:
 
     async def keep(self, question: Question, answer: RawAnswer) -> None:
         """Keep an answer that could be used; never raises."""
-        key = self._key(question)
-        values = [answer.text, answer.is_complete, list(answer.log_likelihoods)]
+        key = await off_loop(lambda: self._key(question), characters=_characters(question))
+        tokens = [answer.usage.prompt_tokens, answer.usage.completion_tokens]
+        values = [answer.text, answer.is_complete, list(answer.log_likelihoods), tokens]
         await self._store.put(NewEntry(key, encode_entry(key, json.dumps(values).encode())))
 
     def _key(self, question: Question) -> bytes:
@@ -70,9 +75,26 @@ class AnswerCache:
 
     def _read(self, key: bytes, entry: bytes) -> RawAnswer | None:
         try:
-            text, is_complete, likelihoods = json.loads(decode_entry(key, entry))
-            return RawAnswer(str(text), bool(is_complete), tuple(float(each) for each in likelihoods), cached=True)
+            # Earlier releases did not count tokens.
+            text, is_complete, likelihoods, *counts = json.loads(decode_entry(key, entry))
+            [(prompt_tokens, completion_tokens)] = counts or [(0, 0)]
+            return RawAnswer(
+                str(text),
+                bool(is_complete),
+                tuple(float(each) for each in likelihoods),
+                cached=True,
+                usage=Usage(int(prompt_tokens), int(completion_tokens)).from_cache,
+            )
         except (CorruptEntryError, ValueError, TypeError) as error:
             self._metrics.corrupt_entries.inc()
             self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))
             return None
+
+
+def _characters(question: Question) -> int:
+    """Return how long the texts of a question are."""
+    prompt = question.prompt
+    if isinstance(prompt, str):
+        return len(prompt)
+    messages = prompt.messages if isinstance(prompt, TemplatePrompt) else prompt
+    return sum(len(each.content) for each in messages)

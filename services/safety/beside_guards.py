@@ -103,7 +103,9 @@ class GuardBuilder:
 
     async def _guard(self, entry: Entry) -> Guard:
         if isinstance(entry, GenerativeEntry):
-            return self._generative(await asyncio.to_thread(generative_model, self._file, entry))
+            return self._generative(
+                await asyncio.to_thread(generative_model, self._file, entry, self._settings.auto_dtype)
+            )
         if isinstance(entry, ClassifierEntry):
             return await self._classifier(entry)
         if isinstance(entry, NgramEntry):
@@ -161,6 +163,7 @@ def classifier_guard(
     )
     stack.push_async_callback(classifier.close)
     asked: Classifier = classifier
+    reader = LabelReader(model.labels, model.file)
     if kept is not None:
         asked = CachedClassifier(
             classifier,
@@ -168,14 +171,15 @@ def classifier_guard(
             engine_revision=kept.engine_revision,
             store=kept.store,
             metrics=kept.metrics,
+            reader=reader,
         )
-    reader = LabelReader(model.labels, model.file)
     return ClassifierGuard(
         model.about,
         asked,
         reader,
         timeout_seconds=settings.guard_timeout_seconds,
         later_windows=model.file.later_windows,
+        scripts=model.file.scripts,
     )
 
 

@@ -1,21 +1,22 @@
 """A blocklist: words and patterns by category, from a YAML file that is checked when the service starts."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.runtime.thread_time import ThreadTimeLimit
 from services.safety.guard_file import CategoryEntry
 from services.safety.judgement import HazardCategory
 from services.safety.normalising import normalised
 from services.safety.yaml_file import file_error, hint, read_yaml_mapping, validated
 
 MATCH_LIMIT_SECONDS: Final = 1.0
-"""Longest that all rules may take for one text. Patterns can be slow without end, phrases cannot."""
+"""Processor seconds that all rules may take for one text. Patterns can be slow without end, phrases cannot."""
 
 _MAX_PATTERN_CHARACTERS: Final = 500
 _MAX_RULES: Final = 1000
@@ -82,19 +83,20 @@ class Blocklist:
         Raises:
             TimeoutError: the rules take too long on this text.
         """
-        deadline = time.monotonic() + limit_seconds
+        own_time = ThreadTimeLimit(limit_seconds)
         content = normalised(text)
         found: dict[HazardCategory, None] = {}
         for category, expression in self.rules:
             if category in found:
                 continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            # Without the lock of the interpreter: a slow pattern must not hold up the service's other calls.
-            if expression.search(content, timeout=left, concurrent=True):
+            if own_time.attempt(partial(_is_in, content, expression)):
                 found[category] = None
         return list(found)
+
+
+def _is_in(content: str, expression: "regex.Pattern[str]", seconds: float) -> bool:
+    # Without the lock of the interpreter: a slow pattern must not hold up the service's other calls.
+    return expression.search(content, timeout=seconds, concurrent=True) is not None
 
 
 def read_blocklist(file: Path) -> Blocklist:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,8 +11,12 @@ import structlog
 from services.runtime.cache.entry import CorruptEntryError, decode_entry, encode_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore, NewEntry
+from services.runtime.off_loop import off_loop
+from services.runtime.usage import Usage
+from services.safety.errors import UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
 from services.safety.judgement import GuardReference
+from services.safety.reading import LabelReader
 
 _VERSION: Final = "evalfleet/classified-text/3"
 
@@ -30,6 +33,7 @@ class CachedClassifier:
         engine_revision: of the engines' code.
         store: holds the entries.
         metrics: counts lookups and damaged entries.
+        reader: of the guard; what it does not accept is not kept.
     """
 
     def __init__(
@@ -40,8 +44,10 @@ class CachedClassifier:
         engine_revision: str,
         store: CacheStore,
         metrics: CacheMetrics,
+        reader: LabelReader,
     ) -> None:
         self._inner = inner
+        self._reader = reader
         self._store = store
         self._metrics = metrics
         guard_digests = [guard.weights_digest, guard.template_digest, guard.engine, guard.dtype]
@@ -59,7 +65,7 @@ class CachedClassifier:
         Raises:
             FleetError: as the inner classifier.
         """
-        keys = [self._key(text) for text in texts]
+        keys = await off_loop(lambda: [self._key(text) for text in texts], characters=sum(map(len, texts)))
         known = {
             key: answer
             for key, entry in (await self._store.get_many(keys)).items()
@@ -75,9 +81,17 @@ class CachedClassifier:
                 return answers if len(missing) == len(texts) else ()
             for key, answer in zip(missing, answers, strict=True):
                 known[key] = answer
-                if all(math.isfinite(value) for each in (answer, *answer.later) for value in each.probabilities):
+                if self._is_usable(answer):
                     await self._store.put(NewEntry(key, _written(key, answer)))
-        return [known[key] for key in keys]
+        return _each_paid_once(keys, known)
+
+    def _is_usable(self, answer: LabelledText) -> bool:
+        try:
+            for window in (answer, *answer.later):
+                self._reader.read(window)
+        except UnusableAnswerError:
+            return False
+        return True
 
     def _key(self, text: str) -> bytes:
         digest = self._prefix.copy()
@@ -88,7 +102,13 @@ class CachedClassifier:
         try:
             truncated, windows = json.loads(decode_entry(key, entry))
             first, *later = [
-                LabelledText([float(each) for each in probabilities], int(num_tokens), bool(truncated), cached=True)
+                LabelledText(
+                    [float(each) for each in probabilities],
+                    int(num_tokens),
+                    bool(truncated),
+                    cached=True,
+                    usage=Usage(prompt_tokens=int(num_tokens)).from_cache,
+                )
                 for probabilities, num_tokens in windows
             ]
             return replace(first, later=tuple(later)) if later else first
@@ -96,6 +116,16 @@ class CachedClassifier:
             self._metrics.corrupt_entries.inc()
             self._log.warning("cache_entry_corrupt", key=key.hex(), problem=str(error))
             return None
+
+
+def _each_paid_once(keys: Sequence[bytes], known: Mapping[bytes, LabelledText]) -> list[LabelledText]:
+    """Return the answers; of equal texts of one request the first has the cost, and the others share its answer."""
+    answers: list[LabelledText] = []
+    told: set[bytes] = set()
+    for key in keys:
+        answers.append(known[key].from_cache if key in told else known[key])
+        told.add(key)
+    return answers
 
 
 def _written(key: bytes, answer: LabelledText) -> bytes:

@@ -11,7 +11,9 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from services.runtime.errors import CancelledCallError, DeadlineExceededError, FleetError
+from services.runtime.usage import Meter, usage_of, with_usage
 from services.safety.cascade_file import CascadeFile, CascadeStage
+from services.safety.combining import total_usage
 from services.safety.guard import Guard
 from services.safety.judgement import (
     CategoryScore,
@@ -86,23 +88,40 @@ class CascadeGuard:
             FleetError: the last stage is away while turns need it, or the caller's time is used up.
         """
         verdicts: list[Verdict | None] = [None] * len(turns)
-        for stage, guard in self._stages[:-1]:
-            asked = [i for i, turn in enumerate(turns) if verdicts[i] is None and turn.threshold is None]
-            if asked:
-                standing = await self._ask_early(stage, guard, [turns[i] for i in asked])
-                for index, verdict in zip(asked, standing, strict=True):
-                    verdicts[index] = verdict
-        rest = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        if rest:
-            stage, guard = self._stages[-1]
-            answers = await guard.judge([turns[index] for index in rest])
-            for index, answer in zip(rest, answers, strict=True):
-                verdicts[index] = replace(answer, guard=self._reference(answer.guard))
-            self._metrics.decided.labels(self._about.name, stage.guard, "true").inc(len(rest))
-        return [verdict for verdict in verdicts if verdict is not None]
+        costs = [Meter() for _ in turns]
+        try:
+            for stage, guard in self._stages[:-1]:
+                asked = [i for i, turn in enumerate(turns) if verdicts[i] is None and turn.threshold is None]
+                if asked:
+                    standing = await self._ask_early(stage, guard, [turns[i] for i in asked], [costs[i] for i in asked])
+                    for index, verdict in zip(asked, standing, strict=True):
+                        verdicts[index] = verdict
+            rest = [index for index, verdict in enumerate(verdicts) if verdict is None]
+            if rest:
+                answers = await self._ask_last([turns[i] for i in rest], [costs[i] for i in rest])
+                for index, answer in zip(rest, answers, strict=True):
+                    verdicts[index] = answer
+        except FleetError as error:
+            raise with_usage(error, sum((each.usage for each in costs), usage_of(error))) from error
+        return [
+            replace(verdict, usage=cost.usage)
+            for verdict, cost in zip(verdicts, costs, strict=True)
+            if verdict is not None
+        ]
 
-    async def _ask_early(self, stage: CascadeStage, guard: Guard, turns: Sequence[JudgedTurn]) -> list[Verdict | None]:
-        """Return the verdicts that stand; None for what is handed on."""
+    async def _ask_last(self, turns: Sequence[JudgedTurn], costs: Sequence[Meter]) -> list[Verdict]:
+        """Return the verdicts on what no other stage decided."""
+        stage, guard = self._stages[-1]
+        answers = await guard.judge(turns)
+        self._metrics.decided.labels(self._about.name, stage.guard, "true").inc(len(turns))
+        for answer, cost in zip(answers, costs, strict=True):
+            cost.add(answer.usage)
+        return [replace(answer, guard=self._reference(answer.guard)) for answer in answers]
+
+    async def _ask_early(
+        self, stage: CascadeStage, guard: Guard, turns: Sequence[JudgedTurn], costs: Sequence[Meter]
+    ) -> list[Verdict | None]:
+        """Return the verdicts that stand, None for what is handed on; add what asking cost either way."""
         answers: Sequence[Verdict] = ()
         problem = ""
         try:
@@ -112,13 +131,17 @@ class CascadeGuard:
             raise
         except FleetError as error:
             problem = error.reason
+            costs[0].add(usage_of(error))
         if len(answers) != len(turns):
             problem = problem or "WRONG_ANSWER_COUNT"
+            costs[0].add(total_usage(answers))
             self._metrics.failed.labels(self._about.name, stage.guard).inc(len(turns))
             self._log.warning(
                 "cascade_stage_failed", cascade=self._about.name, stage=stage.guard, reason=problem, turns=len(turns)
             )
             return [None] * len(turns)
+        for answer, cost in zip(answers, costs, strict=True):
+            cost.add(answer.usage)
         failed = sum(answer.decision is Decision.ERROR for answer in answers)
         standing = [self._standing(stage, answer) for answer in answers]
         self._metrics.failed.labels(self._about.name, stage.guard).inc(failed)
@@ -134,6 +157,8 @@ class CascadeGuard:
             return None
         if answer.unjudged_reason and not is_unsafe:
             return None  # what may be there was not judged
+        if answer.decision is Decision.UNSAFE and answer.threshold is None and not is_unsafe:
+            return None  # its own word says otherwise, and no threshold that its probability stayed below
         scaled = _scaled(answer.unsafe_probability, stage.temperature)
         return replace(
             answer,

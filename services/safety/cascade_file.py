@@ -15,7 +15,8 @@ from services.safety.guard import Guard
 from services.safety.judgement import GuardReference
 
 _DIGEST_FIELD: Final = "digest"
-_COMPARED: Final = ("weights_digest", "template_digest", "calibration_digest")
+_COMPARED: Final = ("weights_digest", "template_digest", "calibration_digest", "engine", "dtype")
+"""What decides a guard's probabilities; 8-bit ones, for instance, are others."""
 
 
 class CascadeStage(BaseModel):
@@ -23,7 +24,9 @@ class CascadeStage(BaseModel):
 
     Attributes:
         guard: its resource name.
-        weights_digest: of the guard that was calibrated; so for the other two.
+        weights_digest: of the guard that was calibrated; so for what follows.
+        engine: that computed its probabilities.
+        dtype: number type that it computed in.
         low: it decides SAFE at this unsafe probability and below; None: never. Not given for the last stage.
         high: it decides UNSAFE at this unsafe probability and above; None: never.
         temperature: divides the log-odds of its probabilities, which then speak of the last stage's UNSAFE. Bounded, so
@@ -36,6 +39,8 @@ class CascadeStage(BaseModel):
     weights_digest: str
     template_digest: str
     calibration_digest: str
+    engine: str
+    dtype: str
     low: float | None = Field(None, ge=0, lt=1)
     high: float | None = Field(None, gt=0, le=1)
     temperature: float = Field(1.0, ge=0.05, le=20)

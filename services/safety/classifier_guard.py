@@ -1,18 +1,21 @@
 """A guard that is a sequence classifier: it reads the judged turn's content and nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FleetError
+from services.runtime.off_loop import off_loop
 from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
 from services.safety.guard_file import LaterWindows
 from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.reading import LabelReader, is_unmapped
+from services.safety.scripts import UNFAMILIAR_REASON, ReadScripts
 
-TEMPLATE: Final = "judged-turn-content/4"
+TEMPLATE: Final = "judged-turn-content/5"
 """How a conversation becomes the classifier's input: the judged turn's content as it is, a long one in windows.
 
 Of these, the first is as long as the classifier reads; shorter ones read the whole text once more."""
@@ -32,6 +35,7 @@ class ClassifierGuard:
         reader: says what they mean.
         timeout_seconds: longest time of one request to the classifier.
         later_windows: how what is found in the windows of a long text after the first counts.
+        scripts: those that the classifier reads; None for all. A text in others is not SAFE.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class ClassifierGuard:
         *,
         timeout_seconds: float,
         later_windows: LaterWindows = _AS_THE_FIRST,
+        scripts: ReadScripts | None = None,
     ) -> None:
         self._about = about
         self._classifier = classifier
         self._reader = reader
         self._timeout_seconds = timeout_seconds
         self._later_windows = later_windows
+        self._scripts = scripts
 
     @property
     def about(self) -> GuardDescription:
@@ -65,8 +71,20 @@ class ClassifierGuard:
         A text that is longer than what the classifier reads is judged in windows: the worst one decides, where those
         after the first have to exceed a higher bar if the guard has one for them.
         """
-        read = await self._ask_any([turn.content for turn in turns])
-        return [self._verdict(turn, answer) for turn, answer in zip(turns, read, strict=True)]
+        texts = [turn.content for turn in turns]
+        read = await self._ask_any(texts)
+        verdicts = [self._verdict(turn, answer) for turn, answer in zip(turns, read, strict=True)]
+        unfamiliar = await self._unfamiliar(texts)
+        return [
+            _unread(verdict) if is_unfamiliar else verdict
+            for verdict, is_unfamiliar in zip(verdicts, unfamiliar, strict=True)
+        ]
+
+    async def _unfamiliar(self, texts: Sequence[str]) -> list[bool]:
+        scripts = self._scripts
+        if scripts is None:
+            return [False] * len(texts)
+        return await off_loop(lambda: [scripts.is_unfamiliar(text) for text in texts], characters=sum(map(len, texts)))
 
     def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
         first = read_verdict(self._about, self._reader, turn, answer)
@@ -101,6 +119,17 @@ class ClassifierGuard:
             return [problem]
         middle = len(texts) // 2
         return [*await self._ask(texts[:middle]), *await self._ask(texts[middle:])]
+
+
+def _unread(verdict: Verdict) -> Verdict:
+    """Return what a verdict says of a text that the classifier cannot read: the hazard that it found all the same."""
+    if verdict.decision is Decision.ERROR:
+        return verdict
+    if verdict.decision is Decision.UNSAFE:
+        return replace(verdict, unjudged_reason=verdict.unjudged_reason or UNFAMILIAR_REASON)
+    return replace(
+        verdict, decision=Decision.ERROR, unsafe_probability=None, error_reason=UNFAMILIAR_REASON, all_scores=()
+    )
 
 
 def _requests(texts: Sequence[str]) -> list[list[int]]:
@@ -140,7 +169,14 @@ def read_verdict(
     try:
         reading = reader.read(answer).held_to(bar, threshold)
     except UnusableAnswerError as error:
-        return Verdict(Decision.ERROR, reference, threshold, truncated=answer.truncated, error_reason=error.reason)
+        return Verdict(
+            Decision.ERROR,
+            reference,
+            threshold,
+            truncated=answer.truncated,
+            error_reason=error.reason,
+            usage=answer.usage,
+        )
     categories = reading.reached(threshold)
     return Verdict(
         decision=Decision.UNSAFE if reading.unsafe_probability >= threshold else Decision.SAFE,
@@ -152,4 +188,5 @@ def read_verdict(
         truncated=answer.truncated,
         cached=answer.cached,
         all_scores=reading.scores,
+        usage=answer.usage,
     )

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from services.safety.judgement import CategoryScore, Decision, Verdict
+from services.runtime.usage import Usage
+from services.safety.judgement import NO_USAGE, CategoryScore, Decision, Verdict
 
 NOT_JUDGED: Final = "WINDOW_NOT_JUDGED"
 NOT_EXPLAINED: Final = "HAZARD_UNEXPLAINED"
@@ -37,7 +38,13 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         all_scores=_largest(score for each in verdicts for score in each.all_scores),
         windows=sum(each.windows for each in verdicts),
         unjudged_reason=next(filter(None, map(_unjudged, verdicts)), ""),
+        usage=total_usage(verdicts),
     )
+
+
+def total_usage(verdicts: Iterable[Verdict]) -> Usage:
+    """Return what verdicts cost together."""
+    return sum((each.usage for each in verdicts), NO_USAGE)
 
 
 def _unjudged(verdict: Verdict) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.inference.model_loading import LoadingTerms
 from services.runtime.errors import (
     CancelledCallError,
     FailedPreconditionError,
@@ -62,6 +63,9 @@ class GuardUnavailableError(UnavailableError):
 
     default_reason = "GUARD_UNAVAILABLE"
 
+
+GUARD_LOADING: Final = LoadingTerms("the guard's model", "guard", GuardLoadError, GuardUnavailableError)
+"""How a guard's model is kept loaded."""
 
 CALL_FAILURES: Final = (
     UnavailableError,

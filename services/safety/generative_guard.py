@@ -1,18 +1,20 @@
 """A guard that is a language model: asked in its family's words, believed only where its answer is one of them."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FailedPreconditionError, FleetError
+from services.runtime.usage import Meter, usage_of, with_usage
 from services.safety.answer_cache import AnswerCache
 from services.safety.combining import NOT_JUDGED, worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
-from services.safety.examination import Finding, RawAnswer, find
+from services.safety.examination import Finding, RawAnswer, continuations, find
 from services.safety.formats.guard_format import GuardFormat, Level, Question
-from services.safety.judgement import CategoryScore, Decision, GuardDescription, JudgedTurn, Verdict
+from services.safety.judgement import NO_USAGE, CategoryScore, Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.language_model import GeneratedAnswer, LanguageModel
 from services.safety.long_turns import TOO_LONG, characters_of, divided
 from services.safety.reading import is_unmapped
@@ -79,17 +81,29 @@ class GenerativeGuard:
         outcomes = [task.result() for task in tasks]
         failures = [each for each in outcomes if isinstance(each, FleetError)]
         if failures and len(failures) == len(outcomes):
-            raise failures[0]
+            raise with_usage(failures[0], sum(map(usage_of, failures), NO_USAGE))
         return [
-            self._error(turn, outcome.reason) if isinstance(outcome, FleetError) else outcome
+            replace(self._error(turn, outcome.reason), usage=usage_of(outcome))
+            if isinstance(outcome, FleetError)
+            else outcome
             for turn, outcome in zip(turns, outcomes, strict=True)
         ]
 
     async def _judge_whole(
         self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None]
     ) -> Verdict | FleetError:
-        """Return the verdict on a turn, in windows where it is too long, or the error that says that nobody judged."""
-        outcome = await self._judge_one(turn, questions, known)
+        """Return the verdict on a turn, or the error that says that nobody judged; either has what was spent."""
+        spent = Meter()
+        outcome = await self._judged(turn, questions, known, spent)
+        if isinstance(outcome, FleetError):
+            return with_usage(outcome, spent.usage)
+        return replace(outcome, usage=spent.usage)
+
+    async def _judged(
+        self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None], spent: Meter
+    ) -> Verdict | FleetError:
+        """Return what becomes of a turn, in windows where it is too long."""
+        outcome = await self._judge_one(turn, questions, known, spent)
         if not isinstance(outcome, _TooLong):
             return outcome
         pending = outcome.parts(turn, self._format)
@@ -98,7 +112,7 @@ class GenerativeGuard:
             if len(verdicts) + len(pending) > MAX_WINDOWS:
                 return self._error(turn, TOO_LONG)
             windows, pending = pending, []
-            for window, said in zip(windows, await self._judge_windows(windows), strict=True):
+            for window, said in zip(windows, await self._judge_windows(windows, spent), strict=True):
                 if isinstance(said, FleetError):
                     return said
                 if isinstance(said, Verdict):
@@ -114,10 +128,12 @@ class GenerativeGuard:
         whole = worst(verdicts)
         return replace(whole, unjudged_reason=whole.unjudged_reason or NOT_JUDGED) if pending else whole
 
-    async def _judge_windows(self, windows: Sequence[JudgedTurn]) -> "list[Verdict | FleetError | _TooLong]":
+    async def _judge_windows(
+        self, windows: Sequence[JudgedTurn], spent: Meter
+    ) -> "list[Verdict | FleetError | _TooLong]":
         asked = [self._format.questions(window) for window in windows]
         known = await self._known(asked)
-        return await asyncio.gather(*map(self._judge_one, windows, asked, known))
+        return await asyncio.gather(*map(self._judge_one, windows, asked, known, itertools.repeat(spent)))
 
     async def _known(self, asked: Sequence[Sequence[Question]]) -> list[list[RawAnswer | None]]:
         """Return what is known of each turn's questions; one lookup for all."""
@@ -127,7 +143,7 @@ class GenerativeGuard:
         return [[next(found) for _ in questions] for questions in asked]
 
     async def _judge_one(
-        self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None]
+        self, turn: JudgedTurn, questions: Sequence[Question], known: Sequence[RawAnswer | None], spent: Meter
     ) -> "Verdict | FleetError | _TooLong":
         """Return the verdict, the error that says that nobody judged, or that a prompt was too long."""
         async with self._places:
@@ -135,7 +151,7 @@ class GenerativeGuard:
             try:
                 async with asyncio.timeout(budget):
                     answers = [
-                        await self._examine(turn, question, answer, budget)
+                        await self._examine(turn, question, answer, _Asking(budget, spent))
                         for question, answer in zip(questions, known, strict=True)
                     ]
                     return self._verdict(turn, questions, answers)
@@ -153,37 +169,43 @@ class GenerativeGuard:
                 return _too_long(questions, error) if error.reason == TOO_LONG else self._error(turn, error.reason)
 
     async def _examine(
-        self, turn: JudgedTurn, question: Question, known: RawAnswer | None, budget: float
+        self, turn: JudgedTurn, question: Question, known: RawAnswer | None, asking: "_Asking"
     ) -> tuple[Finding, bool]:
         """Return what the model says to a question, and whether that was known."""
         if known is not None:
             try:
-                return self._read(turn, question, known), True
+                finding = self._read(turn, question, known)
             except UnusableAnswerError:
                 pass  # kept by a release that read answers in another way: ask again
+            else:
+                asking.spent.add(known.usage)
+                return finding, True
         generated = await self._model.answer(
             question.prompt,
             max_tokens=question.max_tokens,
             stop=question.stop,
             keep_special_tokens=question.keeps_special_tokens,
-            timeout_seconds=budget,
+            timeout_seconds=asking.timeout_seconds,
         )
+        asking.spent.add(generated.usage)
         try:
-            return await self._understand(turn, question, generated, budget), False
+            return await self._understand(turn, question, generated, asking), False
         except UnusableAnswerError as error:
             if generated.lacks_room(question.max_tokens):
                 raise _without_room(generated) from error
             raise
 
     async def _understand(
-        self, turn: JudgedTurn, question: Question, generated: GeneratedAnswer, budget: float
+        self, turn: JudgedTurn, question: Question, generated: GeneratedAnswer, asking: "_Asking"
     ) -> Finding:
         """Return what a new answer says, and remember it if it can be used."""
         statement = self._format.read(generated.text, question, turn.aspect)
         likelihoods = await self._model.log_likelihoods(
-            question.prompt, [statement.before + word for _, word in statement.words], timeout_seconds=budget
+            question.prompt, continuations(question, statement), timeout_seconds=asking.timeout_seconds
         )
-        answer = RawAnswer(generated.text, generated.is_complete, tuple(likelihoods))
+        asking.spent.add(likelihoods.usage)
+        usage = generated.usage + likelihoods.usage
+        answer = RawAnswer(generated.text, generated.is_complete, likelihoods.values, usage=usage)
         finding = self._read(turn, question, answer)
         if self._cache is not None:
             await self._cache.keep(question, answer)
@@ -204,7 +226,7 @@ class GenerativeGuard:
         named, scored = self._named(findings), self._scored(questions, findings)
         unmapped = any(is_unmapped(each.category) for each in named)
         level = Level.UNSAFE if unmapped else max(finding.level(threshold) for finding in findings)
-        reached = [score for score, finding in scored if finding.level(threshold) is not Level.SAFE]
+        reached = [score for score, finding in scored if unmapped or finding.level(threshold) is not Level.SAFE]
         said = findings[0].statement
         return Verdict(
             decision=_DECISIONS[level],
@@ -239,6 +261,14 @@ class GenerativeGuard:
 
     def _threshold(self, turn: JudgedTurn) -> float | None:
         return self._about.default_threshold if turn.threshold is None else turn.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How long requests about a turn may take, and what counts up their cost."""
+
+    timeout_seconds: float
+    spent: Meter
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from services.inference.checkpoints import CheckpointFacts, content_digest, inspect_checkpoint, read_json
-from services.inference.contract import CausalLMArguments
+from services.inference.contract import CausalLMArguments, DtypeName
 from services.inference.errors import as_fleet_errors
 from services.runtime.errors import FleetError
 from services.safety import long_turns
@@ -15,10 +15,21 @@ from services.safety.formats.guard_format import GuardFormat
 from services.safety.formats.registry import FormatOptions
 from services.safety.formats.taxonomy import Taxonomy
 from services.safety.guards_file import GenerativeEntry
-from services.safety.judgement import GuardDescription, GuardReference
+from services.safety.judgement import (
+    Aspect,
+    GuardDescription,
+    GuardReference,
+    HazardCategory,
+    JudgedTurn,
+    Role,
+    Turn,
+)
 from services.safety.yaml_file import file_error
 
 ENGINE: Final = "transformers-causal-lm"
+
+AutoDtype = Literal["float32", "checkpoint"]
+"""What the number type ``auto`` stands for: float32, or that of the checkpoint's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +49,14 @@ class GenerativeModel:
     checkpoint_name: str
 
 
-def generative_model(file: Path, entry: GenerativeEntry) -> GenerativeModel:
+def generative_model(file: Path, entry: GenerativeEntry, auto_dtype: AutoDtype = "float32") -> GenerativeModel:
     """Inspect a guard's checkpoint. Reads all its weights: call it outside the event loop.
 
     Args:
         file: the guards file, for messages.
         entry: of that file.
+        auto_dtype: what its number type is where it says ``auto``. It is settled here and not by the engine, so that
+            references, caches and calibrations tell apart what was computed in different types.
 
     Raises:
         GuardFileError: the checkpoint cannot be used.
@@ -61,12 +74,20 @@ def generative_model(file: Path, entry: GenerativeEntry) -> GenerativeModel:
         problem = f"is {entry.context_tokens}, the checkpoint reads {facts.context_tokens}"
         raise file_error(file, f"guard {entry.name!r}: context_tokens: {problem}")
     guard_format = entry.family.build(_options(entry, facts, tokens))
+    dtype = _dtype(entry.dtype, facts, auto_dtype)
     arguments = CausalLMArguments(
-        model=str(entry.checkpoint.resolve()), dtype=entry.dtype, max_model_len=entry.context_tokens
+        model=str(entry.checkpoint.resolve()), dtype=dtype, max_model_len=entry.context_tokens
     )
-    about = _description(entry, facts, guard_format, weights_digest, tokens)
+    about = _description(entry.model_copy(update={"dtype": dtype}), facts, guard_format, weights_digest, tokens)
     loaded = json_digest([weights_digest, arguments.dtype, arguments.max_model_len])
     return GenerativeModel(about, guard_format, arguments, f"{entry.name}-{loaded[:12]}")
+
+
+def _dtype(wanted: DtypeName, facts: CheckpointFacts, auto_dtype: AutoDtype) -> DtypeName:
+    if wanted != "auto":
+        return wanted
+    known: tuple[DtypeName, ...] = ("bfloat16", "float16")
+    return next((each for each in known if auto_dtype == "checkpoint" and each == facts.dtype), "float32")
 
 
 def special_tokens(checkpoint: Path) -> frozenset[str]:
@@ -122,6 +143,13 @@ def _options(entry: GenerativeEntry, facts: CheckpointFacts, tokens: frozenset[s
     )
 
 
+def _asked_about(guard_format: GuardFormat) -> tuple[HazardCategory, ...]:
+    """Return the categories that a guard can find: of a family asked by category, those it is asked about."""
+    turn = JudgedTurn([Turn(Role.USER, "?")], 0, Aspect.PROMPT)
+    asked = {question.category for question in guard_format.questions(turn)}
+    return tuple(each for each in guard_format.taxonomy.all() if asked == {""} or each.code in asked)
+
+
 def _description(
     entry: GenerativeEntry,
     facts: CheckpointFacts,
@@ -142,7 +170,7 @@ def _description(
         reference=reference,
         description=entry.description or f"A language model that answers as {entry.kind} does.",
         aspects=guard_format.aspects,
-        categories=taxonomy.all(),
+        categories=_asked_about(guard_format),
         default_threshold=entry.threshold,
         max_tokens=entry.context_tokens or facts.context_tokens,
     )

@@ -1,10 +1,11 @@
 """The seams of the safety service: a guard judges turns, a classifier gives probabilities of labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.safety.judgement import GuardDescription, JudgedTurn, Verdict
+from services.runtime.usage import Usage
+from services.safety.judgement import NO_USAGE, GuardDescription, JudgedTurn, Verdict
 
 
 class Guard(Protocol):
@@ -23,7 +24,8 @@ class Guard(Protocol):
         What the guard answered but cannot be used becomes an ERROR verdict of the turns concerned.
 
         Raises:
-            FleetError: nothing was judged: the guard is away, overloaded, or the caller's time is used up.
+            FleetError: nothing was judged: the guard is away, overloaded, or the caller's time is used up. What was
+                spent all the same is in its metadata, of all turns together: see ``services.runtime.usage``.
         """
 
 
@@ -38,6 +40,7 @@ class LabelledText:
         cached: whether the answer was known before.
         later: of a text that is longer than what it reads at once, what it says of the windows after the first, in
             their order; all of them together are the text, but for what ``truncated`` says is left out.
+        usage: what this window cost in the inference server, its share of the request; of a known one what it saved.
     """
 
     probabilities: Sequence[float]
@@ -45,6 +48,12 @@ class LabelledText:
     truncated: bool
     cached: bool = False
     later: tuple["LabelledText", ...] = ()
+    usage: Usage = NO_USAGE
+
+    @property
+    def from_cache(self) -> "LabelledText":
+        """The same for whoever shares it: somebody else has paid."""
+        return replace(self, usage=self.usage.from_cache, later=tuple(each.from_cache for each in self.later))
 
 
 class Classifier(Protocol):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.safety.errors import GuardFileError
 from services.safety.judgement import HazardCategory
+from services.safety.scripts import ReadScripts
 from services.safety.yaml_file import file_error, hint, read_yaml_mapping, validated
 
 _MAX_WINDOWS: Final = 80
@@ -81,6 +82,7 @@ class GuardFile(BaseModel):
             as may be; default: the same, for what is behind the first. Shorter ones read the whole text again.
         max_windows: most windows of one text; what is behind them is left out, and the verdict is marked as truncated.
         later_windows: how what is found in the windows after the first counts; default: as in the first.
+        scripts: those that the model reads: what is not UNSAFE, but in others, is an ERROR; default: it reads all.
         special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
         threshold: on the unsafe probability; calibration.json beside the file goes first.
         taxonomy: name of the taxonomy that the category codes belong to; empty where there are none.
@@ -99,6 +101,7 @@ class GuardFile(BaseModel):
     window_tokens: int | None = Field(None, ge=16)
     max_windows: int = Field(_MAX_WINDOWS, ge=1, le=1024)
     later_windows: LaterWindows = LaterWindows()
+    scripts: ReadScripts | None = None
     special_tokens: int = Field(0, ge=0)
     threshold: float | None = Field(None, gt=0, le=1)
     taxonomy: str = ""

@@ -125,6 +125,7 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
                 "later_windows": file.later_windows.model_dump(),
                 "taxonomy": [file.taxonomy, file.taxonomy_version],
                 "labels": [[label, file.meaning(label)] for label in labels],
+                **({"scripts": file.scripts.model_dump(mode="json")} if file.scripts else {}),
             }
         ),
         engine=ENGINE if arguments.variant == "torch" else arguments.variant.removesuffix("-int8"),

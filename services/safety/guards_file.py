@@ -59,7 +59,7 @@ class GenerativeEntry(Entry):
 
     Attributes:
         checkpoint: its folder; Triton must see it under the same path.
-        dtype: number type to compute in; auto is float32 on a CPU and the checkpoint's own type on a GPU.
+        dtype: number type to compute in; what auto is, the service's settings say.
         threshold: on the unsafe probability; None decides by what the guard says.
         context_tokens: longest prompt with its answer; default: the checkpoint's.
         categories: codes to ask about, where the family asks one question a category; default: the family's.

@@ -3,6 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+from services.runtime.usage import Usage
+
+NO_USAGE: Final = Usage()
+"""Nothing was computed, and nothing saved."""
 
 
 class Role(Enum):
@@ -145,6 +151,7 @@ class Verdict:
             where it only names categories.
         policy: what was applied; None from a guard.
         guard_verdicts: what each of a policy's several guards said; empty from a guard.
+        usage: what judging cost in the inference server: of all windows, stages and guards that were asked.
     """
 
     decision: Decision
@@ -163,6 +170,7 @@ class Verdict:
     guard_verdicts: tuple["Verdict", ...] = ()
     windows: int = 1
     unjudged_reason: str = ""
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)

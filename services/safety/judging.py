@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.runtime.errors import FieldViolation, FleetError
+from services.runtime.usage import usage_of, with_usage, without_usage
 from services.safety.errors import invalid_field
 from services.safety.guard import Guard
-from services.safety.judgement import Decision, JudgedTurn, Verdict
-from services.safety.policies import Policy, apply_policy
+from services.safety.judgement import NO_USAGE, Decision, JudgedTurn, Verdict
+from services.safety.policies import Policy, apply_policy, judged_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,16 @@ class Assignment:
                 known = " and ".join(f"{aspect.value}s" for aspect in about.aspects)
                 raise invalid_field("aspect", f"{about.name} judges {known} only", reason="ASPECT_NOT_JUDGED")
 
+    def decide(self, verdicts: Sequence[Verdict]) -> Verdict:
+        """Return the one verdict on the turn.
+
+        Args:
+            verdicts: of the guards, in their order.
+        """
+        if self.policy is None:
+            return judged_whole(verdicts[0])
+        return apply_policy(self.policy, verdicts, [guard.about.categories for guard in self.guards])
+
 
 async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verdict | FleetError]:
     """Judge each assignment; what is an error already stays one, at its place.
@@ -61,7 +72,8 @@ async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verd
             outcomes: Sequence[Verdict | FleetError] = await guards[name].judge(turns)
         except FleetError as error:
             failures.append(error)
-            outcomes = [error] * len(indices)
+            # What was spent is told once.
+            outcomes = [error, *[without_usage(error)] * (len(indices) - 1)]
         for index, outcome in zip(indices, outcomes, strict=True):
             said[index][name] = outcome
 
@@ -69,7 +81,7 @@ async def judge_all(assignments: Sequence[Assignment | FleetError]) -> list[Verd
         for name, indices in groups.items():
             group.create_task(ask(name, indices))
     if failures and len(failures) == len(groups):
-        raise failures[0]
+        raise with_usage(failures[0], sum(map(usage_of, failures), NO_USAGE))
     return [
         each if isinstance(each, FleetError) else _decided(each, answers)
         for each, answers in zip(assignments, said, strict=True)
@@ -85,7 +97,7 @@ async def judge_one(assignment: Assignment) -> Verdict:
     if len(assignment.guards) == 1:
         [guard] = assignment.guards
         [verdict] = await guard.judge([assignment.turn])
-        return verdict if assignment.policy is None else apply_policy(assignment.policy, [verdict])
+        return assignment.decide([verdict])
     [outcome] = await judge_all([assignment])
     if isinstance(outcome, FleetError):
         raise outcome
@@ -125,13 +137,13 @@ def _decided(assignment: Assignment, answers: dict[str, Verdict | FleetError]) -
             away = away or answer
             answer = _not_judged(guard, assignment.turn, answer)
         verdicts.append(answer)
-    if assignment.policy is None:
-        return away or verdicts[0]
-    decided = apply_policy(assignment.policy, verdicts)
+    if assignment.policy is None and away is not None:
+        return away
+    decided = assignment.decide(verdicts)
     # With a reason, the decision is ERROR, or UNSAFE because the policy takes errors for it.
-    return away if away is not None and decided.error_reason else decided
+    return with_usage(away, decided.usage) if away is not None and decided.error_reason else decided
 
 
 def _not_judged(guard: Guard, turn: JudgedTurn, error: FleetError) -> Verdict:
     threshold = guard.about.default_threshold if turn.threshold is None else turn.threshold
-    return Verdict(Decision.ERROR, guard.about.reference, threshold, error_reason=error.reason)
+    return Verdict(Decision.ERROR, guard.about.reference, threshold, error_reason=error.reason, usage=usage_of(error))

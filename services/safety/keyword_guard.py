@@ -16,7 +16,7 @@ from services.safety.judgement import (
 )
 
 ENGINE: Final = "blocklist"
-TEMPLATE: Final = "judged-turn-normalised/1"
+TEMPLATE: Final = "judged-turn-normalised/2"
 TIMEOUT_REASON: Final = "BLOCKLIST_TIMEOUT"
 
 

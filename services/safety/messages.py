@@ -6,9 +6,11 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2
 
 from services.runtime.errors import FleetError, to_status
+from services.runtime.usage_messages import usage_to_proto
 from services.safety.conversation import choose_turn
 from services.safety.errors import invalid_field
 from services.safety.judgement import (
+    NO_USAGE,
     Aspect,
     CategoryScore,
     Decision,
@@ -89,6 +91,8 @@ def verdict_to_proto(verdict: Verdict) -> safety_pb2.Verdict:
         cached=verdict.cached,
         policy=policy_reference_to_proto(verdict.policy) if verdict.policy else None,
         guard_verdicts=[verdict_to_proto(each) for each in verdict.guard_verdicts],
+        unjudged_reason=verdict.unjudged_reason,
+        usage=usage_to_proto(verdict.usage) if verdict.usage != NO_USAGE else None,
     )
 
 

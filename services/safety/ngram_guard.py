@@ -17,10 +17,10 @@ from services.safety.judgement import Aspect, GuardDescription, GuardReference, 
 from services.safety.ngram_file import NgramFile, read_ngrams
 from services.safety.ngram_model import TEMPLATE, NgramAnswers, NgramSettings
 from services.safety.reading import LabelReader
+from services.safety.scripts import UNFAMILIAR_REASON
 from services.safety.windows import Answer, read_whole
 
 ENGINE: Final = "ngrams"
-UNFAMILIAR_REASON: Final = "TEXT_UNFAMILIAR"
 TIMEOUT_REASON: Final = "GUARD_TIMEOUT"
 _PORTION_CHARACTERS: Final = 20_000
 """What is computed at once; in between, other calls have their turn."""

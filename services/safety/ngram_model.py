@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from services.safety.errors import NgramsNotInstalledError
 from services.safety.normalising import normalised
 
-TEMPLATE: Final = "judged-turn-content-ngrams/1"
+TEMPLATE: Final = "judged-turn-content-ngrams/2"
 """How a conversation becomes features: the judged turn's content, normalised, a long one in windows."""
 # Whatever a version of the library might do otherwise: umlauts, ligatures, digits, other scripts, apostrophes.
 _HASHED_TEXTS: Final = ("How do I bake 12 loaves?", "Straße, ﬁne naïve café — it's 3.5 °C", "面包 и хлеб", "a b-c_d e")

@@ -7,7 +7,14 @@ from evalfleet.safety.v1 import safety_pb2
 
 from services.safety.errors import invalid_field
 from services.safety.judgement import Aspect, PolicyReference
-from services.safety.policies import Combination, ControversialHandling, ErrorHandling, Policy, PolicyHazard
+from services.safety.policies import (
+    Combination,
+    ControversialHandling,
+    ErrorHandling,
+    Policy,
+    PolicyHazard,
+    TruncationHandling,
+)
 from services.safety.policies.policy import PolicyFieldError
 
 _ASPECTS: Final = {safety_pb2.ASPECT_PROMPT: Aspect.PROMPT, safety_pb2.ASPECT_RESPONSE: Aspect.RESPONSE}
@@ -29,9 +36,15 @@ _CONTROVERSIAL_HANDLINGS: Final = {
     safety_pb2.CONTROVERSIAL_HANDLING_UNSAFE: ControversialHandling.UNSAFE,
     safety_pb2.CONTROVERSIAL_HANDLING_SAFE: ControversialHandling.SAFE,
 }
+_TRUNCATION_HANDLINGS: Final = {
+    safety_pb2.TRUNCATION_HANDLING_UNSPECIFIED: TruncationHandling.ERROR,
+    safety_pb2.TRUNCATION_HANDLING_ERROR: TruncationHandling.ERROR,
+    safety_pb2.TRUNCATION_HANDLING_JUDGED_PART: TruncationHandling.JUDGED_PART,
+}
 _COMBINATION_NUMBERS: Final = {meaning: number for number, meaning in _COMBINATIONS.items()}
 _ERROR_HANDLING_NUMBERS: Final = {meaning: number for number, meaning in _ERROR_HANDLINGS.items()}
 _CONTROVERSIAL_NUMBERS: Final = {meaning: number for number, meaning in _CONTROVERSIAL_HANDLINGS.items()}
+_TRUNCATION_NUMBERS: Final = {meaning: number for number, meaning in _TRUNCATION_HANDLINGS.items()}
 _PATH: Final = "inline_policy"
 
 
@@ -48,6 +61,7 @@ def inline_policy(message: safety_pb2.Policy) -> Policy:
         ("combination", message.combination, _COMBINATIONS),
         ("on_error", message.on_error, _ERROR_HANDLINGS),
         ("on_controversial", message.on_controversial, _CONTROVERSIAL_HANDLINGS),
+        ("on_truncated", message.on_truncated, _TRUNCATION_HANDLINGS),
     )
     for field, number, known in choices:
         if number not in known:
@@ -71,6 +85,7 @@ def inline_policy(message: safety_pb2.Policy) -> Policy:
             ),
             on_error=_ERROR_HANDLINGS[message.on_error],
             on_controversial=_CONTROVERSIAL_HANDLINGS[message.on_controversial],
+            on_truncated=_TRUNCATION_HANDLINGS[message.on_truncated],
         )
     except PolicyFieldError as error:
         raise invalid_field(f"{_PATH}.{error.field}", error.problem, reason="POLICY_INVALID") from error
@@ -94,6 +109,7 @@ def policy_to_proto(policy: Policy, problem: str) -> safety_pb2.Policy:
         hazards=[safety_pb2.PolicyHazard(code=each.code, threshold=each.threshold) for each in policy.hazards],
         on_error=_ERROR_HANDLING_NUMBERS[policy.on_error],
         on_controversial=_CONTROVERSIAL_NUMBERS[policy.on_controversial],
+        on_truncated=_TRUNCATION_NUMBERS[policy.on_truncated],
         digest=policy.reference.digest,
         problem=problem,
     )

@@ -105,7 +105,7 @@ def is_unmapped(category: HazardCategory) -> bool:
 
 
 def _probability(value: float) -> float:
-    if not math.isfinite(value):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise UnusableAnswerError("PROBABILITY_NOT_FINITE")
     if not -_ROUNDING <= value <= 1 + _ROUNDING:
         raise UnusableAnswerError("PROBABILITY_OUT_OF_RANGE")

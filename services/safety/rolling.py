@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.runtime.errors import FleetError
+from services.runtime.errors import FleetError, InternalError
 from services.runtime.item_streams import Outcome
+from services.runtime.usage import usage_of
 from services.safety.errors import invalid_field
 from services.safety.judgement import Decision, Verdict
 from services.safety.judging import Assignment
 
+JUDGED_AGAIN: Final = 8
+"""The whole text is judged each time. After an eighth more of it, all verdicts together read some nine times the text,
+however long it is; after a fixed number of characters, a long text would cost its square."""
 # ERROR is left out: it is of one part of a response, and the verdict on more of it covers that part.
 _SEVERITY: Final = {Decision.SAFE: 0, Decision.CONTROVERSIAL: 1, Decision.UNSAFE: 2}
 
@@ -60,7 +64,7 @@ class GrowingResponse:
 
     Args:
         assign: says who judges a response with the given text; raises FleetError if nobody can.
-        every_characters: a verdict is due when so many are not judged yet.
+        every_characters: a verdict is due when so many are not judged yet, and at least an eighth of what was.
         longest_characters: a longer response is broken off.
     """
 
@@ -86,7 +90,7 @@ class GrowingResponse:
                     "text", f"makes the response longer than {self._longest} characters", reason="RESPONSE_TOO_LONG"
                 )
             )
-        if not is_last and self._length - self._judged < self._every:
+        if not is_last and self._length - self._judged < max(self._every, self._judged // JUDGED_AGAIN):
             return None
         whole = "".join(self._pieces)
         self._pieces = [whole]
@@ -98,6 +102,10 @@ class GrowingResponse:
             subject = error
         self._judged = self._length
         return self._judgement(subject, is_final=is_last)
+
+    def refuse(self, error: FleetError) -> Judgement:
+        """Say what is wrong with a message that is no part of the response, but has its id; the response goes on."""
+        return self._judgement(error, is_final=False)
 
     def break_off(self, error: FleetError) -> Judgement:
         """End the response without a verdict on the whole."""
@@ -151,7 +159,8 @@ class WorstSoFar:
     """Repeats the most severe verdict on a growing response until its end.
 
     Text behind a hazard can make the whole look harmless to a guard, but the hazard has been said. So UNSAFE stays,
-    and CONTROVERSIAL stays where only SAFE follows. What could not be judged tells nothing of how severe it is.
+    and CONTROVERSIAL stays where only SAFE follows. What could not be judged tells nothing of how severe it is; where
+    it is the end of a response that was UNSAFE, that is repeated, with the reason beside it.
     """
 
     def __init__(self) -> None:
@@ -165,12 +174,24 @@ class WorstSoFar:
         item_id, verdict = outcome.item_id, outcome.result
         worst = self._worst.pop(item_id, None) if place.is_final else self._worst.get(item_id)
         if isinstance(verdict, BaseException):
+            if worst is not None and worst.decision is Decision.UNSAFE and place.is_final:
+                return _repeated(outcome, worst, verdict)
             return Told(outcome)
         if worst is not None and _is_milder(verdict, worst):
-            return Told(replace(outcome, result=worst), verdict)
+            # Only once is told what the earlier one cost.
+            return Told(replace(outcome, result=replace(worst, usage=verdict.usage)), verdict)
         if not place.is_final and verdict.decision in _SEVERITY:
             self._worst[item_id] = verdict
         return Told(outcome)
+
+
+def _repeated(outcome: Outcome[Verdict], worst: Verdict, error: BaseException) -> Told:
+    """Return the last answer on a response that was found hazardous before something ended it."""
+    fleet_error = error if isinstance(error, FleetError) else InternalError("the response could not be judged")
+    current = Verdict(
+        Decision.ERROR, worst.guard, worst.threshold, error_reason=fleet_error.reason, usage=usage_of(fleet_error)
+    )
+    return Told(replace(outcome, result=replace(worst, usage=current.usage)), current)
 
 
 def _is_milder(verdict: Verdict, worst: Verdict) -> bool:

@@ -51,6 +51,10 @@ class SafetySettings(ServiceSettings):
     guard_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number type that the guard computes in."
     )
+    auto_dtype: Literal["float32", "checkpoint"] = Field(
+        "float32",
+        description="What the number type `auto` of a language-model guard is: float32, or that of its checkpoint.",
+    )
     guards_file: Path | None = Field(
         None, description="YAML list of further guards to run beside the default one, see docs/guards/formats.md."
     )
@@ -68,6 +72,11 @@ class SafetySettings(ServiceSettings):
     guard_load_timeout_seconds: float = Field(300.0, gt=0, description="Longest load of the guard, in seconds.")
     guard_ready_wait_seconds: float = Field(
         20.0, ge=0, description="Longest that a call waits for a guard that is being loaded, in seconds."
+    )
+    price_table: Path | None = Field(
+        None,
+        description="JSON file of prices by guard (`guards/NAME`) and engine, as the generation service's; "
+        "default: everything is free.",
     )
     policy_dirs: str = Field("", description="Further folders with policies (*.yaml), separated by colons.")
     max_stream_items: int = Field(

@@ -75,6 +75,8 @@ class TurnReader:
         try:
             match message.WhichOneof("part"):
                 case "request":
+                    if item_id in self._open and (problem := self.ids.problem_of(item_id)):
+                        raise problem
                     yield Item(item_id, Judgement(self._assign_request(message.request)))
                 case "opening":
                     self._begin(item_id, message.opening)
@@ -83,7 +85,12 @@ class TurnReader:
                 case _:
                     raise invalid_field("part", "must be a request, an opening or a piece", reason="PART_MISSING")
         except FleetError as error:
-            yield Item(item_id, error)
+            response = self._open.get(item_id)
+            if response is None:
+                yield Item(item_id, error)
+            else:
+                # What is wrong with this message ends nothing: the response goes on.
+                yield Item(item_id, response.refuse(error), is_named_here=False)
 
     def _begin(self, item_id: str, opening: safety_pb2.ResponseOpening) -> None:
         problem = self.ids.problem_of(item_id)

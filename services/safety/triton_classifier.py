@@ -1,19 +1,24 @@
 """The classifier inside Triton: loaded when it is missing, and again after Triton or its process was lost."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from services.inference.contract import ModelEntry
+from services.inference.model_loading import ModelLoading
 from services.inference.results import Classified
-from services.safety.errors import GuardLoadError, UnusableAnswerError
+from services.runtime.usage import Usage
+from services.safety.errors import GUARD_LOADING, GuardLoadError, UnusableAnswerError
 from services.safety.guard import LabelledText
-from services.safety.model_loading import ModelLoading
 from services.safety.windows import MAX_WINDOWS
 
 
 class ClassifierHost(Protocol):
     """What is used of the inference room's client; see ``InferenceClient`` for its errors."""
+
+    async def is_ready(self) -> bool:
+        """Return whether the host answers; never raises."""
 
     async def is_model_ready(self, model: str) -> bool:
         """Return whether a model takes requests; never raises."""
@@ -63,7 +68,7 @@ class TritonClassifier:
         self._labels = tuple(labels)
         self._max_windows = max_windows
         self._load_timeout_seconds = load_timeout_seconds
-        self._loading = ModelLoading(model, self._load, ready_wait_seconds=ready_wait_seconds)
+        self._loading = ModelLoading(model, GUARD_LOADING, self._load, ready_wait_seconds=ready_wait_seconds)
 
     async def close(self) -> None:
         """Give up a load in progress; the model stays where it is, for whoever comes next."""
@@ -75,7 +80,10 @@ class TritonClassifier:
             return False
         if await self._host.is_model_ready(self._model):
             return True
-        self._loading.begin()
+        if await self._host.is_ready():
+            self._loading.begin()
+        else:
+            self._loading.forget_host()
         return False
 
     async def classify(self, texts: Sequence[str], *, timeout_seconds: float) -> Sequence[LabelledText]:
@@ -117,9 +125,19 @@ class TritonClassifier:
             or len(answer.num_windows) != len(answer.truncated)
         ):
             raise UnusableAnswerError("WRONG_ANSWER_SHAPE")
-        windows = zip(answer.probabilities.tolist(), answer.num_tokens.tolist(), strict=True)
+        counts = answer.num_tokens.tolist()
+        # The engine measures the request; a window's share of it is that of the tokens.
+        seconds_a_token = (answer.engine_seconds or 0.0) / max(1, sum(counts))
+        windows = zip(answer.probabilities.tolist(), counts, strict=True)
         texts: list[LabelledText] = []
         for count, truncated in zip(answer.num_windows.tolist(), answer.truncated.tolist(), strict=True):
-            first, *later = [LabelledText(*next(windows), truncated) for _ in range(count)]
+            first, *later = [
+                LabelledText(probabilities, tokens, truncated, usage=_usage(tokens, seconds_a_token))
+                for probabilities, tokens in itertools.islice(windows, count)
+            ]
             texts.append(replace(first, later=tuple(later)) if later else first)
         return texts
+
+
+def _usage(tokens: int, seconds_a_token: float) -> Usage:
+    return Usage(prompt_tokens=tokens, computed_prompt_tokens=tokens, engine_seconds=tokens * seconds_a_token)

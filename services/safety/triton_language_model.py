@@ -7,11 +7,13 @@ from typing import Final, Protocol
 
 from services.inference.contract import CausalLMArguments, Prompt
 from services.inference.host_contract import HostReport
+from services.inference.model_loading import ENGINE_CRASHED, ModelLoading
 from services.inference.results import Generated, ScoredContinuations
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FleetError
-from services.safety.language_model import GeneratedAnswer
-from services.safety.model_loading import ENGINE_CRASHED, ModelLoading
+from services.runtime.usage import Usage
+from services.safety.errors import GUARD_LOADING
+from services.safety.language_model import GeneratedAnswer, Likelihoods
 
 GUARD_HOST_MODEL: Final = "evalfleet-guards"
 """Name of the guards' own checkpoint host. The generation service owns the other; the death of one spares the other."""
@@ -22,6 +24,9 @@ _PROBE_SECONDS: Final = 5.0
 
 class InferenceModels(Protocol):
     """What is used of the inference room's client; see ``InferenceClient`` for its errors."""
+
+    async def is_ready(self) -> bool:
+        """Return whether the host answers; never raises."""
 
     async def generate(
         self,
@@ -129,7 +134,7 @@ class TritonLanguageModel:
         self._name = name
         self._arguments = arguments
         self._load_seconds = limits.load_seconds
-        self._loading = ModelLoading(name, self._load, ready_wait_seconds=limits.ready_wait_seconds)
+        self._loading = ModelLoading(name, GUARD_LOADING, self._load, ready_wait_seconds=limits.ready_wait_seconds)
 
     async def close(self) -> None:
         """Give up a load in progress; the model stays where it is, for whoever comes next."""
@@ -141,7 +146,10 @@ class TritonLanguageModel:
             return False
         if await self._host.has(self._name):
             return True
-        self._loading.begin()
+        if await self._client.is_ready():
+            self._loading.begin()
+        else:
+            self._loading.forget_host()
         return False
 
     async def answer(
@@ -169,11 +177,12 @@ class TritonLanguageModel:
             is_complete=generated.finish_reason == "stop",
             prompt_tokens=generated.num_input_tokens,
             answer_tokens=generated.num_output_tokens,
+            usage=_usage(generated, generated.num_output_tokens),
         )
 
     async def log_likelihoods(
         self, prompt: Prompt, continuations: Sequence[str], *, timeout_seconds: float
-    ) -> Sequence[float]:
+    ) -> Likelihoods:
         """Return the log-likelihood of each continuation; as ``answer`` where the checkpoint was lost."""
 
         async def ask(seconds: float) -> ScoredContinuations:
@@ -182,8 +191,20 @@ class TritonLanguageModel:
             )
 
         scored = await self._loading.retried(ask, timeout_seconds)
-        return [each.log_likelihood for each in scored.scores]
+        values = tuple(each.log_likelihood for each in scored.scores)
+        return Likelihoods(values, _usage(scored, sum(each.num_tokens for each in scored.scores)))
 
     async def _load(self, restart: bool) -> None:
         # The host finds out by itself whether its process is dead, and restarts once for all its checkpoints.
         await self._host.load(self._name, self._arguments, timeout_seconds=self._load_seconds)
+
+
+def _usage(answer: Generated | ScoredContinuations, completion_tokens: int) -> Usage:
+    return Usage(
+        prompt_tokens=answer.num_input_tokens,
+        completion_tokens=completion_tokens,
+        engine_seconds=answer.engine_seconds or 0.0,
+        computed_prompt_tokens=answer.num_input_tokens - answer.num_cached_tokens,
+        computed_completion_tokens=completion_tokens,
+        prefix_saved_tokens=answer.num_cached_tokens,
+    )

@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from services.inference.client import InferenceClient
+from services.inference.control_key import read_control_key
 from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
 from services.runtime.item_streams import StreamLimits
+from services.runtime.prices import read_price_table
 from services.runtime.server import HostedService
 from services.safety.beside_guards import GuardBuilder, KeptAnswers, classifier_guard
 from services.safety.cascade import CascadeMetrics
@@ -21,6 +22,7 @@ from services.safety.catalogue import GuardCatalogue
 from services.safety.guard import Guard
 from services.safety.guard_models import EMBEDDED_FOLDER, GuardModel, checkpoint_guard, embedded_guard
 from services.safety.policies.catalogue import open_policies
+from services.safety.priced_guard import PricedGuard
 from services.safety.rolling import RollingLimits
 from services.safety.service import hosted
 from services.safety.settings import SafetySettings
@@ -35,9 +37,9 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
     """Yield the service; it is NOT_SERVING until Triton is there and has the guard.
 
     Raises:
-        FleetError: the files of the guard or of a policy, or the key file, cannot be used.
+        FleetError: the files of the guard, of a policy or of prices, or the key file, cannot be used.
     """
-    key = _read_key(settings.triton_key_file)
+    key = await read_control_key(settings.triton_key_file)
     model = await asyncio.to_thread(_guard_model, settings)
     async with InferenceClient(settings.triton_target, model_control_key=key) as client, AsyncExitStack() as stack:
         kept = await _open_cache(settings, metrics, stack)
@@ -46,6 +48,10 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
         if settings.guards_file is not None:
             builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
             guards += await builder.build(taken=model.about.name)
+        if settings.price_table is not None:
+            prices = await asyncio.to_thread(read_price_table, settings.price_table)
+            guards = [PricedGuard(each, prices) for each in guards]
+        if settings.guards_file is not None:
             guards += await build_cascades(settings.guards_file, guards, CascadeMetrics(metrics))
         yield [_hosted(settings, GuardCatalogue(guards))]
 
@@ -90,12 +96,3 @@ def _guard_model(settings: SafetySettings) -> GuardModel:
     model = embedded_guard(settings.encoder_path, settings.guard_dtype, variant=settings.guard_variant)
     check_promoted(EMBEDDED_FOLDER, settings.guard_variant, model.about.reference.weights_digest)
     return model
-
-
-def _read_key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"cannot read Triton's model-control key: {error}; set EVALFLEET_TRITON_KEY_FILE") from error

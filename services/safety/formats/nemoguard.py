@@ -18,7 +18,8 @@ _MAX_TOKENS: Final = 160
 _RATING: Final = {Aspect.PROMPT: "User Safety", Aspect.RESPONSE: "Response Safety"}
 _CATEGORIES: Final = "Safety Categories"
 _LEVELS: Final = {"safe": Level.SAFE, "unsafe": Level.UNSAFE}
-_WORDS: Final = ((Level.SAFE, 'safe"'), (Level.UNSAFE, 'unsafe"'))
+# Without the quote that closes them: tokenizers join it to the comma or brace behind it.
+_WORDS: Final = ((Level.SAFE, "safe"), (Level.UNSAFE, "unsafe"))
 
 # As the model card gives it.
 _TASK: Final = (

@@ -1,70 +1,125 @@
 """Applies a policy to guards' verdicts: a pure function that fails closed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Final
 
-from services.safety.judgement import CategoryScore, Decision, Verdict
+from services.safety.combining import total_usage
+from services.safety.judgement import CategoryScore, Decision, HazardCategory, Verdict
 from services.safety.policies.hazards import matches
-from services.safety.policies.policy import Combination, ControversialHandling, ErrorHandling, Policy
+from services.safety.policies.policy import (
+    Combination,
+    ControversialHandling,
+    ErrorHandling,
+    Policy,
+    PolicyHazard,
+    TruncationHandling,
+)
 
 UNEXPLAINED_ERROR: Final = "GUARD_FAILED"
+TRUNCATED: Final = "TEXT_TRUNCATED"
 # Above every probability.
 _NO_THRESHOLD: Final = 2.0
 _SEVERITY: Final = {Decision.SAFE: 0, Decision.CONTROVERSIAL: 1, Decision.ERROR: 2, Decision.UNSAFE: 3}
+_FLAGGED: Final = (Decision.UNSAFE, Decision.CONTROVERSIAL)
+
+Known = Collection[HazardCategory]
+"""What a guard can tell apart."""
 
 
-def apply_policy(policy: Policy, verdicts: Sequence[Verdict]) -> Verdict:
+def apply_policy(policy: Policy, verdicts: Sequence[Verdict], known: Sequence[Known] | None = None) -> Verdict:
     """Return the one verdict that a policy makes of the verdicts of its guards on one turn.
 
     First each guard's verdict is judged by the policy's hazards and thresholds:
 
     - a named hazard counts from its own threshold on, or else from the policy's, or else from the guard's; named by
       the guard without a probability, it counts;
+    - where the guard gives a named hazard no probability, its unsafe probability may be of that hazard: unless what it
+      does name or score explains it, it is held against the lowest threshold of these hazards;
     - what the guard's taxonomy does not have counts, and so does UNSAFE that no category explains;
     - where no hazards are named, the policy's threshold is that on the guard's unsafe probability.
 
-    Then these votes are combined (see ``Combination``), and at last errors are handled (see ``ErrorHandling``).
+    SAFE of a part of a text is ERROR, unless the policy lets that part decide (see ``TruncationHandling``).
+
+    Then these votes are combined (see ``Combination``): by majority those of all guards and, for each named hazard, of
+    those that know it, since a guard cannot speak against what it does not know; the worst result counts. At last
+    errors are handled (see ``ErrorHandling``).
 
     Args:
         policy: the rules.
         verdicts: one a guard, at least one, each made at the policy's overall threshold if that has one.
+        known: the categories of each of these guards, in their order; None: each is taken to know what it spoke of, and
+            to have a vote on every hazard.
     """
-    votes = [_vote(policy, verdict) for verdict in verdicts]
-    decision = _combined(policy.combination, [vote.decision for vote in votes])
+    ballots = _ballots(policy, verdicts, [None] * len(verdicts) if known is None else known)
+    decisions = [_combined(policy.combination, [vote.decision for vote in ballot]) for ballot in ballots]
+    decision = max(decisions, key=_SEVERITY.__getitem__)
+    votes = ballots[decisions.index(decision)]
+    decided = [vote for ballot, each in zip(ballots, decisions, strict=True) if each is decision for vote in ballot]
     deciding = next((vote for vote in votes if vote.decision is decision), votes[0])
     reason = ""
     if decision is Decision.ERROR:
         reason = deciding.error_reason or UNEXPLAINED_ERROR
         if policy.on_error is ErrorHandling.UNSAFE:
             decision = Decision.UNSAFE
-    counts_categories = decision in (Decision.UNSAFE, Decision.CONTROVERSIAL)
-    several = len(votes) > 1
+    counts_categories = decision in _FLAGGED
+    several = len(verdicts) > 1
     return replace(
         deciding,
         decision=decision,
-        threshold=_common(vote.threshold for vote in votes),
+        threshold=_common(vote.threshold for vote in ballots[0]),
         unsafe_probability=None if reason else _probability(policy.combination, votes),
-        categories=_merged(votes) if counts_categories and not reason else (),
-        unmapped=counts_categories and any(vote.unmapped for vote in votes),
-        truncated=any(vote.truncated for vote in votes),
-        windows=max(vote.windows for vote in votes),
+        categories=_merged(decided) if counts_categories and not reason else (),
+        unmapped=counts_categories and any(vote.unmapped for vote in decided),
+        truncated=any(each.truncated for each in verdicts),
+        windows=max(each.windows for each in verdicts),
         error_reason=reason,
-        refusal=_first(vote.refusal for vote in votes),
-        over_refusal=_first(vote.over_refusal for vote in votes),
-        cached=all(vote.cached for vote in votes),
+        refusal=_first(each.refusal for each in verdicts),
+        over_refusal=_first(each.over_refusal for each in verdicts),
+        cached=all(each.cached for each in verdicts),
         all_scores=() if several else deciding.all_scores,
         policy=policy.reference,
         guard_verdicts=tuple(verdicts) if several else (),
+        unjudged_reason=next((each.unjudged_reason for each in verdicts if each.unjudged_reason), ""),
+        usage=total_usage(verdicts),
     )
 
 
-def _vote(policy: Policy, verdict: Verdict) -> Verdict:
-    """Return a guard's verdict as the policy sees it."""
+def judged_whole(verdict: Verdict) -> Verdict:
+    """Return the verdict, or ERROR in place of a SAFE that was said of a part of the text: nobody judged the rest."""
+    if not verdict.truncated or verdict.decision is not Decision.SAFE:
+        return verdict
+    return replace(verdict, decision=Decision.ERROR, unsafe_probability=None, error_reason=TRUNCATED)
+
+
+def _ballots(policy: Policy, verdicts: Sequence[Verdict], known: Sequence[Known | None]) -> list[list[Verdict]]:
+    """Return the votes of all guards and, where a majority is to find each hazard, those of who knows it."""
+    told = list(zip(verdicts, known, strict=True))
+    ballots = [[_vote(policy, policy.hazards, verdict, knows) for verdict, knows in told]]
+    if policy.combination is Combination.MAJORITY and len(told) > 1:
+        for hazard in policy.hazards:
+            votes = [(_vote(policy, (hazard,), verdict, knows), knows) for verdict, knows in told]
+            # Of what it does not know a guard can only say UNSAFE: by what no category explains.
+            ballot = [vote for vote, knows in votes if _has_vote(hazard, knows) or vote.decision is Decision.UNSAFE]
+            ballots += [ballot] if ballot else []
+    return ballots
+
+
+def _has_vote(hazard: PolicyHazard, known: Known | None) -> bool:
+    return known is None or any(matches(hazard.code, category) for category in known)
+
+
+def _vote(policy: Policy, hazards: Sequence[PolicyHazard], verdict: Verdict, known: Known | None) -> Verdict:
+    """Return a guard's verdict as the policy sees it when only these of its hazards count."""
+    judged = _judged(policy, hazards, verdict, known)
+    return judged_whole(judged) if policy.on_truncated is TruncationHandling.ERROR else judged
+
+
+def _judged(policy: Policy, hazards: Sequence[PolicyHazard], verdict: Verdict, known: Known | None) -> Verdict:
     if verdict.decision is Decision.ERROR:
         return verdict
-    judged = _by_hazards(policy, verdict) if policy.hazards else _by_threshold(policy, verdict)
+    judged = _by_hazards(policy, hazards, verdict, known) if hazards else _by_threshold(policy, verdict)
     if verdict.unjudged_reason and _SEVERITY[judged.decision] < _SEVERITY[verdict.decision]:
         # What decided does not count, and what else there may be nobody has judged.
         reason = verdict.unjudged_reason
@@ -89,22 +144,24 @@ def _by_threshold(policy: Policy, verdict: Verdict) -> Verdict:
     return replace(verdict, decision=Decision.SAFE, threshold=threshold, categories=())
 
 
-def _by_hazards(policy: Policy, verdict: Verdict) -> Verdict:
-    """Let only the named hazards count, each from its own threshold on."""
+def _by_hazards(policy: Policy, hazards: Sequence[PolicyHazard], verdict: Verdict, known: Known | None) -> Verdict:
+    """Let only these hazards count, each from its own threshold on."""
     base = _base_threshold(policy, verdict)
-    limits = [(score, _limit(policy, verdict, score)) for score in _scores(verdict)]
+    limits = [(score, _limit(base, hazards, score.category)) for score in _scores(verdict)]
     counted = [(score, limit) for score, limit in limits if limit is not None]
     hits = tuple(
         score
         for score, limit in counted
         if _reaches(score.probability, limit) or (limit == _NO_THRESHOLD and score in verdict.categories)
     )
-    is_flagged = verdict.decision in (Decision.UNSAFE, Decision.CONTROVERSIAL)
+    is_flagged = verdict.decision in _FLAGGED
     # Unsafe without a category that explains it may be any hazard, a named one included.
     is_unexplained = is_flagged and not verdict.categories
-    counts_whole = is_unexplained or verdict.unmapped
+    is_reached = _reaches_unexplained(base, hazards, verdict, known)
+    counts_whole = is_unexplained or is_reached or verdict.unmapped
     # A guard with a middle level says how severe what it names is; what only a threshold makes count is UNSAFE.
-    is_guards = is_flagged and all(hit.category in {each.category for each in verdict.categories} for hit in hits)
+    names = {each.category for each in verdict.categories}
+    is_guards = is_flagged and not is_reached and all(hit.category in names for hit in hits)
     severity = verdict.decision if is_guards else Decision.UNSAFE
     decision = severity if hits or counts_whole else Decision.SAFE
     given = [each.probability for each, _ in counted if each.probability is not None and isfinite(each.probability)]
@@ -112,25 +169,44 @@ def _by_hazards(policy: Policy, verdict: Verdict) -> Verdict:
         verdict,
         decision=decision,
         # None where hazards have different ones.
-        threshold=_common(base if each.threshold is None else each.threshold for each in policy.hazards),
+        threshold=_common(base if each.threshold is None else each.threshold for each in hazards),
         unsafe_probability=verdict.unsafe_probability if counts_whole else max(given, default=None),
         categories=hits if decision is not Decision.SAFE else (),
     )
 
 
-def _limit(policy: Policy, verdict: Verdict, score: CategoryScore) -> float | None:
+def _reaches_unexplained(
+    base: float | None, hazards: Sequence[PolicyHazard], verdict: Verdict, known: Known | None
+) -> bool:
+    """Return whether the unsafe probability counts by itself: it may be of a hazard that was given none.
+
+    What the guard names, or a score as large, explains it. A guard without categories may speak of any hazard.
+    """
+    overall = verdict.unsafe_probability
+    if overall is None or (verdict.decision in _FLAGGED and verdict.categories):
+        return False
+    given = {each.category: each.probability for each in verdict.all_scores if each.probability is not None}
+    if any(each >= overall for each in given.values()) or (known is None and given):
+        return False
+    if known:
+        limits = [_limit(base, hazards, category) for category in known if category not in given]
+    else:
+        limits = [_NO_THRESHOLD if (own := each.threshold or base) is None else own for each in hazards]
+    return _reaches(overall, min((each for each in limits if each is not None), default=_NO_THRESHOLD))
+
+
+def _limit(base: float | None, hazards: Sequence[PolicyHazard], category: HazardCategory) -> float | None:
     """Return the probability from which on a category counts: the lowest of the hazards that cover it.
 
     None if it does not count; ``_NO_THRESHOLD`` if it counts where the guard itself names it.
     """
-    base = _base_threshold(policy, verdict)
     general = _NO_THRESHOLD if base is None else base
-    if not score.category.taxonomy:
+    if not category.taxonomy:
         return general
     limits = [
         general if hazard.threshold is None else hazard.threshold
-        for hazard in policy.hazards
-        if matches(hazard.code, score.category)
+        for hazard in hazards
+        if matches(hazard.code, category)
     ]
     return min(limits, default=None)
 

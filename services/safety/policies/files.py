@@ -14,6 +14,7 @@ from services.safety.policies.policy import (
     Policy,
     PolicyFieldError,
     PolicyHazard,
+    TruncationHandling,
 )
 from services.safety.yaml_file import hint, read_yaml_mapping
 
@@ -43,6 +44,7 @@ class _PolicyEntry(BaseModel):
     hazards: dict[str, _HazardEntry | None] = {}
     on_error: Literal["error", "unsafe"] = "error"
     on_controversial: Literal["keep", "unsafe", "safe"] = "keep"
+    on_truncated: Literal["error", "judged-part"] = "error"
 
 
 def read_policies(folder: Path) -> dict[str, tuple[Path, Policy]]:
@@ -88,6 +90,7 @@ def read_policy(file: Path) -> Policy:
             ),
             on_error=ErrorHandling(entry.on_error),
             on_controversial=ControversialHandling(entry.on_controversial),
+            on_truncated=TruncationHandling(entry.on_truncated),
         )
     except PolicyFieldError as error:
         raise _bad_file(file, f"{error.field}: {error.problem}") from error

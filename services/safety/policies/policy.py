@@ -14,7 +14,7 @@ from services.safety.policies.hazards import problem_of_code
 
 MOST_GUARDS: Final = 8
 MOST_HAZARDS: Final = 256
-_RULES_VERSION: Final = "evalfleet/policy/1"
+_RULES_VERSION: Final = "evalfleet/policy/3"
 
 
 class Combination(Enum):
@@ -37,6 +37,13 @@ class ControversialHandling(Enum):
     KEEP = "keep"
     UNSAFE = "unsafe"
     SAFE = "safe"
+
+
+class TruncationHandling(Enum):
+    """What becomes of SAFE where a guard read a part of the text only."""
+
+    ERROR = "error"
+    JUDGED_PART = "judged-part"
 
 
 class PolicyFieldError(ValueError):
@@ -76,6 +83,7 @@ class Policy:
         hazards: what counts; empty for all that the guards know.
         on_error: what becomes of ERROR.
         on_controversial: what becomes of CONTROVERSIAL.
+        on_truncated: what becomes of SAFE where the rest of the text was not read.
 
     Raises:
         PolicyFieldError: a field has a value that makes no sense.
@@ -91,6 +99,7 @@ class Policy:
     hazards: tuple[PolicyHazard, ...] = ()
     on_error: ErrorHandling = ErrorHandling.ERROR
     on_controversial: ControversialHandling = ControversialHandling.KEEP
+    on_truncated: TruncationHandling = TruncationHandling.ERROR
 
     def __post_init__(self) -> None:
         _check_threshold("threshold", self.threshold)
@@ -123,6 +132,7 @@ class Policy:
             "hazards": {each.code: each.threshold for each in self.hazards},
             "on_error": self.on_error.value,
             "on_controversial": self.on_controversial.value,
+            "on_truncated": self.on_truncated.value,
         }
         content = json.dumps(rules, sort_keys=True, separators=(",", ":"))
         return PolicyReference(self.name, self.version, hashlib.sha256(content.encode()).hexdigest())

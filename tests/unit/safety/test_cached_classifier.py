@@ -7,10 +7,12 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.sqlite_store import SqliteCacheStore
 from services.runtime.cache.store import NewEntry
 from services.runtime.errors import UnavailableError
+from services.runtime.usage import Usage
 from services.safety.cached_classifier import CachedClassifier
 from services.safety.guard import LabelledText
 from services.safety.judgement import GuardReference
-from tests.fakes.classifier import FakeClassifier, answer, in_windows
+from services.safety.reading import LabelReader
+from tests.fakes.classifier import LABELS, FakeClassifier, answer, cost_of, guard_file, in_windows
 from tests.fakes.kept_entries import kept_keys
 
 GUARD = GuardReference("guards/g", "w", "t", "c", "e", "float32")
@@ -20,7 +22,8 @@ def cached(
     inner: FakeClassifier, store: SqliteCacheStore, guard: GuardReference = GUARD, revision: str = "r"
 ) -> CachedClassifier:
     metrics = CacheMetrics("test", CollectorRegistry())
-    return CachedClassifier(inner, guard, engine_revision=revision, store=store, metrics=metrics)
+    reader = LabelReader(LABELS, guard_file())
+    return CachedClassifier(inner, guard, engine_revision=revision, store=store, metrics=metrics, reader=reader)
 
 
 async def ask(classifier: CachedClassifier, *texts: str) -> list[LabelledText]:
@@ -31,11 +34,22 @@ async def test_known_texts_are_not_asked_again(store: SqliteCacheStore) -> None:
     inner = FakeClassifier()
     classifier = cached(inner, store)
     first = await ask(classifier, "a", "bb", "a")
-    known = [replace(each, cached=True) for each in first]
+    known = [replace(each.from_cache, cached=True) for each in first]
     assert await ask(classifier, "bb", "ccc", "a") == [known[1], answer(0.003), known[0]]
     assert inner.requests == [("a", "bb"), ("ccc",)]
     await store.flush()
     assert await ask(classifier, "a") == known[:1]
+
+
+async def test_of_equal_texts_the_first_pays_and_known_ones_only_save(store: SqliteCacheStore) -> None:
+    long = in_windows(answer(0.1, num_tokens=9), answer(0.25, num_tokens=4))
+    classifier = cached(FakeClassifier(lambda texts: [long for _ in texts]), store)
+    saved = [Usage(prompt_tokens=count, cache_saved_tokens=count) for count in (9, 4)]
+    first, same = await ask(classifier, "a", "a")
+    assert [first.usage, first.later[0].usage] == [cost_of(9), cost_of(4)]
+    assert [same.usage, same.later[0].usage] == saved
+    [known] = await ask(classifier, "a")
+    assert [known.usage, known.later[0].usage] == saved
 
 
 async def test_windows_are_kept_and_one_that_is_no_number_keeps_none(store: SqliteCacheStore) -> None:
@@ -49,6 +63,25 @@ async def test_windows_are_kept_and_one_that_is_no_number_keeps_none(store: Sqli
     assert found.cached
     assert all(each.cached for each in found.later)
     assert inner.requests == [("long", "odd"), ("odd",)]
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        answer(1.5),
+        answer(-0.1),
+        answer(float("inf")),
+        answer(0.1, num_tokens=2),
+        LabelledText([0.1], 9, False),
+        LabelledText([], 9, False),
+        in_windows(answer(0.1), answer(0.2, num_tokens=2)),
+    ],
+)
+async def test_what_the_guard_cannot_use_is_asked_again(store: SqliteCacheStore, unusable: LabelledText) -> None:
+    said = [unusable, answer(0.1)]
+    inner = FakeClassifier(lambda texts: [said[len(inner.requests) - 1]])
+    classifier = cached(inner, store)
+    assert [await ask(classifier, "a") for _ in range(2)] == [[unusable], [answer(0.1)]]
 
 
 @pytest.mark.parametrize("part", ["weights_digest", "template_digest", "engine", "dtype"])

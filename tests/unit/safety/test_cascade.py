@@ -20,7 +20,7 @@ SAFE, UNSAFE, ERROR = Decision.SAFE, Decision.UNSAFE, Decision.ERROR
 
 def stage(name: str, **changes: Any) -> dict[str, Any]:
     digests = {"weights_digest": "w" * 64, "template_digest": "t" * 64, "calibration_digest": "c" * 64}
-    return {"guard": f"guards/{name}", **digests, **changes}
+    return {"guard": f"guards/{name}", **digests, "engine": "fake", "dtype": "float32", **changes}
 
 
 def cascade_file(*stages: dict[str, Any], digest: str = "d" * 64) -> CascadeFile:
@@ -85,6 +85,7 @@ UNSURE: dict[str, Judge] = {
     "only a part was read": lambda turn: FakeGuard().verdict(SAFE, 0.0, truncated=True),
     "safe, and a hazard that nobody knows": lambda turn: FakeGuard().verdict(SAFE, 0.0, unmapped=True),
     "a window that was not judged": lambda turn: replace(FakeGuard().verdict(UNSAFE, 0.0), unjudged_reason="X"),
+    "its word against its probability": lambda turn: FakeGuard().verdict(UNSAFE, 0.0, None),
     "in between": lambda turn: FakeGuard().verdict(SAFE, 0.5),
 }
 

@@ -19,6 +19,7 @@ from tests.fakes.guard import FakeGuard, prompts
 
 def write_calibration(folder: Path, name: str, *stages: str) -> None:
     digests = {"weights_digest": "w" * 64, "template_digest": "t" * 64, "calibration_digest": "c" * 64}
+    digests |= {"engine": "fake", "dtype": "float32"}
     told: list[dict[str, Any]] = [{"guard": f"guards/{each}", **digests} for each in stages]
     told[0] |= {"low": 0.2, "high": 0.8}
     content: dict[str, Any] = {

@@ -122,7 +122,7 @@ def test_a_missing_file_says_what_writes_one(tmp_path: Path) -> None:
     assert caught.value.reason == "CASCADE_FILE_NOT_FOUND"
 
 
-@pytest.mark.parametrize("field", ["weights_digest", "template_digest", "calibration_digest"])
+@pytest.mark.parametrize("field", ["weights_digest", "template_digest", "calibration_digest", "engine", "dtype"])
 @pytest.mark.parametrize("which", ["cheap", "last"])
 def test_another_guard_than_the_calibrated_one_is_refused(tmp_path: Path, which: str, field: str) -> None:
     file = written(tmp_path)

@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from services.safety import encoder
-from services.safety.encoder import NEEDED_FILES, file_sha256, find_encoder, packaged_encoder
+from services.inference import public_encoder
+from services.inference.public_encoder import NEEDED_FILES
+from services.safety.encoder import file_sha256, find_encoder, packaged_encoder
 from services.safety.errors import EncoderError
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -59,7 +60,7 @@ def test_the_hub_is_asked_for_a_pinned_revision(folder: Path, monkeypatch: pytes
     hub.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert find_encoder(None, file_sha256(folder / "model.safetensors")) == folder
-    assert asked == [(encoder.HUB_REPOSITORY, encoder.HUB_REVISION)]
+    assert asked == [(public_encoder.HUB_REPOSITORY, public_encoder.HUB_REVISION)]
 
 
 def test_without_package_and_hub_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,4 +82,4 @@ def _without_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> importlib.machinery.ModuleSpec | None:
         return None
 
-    monkeypatch.setattr(encoder, "find_spec", nothing)
+    monkeypatch.setattr(public_encoder, "find_spec", nothing)

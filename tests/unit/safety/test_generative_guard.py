@@ -2,26 +2,31 @@
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.inference.contract import Prompt
+from services.runtime.cache.entry import encode_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.sqlite_store import SqliteCacheStore
 from services.runtime.cache.store import NewEntry
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import DeadlineExceededError, InternalError, UnavailableError
+from services.runtime.usage import Usage
 from services.safety.answer_cache import AnswerCache
 from services.safety.examination import RawAnswer
 from services.safety.generative_guard import GenerativeGuard
-from services.safety.judgement import Decision, GuardReference, Verdict
+from services.safety.judgement import Aspect, Decision, GuardReference, Verdict
 from services.safety.language_model import GeneratedAnswer
 from services.safety.messages import verdict_to_proto
 from tests.fakes.kept_entries import kept_keys
 from tests.fakes.language_model import (
+    ANSWER_COST,
     SAFE_ANSWERS,
+    SCORING_COST,
     FakeLanguageModel,
     build_format,
     describe,
@@ -61,6 +66,47 @@ async def test_without_a_threshold_the_worse_of_word_and_probability_counts() ->
     assert (await one(leaning("safe", -2.0, -0.1))).decision is Decision.UNSAFE
     assert (await one(leaning("unsafe", -0.1, -2.0))).decision is Decision.UNSAFE
     assert (await one(leaning("safe", -0.1, -2.0))).decision is Decision.SAFE
+
+
+@pytest.mark.parametrize(
+    ("said", "unsafe", "threshold", "decision"),
+    [
+        ("unsafe\nS1", 0.13, 0.5, Decision.ERROR),
+        ("safe", 0.87, 0.95, Decision.ERROR),
+        ("unsafe\nS1", 0.13, 0.1, Decision.UNSAFE),  # the threshold is reached all the same
+        ("safe", 0.87, 0.5, Decision.UNSAFE),
+        ("unsafe\nS1", 0.6, 0.8, Decision.SAFE),  # both agree, and the caller wants to be surer
+        ("unsafe\nS1", 0.45, 0.8, Decision.SAFE),  # as good as agree
+        ("unsafe\nS1", 0.36, 0.8, Decision.ERROR),
+        ("safe", 0.13, 0.5, Decision.SAFE),
+    ],
+)
+async def test_a_threshold_does_not_settle_what_word_and_probability_disagree_on(
+    said: str, unsafe: float, threshold: float, decision: Decision
+) -> None:
+    verdict = await one(leaning(said, math.log(1 - unsafe), math.log(unsafe)), threshold=threshold)
+    assert verdict.decision is decision
+    assert verdict.error_reason == ("ANSWER_CONTRADICTORY" if decision is Decision.ERROR else "")
+
+
+async def test_white_space_is_scored_once_at_the_seam_of_prompt_and_answer() -> None:
+    model = FakeLanguageModel("\n\nsafe")
+    for has_template in (True, False):
+        guard_format = build_format(LLAMA, has_template=has_template)
+        about = describe(LLAMA, guard_format)
+        guard = GenerativeGuard(about, model, guard_format, timeout_seconds=30, max_concurrent=1)
+        assert (await guard.judge([prompt_turn()]))[0].decision is not Decision.ERROR
+    assert isinstance(model.prompts[1], str)
+    assert model.prompts[1].endswith("\n\n")
+    # A template's own end is not known here, and Llama Guard's has no white space.
+    assert model.scored == [("\n\nsafe", "\n\nunsafe"), ("safe", "unsafe")]
+
+
+async def test_nemoguards_words_are_scored_without_the_quote_that_tokenizers_join_to_what_follows() -> None:
+    model = FakeLanguageModel(SAFE_ANSWERS["nemoguard"][Aspect.RESPONSE])
+    await guard_of("nemoguard", model).judge([response_turn()])
+    before = '{"User Safety": "safe", "Response Safety": "'
+    assert model.scored == [(before + "safe", before + "unsafe")]
 
 
 async def test_an_unknown_code_is_unsafe_at_any_threshold() -> None:
@@ -203,11 +249,23 @@ async def test_a_known_turn_costs_nothing_at_any_threshold(store: SqliteCacheSto
     await store.flush()
     [again, strict] = await guard.judge([prompt_turn(), prompt_turn(threshold=0.3)])
     assert not first.cached
-    assert again == replace(first, cached=True)
+    assert first.usage == ANSWER_COST + SCORING_COST
+    assert again == replace(first, cached=True, usage=first.usage.from_cache)
     assert (strict.decision, strict.cached) == (Decision.UNSAFE, True)
     assert (len(model.prompts), len(model.scored)) == (1, 1)
     [other] = await guard.judge([response_turn()])
     assert not other.cached
+
+
+async def test_an_answer_that_was_kept_before_tokens_were_counted_is_known(store: SqliteCacheStore) -> None:
+    model = FakeLanguageModel("safe")
+    guard = remembering(model, store)
+    cache = AnswerCache(REFERENCE, engine_revision="r", store=store, metrics=CacheMetrics("test", CollectorRegistry()))
+    [question] = build_format(LLAMA).questions(prompt_turn())
+    key = cache._key(question)
+    await store.put(NewEntry(key, encode_entry(key, json.dumps(["safe", True, [-0.1, -2.0]]).encode())))
+    [verdict] = await guard.judge([prompt_turn()])
+    assert (verdict.decision, verdict.cached, verdict.usage, model.prompts) == (Decision.SAFE, True, Usage(), [])
 
 
 @pytest.mark.parametrize("part", ["weights_digest", "template_digest", "engine", "dtype"])

@@ -120,6 +120,7 @@ async def test_every_entry_becomes_a_guard(with_model: Path) -> None:
     assert list(guards) == ["guards/llama", "guards/granite", "guards/house", "guards/words", "guards/refusals"]
     assert guards["guards/llama"].default_threshold == 0.5
     assert [each.code for each in guards["guards/house"].categories] == ["H1"]
+    assert {each.code for each in guards["guards/granite"].categories} == {"violence", "harm"}, "it is asked no others"
     assert guards["guards/words"].description == "Our words."
     assert guards["guards/refusals"].aspects == (Aspect.RESPONSE,)
     assert len(guards["guards/llama"].reference.weights_digest) == 64
@@ -178,6 +179,28 @@ def test_what_decides_verdicts_is_in_a_digest(with_model: Path, changes: dict[st
     other = generative_model(with_model / "g.yaml", entry_of(with_model, **changes)).about.reference
     names = ("weights_digest", "template_digest", "calibration_digest", "dtype", "engine")
     assert {name for name in names if getattr(first, name) != getattr(other, name)} == differs
+
+
+def test_auto_is_settled_before_anything_is_kept_or_calibrated_under_its_name(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    for file in tiny_checkpoint.iterdir():
+        if file.name != "config.json":
+            (tmp_path / "model" / file.name).symlink_to(file)
+    told = json.loads((tiny_checkpoint / "config.json").read_text(encoding="utf-8"))
+    for stated, rule, dtype in (
+        ("bfloat16", "float32", "float32"),
+        ("bfloat16", "checkpoint", "bfloat16"),
+        ("float64", "checkpoint", "float32"),
+        ("", "checkpoint", "float32"),
+    ):
+        config = json.dumps({**told, "dtype": stated, "torch_dtype": stated})
+        (tmp_path / "model" / "config.json").write_text(config, encoding="utf-8")
+        for wanted, expected in (("auto", dtype), ("float16", "float16")):
+            entry = entry_of(tmp_path, dtype=wanted)
+            made = generative_model(tmp_path / "g.yaml", entry, "checkpoint" if rule == "checkpoint" else "float32")
+            assert (made.about.reference.dtype, made.arguments.dtype) == (expected, expected)
 
 
 def test_what_is_loaded_has_its_content_in_its_name(with_model: Path) -> None:

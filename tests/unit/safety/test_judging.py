@@ -35,6 +35,14 @@ async def outcome(policy: Policy, decisions: list[Decision | None]) -> Verdict |
     return told
 
 
+async def test_safe_of_a_part_of_a_text_is_an_error_alone_and_in_a_batch() -> None:
+    guard = FakeGuard("g", lambda turn: guard.verdict(Decision.SAFE, 0.1, truncated=True))
+    alone = await judge_one(Assignment(TURN, (guard,)))
+    batch = await judge_all([Assignment(TURN, (guard,))])
+    assert batch == [alone]
+    assert (alone.decision, alone.error_reason, alone.unsafe_probability) == (Decision.ERROR, "TEXT_TRUNCATED", None)
+
+
 @pytest.mark.parametrize("on_error", ErrorHandling)
 async def test_unsafe_stands_while_another_guard_is_away_and_safe_does_not(on_error: ErrorHandling) -> None:
     policy = Policy(on_error=on_error)

@@ -1,6 +1,7 @@
 """When a verdict on a growing response is due, and how verdicts are told."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.runtime.errors import UnavailableError
 from services.runtime.item_streams import Outcome
+from services.runtime.usage import Usage
 from services.safety.errors import invalid_field
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.judging import Assignment
@@ -50,6 +52,16 @@ def test_a_verdict_is_due_when_enough_is_not_judged_yet_and_at_the_end() -> None
     assert (text_of(last), last.place) == ("abcdéfghi", Place(1, 9, True))
 
 
+def test_judging_a_long_response_costs_some_nine_times_its_length() -> None:
+    response, judged = growing(every=200, longest=10**6), []
+    for _ in range(20_000):
+        asked = response.add("ten chars.", is_last=False)
+        judged += [] if asked is None else [place_in(asked).characters]
+    assert judged[:9] == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
+    assert all(later - earlier <= max(200, earlier // 8 + 10) for earlier, later in pairwise(judged))
+    assert 8 * 200_000 < sum(judged) < 9.5 * 200_000
+
+
 def test_a_blank_beginning_is_not_judged_but_a_blank_response_is_asked_for() -> None:
     response = growing(every=2)
     assert response.add("    ", is_last=False) is None
@@ -83,7 +95,7 @@ def test_verdicts_cover_the_text_and_only_the_last_is_final(pieces: list[str], e
         arrived += len(piece)
         judged = judged if asked is None else arrived
         # Never are so many characters unjudged for longer than the piece that brought them, unless all is blank.
-        assert arrived - judged < every or not whole[:arrived].strip()
+        assert arrived - judged < max(every, judged // 8) or not whole[:arrived].strip()
     assert all(place_in(one).characters <= place_in(two).characters for one, two in pairwise(given_))
 
 
@@ -148,7 +160,9 @@ def told_of(*said: Decision | None) -> tuple[list[Decision | None], list[Decisio
         ([UNSAFE, ERROR], [UNSAFE, UNSAFE], [None, ERROR]),
         ([CONTROVERSIAL, ERROR], [CONTROVERSIAL, ERROR], [None, None]),
         ([UNSAFE, None, SAFE], [UNSAFE, None, UNSAFE], [None, None, SAFE]),
-        ([UNSAFE, None], [UNSAFE, None], [None, None]),
+        ([UNSAFE, None], [UNSAFE, UNSAFE], [None, ERROR]),  # nobody is told that it ended in a mere status
+        ([UNSAFE, None, None], [UNSAFE, None, UNSAFE], [None, None, ERROR]),
+        ([CONTROVERSIAL, None], [CONTROVERSIAL, None], [None, None]),
         ([SAFE, SAFE], [SAFE, SAFE], [None, None]),
     ],
 )
@@ -162,12 +176,23 @@ def test_a_verdict_is_never_milder_than_one_before_it(
 def test_no_hazard_is_taken_back(said: list[Decision | None]) -> None:
     told, beside = told_of(*said)
     for number, decision in enumerate(told):
-        assert (beside[number] or decision) == said[number]
+        # A status has no decision; where it would be the last word behind a hazard, its reason is told as an ERROR.
+        heard = said[number] or (ERROR if beside[number] else None)
+        assert (beside[number] or decision) == heard
         before = {each for each in said[:number] if each in SEVERITY}
         if decision in SEVERITY:
             assert all(SEVERITY.index(decision) >= SEVERITY.index(each) for each in before)
         elif decision is ERROR:
             assert UNSAFE not in before
+
+
+def test_a_verdict_that_is_told_again_has_the_cost_of_the_text_so_far() -> None:
+    worst, told = WorstSoFar(), []
+    for number, (decision, cost) in enumerate([(UNSAFE, Usage(5)), (SAFE, Usage(7)), (SAFE, Usage(9))]):
+        result = replace(GUARD.saying(decision), usage=cost)
+        told.append(worst.tell(Outcome("r", result, Judgement(assign("x"), Place(number, number, number == 2)))))
+    results = [each.outcome.result for each in told]
+    assert [each.usage for each in results if isinstance(each, Verdict)] == [Usage(5), Usage(7), Usage(9)]
 
 
 def test_responses_and_whole_turns_do_not_touch_each_other() -> None:

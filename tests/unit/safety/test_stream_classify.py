@@ -284,6 +284,7 @@ async def test_pieces_without_a_response_and_too_many_responses_are_errors(stub:
         stub, [piece("x", "?"), piece("x", "?"), opening("a"), opening("b"), opening("c"), opening("a")]
     )
     reasons = [(each.item_id, from_status(each.status).reason) for each in told]
+    assert {each.final for each in told if from_status(each.status).reason == "ITEM_ID_REUSED"} == {False}
     assert sorted(reasons) == [
         ("a", "ITEM_ID_REUSED"),
         ("a", "RESPONSE_NOT_ENDED"),

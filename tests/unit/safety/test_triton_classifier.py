@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from services.inference import model_loading
 from services.inference.contract import ModelEntry
+from services.inference.model_loading import ModelLoading
 from services.inference.results import Classified
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError, UnavailableError
-from services.safety import model_loading
-from services.safety.errors import GuardLoadError, GuardUnavailableError, UnusableAnswerError
+from services.runtime.usage import Usage
+from services.safety.errors import GUARD_LOADING, GuardLoadError, GuardUnavailableError, UnusableAnswerError
 from services.safety.triton_classifier import TritonClassifier
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 LABELS = ("unsafe", "hate")
 ENTRY = ModelEntry("{}", {})
@@ -31,6 +34,9 @@ class FakeHost:
         self.loading = asyncio.Event()
         self.calls: list[str] = []
         self.columns = len(LABELS)
+
+    async def is_ready(self) -> bool:
+        return self.is_up
 
     async def is_model_ready(self, model: str) -> bool:
         return self.is_up and self.loaded
@@ -68,6 +74,7 @@ class FakeHost:
             np.arange(7, 7 + rows, dtype=np.uint32),
             windows,
             np.zeros(len(texts), np.bool_),
+            engine_seconds=float(sum(range(7, 7 + rows))),
         )
 
     def _check_up(self) -> None:
@@ -117,6 +124,11 @@ async def test_windows_come_back_with_their_text(host: FakeHost, classifier: Tri
     answers = await classifier.classify(["x", "x y z", "x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     told = [[each.num_tokens for each in (answer, *answer.later)] for answer in answers]
     assert told == [[7], [8, 9, 10], [11]]
+    # The request took a second a token.
+    shares = [each.usage for answer in answers for each in (answer, *answer.later)]
+    assert shares == [
+        Usage(prompt_tokens=count, computed_prompt_tokens=count, engine_seconds=count) for count in range(7, 12)
+    ]
 
 
 async def test_a_lost_model_is_loaded_once_for_all_callers(host: FakeHost, classifier: TritonClassifier) -> None:
@@ -164,6 +176,44 @@ async def test_a_refused_model_is_not_tried_at_every_call(host: FakeHost, classi
             await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
         assert not await classifier.is_ready()
     assert host.calls.count("load") == 1
+
+
+@pytest.mark.parametrize("by", ["asking", "a call"])
+async def test_what_a_host_refused_says_nothing_of_the_one_that_takes_its_place(
+    by: str, host: FakeHost, classifier: TritonClassifier
+) -> None:
+    host.load_error = FailedPreconditionError("its process died", reason="MODEL_LOAD_FAILED")
+    assert not await settled(classifier)
+    host.is_up, host.load_error = False, None
+    if by == "asking":
+        assert not await classifier.is_ready()
+    else:
+        with pytest.raises(GuardUnavailableError):
+            await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
+    host.is_up = True
+    assert await settled(classifier)
+
+
+@pytest.mark.parametrize(("reason", "longest"), [("MODEL_LOAD_FAILED", 8.0), ("CHECKPOINT_INVALID", 60.0)])
+async def test_what_the_host_failed_at_is_tried_again_sooner_than_what_the_model_refused(
+    reason: str, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(restart: bool) -> None:
+        raise FailedPreconditionError("no", reason=reason)
+
+    now = 0.0
+    monkeypatch.setattr(model_loading, "time", SimpleNamespace(monotonic=lambda: now))
+    loading = ModelLoading("guard-x", GUARD_LOADING, refuse, ready_wait_seconds=60)
+    pauses = []
+    for _ in range(8):
+        began = now
+        loading.begin()
+        while not loading.is_running:
+            now += 1.0
+            loading.begin()
+        pauses.append(now - began)
+        await until(lambda: not loading.is_running)
+    assert (pauses[:3], pauses[-1]) == ([0.0, 2.0, 4.0], longest)
 
 
 async def test_a_foreign_model_of_that_name_is_refused(host: FakeHost, classifier: TritonClassifier) -> None:

@@ -10,8 +10,9 @@ from services.inference.host_contract import HostReport
 from services.inference.results import ContinuationScore, Generated, ScoredContinuations
 from services.inference.sampling import SamplingParameters
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError, NotFoundError, UnavailableError
+from services.runtime.usage import Usage
 from services.safety.errors import GuardLoadError, GuardUnavailableError
-from services.safety.language_model import GeneratedAnswer
+from services.safety.language_model import GeneratedAnswer, Likelihoods
 from services.safety.triton_language_model import GUARD_HOST_MODEL, GuardHost, LoadLimits, TritonLanguageModel
 from tests.patience import LONGEST_WAIT_SECONDS
 
@@ -51,6 +52,9 @@ class FakeInference:
         self._check("")
         return HostReport(tuple(sorted(self.loaded)), 2**30)
 
+    async def is_ready(self) -> bool:
+        return self.is_up
+
     async def generate(
         self,
         model: str,
@@ -63,7 +67,7 @@ class FakeInference:
         assert model == GUARD_HOST_MODEL
         self._check(checkpoint)
         self.sampling.append(sampling)
-        return Generated("safe", self.finish, 3, 1)  # type: ignore[arg-type]
+        return Generated("safe", self.finish, 3, 1, engine_seconds=0.5, num_cached_tokens=2)  # type: ignore[arg-type]
 
     async def score_continuations(
         self,
@@ -75,7 +79,8 @@ class FakeInference:
         checkpoint: str | None,
     ) -> ScoredContinuations:
         self._check(checkpoint)
-        return ScoredContinuations(tuple(ContinuationScore(-float(len(each)), True, 1) for each in continuations), 3, 0)
+        scores = tuple(ContinuationScore(-float(len(each)), True, 1) for each in continuations)
+        return ScoredContinuations(scores, 3, 0, engine_seconds=0.25, num_cached_tokens=3)
 
     def _check(self, checkpoint: str | None) -> None:
         if not self.is_up:
@@ -112,12 +117,14 @@ async def ask(model: TritonLanguageModel) -> GeneratedAnswer:
 async def test_the_first_question_starts_the_host_and_loads_the_checkpoint(
     server: FakeInference, models: list[TritonLanguageModel]
 ) -> None:
-    assert await ask(models[0]) == GeneratedAnswer("safe", True, prompt_tokens=3, answer_tokens=1)
+    said = await ask(models[0])
+    assert said == GeneratedAnswer("safe", True, prompt_tokens=3, answer_tokens=1, usage=Usage(3, 1, 0.5, 1, 1, 2))
     assert server.calls == ["start", "load one"]
     [sampling] = server.sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.stop) == (0.0, 7, ("\n",))
     assert not sampling.skip_special_tokens
-    assert await models[0].log_likelihoods("Hi", ["a", "bb"], timeout_seconds=LONGEST_WAIT_SECONDS) == [-1.0, -2.0]
+    scored = await models[0].log_likelihoods("Hi", ["a", "bb"], timeout_seconds=LONGEST_WAIT_SECONDS)
+    assert scored == Likelihoods((-1.0, -2.0), Usage(3, 2, 0.25, 0, 2, 3))
     server.finish = "length"
     assert not (await ask(models[0])).is_complete
 

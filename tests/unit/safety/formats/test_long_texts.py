@@ -13,6 +13,7 @@ from services.safety.formats.registry import FAMILIES
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn
 from services.safety.language_model import GeneratedAnswer
 from services.safety.long_turns import divided
+from services.safety.messages import verdict_to_proto
 from services.safety.windows import OVERLAP_CHARACTERS
 from tests.fakes.language_model import (
     SAFE_ANSWERS,
@@ -152,6 +153,7 @@ async def test_windows_that_a_hazard_elsewhere_left_out_are_told_of() -> None:
         [verdict] = await guard_of("llama-guard-3", FakeLanguageModel(answers)).judge([turn_of(Aspect.PROMPT, text)])
         assert verdict.decision is (Decision.UNSAFE if hazard else Decision.SAFE)
         assert verdict.unjudged_reason == reason
+        assert verdict_to_proto(verdict).unjudged_reason == reason
 
 
 async def test_a_long_request_before_a_short_response_is_what_gives_way() -> None:

@@ -15,6 +15,7 @@ from services.safety.policies import (
     ErrorHandling,
     Policy,
     PolicyHazard,
+    TruncationHandling,
     apply_policy,
 )
 
@@ -228,6 +229,20 @@ def test_several_guards_are_told_one_by_one_and_the_deciding_one_is_named() -> N
     assert apply_policy(Policy(combination=Combination.MAJORITY), verdicts).unsafe_probability == 0.7
 
 
+@pytest.mark.parametrize("policy", [Policy(), Policy(hazards=hazards(vcr=0.5)), Policy(threshold=0.5)], ids=str)
+def test_what_is_safe_in_part_is_an_error_unless_the_policy_lets_the_part_decide(policy: Policy) -> None:
+    part = replace(classified(violence=0.1), truncated=True)
+    verdict = apply_policy(policy, [part])
+    assert (verdict.decision, verdict.error_reason, verdict.truncated) == (ERROR, "TEXT_TRUNCATED", True)
+    assert verdict.unsafe_probability is None
+    lenient = apply_policy(replace(policy, on_truncated=TruncationHandling.JUDGED_PART), [part])
+    assert (lenient.decision, lenient.error_reason, lenient.unsafe_probability) == (SAFE, "", 0.1)
+    assert decided(replace(policy, on_error=ErrorHandling.UNSAFE), part) is UNSAFE
+    # A guard that read all of it does not speak for the one that did not; a hazard that was found stands.
+    assert decided(policy, part, classified(violence=0.1, name="whole")) is ERROR
+    assert decided(policy, replace(classified(violence=0.9), truncated=True)) is UNSAFE
+
+
 def test_an_unmapped_hazard_that_is_outvoted_is_not_told_of_the_whole() -> None:
     verdicts = [classified(novel=0.9, name="a"), classified(name="b", violence=0.1), classified(name="c", violence=0.1)]
     verdict = apply_policy(Policy(combination=Combination.MAJORITY), verdicts)
@@ -249,6 +264,77 @@ def test_the_digest_is_of_the_rules_alone() -> None:
     ]
     digests = {each.reference.digest for each in [plain, *changed]}
     assert len(digests) == len(changed) + 1
+
+
+LETHAL = HazardCategory("v", "1", "S1", ailuminate_code="iwp")
+
+
+def generative(probability: float | None, decision: Decision = SAFE, *categories: HazardCategory) -> Verdict:
+    """Return what a guard says that has a probability of its verdict alone."""
+    return replace(named(decision, *categories), unsafe_probability=probability)
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "decision"),
+    [
+        (generative(0.40), (VIOLENCE, LETHAL), UNSAFE),
+        (generative(0.25), (VIOLENCE, LETHAL), UNSAFE),
+        (generative(0.24), (VIOLENCE, LETHAL), SAFE),
+        (generative(0.40), (LETHAL,), SAFE),  # what it knows has a threshold of its own
+        (generative(0.61), (LETHAL,), UNSAFE),
+        (generative(0.40), (DRUGS,), SAFE),  # it knows none of these hazards
+        (generative(0.40), (), UNSAFE),  # what tells nothing apart may speak of any hazard
+        (generative(math.nan), (VIOLENCE,), UNSAFE),
+        (generative(None), (VIOLENCE,), SAFE),
+        (generative(0.9, UNSAFE, DRUGS), (VIOLENCE, DRUGS), SAFE),  # what it names explains it
+        (classified(0.4, drugs=0.4, threshold=0.5), (VIOLENCE, DRUGS), SAFE),  # what it scores explains it
+        (classified(0.4, drugs=0.3, threshold=0.5), (VIOLENCE, DRUGS), UNSAFE),
+        (classified(0.4, violence=0.2, threshold=0.5), (VIOLENCE,), SAFE),  # it says how probable violence is
+    ],
+)
+def test_a_hazard_without_a_probability_has_its_threshold_on_the_whole(
+    said: Verdict, known: tuple[HazardCategory, ...], decision: Decision
+) -> None:
+    verdict = apply_policy(Policy(hazards=hazards(vcr=0.25, iwp=0.6)), [said], [known])
+    assert (verdict.decision, verdict.categories) == (decision, ())
+    if decision is UNSAFE:
+        assert verdict.unsafe_probability is said.unsafe_probability
+
+
+def test_a_middle_level_does_not_hide_what_reaches_a_threshold() -> None:
+    policy = Policy(hazards=hazards(vcr=0.25), on_controversial=ControversialHandling.SAFE)
+    assert apply_policy(policy, [generative(0.3, CONTROVERSIAL)], [(VIOLENCE,)]).decision is UNSAFE
+
+
+MAJORITY = Policy(combination=Combination.MAJORITY, hazards=hazards("vcr", "iwp"))
+BOTH, ONE = (VIOLENCE, LETHAL), (VIOLENCE,)
+WEAPONS = named(UNSAFE, LETHAL, name="w")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "known", "decision"),
+    [
+        ((WEAPONS, named(SAFE), named(SAFE)), (BOTH, ONE, ONE), UNSAFE),  # nobody else could know it
+        ((WEAPONS, named(SAFE), named(SAFE)), (BOTH, (), ()), UNSAFE),
+        ((WEAPONS, named(SAFE), named(SAFE)), (BOTH, BOTH, ONE), UNSAFE),  # a tie fails closed
+        ((WEAPONS, named(SAFE), named(SAFE)), (BOTH, BOTH, BOTH), SAFE),
+        ((failed(), named(SAFE), named(SAFE)), (BOTH, ONE, ONE), ERROR),
+        ((failed(), named(SAFE), named(SAFE)), (BOTH, BOTH, BOTH), SAFE),
+        ((named(SAFE), failed(), named(SAFE)), (BOTH, ONE, ONE), SAFE),  # what failed is outvoted where it has a vote
+        # UNSAFE that nothing explains may be any hazard, and half of all guards found one.
+        ((named(UNSAFE), named(SAFE), named(SAFE)), ((), (LETHAL,), ONE), UNSAFE),
+        ((WEAPONS, named(UNSAFE, VIOLENCE), named(SAFE)), (BOTH, BOTH, BOTH), UNSAFE),
+        ((replace(named(SAFE), truncated=True), named(SAFE), named(SAFE)), (BOTH, ONE, ONE), ERROR),
+    ],
+)
+def test_no_guard_outvotes_another_on_what_it_cannot_know(
+    verdicts: tuple[Verdict, ...], known: tuple[tuple[HazardCategory, ...], ...], decision: Decision
+) -> None:
+    verdict = apply_policy(MAJORITY, verdicts, known)
+    assert verdict.decision is decision
+    if decision is UNSAFE and verdicts[0] is WEAPONS:
+        assert LETHAL in {each.category for each in verdict.categories}
+        assert verdict.guard.name == "guards/w"
 
 
 PROBABILITIES = st.floats(0, 1)
@@ -336,6 +422,17 @@ def test_a_middle_level_that_nothing_explains_is_not_hidden_by_another() -> None
     assert decided(Policy(), whole) is CONTROVERSIAL
     assert decided(Policy(on_controversial=ControversialHandling.SAFE), whole) is SAFE
     assert decided(Policy(hazards=hazards("vcr")), whole) is ERROR
+
+
+@given(POLICIES, st.lists(st.tuples(VERDICTS, st.sets(st.sampled_from([VIOLENCE, DRUGS, LETHAL]))), min_size=1))
+def test_to_know_less_never_makes_a_majority_milder(
+    policy: Policy, told: list[tuple[Verdict, set[HazardCategory]]]
+) -> None:
+    policy = replace(policy, combination=Combination.MAJORITY)
+    verdicts = [verdict for verdict, _ in told]
+    order = [SAFE, CONTROVERSIAL, ERROR, UNSAFE]
+    by_all = decided(policy, *verdicts)
+    assert order.index(apply_policy(policy, verdicts, [known for _, known in told]).decision) >= order.index(by_all)
 
 
 @given(POLICIES, st.lists(VERDICTS, min_size=1, max_size=4), VERDICTS)

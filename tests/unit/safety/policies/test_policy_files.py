@@ -9,7 +9,13 @@ from services.safety.errors import PolicyFileError
 from services.safety.judgement import Aspect, HazardCategory
 from services.safety.policies.catalogue import open_policies, problem_of
 from services.safety.policies.files import BUILTIN_FOLDER, read_policies, read_policy
-from services.safety.policies.policy import Combination, ControversialHandling, ErrorHandling, PolicyHazard
+from services.safety.policies.policy import (
+    Combination,
+    ControversialHandling,
+    ErrorHandling,
+    PolicyHazard,
+    TruncationHandling,
+)
 from tests.fakes.guards import INSULTS, VIOLENCE, FakeGuard
 
 HEAD = "name: mine\nversion: '2'\ndescription: For tests.\n"
@@ -26,7 +32,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         HEAD + "aspects: [prompt]\nguards: [fake, guards/other]\ncombination: majority\nthreshold: 0.4\n"
-        "hazards:\n  vcr:\n  tests/insults: {threshold: 0.2}\non_error: unsafe\non_controversial: safe\n",
+        "hazards:\n  vcr:\n  tests/insults: {threshold: 0.2}\non_error: unsafe\non_controversial: safe\n"
+        "on_truncated: judged-part\n",
     )
     policy = read_policy(file)
     assert (policy.name, policy.version, policy.description) == ("policies/mine", "2", "For tests.")
@@ -35,6 +42,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert (policy.combination, policy.threshold) == (Combination.MAJORITY, 0.4)
     assert policy.hazards == (PolicyHazard("vcr"), PolicyHazard("tests/insults", 0.2))
     assert (policy.on_error, policy.on_controversial) == (ErrorHandling.UNSAFE, ControversialHandling.SAFE)
+    assert policy.on_truncated is TruncationHandling.JUDGED_PART
 
 
 @pytest.mark.parametrize(
