@@ -15,7 +15,8 @@ from typing import TypeVar
 from services.evaluation.documents import Document, read_document, validate
 from services.evaluation.errors import SpecificationError, SpecificationProblem
 from services.evaluation.runs.gates import parsed_gate, with_metrics
-from services.evaluation.specification import SuiteSpec, TaskSpec
+from services.evaluation.specification import TaskSpec
+from services.evaluation.suite_specification import SuiteSpec
 from services.evaluation.tasks import Suite, Task, expand, with_changes
 from services.evaluation.templates import TaskTemplates
 from services.runtime.errors import FailedPreconditionError, FleetError, not_found

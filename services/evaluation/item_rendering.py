@@ -41,14 +41,19 @@ class ItemRenderer:
         """
         templates, values = self._templates, row.values
         is_choice = self._spec.request is RequestKind.MULTIPLE_CHOICE
+        prompt = None if is_choice else self._prompt(values, templates.prompt.render(values))
+        targets = _targets(templates.targets, values)
+        is_scored = self._spec.request is RequestKind.LOG_LIKELIHOOD
         return Item(
             item_id=item_id,
             task=self._task.name,
             file_name=row.file_name,
             row_number=row.number,
-            prompt=None if is_choice else self._prompt(values, templates.prompt.render(values)),
+            prompt=prompt,
             multiple_choice=self._multiple_choice(values) if is_choice else None,
-            targets=_targets(templates.targets, values),
+            targets=targets,
+            scored_text=_only_text(targets) if is_scored else None,
+            delimiter=self._spec.delimiter if is_scored and isinstance(prompt, PlainPrompt) and prompt.text else "",
             groups={name: _label(name, expression.value(values)) for name, expression in templates.groups},
             cluster=None if templates.cluster is None else _label("cluster", templates.cluster.value(values)),
             details=tuple(details_of(use, values) for use in templates.details) if any(templates.details) else (),
@@ -76,7 +81,18 @@ class ItemRenderer:
         for text in texts:
             context = shared or self._prompt(values, self._templates.prompt.render({**values, CHOICE: text}))
             choices.append(Choice(text, context, delimiter + self._continuation(values, text)))
-        return MultipleChoice(tuple(choices), self._gold(values, len(texts)))
+        return MultipleChoice(tuple(choices), self._gold(values, len(texts)), self._unconditional(values))
+
+    def _unconditional(self, values: Mapping[str, Any]) -> Prompt | None:
+        template = self._templates.unconditional_prompt
+        if template is None:
+            return None
+        text = template.render(values)
+        if self._spec.format is PromptFormat.PLAIN:
+            return PlainPrompt(text)
+        if not text:
+            raise RenderingError("`unconditional_prompt` is empty, and a chat has no empty turns")
+        return ChatPrompt((Message("user", text),))
 
     def _choices(self, values: Mapping[str, Any]) -> list[str]:
         assert self._templates.choices is not None
@@ -136,6 +152,12 @@ def _targets(expression: Expression | None, values: Mapping[str, Any]) -> tuple[
     if not targets or not all(isinstance(target, str | int | float) and target != "" for target in targets):
         raise RenderingError(f"`targets` must give text or a list of texts, not {value!r:.200}")
     return tuple(str(target) for target in targets)
+
+
+def _only_text(targets: Sequence[str]) -> str:
+    if len(targets) != 1:
+        raise RenderingError(f"`targets` must give the one text whose likelihood is asked for, not {len(targets)}")
+    return targets[0]
 
 
 def _label(name: str, value: Any) -> str:

@@ -61,10 +61,16 @@ class ContinuationGroup:
 
 @dataclass(frozen=True, slots=True)
 class MultipleChoice:
-    """The answers of a multiple-choice item and which of them are right (one or, in BBQ, several)."""
+    """The answers of a multiple-choice item and which of them are right (one or, in BBQ, several).
+
+    Attributes:
+        unconditional: what the continuations follow to find how likely they are without the question; ``None``: nobody
+            asks.
+    """
 
     choices: tuple[Choice, ...]
     gold_indices: tuple[int, ...]
+    unconditional: Prompt | None = None
 
     def groups(self) -> tuple[ContinuationGroup, ...]:
         """The requests that score all choices, one a distinct context, in order of first appearance."""
@@ -76,6 +82,13 @@ class MultipleChoice:
             for context, indices in by_context.items()
         )
 
+    def unconditional_group(self) -> ContinuationGroup | None:
+        """The request that scores all choices without the question, if that is asked."""
+        if self.unconditional is None:
+            return None
+        continuations = tuple(choice.continuation for choice in self.choices)
+        return ContinuationGroup(self.unconditional, continuations, tuple(range(len(continuations))))
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -86,9 +99,11 @@ class Item:
         task: name of the task.
         file_name: the data file's path below its root.
         row_number: from 1; in a JSONL file the line, elsewhere the data row (a header is not counted).
-        prompt: of a generation item; ``None`` for multiple choice.
+        prompt: of a generation item, or what ``scored_text`` follows; ``None`` for multiple choice.
         multiple_choice: of a multiple-choice item; ``None`` for generation.
         targets: accepted answers of a generation item; may be empty where no scorer compares.
+        scored_text: the text whose likelihood is asked for, without the delimiter before it; ``None`` for other items.
+        delimiter: what stands between the prompt and ``scored_text``.
         groups: column -> value, each reported as an estimate of its own.
         cluster: items of equal value are not independent; ``None``: this item stands alone.
         details: what each scorer of the task is told of the item beside its answers, in their order; empty if none of
@@ -102,9 +117,16 @@ class Item:
     prompt: Prompt | None = None
     multiple_choice: MultipleChoice | None = None
     targets: tuple[str, ...] = ()
+    scored_text: str | None = None
+    delimiter: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     cluster: str | None = None
     details: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_answered_with_text(self) -> bool:
+        """Whether the model writes an answer, rather than tell how likely texts are."""
+        return self.multiple_choice is None and self.scored_text is None
 
 
 INVALID_ROW = "INVALID_ROW"

@@ -1,4 +1,4 @@
-"""What a task and a suite say: frozen models of their YAML files.
+"""What a task says: a frozen model of its YAML file.
 
 A task is data. Its templates and expressions are sandboxed Jinja2 (see ``rendering.py``) over the columns of a row,
 the task's constants and, in a task with variants, the variant's name.
@@ -6,26 +6,22 @@ the task's constants and, in a task with variants, the variant's name.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeGuard
+from typing import Annotated, Any, Self, TypeGuard
 
 from pydantic import (
-    ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
     StringConstraints,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
+from services.evaluation.judging_specification import UNSAFE_METRIC, MetricName, MetricUse, SafetyJudging, ScorerUse
 from services.evaluation.source_specification import Source, Variants
 from services.evaluation.specification_base import Expression, Identifier, Specification, Template
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-SuiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class RequestKind(StrEnum):
@@ -33,6 +29,7 @@ class RequestKind(StrEnum):
 
     GENERATE = "generate"
     MULTIPLE_CHOICE = "multiple_choice"
+    LOG_LIKELIHOOD = "log_likelihood"
 
 
 class PromptFormat(StrEnum):
@@ -111,86 +108,6 @@ def _are_stop_strings(value: JsonValue) -> TypeGuard[list[str]]:
     return isinstance(value, list) and len(value) <= 16 and all(isinstance(each, str) and each for each in value)
 
 
-class MetricUse(Specification):
-    """A metric that the task reports."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    name: MetricName
-    source: MetricName = Field(default="", alias="from", description="The scorer's own name for it; absent: `name`.")
-    higher_is_better: bool = True
-    description: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_is_enough(cls, value: Any) -> Any:
-        value = {"name": value} if isinstance(value, str) else value
-        if isinstance(value, Mapping) and "from" not in value and "source" not in value and "name" in value:
-            return {**value, "from": value["name"]}
-        return value
-
-
-class ScorerUse(Specification):
-    """A scorer of the scoring service, its parameters and which of its metrics are reported under which name."""
-
-    scorer: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-    parameters: dict[Identifier, JsonValue] = Field(default={})
-    parameters_from: dict[Identifier, Identifier] = Field(
-        default={}, description="Parameter -> constant that holds its value, so that variants can differ."
-    )
-    details: dict[Identifier, Expression] = Field(
-        default={}, description="What else the scorer needs to know of an item, computed from its row."
-    )
-    prompt: bool = Field(default=False, description="Whether the scorer is also told what the model was asked.")
-    metrics: tuple[MetricUse, ...] = Field(min_length=1)
-
-    @model_serializer(mode="wrap")
-    def _without_defaults_of_later_fields(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Tasks that use neither keep the digest that they had before these fields were there.
-        content: dict[str, Any] = dumped(self)
-        for name in ("details", "prompt"):
-            if not content.get(name):
-                content.pop(name, None)
-        return content
-
-    def resolved(self, constants: Mapping[str, JsonValue]) -> Self:
-        """The same use with the parameters that come from constants filled in; an unknown constant is left out."""
-        found = {name: constants[each] for name, each in self.parameters_from.items() if each in constants}
-        return self.model_copy(update={"parameters": {**self.parameters, **found}})
-
-
-class JudgeChoice(Specification):
-    """Who judges safety: a guard of the safety service, or a policy of its own; by default the service's guard."""
-
-    guard: JudgeName | None = None
-    policy: JudgeName | None = None
-    threshold: float | None = Field(default=None, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _thresholds_come_from_one_place(self) -> Self:
-        if self.policy is not None and self.threshold is not None:
-            raise ValueError("a policy says from which probability on a hazard counts; leave out policy or threshold")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_absent_policy(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Tasks without one keep the digest that they had before there were policies.
-        content: dict[str, Any] = dumped(self)
-        if self.policy is None:
-            content.pop("policy", None)
-        return content
-
-
-class SafetyJudging(JudgeChoice):
-    """Have a guard or a policy judge each item; adds the metric ``unsafe`` (1 if it says UNSAFE)."""
-
-    aspect: Literal["response", "prompt"] = "response"
-
-    def by(self, choice: JudgeChoice) -> "SafetyJudging":
-        """Return the same judging by somebody else."""
-        return SafetyJudging(guard=choice.guard, policy=choice.policy, threshold=choice.threshold, aspect=self.aspect)
-
-
 class Comparability(Specification):
     """Whose published numbers this task's numbers can be compared with."""
 
@@ -237,8 +154,15 @@ class TaskSpec(Specification):
     continuation: Template | None = Field(
         default=None, description="Multiple choice: the scored text of `choice`; absent: the choice itself."
     )
+    unconditional_prompt: Template | None = Field(
+        default=None,
+        description="Multiple choice: what choices also follow, in place of prompt and examples, to be scored without "
+        "the question; for acc_mutual_info. Doubles the continuations. Absent: they are not.",
+    )
     gold: Expression | None = Field(default=None, description="Multiple choice: index, or list of indices, from 0.")
-    targets: Expression | None = Field(default=None, description="Generation: accepted answer or list of them.")
+    targets: Expression | None = Field(
+        default=None, description="Generation: accepted answer or list of them. Log-likelihood: the text."
+    )
     generation: Generation = Generation()
     scorers: tuple[ScorerUse, ...] = ()
     safety: SafetyJudging | None = None
@@ -252,15 +176,29 @@ class TaskSpec(Specification):
     def _fits_its_request_kind(self) -> Self:
         wanted: dict[str, Any] = {"choices": self.choices, "gold": self.gold}
         foreign: dict[str, Any] = {"targets": self.targets}
-        if self.request is RequestKind.GENERATE:
-            wanted, foreign = {}, {"choices": self.choices, "gold": self.gold, "continuation": self.continuation}
+        if self.request is not RequestKind.MULTIPLE_CHOICE:
+            wanted = {"targets": self.targets} if self.request is RequestKind.LOG_LIKELIHOOD else {}
+            foreign = {"choices": self.choices, "gold": self.gold, "continuation": self.continuation}
+            foreign["unconditional_prompt"] = self.unconditional_prompt
         if missing := [name for name, value in wanted.items() if value is None]:
             raise ValueError(f"a {self.request} task needs {' and '.join(missing)}")
         if extra := [name for name, value in foreign.items() if value is not None]:
             raise ValueError(f"a {self.request} task has no use for {' and '.join(extra)}")
-        if self.request is RequestKind.MULTIPLE_CHOICE and self.safety and self.safety.aspect == "response":
-            raise ValueError("a multiple_choice task has no response for a guard to judge; use aspect: prompt")
+        if self.request is not RequestKind.GENERATE and self.safety and self.safety.aspect == "response":
+            raise ValueError(f"a {self.request} task has no response for a guard to judge; use aspect: prompt")
+        if self.request is RequestKind.LOG_LIKELIHOOD and self.failed_items is FailedItems.WRONG:
+            raise ValueError(
+                "no likelihood is the worst, which failed items could count as; use failed_items: excluded"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_later_fields(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Tasks without them keep the digest that they had before there were these fields.
+        content: dict[str, Any] = dumped(self)
+        if self.unconditional_prompt is None:
+            content.pop("unconditional_prompt", None)
+        return content
 
     @model_validator(mode="after")
     def _has_stop_strings_where_it_says(self) -> Self:
@@ -298,77 +236,3 @@ class TaskSpec(Specification):
         if self.failed_items is FailedItems.EXCLUDED:
             return {}
         return {metric.name: 0.0 if metric.higher_is_better else 1.0 for metric in self.metrics}
-
-
-TierName = Literal["smoke", "standard", "deep"]
-GATE_PATTERN = r"^\s*([a-z][a-z0-9_]*)(?::([a-z][a-z0-9_]*))?\s*(>=|<=)\s*(0(?:\.[0-9]+)?|1(?:\.0+)?|\.[0-9]+)\s*$"
-"""``task>=0.55`` or ``task:metric<=0.02``, as a suite's file writes a gate."""
-
-UNSAFE_METRIC = "unsafe"
-"""1 if the guard judged the item UNSAFE, else 0."""
-
-
-class SuiteEntry(Specification):
-    """A task of a suite, possibly with changes of its own."""
-
-    task: TaskName = Field(description="A task, or a family, which stands for all of its variants whose data is there.")
-    limit: int | None = Field(default=None, ge=1, description="Most items, the first of the seeded order.")
-    few_shot_count: int | None = Field(default=None, ge=0, le=64)
-    format: PromptFormat | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    safety: JudgeChoice | None = Field(default=None, description="Who judges the task's safety instead.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_is_enough(cls, value: Any) -> Any:
-        return {"task": value} if isinstance(value, str) else value
-
-
-class BudgetSpec(Specification):
-    """What a run may spend; see ``Budget`` in evaluation.proto. ``usd`` is in US dollars."""
-
-    items: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
-    engine_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    usd: float | None = Field(default=None, gt=0, le=1e9, allow_inf_nan=False)
-    wall_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-
-
-class TierSpec(Specification):
-    """How deep a run goes: gates, the precision of tasks without one, budget, samples of an item, judges of safety."""
-
-    gates: tuple[Annotated[str, StringConstraints(pattern=GATE_PATTERN)], ...] = ()
-    precision: float | None = Field(default=None, ge=0.001, le=0.5)
-    budget: BudgetSpec = BudgetSpec()
-    samples: int | None = Field(default=None, ge=1, le=128, description="Of each generated answer; absent: the task's.")
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="Likewise.")
-    safety: JudgeChoice | None = Field(default=None, description="Who judges safety instead of the tasks' judges.")
-
-
-class StartingTiersSpec(Specification):
-    """Where runs begin that leave their tier to the suite, by what is new in the model."""
-
-    unchanged: TierName = "smoke"
-    adapter: TierName = "smoke"
-    minor: TierName = "standard"
-    major: TierName = "deep"
-
-
-class SuiteSpec(Specification):
-    """Tasks that are run together."""
-
-    name: SuiteName
-    description: str
-    tasks: tuple[SuiteEntry, ...] = Field(min_length=1)
-    tiers: dict[TierName, TierSpec] = Field(default={}, description="Used by runs that name a tier.")
-    starting_tiers: StartingTiersSpec = Field(
-        default=StartingTiersSpec(), description="Used by runs of the tier `auto`."
-    )
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_are_distinct(cls, value: tuple[SuiteEntry, ...]) -> tuple[SuiteEntry, ...]:
-        names = [entry.task for entry in value]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"named twice: {', '.join(twice)}")
-        return value

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.evaluation.specification import StartingTiersSpec, SuiteEntry, TaskSpec, TierSpec
+from services.evaluation.specification import TaskSpec
+from services.evaluation.suite_specification import StartingTiersSpec, SuiteEntry, TierSpec
 
 _UNDIGESTED = {"description", "provenance", "comparable_to"}
 _DIGEST_VERSION = 1

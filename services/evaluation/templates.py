@@ -26,6 +26,7 @@ class TaskTemplates:
     answer: Template | None
     choices: Expression | None
     continuation: Template | None
+    unconditional_prompt: Template | None
     gold: Expression | None
     targets: Expression | None
     groups: tuple[tuple[str, Expression], ...]
@@ -53,6 +54,7 @@ class TaskTemplates:
             answer=template(spec.few_shot.answer if spec.few_shot else None),
             choices=expression(spec.choices),
             continuation=template(spec.continuation),
+            unconditional_prompt=template(spec.unconditional_prompt),
             gold=expression(spec.gold),
             targets=expression(spec.targets),
             groups=tuple((name, renderer.expression(source)) for name, source in spec.groups.items()),
@@ -97,6 +99,7 @@ class _Checker:
         yield from self._check(("preamble",), spec.preamble, constants, self._renderer.template)
         yield from self._check(("prompt",), spec.prompt, per_choice, self._renderer.template)
         yield from self._check(("continuation",), spec.continuation, per_choice, self._renderer.template)
+        yield from self._check(("unconditional_prompt",), spec.unconditional_prompt, known, self._renderer.template)
         for field in ("where", "item_id", "choices", "gold", "targets", "cluster"):
             yield from self._check((field,), getattr(spec, field), known, self._renderer.expression)
         for name, text in spec.groups.items():

@@ -2,23 +2,40 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from services.evaluation.rankings.record import Contender, Ranking, Span, Standing
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.record import RunFailure, RunState, StopReason
+from services.runtime.errors import FailedPreconditionError
+
+_LATER_FIELDS: Final = frozenset({"tolerance"})
+"""Fields that earlier versions do not know: they are written only where they say something."""
 
 
 def document_of(ranking: Ranking) -> str:
-    """The ranking as JSON."""
-    return json.dumps(asdict(ranking), default=_plain)
+    """The ranking as JSON, which earlier versions can read as far as they could make it."""
+    defaults = {each.name: each.default for each in fields(Ranking) if each.name in _LATER_FIELDS}
+    values = {name: value for name, value in asdict(ranking).items() if defaults.get(name, MISSING) != value}
+    return json.dumps(values, default=_plain)
 
 
 def ranking_of(document: str) -> Ranking:
-    """The ranking of ``document_of``."""
+    """The ranking of ``document_of``.
+
+    Raises:
+        FailedPreconditionError: RANKING_OF_NEWER_VERSION: it has fields that this version does not know. To leave them
+            out would change what is ranked, and forget them at the next save.
+    """
     values = json.loads(document)
+    if unknown := sorted(values.keys() - {each.name for each in fields(Ranking)}):
+        raise FailedPreconditionError(
+            f"rankings/{values.get('ranking_id')} was made by a newer version: {', '.join(unknown)}",
+            reason="RANKING_OF_NEWER_VERSION",
+            metadata={"fields": ",".join(unknown)},
+        )
     values["contenders"] = tuple(_contender(each) for each in values["contenders"])
     values["budget"] = Budget(**values["budget"])
     values["spent"] = Spend(**values["spent"])

@@ -25,6 +25,7 @@ async def new_ranking(
     Raises:
         NotFoundError: suite, task, metric, scorer, guard or model does not exist.
         InvalidArgumentError: TASK_NEEDED: there are several.
+        FailedPreconditionError: a guard or a scorer cannot judge as the task wants it to.
     """
     suite = await suites.resolve(request.suite, (request.task,) if request.task else ())
     task = _only_task(suite, request.task)
@@ -33,7 +34,7 @@ async def new_ranking(
     metric = next((each for each in task.spec.metrics if each.name == request.metric), None)
     if request.metric and metric is None:
         raise not_found(f"metric of task {task.name}", request.metric, [each.name for each in task.spec.metrics])
-    await peers.scorers.check({use.scorer for use in task.spec.scorers})
+    await peers.scorers.check(task.spec.scorers)
     await peers.safety.check([task.spec.safety] if task.spec.safety else [])
     ranking_id = request.ranking_id or new_ranking_id()
     contenders = []
@@ -59,6 +60,7 @@ async def new_ranking(
         budget=request.budget,
         request_id=request.request_id,
         caller=current_caller(),
+        tolerance=request.tolerance,
     )
 
 

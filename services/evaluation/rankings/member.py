@@ -8,15 +8,16 @@ from services.evaluation.rankings.record import Contender, Ranking
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Population
-from services.evaluation.runs.drawn_tasks import DrawnTask
+from services.evaluation.runs.drawn_task import DrawnTask
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.gates import TaskQuestions
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
-from services.evaluation.runs.outcome import ItemOutcome, Usage
+from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.pipeline import ItemPipeline
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.tasks import Task
+from services.runtime.usage import Usage
 
 
 class Member:

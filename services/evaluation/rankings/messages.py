@@ -18,6 +18,7 @@ _STANDINGS: Final = {
     Standing.NOT_INFERIOR: judged_pb2.STANDING_NOT_INFERIOR,
     Standing.INFERIOR: judged_pb2.STANDING_INFERIOR,
     Standing.BASE: judged_pb2.STANDING_BASE,
+    Standing.TIED: judged_pb2.STANDING_TIED,
 }
 
 
@@ -42,6 +43,8 @@ def ranking_message(ranking: Ranking) -> ranking_pb2.Ranking:
         message.top = ranking.top
     if ranking.margin is not None:
         message.margin = ranking.margin
+    if ranking.tolerance:
+        message.tolerance = ranking.tolerance
     if ranking.failure is not None:
         message.failure.CopyFrom(failure_message(ranking.failure))
     if ranking.stop_reason is not None:

@@ -19,6 +19,7 @@ class Standing(enum.Enum):
     NOT_INFERIOR = "not_inferior"
     INFERIOR = "inferior"
     BASE = "base"
+    TIED = "tied"
 
     @property
     def wants_items(self) -> bool:
@@ -78,7 +79,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class RankingRequest:
-    """What a caller asks for; None means that the service chooses. Exactly one of ``top`` and ``margin`` is given."""
+    """What a caller asks for; None means that the service chooses. Exactly one of ``top`` and ``margin`` is given.
+
+    ``tolerance`` goes with ``top``: how much worse than others the models may be that are named the best.
+    """
 
     suite: str
     task: str
@@ -93,6 +97,7 @@ class RankingRequest:
     seed: int | None = None
     ranking_id: str | None = None
     request_id: str | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class Ranking:
         is_decided: nothing is open any more.
         data_digest: over the task's definition and rows; empty until they have been read.
         sample_count: outcomes that an item has.
+        tolerance: how much worse than others those may be that are named the best.
     """
 
     ranking_id: str
@@ -134,6 +140,7 @@ class Ranking:
     sample_count: int = 1
     start_time: float | None = None
     end_time: float | None = None
+    tolerance: float = 0.0
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ _STANDINGS: Final = {
     ranking_pb2.STANDING_NOT_INFERIOR: Standing.NOT_INFERIOR,
     ranking_pb2.STANDING_INFERIOR: Standing.INFERIOR,
     ranking_pb2.STANDING_BASE: Standing.BASE,
+    ranking_pb2.STANDING_TIED: Standing.TIED,
 }
 
 
@@ -38,6 +39,8 @@ class RemoteJudge:
             request.top = ranking.top
         if ranking.margin is not None:
             request.margin = ranking.margin
+        if ranking.tolerance:
+            request.tolerance = ranking.tolerance
         try:
             response = await self._stub.RankRuns(request, timeout=self._timeout_seconds)
         except grpc.aio.AioRpcError as error:

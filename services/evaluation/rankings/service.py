@@ -124,6 +124,7 @@ def ranking_request(request: ranking_pb2.CreateRankingRequest) -> RankingRequest
         seed=request.seed if request.HasField("seed") else None,
         ranking_id=request.ranking_id if request.HasField("ranking_id") else None,
         request_id=request.request_id if request.HasField("request_id") else None,
+        tolerance=request.tolerance,
     )
 
 
@@ -145,3 +146,7 @@ def _check_models(request: ranking_pb2.CreateRankingRequest, violations: Violati
                 violations.add("margin", "must be from 0 to below 1")
         case _:
             violations.add("question", "must be top or margin")
+    if not 0 <= request.tolerance < 1:
+        violations.add("tolerance", "must be from 0 to below 1")
+    elif request.tolerance and request.WhichOneof("question") != "top":
+        violations.add("tolerance", "goes with top; a margin says itself what may be worse by how much")

@@ -76,6 +76,11 @@ class Allowance:
                 async with asyncio.timeout(_ASK_AGAIN_SECONDS):
                     await self._has_moved.wait()
 
+    async def reserve_now(self, cost: Spend) -> Grant | None:
+        """Reserve the cost of some items, unless others in flight, or the day's budget, stand in its way."""
+        answer = await self._ask(cost)
+        return answer if isinstance(answer, Grant) else None
+
     def settle(self, grant: Grant, actual: Spend | None) -> None:
         """Replace a reservation by what the item cost; ``None``: it was cancelled and counts as what was reserved."""
         self._settled.append(Settlement(grant, actual))

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
-from services.evaluation.runs.outcome import Usage
+from services.runtime.usage import Usage
 
 _RESERVED_QUANTILE = 0.9
 _REMEMBERED_ITEMS = 200
@@ -58,6 +58,10 @@ class Spend:
             self.engine_seconds - other.engine_seconds,
             self.cost_micro_usd - other.cost_micro_usd,
         )
+
+    def __mul__(self, count: float) -> "Spend":
+        """So many times as much."""
+        return Spend(*(count * getattr(self, each.name) for each in fields(self)))
 
     @property
     def mean(self) -> "Spend":
@@ -166,6 +170,31 @@ class BudgetKeeper:
             self._probing.add((task, is_repeated))
         self._reserved += cost
         return cost
+
+    def reserve_block(self, task: str, count: int) -> Spend | None:
+        """What is reserved for so many further items of ``task`` together, none of which an earlier run has paid for.
+
+        ``None`` if they do not fit as long as nothing is settled, or as long as nobody knows what one of them costs.
+        """
+        left = self.wall_seconds_left
+        if left is not None and left <= 0:
+            return None
+        known = self._costs_of(task, is_repeated=False).high
+        if known is None and self._limits_cost:
+            return None
+        cost = replace(known or Spend(), items=1) * count
+        if not self._fits(self._spent + self._reserved + cost):
+            return None
+        self._reserved += cost
+        return cost
+
+    def settle_block(self, reserved: Spend, actual: Spend) -> None:
+        """Replace a block's reservation, or a part of it, by what its items cost.
+
+        What the next item costs is not learned from sums, which vary less than items do.
+        """
+        self._reserved -= reserved
+        self._spent += actual
 
     def settle(self, task: str, reserved: Spend, actual: Spend | None) -> None:
         """Replace a reservation by what the item cost; ``None``: it was cancelled and counts as what was reserved."""

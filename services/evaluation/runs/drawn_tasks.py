@@ -2,145 +2,24 @@
 
 import asyncio
 import dataclasses
-import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence, Set
 from functools import partial
 
 from services.evaluation.runs.accounts import Grant
 from services.evaluation.runs.allowances import Allowance
+from services.evaluation.runs.block_account import BlockAccount
+from services.evaluation.runs.block_sharing import BlockSharing
+from services.evaluation.runs.blocks import BLOCK_ITEMS, part_of_others
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
-from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
-from services.evaluation.runs.outcome import ItemOutcome, Usage
-from services.evaluation.runs.pipeline import ItemPipeline
-from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.drawings import Draw
+from services.evaluation.runs.drawn_task import DrawnTask
+from services.evaluation.runs.outcome import ItemOutcome
+from services.runtime.usage import Usage
 
-_BLOCK_ITEMS = 32
-_MOST_DRAWS = 1024
-_IN_FLIGHT_SHARE = 0.1
+_TURN_ITEMS = 32
 _ASK_AGAIN_SECONDS = 1.0
 """How long to wait for results that the next draws depend on, before asking whether another replica brought them."""
-
-
-class DrawnTask:
-    """One task: what is drawn, what waits to be asked, what is in flight and what is decided.
-
-    At most 32 items, or a tenth of those that are likely to be needed, are asked or wait for the ledger's word: they
-    are what an early decision wastes, also when the ledger is slower than the model. Where nobody can tell how many are
-    needed, those that were begun stand for them.
-
-    Attributes:
-        decision: the latest; ``None`` before the first answer of the aggregation service.
-        in_flight: the items being worked on.
-        unsaved_count: outcomes that were handed to the ledger and are not yet acknowledged.
-        is_unaffordable: the run's budget, or the caller's, has no room for another item of it.
-    """
-
-    def __init__(
-        self,
-        request: DrawingRequest,
-        population: Population,
-        pipeline: ItemPipeline,
-        drawings: Drawings,
-        *,
-        patience_seconds: float,
-    ) -> None:
-        self.name = request.questions.task
-        self.decision: TaskDecision | None = None
-        self.in_flight: set[asyncio.Task[None]] = set()
-        self.is_unaffordable = False
-        self.begun_count = 0
-        self.unsaved_count = 0
-        self._request = request
-        self._population = population
-        self._pipeline = pipeline
-        self._drawings = drawings
-        self._patience_seconds = patience_seconds
-        self._waiting: deque[Draw] = deque()
-        self._next_index = 0
-        self._awaited_count: int | None = None
-        self._is_exhausted = False
-        self._was_put_down = False
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether all of its questions are."""
-        return self.decision is not None and self.decision.is_decided
-
-    @property
-    def wants_items(self) -> bool:
-        """Whether further items are to be asked, now or later."""
-        return not (self.is_decided or self.is_unaffordable or (self._is_exhausted and not self._waiting))
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more item may be in flight."""
-        if not self._request.questions.questions:
-            return True
-        expected = self.decision.expected_remaining_count if self.decision is not None else None
-        needed = self.begun_count if expected is None else expected
-        undecided = len(self.in_flight) + math.ceil(self.unsaved_count / self.sample_count)
-        return undecided < max(_BLOCK_ITEMS, int(_IN_FLIGHT_SHARE * needed))
-
-    @property
-    def awaits_results(self) -> bool:
-        """Whether the next draws depend on results that are not in yet."""
-        completed = self.decision.completed_count if self.decision is not None else 0
-        return self._awaited_count is not None and completed < self._awaited_count
-
-    async def create(self) -> None:
-        """Fix the order of its items, or find it as an earlier process has fixed it."""
-        await wait_out(
-            lambda: self._drawings.create(self._request, self._population.item_ids()),
-            patience_seconds=self._patience_seconds,
-        )
-
-    def note(self, decision: TaskDecision) -> None:
-        """Take in what is decided; answers may come out of order, so an older one is not taken."""
-        known = self.decision
-        if known is None or decision.completed_count >= known.completed_count or decision.is_decided:
-            self.decision = decision
-
-    async def next_draw(self, *, again: bool) -> Draw | None:
-        """Take the next drawn item; ``None`` if it depends on results, or if there is none.
-
-        Args:
-            again: ask even though the results that were waited for have not come this way.
-        """
-        while not self._waiting:
-            if self._is_exhausted or (self.awaits_results and not again):
-                return None
-            ask = partial(self._drawings.draw, self._request.run, self.name, self._next_index, _MOST_DRAWS)
-            block = await wait_out(ask, patience_seconds=self._patience_seconds)
-            self.note(block.decision)
-            self._waiting.extend(block.draws)
-            self._next_index += len(block.draws)
-            self._is_exhausted = block.is_exhausted
-            self._awaited_count = block.awaited_count
-            if not block.draws:
-                return None
-        return self._waiting.popleft()
-
-    def put_back(self, draw: Draw) -> None:
-        """Return a draw that was not begun."""
-        self._waiting.appendleft(draw)
-
-    def put_down(self) -> None:
-        """Cancel what is in flight, once."""
-        if not self._was_put_down:
-            self._was_put_down = True
-            for job in self.in_flight:
-                job.cancel()
-
-    async def outcomes(self, draw: Draw) -> Sequence[ItemOutcome]:
-        """Ask and judge one item; see ``ItemPipeline.outcomes``."""
-        return await self._pipeline.outcomes(self._population.item(draw.position), draw.draw_index)
-
-    @property
-    def sample_count(self) -> int:
-        """Outcomes that an item has."""
-        return self._pipeline.sample_count
 
 
 class DrawnTasks:
@@ -157,6 +36,7 @@ class DrawnTasks:
         is_known: whether the ledger has an outcome for this sample of an item already.
         write: hands an outcome to the ledger; what it decides comes back through ``note``.
         stops_at_failure: whether the first gate that fails ends everything.
+        sharing: hands blocks to helpers; None: nobody helps.
     """
 
     def __init__(
@@ -170,6 +50,7 @@ class DrawnTasks:
         stops_at_failure: bool,
         allowance: Allowance | None = None,
         repeated: Set[tuple[str, str]] = frozenset(),
+        sharing: BlockSharing | None = None,
     ) -> None:
         self._tasks = tuple(tasks)
         self._by_name = {task.name: task for task in tasks}
@@ -182,6 +63,7 @@ class DrawnTasks:
         self._was_late = False
         self._allowance = allowance
         self._repeated = repeated
+        self._sharing = sharing
         self.used_up_allowance = False
 
     @property
@@ -196,11 +78,13 @@ class DrawnTasks:
         """Whether the budget kept items from being asked."""
         return self._was_late or any(task.is_unaffordable for task in self._tasks)
 
-    def note(self, decision: TaskDecision) -> None:
-        """Take in what the aggregation service has decided."""
-        if (task := self._by_name.get(decision.task)) is not None:
-            task.note(decision)
-            self._changed.set()
+    def note(self, decision: TaskDecision) -> TaskDecision:
+        """Take in what the aggregation service has decided; return the newest that is known of the task."""
+        task = self._by_name.get(decision.task)
+        if task is None:
+            return decision
+        self._changed.set()
+        return task.note(decision)
 
     def note_saved(self, outcomes: Sequence[ItemOutcome]) -> None:
         """Take in that the ledger has acknowledged outcomes; what it decided by them must come before the next item."""
@@ -221,19 +105,24 @@ class DrawnTasks:
         for task in self._tasks:
             await task.create()
         async with asyncio.TaskGroup() as group:
+            watching = None if self._sharing is None else group.create_task(self._sharing.watch())
             again = False
             while not self._is_over():
                 self._changed.clear()
                 again = not (await self._begin_one(group, again=again) or await self._wait_for_change())
             for task in self._tasks:
                 task.put_down()
+            if watching is not None:
+                watching.cancel()
+        if self._sharing is not None:
+            await self._sharing.finish()
 
     def _is_over(self) -> bool:
         """Whether nothing more is to be waited for; cancels what is in flight for questions that are decided."""
         for task in self._tasks:
             if task.is_decided:
                 task.put_down()
-        is_open = any(task.wants_items or task.in_flight for task in self._tasks)
+        is_open = any(task.wants_items or task.in_flight or task.shared for task in self._tasks)
         left = self._keeper.wall_seconds_left
         self._was_late = is_open and left is not None and left <= 0
         return self.has_failed or self._was_late or not is_open
@@ -242,18 +131,32 @@ class DrawnTasks:
     def _open_tasks(self) -> list[DrawnTask]:
         """Those that want items, the one that has had the fewest blocks first."""
         wanting = [task for task in self._tasks if task.wants_items]
-        return sorted(wanting, key=lambda task: task.begun_count // _BLOCK_ITEMS)
+        return sorted(wanting, key=lambda task: task.begun_count // _TURN_ITEMS)
 
     @property
-    def _in_flight_count(self) -> int:
+    def _own_count(self) -> int:
         return sum(len(task.in_flight) for task in self._tasks)
 
+    @property
+    def _shared_count(self) -> int:
+        return sum(task.shared_count for task in self._tasks)
+
     async def _begin_one(self, group: asyncio.TaskGroup, *, again: bool) -> bool:
-        """Begin one item if there is room, and report whether anything has moved."""
-        if self._in_flight_count >= self._concurrency:
+        """Begin one item, or one block at a helper, if there is room, and report whether anything has moved."""
+        left = self._concurrency - self._own_count - self._shared_count
+        if left <= 0:
+            return False
+        helper_count = 0 if self._sharing is None else self._sharing.helper_count
+        others = part_of_others(self._concurrency, helper_count)
+        if self._sharing is not None and left >= BLOCK_ITEMS <= others - self._shared_count:
+            if await self._begin_block(group, self._sharing, helper_count):
+                return True
+            # There is none to give: no place is kept for it.
+            others = helper_count = 0
+        if self._own_count >= self._concurrency - others:
             return False
         for task in self._open_tasks:
-            if not task.has_room or (draw := await task.next_draw(again=again)) is None:
+            if not task.has_room(helper_count) or (draw := await task.next_draw(again=again)) is None:
                 continue
             if all(self._is_known(task.name, draw, sample) for sample in range(task.sample_count)):
                 task.begun_count += 1
@@ -262,7 +165,7 @@ class DrawnTasks:
             if reserved is None:
                 task.put_back(draw)
                 # With nothing in flight nothing can be settled that would make room.
-                task.is_unaffordable = not self._in_flight_count
+                task.is_unaffordable = not (self._own_count or self._shared_count)
                 if task.is_unaffordable:
                     return True
                 continue
@@ -272,6 +175,56 @@ class DrawnTasks:
             job.add_done_callback(partial(self._end, task))
             return True
         return False
+
+    async def _begin_block(self, group: asyncio.TaskGroup, sharing: BlockSharing, helper_count: int) -> bool:
+        for task in self._open_tasks:
+            if not task.has_room_for_block(helper_count):
+                continue
+            draws = await task.next_block(partial(self._is_fresh, task))
+            if not draws:
+                continue
+            reserved = self._keeper.reserve_block(task.name, len(draws))
+            if reserved is None:
+                # The last items that fit are asked one by one.
+                task.put_back(*draws)
+                continue
+            account = BlockAccount(self._keeper, reserved, len(draws), self._allowance)
+            if not await account.admit():
+                account.give_back()
+                task.put_back(*draws)
+                sharing.pause()
+                return False
+            task.begun_count += len(draws)
+            task.blocks.append(account)
+            job = group.create_task(self._share(sharing, task, draws, account))
+            task.shared.add(job)
+            job.add_done_callback(partial(self._end_block, task, account))
+            return True
+        return False
+
+    def _is_fresh(self, task: DrawnTask, draw: Draw) -> bool:
+        """Whether the ledger has nothing of an item, nor an earlier run under the same budget."""
+        has_some = any(self._is_known(task.name, draw, sample) for sample in range(task.sample_count))
+        return not has_some and (task.name, draw.item_id) not in self._repeated
+
+    async def _share(
+        self, sharing: BlockSharing, task: DrawnTask, draws: Sequence[Draw], account: BlockAccount
+    ) -> None:
+        def on_done(item_count: int, spent: Spend | None) -> None:
+            account.settle(item_count, spent)
+            self._changed.set()
+
+        left = await sharing.share(task.name, draws, task.sample_count, on_done, account.note_taken)
+        account.give_back()
+        task.begun_count -= len(left)
+        task.put_back(*left)
+
+    def _end_block(self, task: DrawnTask, account: BlockAccount, job: asyncio.Task[None]) -> None:
+        # Not in the job itself, which does not run at all if it is cancelled at once.
+        account.cancel()
+        task.blocks.remove(account)
+        task.shared.discard(job)
+        self._changed.set()
 
     def _end(self, task: DrawnTask, job: asyncio.Task[None]) -> None:
         task.in_flight.discard(job)

@@ -12,19 +12,24 @@ import structlog
 
 from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.allowances import Allowance
+from services.evaluation.runs.block_sharing import BlockSharing
+from services.evaluation.runs.blocks import LEAST_PLACES, BlockBoard
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
-from services.evaluation.runs.drawn_tasks import DrawnTask, DrawnTasks
+from services.evaluation.runs.drawn_task import DrawnTask
+from services.evaluation.runs.drawn_tasks import DrawnTasks
+from services.evaluation.runs.fatal_errors import RunCannotGoOnError
 from services.evaluation.runs.gates import Depth, TaskQuestions, questions_of
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
+from services.evaluation.runs.open_shards import ShardTask
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, ScorerPanel
-from services.evaluation.runs.pipeline import ItemPipeline, RunCannotGoOnError
+from services.evaluation.runs.pipeline import ItemPipeline
 from services.evaluation.runs.record import Run, RunState, StopReason, TaskProgress
 from services.evaluation.runs.retry import wait_out
-from services.evaluation.runs.shard_work import ShardCrew, ShardTask
+from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.shards import OwnBoard, ShardBoard, ShardPlan
 from services.evaluation.tasks import Task
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
@@ -83,8 +88,10 @@ class RunExecutor:
         earlier_runs: Mapping[str, Sequence[str]] | None = None,
         allowance: Allowance | None = None,
         board: ShardBoard | None = None,
+        blocks: BlockBoard | None = None,
     ) -> None:
         self._run = run
+        self._blocks = blocks
         self._board = board or OwnBoard()
         self._crew: ShardCrew | None = None
         self._plan = ShardPlan(())
@@ -208,6 +215,22 @@ class RunExecutor:
             stops_at_failure=self._run.goal.stops_at_failure,
             allowance=self._allowance,
             repeated=self._repeated,
+            sharing=self._sharing(),
+        )
+
+    def _sharing(self) -> BlockSharing | None:
+        """What hands drawn items to helpers, where a run is large enough and has other replicas beside it."""
+        if self._blocks is None or self._run.concurrency < LEAST_PLACES:
+            return None
+        return BlockSharing(
+            self._run.name,
+            self._blocks,
+            self._peers.ledger,
+            self._peers.drawings,
+            self._known,
+            on_counts=self._count_shared,
+            on_decision=self._note_decision,
+            patience_seconds=self._patience_seconds,
         )
 
     async def _read_repeated(self) -> Set[tuple[str, str]]:
@@ -310,9 +333,14 @@ class RunExecutor:
     def _is_known(self, task: str, draw: Draw, sample: int) -> bool:
         return self._known.has(task, draw.draw_index, sample)
 
+    def _count_shared(self, task: str, scored: int, failed: int) -> None:
+        self._scored[task] += scored
+        self._failed[task] += failed
+        self._count_done()
+
     def _note_decision(self, decision: TaskDecision) -> None:
         if self._drawn is not None:
-            self._drawn.note(decision)
+            decision = self._drawn.note(decision)
         self._change(self._run.with_decision(decision))
 
     def _count(self, outcomes: Sequence[ItemOutcome]) -> None:

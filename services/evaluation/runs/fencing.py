@@ -1,5 +1,6 @@
 """The ledger as a replica writes to it that works on a run together with others."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from services.evaluation.errors import LeaseLostError
@@ -17,11 +18,19 @@ class FencedLedger:
         ledger: of all runs.
         fence: as it was last read.
         confirm: returns the fence as it is now; raises LeaseLostError for who may not go on.
+        may_write: whether an outcome may go to the ledger under that fence.
     """
 
-    def __init__(self, ledger: Ledger, fence: int, confirm: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fence: int,
+        confirm: Callable[[], Awaitable[int]],
+        may_write: Callable[[ItemOutcome], bool],
+    ) -> None:
         self._plain = ledger
         self._confirm = confirm
+        self._may_write = may_write
         self._fence = fence
         self._ledger = ledger.fenced(fence)
 
@@ -40,8 +49,11 @@ class FencedLedger:
         """
         while True:
             tried = self._fence
+            # Looked at anew for each fence: what was withdrawn meanwhile may have been counted already.
+            dropped = [each for each in outcomes if not self._may_write(each)]
             try:
-                return await self._ledger.append(run, outcomes)
+                receipt = await self._ledger.append(run, _without(outcomes, dropped))
+                return dataclasses.replace(receipt, dropped=dropped)
             except LeaseLostError:
                 self.fenced(await self._confirm())
                 if self._fence <= tried:
@@ -54,3 +66,8 @@ class FencedLedger:
     def keys(self, run: str) -> AsyncIterator[ItemKey]:
         """Every outcome that the ledger has of a run."""
         return self._ledger.keys(run)
+
+
+def _without(outcomes: Sequence[ItemOutcome], dropped: Sequence[ItemOutcome]) -> Sequence[ItemOutcome]:
+    gone = {id(each) for each in dropped}
+    return [each for each in outcomes if id(each) not in gone] if gone else outcomes

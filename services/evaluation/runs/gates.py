@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.model_changes import ModelChange, TierChoice
-from services.evaluation.specification import GATE_PATTERN
+from services.evaluation.suite_specification import GATE_PATTERN
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import InvalidArgumentError, not_found
 

@@ -8,21 +8,26 @@ from functools import partial
 import structlog
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
+from services.evaluation.runs.block_store import BlockStore, HelperBoard
 from services.evaluation.runs.executor import Peers, TaskItems, pipeline_of
 from services.evaluation.runs.fencing import FencedLedger
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.leases import RunLeases
 from services.evaluation.runs.ledger_writer import LedgerWriter
+from services.evaluation.runs.open_shards import ShardTask
 from services.evaluation.runs.record import Run
-from services.evaluation.runs.shard_store import ShardStore, StoredBoard
-from services.evaluation.runs.shard_work import ShardCrew, ShardTask
+from services.evaluation.runs.shard_store import ShardStore
+from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.stored_board import StoredBoard
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.errors import FailedPreconditionError, as_fleet_error
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 _MOST_LEFT_RUNS = 100
+_LINGER_SECONDS = 10.0
+"""How long to wait for the next block of a run whose items are drawn: to read its data again costs more."""
 
 
 class Helper:
@@ -33,6 +38,7 @@ class Helper:
     Args:
         store: the list of runs.
         shards: of all runs.
+        blocks: of all runs whose items are drawn.
         leases: of this replica.
         load: returns a run's tasks with their items; raises FleetError if they are not what the run began with.
         peers: the other services.
@@ -47,6 +53,7 @@ class Helper:
         self,
         store: RunStore,
         shards: ShardStore,
+        blocks: BlockStore,
         leases: RunLeases,
         load: Callable[[Run], Awaitable[Sequence[TaskItems]]],
         peers: Peers,
@@ -56,6 +63,7 @@ class Helper:
     ) -> None:
         self._store = store
         self._shards = shards
+        self._blocks = blocks
         self._leases = leases
         self._load = load
         self._peers = peers
@@ -69,13 +77,19 @@ class Helper:
         while True:
             await asyncio.sleep(self._leases.times.poll_seconds)
             try:
-                if self._has_room() and (run := await self._shards.in_need(self._leases.owner, without=[*self._left])):
+                if self._has_room() and (run := await self._in_need()) is not None:
                     with bind_deadline(None), bind_ids(run_id=run.run_id, caller=run.caller):
                         await self._help(run)
             except (LeaseLostError, RunsUnavailableError) as error:
                 _LOG.info("shards_left", message=error.message)
             except Exception as error:  # noqa: BLE001 - whatever it is, the run's owner deals with it
                 _LOG.warning("no_help", exc_info=error)
+
+    async def _in_need(self) -> Run | None:
+        """A run that has shards which nobody works on, else one whose owner will have blocks to give."""
+        owner, left = self._leases.owner, [*self._left]
+        found = await self._shards.in_need(owner, without=left)
+        return found if found is not None else await self._blocks.in_want(owner, without=left)
 
     async def _help(self, run: Run) -> None:
         self.is_helping = True
@@ -98,6 +112,8 @@ class Helper:
                 raise
         finally:
             self.is_helping = False
+            with contextlib.suppress(RunsUnavailableError):
+                await self._blocks.leave(self._leases.owner, run.run_id)
 
     async def _work_on(self, run: Run) -> None:
         tasks = await self._load(run)
@@ -107,23 +123,18 @@ class Helper:
             for each in tasks
         }
         read_fence = partial(self._store.fence, run.run_id)
-        board = StoredBoard(
-            self._shards,
-            run.run_id,
-            self._leases.owner,
-            lease_seconds=self._leases.times.lease_seconds,
-            read_fence=read_fence,
-        )
-        ledger = FencedLedger(self._peers.ledger, await read_fence(), board.confirm)
+        board = self._board_of(run, read_fence)
+        ledger = FencedLedger(self._peers.ledger, await read_fence(), board.confirm, board.may_write)
         crew = ShardCrew(
             run.name,
-            {each.task.name: ShardTask(pipelines[each.task.name], each.items) for each in tasks},
+            {each.task.name: ShardTask(pipelines[each.task.name], each.items, each.population) for each in tasks},
             board,
             ledger,
             KnownOutcomes({name: each.sample_count for name, each in pipelines.items()}),
             concurrency=run.concurrency,
             is_owner=False,
             patience_seconds=self._patience_seconds,
+            linger_seconds=_LINGER_SECONDS if run.goal.draws else 0.0,
         )
         writer = LedgerWriter(
             ledger,
@@ -139,6 +150,14 @@ class Helper:
             await writer.finish()
 
         await _first_error_of(work(), writer.drain())
+
+    def _board_of(self, run: Run, read_fence: Callable[[], Awaitable[int]]) -> StoredBoard:
+        owner, lease_seconds = self._leases.owner, self._leases.times.lease_seconds
+        if not run.goal.draws:
+            return StoredBoard(self._shards, run.run_id, owner, lease_seconds=lease_seconds, read_fence=read_fence)
+        return HelperBoard(
+            self._blocks, self._shards, run.run_id, owner, lease_seconds=lease_seconds, read_fence=read_fence
+        )
 
 
 async def _first_error_of(*works: Awaitable[None]) -> None:

@@ -10,7 +10,14 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from services.runtime.calls import current_scope
-from services.runtime.errors import DeadlineExceededError, FleetError, UnavailableError, from_rpc_error, from_status
+from services.runtime.errors import (
+    CancelledCallError,
+    DeadlineExceededError,
+    FleetError,
+    UnavailableError,
+    from_rpc_error,
+    from_status,
+)
 from services.runtime.expiries import Expiries
 from services.runtime.pacing import Pacer
 
@@ -77,6 +84,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         message: makes the stream's messages.
         call: asks for one item by itself, for requests too large to share a stream.
         timeout_seconds: longest time of one item.
+        most_streams: of one run.
     """
 
     def __init__(
@@ -86,8 +94,10 @@ class ItemStreams(Generic[RequestT, ResponseT]):
         call: Callable[[RequestT], Awaitable[ResponseT]],
         *,
         timeout_seconds: float,
+        most_streams: int = _MOST_STREAMS,
     ) -> None:
         self._open_stream = open_stream
+        self._most_streams = most_streams
         self._message = message
         self._call = call
         self._timeout_seconds = timeout_seconds
@@ -122,7 +132,7 @@ class ItemStreams(Generic[RequestT, ResponseT]):
             if stream.has_company:
                 return stream
         emptiest = min(streams, key=len, default=None)
-        if emptiest is not None and (len(emptiest) < _ITEMS_A_STREAM or len(streams) >= _MOST_STREAMS):
+        if emptiest is not None and (len(emptiest) < _ITEMS_A_STREAM or len(streams) >= self._most_streams):
             return emptiest
         stream = _Stream(self._open_stream, self._message, lambda ended: self._forget(run_id, ended))
         streams.append(stream)
@@ -241,7 +251,9 @@ class _Stream:
                 for outcome in outcomes.more:
                     self._deliver(outcome)
         except grpc.aio.AioRpcError as broken:
-            error = from_rpc_error(broken)
+            told = from_rpc_error(broken)
+            # Nobody here cancelled it: its replica is going away, or its connection was too old.
+            error = error if isinstance(told, CancelledCallError) else told
         finally:
             self._on_end(self)
             self._fail(self._waiting.values(), error)

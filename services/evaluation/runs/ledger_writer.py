@@ -75,7 +75,8 @@ class LedgerWriter:
                 raise
             await self._save([_refused(batch[0], error)])
             return
-        self._on_saved(batch)
+        dropped = {id(each) for each in receipt.dropped}
+        self._on_saved([each for each in batch if id(each) not in dropped])
         for decision in receipt.decisions:
             self._on_decision(decision)
 
@@ -98,5 +99,13 @@ def _refused(outcome: ItemOutcome, error: InvalidArgumentError) -> ItemOutcome:
     """The failure that is stored in place of an outcome that the ledger refuses, without the texts it may dislike."""
     failure = Failure("LEDGER_REFUSED", error.message)
     return dataclasses.replace(
-        outcome, metrics=None, failure=failure, prompt="", output="", extracted_answer=None, groups={}, judges=()
+        outcome,
+        metrics=None,
+        failure=failure,
+        metric_failures=(),
+        prompt="",
+        output="",
+        extracted_answer=None,
+        groups={},
+        judges=(),
     )

@@ -74,7 +74,8 @@ class RunMaker:
 
         Raises:
             NotFoundError: suite, task, scorer, guard, policy or model does not exist.
-            FailedPreconditionError: a guard or a policy cannot judge what a task wants judged.
+            FailedPreconditionError: a guard or a policy cannot judge what a task wants judged, or a task gives its
+                scorer wrong parameters.
             AlreadyExistsError: the run id is taken.
             ResourceExhaustedError: CALLER_BUDGET_EXHAUSTED.
         """
@@ -104,7 +105,7 @@ class RunMaker:
             goal_of(request.wish, suite), has_caller_budget=has_caller_budget, tier_choice=choice
         )
         suite = suite_for(goal, suite)
-        await self._peers.scorers.check({use.scorer for task in suite.tasks for use in task.spec.scorers})
+        await self._peers.scorers.check([use for task in suite.tasks for use in task.spec.scorers])
         await self._peers.safety.check([task.spec.safety for task in suite.tasks if task.spec.safety])
         escalates = request.wish.escalates
         return Run(

@@ -11,6 +11,7 @@ import structlog
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.allowances import Allowances
+from services.evaluation.runs.block_store import BlockStore, StoredBlocks
 from services.evaluation.runs.earlier_runs import earlier_runs
 from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
 from services.evaluation.runs.fencing import FencedLedger
@@ -20,8 +21,9 @@ from services.evaluation.runs.making import RunMaker, SuiteBook
 from services.evaluation.runs.peers import Ledger
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState
 from services.evaluation.runs.retry import wait_out
-from services.evaluation.runs.shard_store import ShardStore, StoredBoard
+from services.evaluation.runs.shard_store import ShardStore
 from services.evaluation.runs.store import Claim, RunStore
+from services.evaluation.runs.stored_board import StoredBoard
 from services.evaluation.runs.tiers import suite_for
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
@@ -74,9 +76,11 @@ class RunManager:
         self._may_have_work = asyncio.Event()
         self._own_tasks: list[asyncio.Task[None]] = []
         self._shards = ShardStore(store.engine)
+        self._blocks = BlockStore(store.engine)
         self._helper = Helper(
             store,
             self._shards,
+            self._blocks,
             self._leases,
             self._tasks_of,
             peers,
@@ -135,7 +139,7 @@ class RunManager:
         if fence is not None:
             _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
             await self._shut_out(run, fence)
-            await self._shards.clear(run_id)
+            await self._clear(run_id)
         return await self.get(run_id)
 
     async def _drop(self, run_id: str) -> Run | None:
@@ -258,6 +262,7 @@ class RunManager:
         run = claim.run
         tasks = await self._tasks_of(run)
         board: StoredBoard | None = None
+        blocks: StoredBlocks | None = None
         ledger: Ledger = self._peers.ledger.fenced(claim.fence)
         if self._store.is_shared:
             board = StoredBoard(
@@ -267,7 +272,10 @@ class RunManager:
                 lease_seconds=self._leases.times.lease_seconds,
                 read_fence=partial(self._store.fence, run.run_id, claim.epoch),
             )
-            ledger = FencedLedger(self._peers.ledger, claim.fence, board.confirm)
+            blocks = StoredBlocks(self._blocks, self._shards, run.run_id, claim.epoch)
+            # Who has some of them stops before it is told the new fence.
+            await wait_out(blocks.withdraw_all, patience_seconds=self._patience_seconds)
+            ledger = FencedLedger(self._peers.ledger, claim.fence, board.confirm, board.may_write)
         # Before the ledger is read: from here on it takes nothing more from whoever had the run before.
         await wait_out(partial(ledger.append, run.name, ()), patience_seconds=self._patience_seconds)
         peers = dataclasses.replace(self._peers, ledger=ledger)
@@ -279,6 +287,7 @@ class RunManager:
             earlier_runs=await earlier_runs(run, tasks, self._store),
             allowance=None if self._allowances is None else self._allowances.of(run.caller or ANONYMOUS),
             board=board,
+            blocks=blocks,
         )
         executor.begin(tasks)
         await self._save(executor.run, claim.epoch, lease_seconds=self._leases.times.lease_seconds)
@@ -335,7 +344,11 @@ class RunManager:
 
     async def _forget_shards(self, run_id: str) -> None:
         try:
-            await self._shards.clear(run_id)
+            await self._clear(run_id)
         except RunsUnavailableError as error:
             # Nobody takes shards of a run that has ended.
             _LOG.warning("shards_not_forgotten", run=f"runs/{run_id}", message=error.message)
+
+    async def _clear(self, run_id: str) -> None:
+        await self._shards.clear(run_id)
+        await self._blocks.clear(run_id)

@@ -4,33 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.runtime.errors import FleetError
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What an item cost; what was computed and what was saved: see ``Usage`` in common.proto."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    engine_seconds: float = 0.0
-    computed_prompt_tokens: int = 0
-    computed_completion_tokens: int = 0
-    prefix_saved_tokens: int = 0
-    cache_saved_tokens: int = 0
-    cost_micro_usd: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        """Both costs together."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.engine_seconds + other.engine_seconds,
-            self.computed_prompt_tokens + other.computed_prompt_tokens,
-            self.computed_completion_tokens + other.computed_completion_tokens,
-            self.prefix_saved_tokens + other.prefix_saved_tokens,
-            self.cache_saved_tokens + other.cache_saved_tokens,
-            self.cost_micro_usd + other.cost_micro_usd,
-        )
+from services.runtime.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +31,22 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricFailure:
+    """Why some metrics of an answered item have no value; those that are not in ``counted_as`` are not known."""
+
+    metrics: tuple[str, ...]
+    reason: str
+    message: str
+    counted_as: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """The one outcome of one sample of one item; exactly one of ``metrics`` and ``failure`` is not None."""
+    """The one outcome of one sample of one item; exactly one of ``metrics`` and ``failure`` is not None.
+
+    ``metric_failures`` are about metrics that are not in ``metrics``; of an item that failed as a whole, ``failure``
+    says what they count as.
+    """
 
     task: str
     item: str
@@ -75,6 +63,7 @@ class ItemOutcome:
     extracted_answer: str | None = None
     truncated: bool = False
     complete_time: float = 0.0
+    metric_failures: tuple[MetricFailure, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an outcome that is both or neither."""

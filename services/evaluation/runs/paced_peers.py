@@ -1,13 +1,14 @@
 """The other services, each given as many items at once as it answers without delay."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from services.evaluation.items import Message, Prompt
+from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.peers import (
     ContinuationScores,
@@ -20,8 +21,9 @@ from services.evaluation.runs.peers import (
     ScorerCall,
     ScorerPanel,
 )
-from services.evaluation.specification import SafetyJudging
+from services.evaluation.runs.retry import is_transient
 from services.runtime.adaptive_limit import AdaptiveLimit
+from services.runtime.errors import FleetError
 
 MakeLimit = Callable[[], AdaptiveLimit]
 
@@ -110,10 +112,25 @@ class PacedScorerPanel:
         self._panel = panel
         self._limit = limit
 
-    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput | FleetError]:
         """See ``ScorerPanel.score``."""
-        return await self._limit.run(partial(self._panel.score, calls))
+        outcomes: Sequence[ScoredOutput | FleetError] = ()
 
-    async def check(self, scorers: Collection[str]) -> None:
+        async def attempt() -> None:
+            nonlocal outcomes
+            outcomes = await self._panel.score(calls)
+            for each in outcomes:
+                # The limit hears of one that pushes back by its error.
+                if isinstance(each, FleetError) and is_transient(each):
+                    raise each
+
+        try:
+            await self._limit.run(attempt)
+        except FleetError:
+            if not outcomes:
+                raise
+        return outcomes
+
+    async def check(self, uses: Sequence[ScorerUse]) -> None:
         """See ``ScorerPanel.check``."""
-        await self._panel.check(scorers)
+        await self._panel.check(uses)

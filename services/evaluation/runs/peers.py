@@ -1,15 +1,17 @@
 """What a run needs of the four other services, as Protocols; `remote.py` speaks to the real ones over gRPC."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from services.evaluation.items import Message, Prompt
+from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
-from services.evaluation.specification import SafetyJudging
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
+from services.runtime.errors import FleetError
+from services.runtime.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,10 @@ class GeneratedText:
 
 @dataclass(frozen=True, slots=True)
 class ContinuationScores:
-    """Natural-log likelihoods of continuations, in their order."""
+    """Natural-log likelihoods of continuations and the tokens that they have, in their order."""
 
     log_likelihoods: tuple[float, ...]
+    token_counts: tuple[int, ...]
     usage: Usage
     model_digest: str
     truncated: bool
@@ -48,9 +51,11 @@ class ContinuationScores:
 
 @dataclass(frozen=True, slots=True)
 class ScorerCall:
-    """One scorer applied to one output: generated text, or the choices' log-likelihoods.
+    """One scorer applied to one output: generated text, the choices' log-likelihoods, or that of ``text``.
 
-    ``prompt`` is empty for a scorer that does not ask for it; ``details`` are its own.
+    ``unconditional`` are those without the question; empty if they are not known. ``token_count`` is of ``text`` where
+    its likelihood is judged, the only one of ``log_likelihoods``. ``prompt`` is empty for a scorer that does not ask
+    for it; ``details`` are its own.
     """
 
     scorer: str
@@ -59,6 +64,8 @@ class ScorerCall:
     text: str | None = None
     log_likelihoods: tuple[float, ...] | None = None
     choices: tuple[str, ...] = ()
+    unconditional: tuple[float, ...] = ()
+    token_count: int | None = None
     gold_indices: tuple[int, ...] = ()
     prompt: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -78,13 +85,14 @@ class ScoredOutput:
 class SafetyVerdict:
     """A decision on safety: ``safe``, ``unsafe``, ``controversial`` or ``error``.
 
-    ``judges`` are the guards that judged and, where one was applied, the policy.
+    ``judges`` are the guards that judged and, where one was applied, the policy; ``usage`` is what they cost.
     """
 
     decision: str
     error_reason: str
     truncated: bool
     judges: tuple[JudgeReference, ...]
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +108,17 @@ class ItemKey:
 
 @dataclass(frozen=True, slots=True)
 class AppendReceipt:
-    """How many outcomes were new to the ledger, and what is decided now in the drawings that they belong to."""
+    """What came of some outcomes.
+
+    Attributes:
+        appended: how many were new to the ledger.
+        decisions: what is decided now in the drawings that they belong to.
+        dropped: those that were not sent, since nobody waits for them any more.
+    """
 
     appended: int
     decisions: Sequence[TaskDecision] = ()
+    dropped: Sequence[ItemOutcome] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +155,7 @@ class SafetyJudge(Protocol):
     """The safety service."""
 
     async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
-        """Judge the last of the turns."""
+        """Judge the last of the turns; an error tells what was spent before it (``judging_bill``)."""
         ...
 
     async def check(self, judgings: Sequence[SafetyJudging]) -> None:
@@ -151,12 +166,17 @@ class SafetyJudge(Protocol):
 class ScorerPanel(Protocol):
     """The scoring service."""
 
-    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
-        """Apply all calls; raises the first typed error among them, with what all of them cost (``scoring_bill``)."""
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput | FleetError]:
+        """Apply all calls; for each, in their order, what it gave or why it gave nothing, which tells its cost, too."""
         ...
 
-    async def check(self, scorers: Collection[str]) -> None:
-        """Raise NotFoundError if one of the named scorers does not exist."""
+    async def check(self, uses: Sequence[ScorerUse]) -> None:
+        """Find out whether tasks can be scored as they want to be.
+
+        Raises:
+            NotFoundError: there is no such scorer.
+            FailedPreconditionError: SCORER_PARAMETERS_INVALID: it does not take such parameters.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Gate, Precision, TaskQuestions
 from services.evaluation.runs.peers import TaskFindings
+from services.evaluation.specification import TaskSpec
 
 _FEWEST_ITEMS: Final = 32
 _UNKNOWN_GAP: Final = 0.05
@@ -154,23 +155,36 @@ def _times(cost: Spend, count: int) -> Spend:
 
 
 def _cost_of_prompts(each: TaskItems) -> Spend:
-    """At most this many tokens an item, by the length of some prompts and the longest answers allowed."""
+    """At most this many tokens an item, by the length of some prompts and the longest answers allowed.
+
+    A guard reads each text once here; what more its kind takes, such as a template or a second stage, is not known.
+    """
     tokens = [_prompt_tokens(item) for item in itertools.islice(each.items, _SAMPLED_PROMPTS) if isinstance(item, Item)]
     mean = sum(tokens) / max(1, len(tokens))
     generation = each.task.spec.generation
-    generates = not any(isinstance(item, Item) and item.multiple_choice for item in itertools.islice(each.items, 1))
+    first = next(iter(itertools.islice(each.items, 1)), None)
+    generates = not isinstance(first, Item) or first.is_answered_with_text
     answers = generation.max_tokens * generation.sample_count if generates else 0
-    return replace(Spend(items=1), tokens=mean + answers)
+    return replace(Spend(items=1), tokens=mean + answers + _judged_tokens(each.task.spec, mean, answers))
+
+
+def _judged_tokens(task: TaskSpec, prompt: float, answers: float) -> float:
+    """What a guard reads of an item with so many tokens of prompt and of all answers; the same prompt only once."""
+    if task.safety is None:
+        return 0.0
+    if task.safety.aspect == "prompt":
+        return prompt
+    # There is nothing to judge in the choice of an answer.
+    return prompt * task.generation.sample_count + answers if answers else 0.0
 
 
 def _prompt_tokens(item: Item | InvalidItem) -> float:
     if isinstance(item, InvalidItem):
         return 0.0
     if item.multiple_choice is None:
-        return _length(item.prompt) / _CHARACTERS_A_TOKEN
-    characters = sum(
-        _length(group.context) + sum(map(len, group.continuations)) for group in item.multiple_choice.groups()
-    )
+        return (_length(item.prompt) + len(item.scored_text or "")) / _CHARACTERS_A_TOKEN
+    groups = [*item.multiple_choice.groups(), item.multiple_choice.unconditional_group()]
+    characters = sum(_length(group.context) + sum(map(len, group.continuations)) for group in groups if group)
     return characters / _CHARACTERS_A_TOKEN
 
 

@@ -30,6 +30,7 @@ from services.runtime.errors import (
     UnavailableError,
     from_rpc_error,
 )
+from services.runtime.usage_messages import usage_from_proto
 
 ResponseT = TypeVar("ResponseT")
 
@@ -153,7 +154,8 @@ class RemoteGenerator:
             raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
         return ContinuationScores(
             log_likelihoods=tuple(score.log_likelihood for score in response.scores),
-            usage=translation.usage_from_proto(response.usage),
+            token_counts=tuple(score.token_count for score in response.scores),
+            usage=usage_from_proto(response.usage),
             model_digest=response.model_digest,
             truncated=response.truncated,
         )
@@ -210,7 +212,7 @@ class RemoteLedger:
                 )
         return {
             each.task: TaskFindings(
-                dataclasses.replace(Spend.of_item(translation.usage_from_proto(each.usage)), items=each.item_count),
+                dataclasses.replace(Spend.of_item(usage_from_proto(each.usage)), items=each.item_count),
                 scores.get(each.task, {}),
             )
             for each in found.totals

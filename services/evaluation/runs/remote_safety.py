@@ -6,9 +6,9 @@ import grpc.aio
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 
 from services.evaluation.items import Message
+from services.evaluation.judging_specification import SafetyJudging
 from services.evaluation.runs import translation
 from services.evaluation.runs.peers import SafetyVerdict
-from services.evaluation.specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, from_rpc_error
 
 _ASPECTS = {"prompt": safety_pb2.ASPECT_PROMPT, "response": safety_pb2.ASPECT_RESPONSE}

@@ -17,6 +17,11 @@ _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 
 
+def is_transient(error: FleetError) -> bool:
+    """Return whether the same call may succeed later."""
+    return error.code in _TRANSIENT
+
+
 async def wait_out(call: Callable[[], Awaitable[ResultT]], *, patience_seconds: float) -> ResultT:
     """Repeat an idempotent call while its error is transient.
 
@@ -36,7 +41,7 @@ async def wait_out(call: Callable[[], Awaitable[ResultT]], *, patience_seconds: 
             wait = error.retry_after_seconds
             if wait is None:
                 wait = random.uniform(0, ceiling)
-            if error.code not in _TRANSIENT:
+            if not is_transient(error):
                 raise
             now = time.monotonic()
             if give_up_at is None:

@@ -2,43 +2,18 @@
 
 import asyncio
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from services.evaluation.items import InvalidItem, Item
+from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.known_outcomes import KnownOutcomes
+from services.evaluation.runs.open_shards import OpenShard, ShardTask
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.peers import Ledger
-from services.evaluation.runs.pipeline import ItemPipeline
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.shards import Shard, ShardBoard, ShardClaim
-
-
-@dataclass(frozen=True, slots=True)
-class ShardTask:
-    """A task that is run in full: its items in the run's order, and their way through the fleet."""
-
-    pipeline: ItemPipeline
-    items: Sequence[Item | InvalidItem]
-
-
-@dataclass(slots=True)
-class _OpenShard:
-    """A shard that is worked on here: what of it is asked next, and how many outcomes the ledger still lacks."""
-
-    claim: ShardClaim
-    next_index: int
-    missing_count: int
-    scored_count: int
-    failed_count: int
-
-    @property
-    def told(self) -> ShardClaim:
-        """The claim with the counts as they are."""
-        shard = dataclasses.replace(self.claim.shard, scored_count=self.scored_count, failed_count=self.failed_count)
-        return dataclasses.replace(self.claim, shard=shard)
 
 
 class ShardCrew:
@@ -53,6 +28,7 @@ class ShardCrew:
         concurrency: items of the run in flight at once, at all replicas together; each takes its share.
         is_owner: whether to stay until every shard is done, whoever does it; else only as long as there is one to take.
         patience_seconds: how long to wait for the board or the ledger.
+        linger_seconds: how long a helper waits for a further shard.
     """
 
     def __init__(
@@ -66,6 +42,7 @@ class ShardCrew:
         concurrency: int,
         is_owner: bool,
         patience_seconds: float,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._run = run
         self._tasks = tasks
@@ -75,13 +52,14 @@ class ShardCrew:
         self._concurrency = concurrency
         self._is_owner = is_owner
         self._patience_seconds = patience_seconds
+        self._linger_seconds = linger_seconds
         self._share = concurrency
         self._in_flight = 0
         self._place_free = asyncio.Event()
-        self._open: dict[int, _OpenShard] = {}
+        self._open: dict[int, OpenShard] = {}
         self._own: set[int] = set()
-        self._current: _OpenShard | None = None
-        self._full: asyncio.Queue[_OpenShard | None] = asyncio.Queue()
+        self._current: OpenShard | None = None
+        self._full: asyncio.Queue[OpenShard | None] = asyncio.Queue()
         self._has_asked_all = False
         self._scored: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
@@ -125,17 +103,20 @@ class ShardCrew:
             if shard is None or not self._known.add(each.task, each.draw_index, each.sample):
                 continue
             self._count(shard, each.task, failed=each.failure is not None)
+            if shard.claim.shard.positions:
+                # Whoever handed it out keeps an account. An item is counted with the first of its samples.
+                shard.spent += dataclasses.replace(Spend.of_item(each.usage), items=int(each.sample == 0))
             shard.missing_count -= 1
             if not shard.missing_count:
                 self._full.put_nowait(shard)
 
-    def _shard_of(self, task: str, draw_index: int) -> _OpenShard | None:
+    def _shard_of(self, task: str, draw_index: int) -> OpenShard | None:
         for shard in self._open.values():
             if shard.claim.shard.task == task and draw_index in shard.claim.shard.draw_indices:
                 return shard
         return None
 
-    def _count(self, shard: _OpenShard, task: str, *, failed: bool) -> None:
+    def _count(self, shard: OpenShard, task: str, *, failed: bool) -> None:
         if failed:
             shard.failed_count += 1
             self._failed[task] += 1
@@ -149,28 +130,35 @@ class ShardCrew:
                 while self._in_flight >= self._share:
                     self._place_free.clear()
                     await self._place_free.wait()
+                opened, draw_index = found
+                if self._open.get(opened.claim.shard.number) is not opened:
+                    continue  # it was withdrawn meanwhile
                 self._in_flight += 1
-                group.create_task(self._ask(*found, write))
+                job = group.create_task(self._ask(opened.claim.shard, draw_index, write))
+                opened.jobs.add(job)
+                job.add_done_callback(partial(self._end, opened))
 
-    async def _ask(self, task: str, draw_index: int, write: Callable[[ItemOutcome], Awaitable[None]]) -> None:
-        try:
-            its = self._tasks[task]
-            for outcome in await its.pipeline.outcomes(its.items[draw_index], draw_index):
-                if not self._known.has(task, draw_index, outcome.sample):
-                    await write(outcome)
-        finally:
-            self._in_flight -= 1
-            self._place_free.set()
+    def _end(self, opened: OpenShard, job: asyncio.Task[None]) -> None:
+        # Not in the job itself, which does not run at all if it is cancelled at once.
+        opened.jobs.discard(job)
+        self._in_flight -= 1
+        self._place_free.set()
 
-    async def _next(self) -> tuple[str, int] | None:
-        """The next item that has an outcome missing, as task and place in its order; None: nothing is left to do."""
+    async def _ask(self, shard: Shard, draw_index: int, write: Callable[[ItemOutcome], Awaitable[None]]) -> None:
+        its, task = self._tasks[shard.task], shard.task
+        for outcome in await its.pipeline.outcomes(its.item(shard, draw_index), draw_index):
+            if not self._known.has(task, draw_index, outcome.sample):
+                await write(outcome)
+
+    async def _next(self) -> tuple[OpenShard, int] | None:
+        """The next item that has an outcome missing, as shard and place in the order; None: nothing is left to do."""
         while True:
             if (current := self._current) is not None:
                 shard = current.claim.shard
                 while current.next_index < shard.draw_indices.stop:
                     current.next_index += 1
                     if not self._known.has_all(shard.task, current.next_index - 1):
-                        return shard.task, current.next_index - 1
+                        return current, current.next_index - 1
                 self._current = None
             claim = await self._claim()
             if claim is None:
@@ -178,11 +166,15 @@ class ShardCrew:
             await self._begin(claim)
 
     async def _claim(self) -> ShardClaim | None:
+        began = time.monotonic()
         while True:
             claim = await wait_out(self._board.claim, patience_seconds=self._patience_seconds)
             if claim is not None:
                 return claim
-            if not self._is_owner or await self._others_are_done():
+            if self._is_owner:
+                if await self._others_are_done():
+                    return None
+            elif time.monotonic() - began >= self._linger_seconds:
                 return None
             await asyncio.sleep(self._board.poll_seconds)
 
@@ -196,7 +188,7 @@ class ShardCrew:
         if (held := self._open.get(shard.number)) is not None:
             await self._go_on(held, claim)
             return
-        opened = _OpenShard(claim, shard.first_draw_index, 0, shard.scored_count, shard.failed_count)
+        opened = OpenShard(claim, shard.first_draw_index, 0, shard.scored_count, shard.failed_count, shard.spent)
         self._own.add(shard.number)
         self._open[shard.number] = opened
         if claim.epoch > 1:
@@ -214,7 +206,7 @@ class ShardCrew:
         self._set_share(claim.worker_count)
         self._current = opened
 
-    async def _go_on(self, held: _OpenShard, claim: ShardClaim) -> None:
+    async def _go_on(self, held: OpenShard, claim: ShardClaim) -> None:
         """Go on under a new lease with a shard whose lease has ended while the board was away; all of it is asked."""
         was_taken = claim.epoch > held.claim.epoch + 1
         held.claim = claim
@@ -227,7 +219,7 @@ class ShardCrew:
         fence = await self._board.shut_out()
         await self._ledger.fenced(fence).append(self._run, ())
 
-    async def _read(self, opened: _OpenShard) -> None:
+    async def _read(self, opened: OpenShard) -> None:
         """Learn which outcomes of a shard the ledger has."""
         shard = opened.claim.shard
         scored = failed = 0
@@ -247,10 +239,10 @@ class ShardCrew:
         """Tell the board which shards are done, until all are and no further one comes."""
         while (shard := await self._full.get()) is not None:
             await wait_out(partial(self._settle_one, shard), patience_seconds=self._patience_seconds)
-            del self._open[shard.claim.shard.number]
+            self._open.pop(shard.claim.shard.number, None)
             self._stop_settling_if_done()
 
-    async def _settle_one(self, shard: _OpenShard) -> None:
+    async def _settle_one(self, shard: OpenShard) -> None:
         # Each attempt under the claim as it is then.
         await self._board.settle(shard.told)
 
@@ -263,9 +255,22 @@ class ShardCrew:
         while True:
             await asyncio.sleep(self._board.renewal_seconds)
             claims = [each.told for each in self._open.values()]
-            self._set_share(await wait_out(partial(self._board.renew, claims), patience_seconds=self._patience_seconds))
+            renewal = await wait_out(partial(self._board.renew, claims), patience_seconds=self._patience_seconds)
+            for number in renewal.withdrawn:
+                self._drop(number)
+            self._set_share(renewal.worker_count)
             if self._is_owner:
                 await self._look_at_others()
+
+    def _drop(self, number: int) -> None:
+        """Ask nothing more of a shard that nobody needs any more."""
+        if (opened := self._open.pop(number, None)) is None:
+            return
+        if self._current is opened:
+            self._current = None
+        for job in opened.jobs:
+            job.cancel()
+        self._stop_settling_if_done()
 
     async def _look_at_others(self) -> Sequence[Shard]:
         """All shards as they stand; counts those of others."""

@@ -2,13 +2,17 @@
 
 A run has one owner, which plans the shards, works on them like everybody else, and ends the run. Replicas that have
 nothing else to do take shards too, lowest first, so that the order of draws is kept across them.
+
+Shards of items that the aggregation service draws are made while the run goes on: see ``blocks``.
 """
 
 import dataclasses
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from services.evaluation.runs.budget import Spend
 
 _FEWEST_ITEMS = 16
 _MOST_ITEMS = 512
@@ -26,6 +30,9 @@ class Shard:
         draw_count: how many items follow each other.
         is_done: whether each of them has its outcomes in the ledger.
         scored_count, failed_count: outcomes that the ledger has.
+        positions: place of each item in the order of the data, where the aggregation service draws them; empty: the
+            run's own order says which they are.
+        spent: what those outcomes have cost that were told by whoever asked the items.
     """
 
     number: int
@@ -35,6 +42,8 @@ class Shard:
     is_done: bool = False
     scored_count: int = 0
     failed_count: int = 0
+    positions: tuple[int, ...] = ()
+    spent: Spend = field(default_factory=Spend)
 
     @property
     def draw_indices(self) -> range:
@@ -55,6 +64,19 @@ class ShardClaim:
     shard: Shard
     epoch: int
     worker_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What came of keeping shards.
+
+    Attributes:
+        worker_count: replicas that work on the run, this one included.
+        withdrawn: numbers of all shards until now that were taken here and that nobody needs any more.
+    """
+
+    worker_count: int
+    withdrawn: frozenset[int] = frozenset()
 
 
 class ShardBoard(Protocol):
@@ -78,8 +100,8 @@ class ShardBoard(Protocol):
         """Take the first that nobody works on, or None; raises LeaseLostError if the run has ended."""
         ...
 
-    async def renew(self, claims: Sequence[ShardClaim]) -> int:
-        """Keep those that were taken, whose counts are as told, and return how many replicas work on the run.
+    async def renew(self, claims: Sequence[ShardClaim]) -> Renewal:
+        """Keep those that were taken, whose counts are as told.
 
         Raises:
             LeaseLostError: one of them is somebody else's now.
@@ -128,9 +150,9 @@ class OwnBoard:
         self._taken.add(number)
         return ShardClaim(self._shards[number], 1, 1)
 
-    async def renew(self, claims: Sequence[ShardClaim]) -> int:
+    async def renew(self, claims: Sequence[ShardClaim]) -> Renewal:
         """Nobody else could have taken them."""
-        return 1
+        return Renewal(worker_count=1)
 
     async def settle(self, claim: ShardClaim) -> None:
         """Note that a shard is done."""

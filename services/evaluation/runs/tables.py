@@ -66,6 +66,18 @@ RUN_SHARDS = Table(
     Column("lease_owner", String(255)),
     Column("lease_end_time", Float),
     Column("lease_epoch", BigInteger, nullable=False),
+    # Of items that the aggregation service has drawn: which they are, and what was told of their cost.
+    Column("positions", JSON(none_as_null=True)),
+    Column("spent", JSON),
+)
+
+RUN_HELPERS = Table(
+    "run_helpers",
+    METADATA,
+    # Who waits for blocks of a run that another replica owns, and until when that holds (the database's clock).
+    Column("run_id", String(63), primary_key=True),
+    Column("helper", String(255), primary_key=True),
+    Column("end_time", Float, nullable=False),
 )
 
 _LEASE_COLUMNS = tuple(

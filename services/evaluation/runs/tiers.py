@@ -4,10 +4,12 @@ import dataclasses
 from dataclasses import fields
 from typing import Final
 
+from services.evaluation.judging_specification import JudgeChoice
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.gates import DEFAULT_CONFIDENCE, Depth, Goal, GoalWish, parsed_gate, with_metrics
 from services.evaluation.runs.model_changes import ModelChange
-from services.evaluation.specification import BudgetSpec, JudgeChoice, RequestKind, TierSpec
+from services.evaluation.specification import RequestKind
+from services.evaluation.suite_specification import BudgetSpec, TierSpec
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import FailedPreconditionError
 

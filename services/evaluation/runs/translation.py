@@ -8,11 +8,13 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
-from google.protobuf.duration_pb2 import Duration
 
 from services.evaluation.items import ChatPrompt, Message, PlainPrompt, Prompt
-from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
+from services.evaluation.judging_specification import ScorerUse
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import GeneratedText, GenerationOptions, SafetyVerdict, ScoredOutput, ScorerCall
+from services.runtime.usage import Usage
+from services.runtime.usage_messages import usage_from_proto, usage_to_proto
 
 _ROLES = {
     "system": common_pb2.ROLE_SYSTEM,
@@ -99,36 +101,6 @@ def generated_from_proto(response: generation_pb2.GenerateResponse) -> tuple[Gen
     )
 
 
-def usage_from_proto(usage: common_pb2.Usage) -> Usage:
-    """Cost of one call."""
-    seconds = usage.engine_time.seconds + usage.engine_time.nanos / 1e9
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        seconds,
-        usage.computed_prompt_tokens,
-        usage.computed_completion_tokens,
-        usage.prefix_saved_tokens,
-        usage.cache_saved_tokens,
-        usage.cost_micro_usd,
-    )
-
-
-def usage_to_proto(usage: Usage) -> common_pb2.Usage:
-    """Cost of one item."""
-    seconds, microseconds = divmod(round(usage.engine_seconds * 1_000_000), 1_000_000)
-    return common_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        engine_time=Duration(seconds=seconds, nanos=microseconds * 1000),
-        computed_prompt_tokens=usage.computed_prompt_tokens,
-        computed_completion_tokens=usage.computed_completion_tokens,
-        prefix_saved_tokens=usage.prefix_saved_tokens,
-        cache_saved_tokens=usage.cache_saved_tokens,
-        cost_micro_usd=usage.cost_micro_usd,
-    )
-
-
 def verdict_from_proto(verdict: safety_pb2.Verdict) -> SafetyVerdict:
     """What a guard or a policy decided; an unknown decision is an error."""
     guards = [each.guard for each in verdict.guard_verdicts] or [verdict.guard]
@@ -141,6 +113,7 @@ def verdict_from_proto(verdict: safety_pb2.Verdict) -> SafetyVerdict:
         error_reason=verdict.error_reason or "UNKNOWN_DECISION",
         truncated=verdict.truncated,
         judges=tuple(judges),
+        usage=usage_from_proto(verdict.usage),
     )
 
 
@@ -158,10 +131,30 @@ def score_request(call: ScorerCall) -> scoring_pb2.ScoreRequest:
         request.parameters.update(call.parameters)
     if call.details:
         request.details.update(call.details)
-    if call.log_likelihoods is not None:
-        request.choices.CopyFrom(scoring_pb2.ChoiceScores(log_likelihoods=call.log_likelihoods, choices=call.choices))
+    if call.token_count is not None:
+        request.token_scores.CopyFrom(
+            scoring_pb2.TokenScores(
+                log_likelihoods=call.log_likelihoods, text=call.text or "", token_count=call.token_count
+            )
+        )
+    elif call.log_likelihoods is not None:
+        request.choices.CopyFrom(
+            scoring_pb2.ChoiceScores(
+                log_likelihoods=call.log_likelihoods,
+                choices=call.choices,
+                unconditional_log_likelihoods=call.unconditional,
+            )
+        )
     else:
         request.text = call.text or ""
+    return request
+
+
+def parameters_request(use: ScorerUse) -> scoring_pb2.ScoreRequest:
+    """A scorer's parameters without an output: what is refused for them is, and nothing is judged."""
+    request = scoring_pb2.ScoreRequest(scorer=f"scorers/{use.scorer}")
+    if use.parameters:
+        request.parameters.update(use.parameters)
     return request
 
 
@@ -196,6 +189,12 @@ def result_to_proto(run: str, outcome: ItemOutcome) -> aggregation_pb2.Result:
     )
     seconds, nanos = divmod(int(outcome.complete_time * 1e9), 1_000_000_000)
     result.complete_time.seconds, result.complete_time.nanos = seconds, nanos
+    result.metric_failures.extend(
+        aggregation_pb2.MetricFailure(
+            metrics=each.metrics, reason=each.reason, message=each.message, counted_as=dict(each.counted_as)
+        )
+        for each in outcome.metric_failures
+    )
     if outcome.failure is not None:
         failure = outcome.failure
         result.failure.CopyFrom(

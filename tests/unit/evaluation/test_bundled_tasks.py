@@ -38,6 +38,7 @@ ITEM_COUNTS = {
     "bbh_date_understanding": 250,
     "bbh_navigate": 250,
     "arc_challenge": 300,
+    "arc_challenge_pmi": 300,
     "hellaswag": 500,
     "truthfulqa_mc1": 300,
     "truthfulqa_mc2": 300,
@@ -51,6 +52,7 @@ ITEM_COUNTS = {
     "piqa": 400,
     "winogrande": 400,
     "commonsenseqa": 300,
+    "commonsenseqa_calibration": 300,
     "bbq": 1200,
     "xstest_safe": 127,
     "xstest_unsafe": 98,
@@ -123,7 +125,8 @@ def right_output(task: Task, item: Item) -> Output:
     if item.multiple_choice is not None:
         question: MultipleChoice = item.multiple_choice
         likely = [0.0 if index == question.gold_indices[-1] else -50.0 for index in range(len(question.choices))]
-        return ChoicesOutput(log_likelihoods=tuple(likely), choices=tuple(choice.text for choice in question.choices))
+        texts = tuple(choice.text for choice in question.choices)
+        return ChoicesOutput(tuple(likely), texts, (-60.0,) * len(texts) if question.unconditional else ())
     if task.family == "gsm8k_boxed":
         return TextOutput(f"Half of it and as much again makes $\\boxed{{{item.targets[0]}.0}}$")
     if task.family == "mgsm":

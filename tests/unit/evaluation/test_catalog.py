@@ -8,7 +8,7 @@ import pytest
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.errors import SpecificationError
-from services.evaluation.specification import SafetyJudging
+from services.evaluation.judging_specification import SafetyJudging
 from services.runtime.errors import FailedPreconditionError, NotFoundError
 
 WriteTask = Callable[[Mapping[str, Any]], Path]

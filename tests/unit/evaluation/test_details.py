@@ -10,8 +10,8 @@ from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.details import MAX_BYTES
 from services.evaluation.items import InvalidItem, Item
+from services.evaluation.judging_specification import ScorerUse
 from services.evaluation.loading import load_task
-from services.evaluation.specification import ScorerUse
 
 
 def items_of(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.evaluation.items import ChatPrompt, Item, Message, PlainPrompt
+from services.evaluation.items import ChatPrompt, InvalidItem, Item, Message, PlainPrompt
 from services.evaluation.loading import LoadedTask
 
 Load = Callable[[Mapping[str, Any], Mapping[str, bytes]], LoadedTask]
@@ -92,6 +92,48 @@ def test_a_context_may_depend_on_the_choice(
     assert (ann.context, ann.continuations, ann.choice_indices) == (PlainPrompt("Ann said"), (" hi", " hi"), (0, 2))
     assert (bob.context, bob.continuations, bob.choice_indices) == (PlainPrompt("Bob said"), (" hi",), (1,))
     assert question.gold_indices == (0, 2)
+
+
+@pytest.mark.parametrize("told", ["", "A{{ answer }}:"])
+def test_choices_may_also_follow_something_without_the_question(
+    load: Load, choice_definition: dict[str, Any], lines: Lines, valid_item: ValidItem, told: str
+) -> None:
+    rows = {"sums.jsonl": lines({"question": "9", "answer": "0"})}
+    assert valid_item(load(choice_definition, rows), 0).multiple_choice.unconditional_group() is None  # type: ignore[union-attr]
+    question = valid_item(load(choice_definition | {"unconditional_prompt": told}, rows), 0).multiple_choice
+    assert question is not None
+    group = question.unconditional_group()
+    assert group is not None
+    assert group.context == PlainPrompt(told.replace("{{ answer }}", "0"))
+    assert (group.continuations, group.choice_indices) == ((" yes", " no"), (0, 1))
+
+
+def test_in_a_chat_what_stands_for_the_question_is_a_turn(
+    load: Load, choice_definition: dict[str, Any], lines: Lines, valid_item: ValidItem
+) -> None:
+    rows = {"sums.jsonl": lines({"question": "9", "answer": "0"})}
+    chat = choice_definition | {"format": "chat", "unconditional_prompt": "Answer:"}
+    question = valid_item(load(chat, rows), 0).multiple_choice
+    assert question is not None
+    assert question.unconditional == ChatPrompt((Message("user", "Answer:"),))
+    (empty,) = load(chat | {"unconditional_prompt": ""}, rows).items()
+    assert isinstance(empty, InvalidItem)
+    assert "unconditional_prompt" in empty.message
+
+
+def test_a_text_is_scored_behind_its_prompt_or_by_itself(
+    load: Load, definition: dict[str, Any], sums: bytes, valid_item: ValidItem
+) -> None:
+    texts = definition | {"request": "log_likelihood", "failed_items": "excluded"}
+    behind = valid_item(load(texts, {"sums.jsonl": sums}), 0)
+    assert (behind.prompt, behind.delimiter, behind.scored_text) == (PlainPrompt("Q: 1+1\nA:"), " ", "2")
+    alone = valid_item(load(texts | {"prompt": ""}, {"sums.jsonl": sums}), 0)
+    assert (alone.prompt, alone.delimiter, alone.scored_text) == (PlainPrompt(""), "", "2")
+    assert not alone.is_answered_with_text
+    assert valid_item(load(definition, {"sums.jsonl": sums}), 0).is_answered_with_text
+    (several, *_) = load(texts | {"targets": "[answer, question]"}, {"sums.jsonl": sums}).items()
+    assert isinstance(several, InvalidItem)
+    assert "the one text" in several.message
 
 
 def test_in_a_chat_nothing_stands_before_the_choice(

@@ -20,6 +20,7 @@ HALF_MADE = {
     "0006": ["DROP INDEX ix_rankings_create_time"],
     "0007": ["DROP TABLE run_shards"],
     "0008": ["ALTER TABLE runs DROP COLUMN escalation"],
+    "0009": ["DROP TABLE run_helpers", "ALTER TABLE run_shards DROP COLUMN spent"],
 }
 """What undoes the end of a migration."""
 

@@ -1,5 +1,7 @@
 """Hand-checked rows of each public set: the whole prompt, the scored texts and the right answer."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from services.evaluation.loading import load_task
 
 EXPECTED: list[dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_name("public_rows.yaml").read_text(encoding="utf-8")
+)
+
+THEIR_PROMPTS: dict[str, list[str]] = json.loads(
+    (Path(__file__).parents[2] / "reference" / "prompt_digests.json").read_text(encoding="utf-8")
 )
 
 
@@ -85,3 +91,16 @@ def test_a_gsm8k_row(catalog: Catalog, public_data: DataRoots, row: int, questio
     )
     assert all(example.startswith("Question: ") and "\nAnswer: " in example for example in examples)
     assert item.targets == (target,)
+
+
+@pytest.mark.parametrize("name", sorted(THEIR_PROMPTS))
+def test_every_row_is_asked_and_ended_as_the_harness_does(catalog: Catalog, public_data: DataRoots, name: str) -> None:
+    task = catalog.task(name)
+    ending = [list(task.spec.generation.stop), task.spec.generation.max_tokens]
+    digests = []
+    for item in load_task(task, public_data).items():
+        assert isinstance(item, Item)
+        assert isinstance(item.prompt, PlainPrompt)
+        digests.append(hashlib.sha256(json.dumps([item.prompt.text, *ending]).encode()).hexdigest()[:8])
+    assert digests == THEIR_PROMPTS[name]
+    assert len(set(digests)) > 1

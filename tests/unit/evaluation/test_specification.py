@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from services.evaluation.catalog import Catalog
 from services.evaluation.documents import parse_document, validate
 from services.evaluation.errors import SpecificationError
-from services.evaluation.specification import MetricUse, SuiteSpec, TaskSpec
+from services.evaluation.judging_specification import MetricUse
+from services.evaluation.specification import TaskSpec
+from services.evaluation.suite_specification import SuiteSpec
 from services.evaluation.tasks import canonical_digest
 
 WriteTask = Callable[[Mapping[str, Any]], Path]
@@ -35,7 +37,10 @@ def test_a_small_task_is_valid(write_task: WriteTask, definition: dict[str, Any]
     ("change", "says"),
     [
         ({"promt": "x"}, "promt: unknown field; did you mean 'prompt'?"),
-        ({"request": "generat"}, "request: 'generat' is not 'generate' or 'multiple_choice'; did you mean 'generate'?"),
+        (
+            {"request": "generat"},
+            "request: 'generat' is not 'generate', 'multiple_choice' or 'log_likelihood'; did you mean 'generate'?",
+        ),
         ({"prompt": "{{ qestion }}"}, "prompt: unknown column 'qestion'; did you mean 'question'?"),
         ({"prompt": "{{ question"}, "prompt: line 1: "),
         ({"prompt": "{{ choice }}"}, "prompt: unknown column 'choice'"),
@@ -152,6 +157,27 @@ def test_a_guard_or_a_policy_may_be_named_and_changes_the_digest(definition: dic
 def test_a_task_without_a_policy_keeps_the_digest_that_it_had_before_there_were_any(definition: dict[str, Any]) -> None:
     spec = TaskSpec.model_validate(definition | {"safety": {}})
     assert spec.model_dump(mode="json")["safety"] == {"aspect": "response", "guard": None, "threshold": None}
+
+
+def test_a_task_that_asks_nothing_without_the_question_keeps_its_digest(choice_definition: dict[str, Any]) -> None:
+    assert "unconditional_prompt" not in TaskSpec.model_validate(choice_definition).model_dump(mode="json")
+    told = TaskSpec.model_validate(choice_definition | {"unconditional_prompt": ""})
+    assert told.model_dump(mode="json")["unconditional_prompt"] == ""
+
+
+def test_a_task_of_texts_needs_them_and_leaves_failed_ones_out(
+    write_task: WriteTask, definition: dict[str, Any]
+) -> None:
+    texts = definition | {"request": "log_likelihood", "failed_items": "excluded"}
+    assert Catalog([write_task(texts)]).task("sums").spec.failure_values == {}
+    assert "use failed_items: excluded" in complaint(write_task, texts | {"failed_items": "wrong"})
+    assert "needs targets" in complaint(write_task, texts | {"targets": None})
+    assert "no use for choices" in complaint(write_task, texts | {"choices": "[1]"})
+    assert "use aspect: prompt" in complaint(write_task, texts | {"safety": {}})
+
+
+def test_only_choices_can_be_scored_without_the_question(write_task: WriteTask, definition: dict[str, Any]) -> None:
+    assert "no use for unconditional_prompt" in complaint(write_task, definition | {"unconditional_prompt": ""})
 
 
 def test_a_failed_item_counts_as_the_worst_value_or_as_nothing(definition: dict[str, Any]) -> None:

@@ -11,18 +11,10 @@ from pydantic import BaseModel
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.items import ChatPrompt, Item, Message
+from services.evaluation.judging_specification import MetricUse, SafetyJudging, ScorerUse
 from services.evaluation.loading import load_task
 from services.evaluation.source_specification import Source
-from services.evaluation.specification import (
-    Comparability,
-    FewShot,
-    Generation,
-    MetricUse,
-    Provenance,
-    SafetyJudging,
-    ScorerUse,
-    TaskSpec,
-)
+from services.evaluation.specification import Comparability, FewShot, Generation, Provenance, TaskSpec
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
 

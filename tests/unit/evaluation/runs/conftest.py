@@ -2,17 +2,18 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Choice, Item, Message, MultipleChoice, PlainPrompt, Prompt
+from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.outcome import ItemOutcome, JudgeReference, Usage
+from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
     AppendReceipt,
     ContinuationScores,
@@ -24,9 +25,10 @@ from services.evaluation.runs.peers import (
     ScorerCall,
     TaskFindings,
 )
-from services.evaluation.specification import SafetyJudging, TaskSpec
+from services.evaluation.specification import TaskSpec
 from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError, not_found
+from services.runtime.usage import Usage
 from tests.fakes.drawings import FakeDrawings
 
 
@@ -64,7 +66,9 @@ class FakeGenerator:
     ) -> ContinuationScores:
         await self._asked(context)
         values = tuple(-float(len(each)) for each in continuations)
-        return ContinuationScores(values, Usage(5, len(continuations), 0.25), self.digest, truncated=truncate_left)
+        counts = tuple(len(each.split()) for each in continuations)
+        usage = Usage(5, len(continuations), 0.25)
+        return ContinuationScores(values, counts, usage, self.digest, truncated=truncate_left)
 
     async def _asked(self, prompt: Prompt) -> str:
         text = prompt.text if isinstance(prompt, PlainPrompt) else prompt.messages[-1].content
@@ -85,14 +89,18 @@ class FakeSafetyJudge:
 
     def __init__(self) -> None:
         self.judged: list[Sequence[Message]] = []
+        self.cost = Usage()
+        self.failures: list[FleetError] = []
 
     async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
         self.judged.append(messages)
+        if self.failures:
+            raise self.failures.pop(0)
         text = messages[-1].content.lower()
         decision = "error" if "garbled" in text else "unsafe" if "bad" in text else "safe"
-        return SafetyVerdict(
-            decision, "NAN" if decision == "error" else "", "endless" in text, (JudgeReference("guards/g", "1", "d"),)
-        )
+        reason = "NAN" if decision == "error" else ""
+        judges = (JudgeReference("guards/g", "1", "d"),)
+        return SafetyVerdict(decision, reason, "endless" in text, judges, self.cost)
 
     async def check(self, judgings: Sequence[SafetyJudging]) -> None:
         for judging in judgings:
@@ -103,7 +111,7 @@ class FakeSafetyJudge:
 class FakeScorerPanel:
     """Knows exact_match and multiple_choice."""
 
-    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput]:
+    async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput | FleetError]:
         return [self._one(call) for call in calls]
 
     def _one(self, call: ScorerCall) -> ScoredOutput:
@@ -113,10 +121,10 @@ class FakeScorerPanel:
             return ScoredOutput({"acc": float(best in call.gold_indices)}, None, reference)
         return ScoredOutput({"exact_match": float(call.text in call.targets)}, call.text, reference)
 
-    async def check(self, scorers: Collection[str]) -> None:
-        for name in scorers:
-            if name not in ("exact_match", "multiple_choice"):
-                raise not_found("scorer", name, ["exact_match", "multiple_choice"])
+    async def check(self, uses: Sequence[ScorerUse]) -> None:
+        for use in uses:
+            if use.scorer not in ("exact_match", "multiple_choice"):
+                raise not_found("scorer", use.scorer, ["exact_match", "multiple_choice"])
 
 
 class FakeLedger:

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from services.evaluation.runs.budget import Budget, BudgetKeeper, ItemCosts, Spend
-from services.evaluation.runs.outcome import Usage
+from services.runtime.usage import Usage
 
 
 def keeper(budget: Budget, spent: Spend | None = None, clock: list[float] | None = None) -> BudgetKeeper:

@@ -15,7 +15,6 @@ from services.evaluation.runs.caller_budgets import CallerBudgets, CallerBudgets
 from services.evaluation.runs.executor import RunExecutor, TaskItems
 from services.evaluation.runs.gates import Goal
 from services.evaluation.runs.manager import RunManager
-from services.evaluation.runs.outcome import Usage
 from services.evaluation.runs.peers import GeneratedText
 from services.evaluation.runs.record import Run, RunRequest, RunState, StopReason
 from services.evaluation.runs.store import RunStore
@@ -23,6 +22,7 @@ from services.evaluation.tasks import Suite
 from services.runtime.calls import bind_ids
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import ResourceExhaustedError
+from services.runtime.usage import Usage
 from tests.patience import LONGEST_WAIT_SECONDS
 
 MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
@@ -109,6 +109,18 @@ async def test_until_the_cost_of_an_item_is_known_one_of_each_run_is_in_flight(
     ended = await execute(fleet, RUN, task, allowances(accounts, tokens=50))
     assert ended.spent.tokens == 60
     assert ended.stop_reason is StopReason.CALLER_BUDGET_EXHAUSTED
+
+
+async def test_a_callers_day_counts_what_guards_cost(
+    fleet: Any, make_task: Any, make_item: Any, accounts: AccountStore
+) -> None:
+    fleet.safety.cost = Usage(prompt_tokens=10, computed_prompt_tokens=10)
+    items = [make_item(f"shout {index}") for index in range(50)]
+    task = TaskItems(make_task(safety={"aspect": "response"}), items, "rows-1", ListedItems(items))
+    ended = await execute(fleet, RUN, task, allowances(accounts, tokens=200))
+    assert (ended.spent.items, ended.spent.tokens) == (20, 200)
+    assert ended.stop_reason is StopReason.CALLER_BUDGET_EXHAUSTED
+    assert (await accounts.read("team/a")).spent.tokens == 200
 
 
 class Book:

@@ -13,10 +13,10 @@ from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.decisions import Answer
 from services.evaluation.runs.executor import RunExecutor, TaskItems
 from services.evaluation.runs.gates import Goal, parsed_gate
-from services.evaluation.runs.outcome import Usage
 from services.evaluation.runs.peers import GeneratedText
 from services.evaluation.runs.record import Run, RunState, StopReason
 from services.runtime.errors import InvalidArgumentError, UnavailableError
+from services.runtime.usage import Usage
 
 RUN = Run("r", "demo", "sd", "models/tiny", "digest-1", seed=1, concurrency=8, create_time=1.0)
 
@@ -242,6 +242,28 @@ async def test_a_budget_of_items_is_kept_exactly_and_leaves_an_estimate(
     assert decision.questions[0].answer is Answer.UNDECIDED
     assert decision.value is not None
     assert decision.lower < decision.value < decision.upper
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost"),
+    [
+        (Budget(tokens=1000), Usage(prompt_tokens=10, computed_prompt_tokens=10)),
+        (Budget(engine_seconds=51), Usage(engine_seconds=0.01)),
+        (Budget(cost_micro_usd=100), Usage(cost_micro_usd=1)),
+    ],
+)
+async def test_what_guards_cost_counts_against_the_budget(
+    budget: Budget, cost: Usage, fleet: Any, make_task: Any, make_item: Any
+) -> None:
+    fleet.safety.cost = cost
+    run = dataclasses.replace(RUN, goal=Goal(budget=budget))
+    task = make_task(safety={"aspect": "response"})
+    job = await execute(fleet, run, drawn(task, some_items(make_item, 500, right=0.5)))
+    assert job.run.stop_reason is StopReason.BUDGET_EXHAUSTED
+    # The fleet's own answers take half a second of an engine, and no tokens.
+    assert len(fleet.ledger.rows) == job.run.spent.items == 100
+    assert job.run.spent.tokens == 100 * cost.computed_prompt_tokens
+    assert job.run.spent.cost_micro_usd == 100 * cost.cost_micro_usd
 
 
 async def test_a_budget_is_shared_by_the_tasks(fleet: Any, make_task: Any, make_item: Any) -> None:

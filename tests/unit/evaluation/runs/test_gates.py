@@ -17,7 +17,7 @@ from services.evaluation.runs.gates import (
 )
 from services.evaluation.runs.stored_goal import goal_from_row, goal_to_row
 from services.evaluation.runs.tiers import STANDARD_PRECISION, goal_of, suite_for
-from services.evaluation.specification import TierSpec
+from services.evaluation.suite_specification import TierSpec
 from services.evaluation.tasks import Suite
 from services.runtime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 

@@ -69,6 +69,8 @@ class FakeGeneration:
                     answer.status.CopyFrom(to_status(InvalidArgumentError("bad prompt", reason="PROMPT_BAD")))
                 elif prompt == "break":
                     raise ResourceExhaustedError("come back", reason="QUEUE_FULL")
+                elif prompt == "cancel":
+                    await context.abort(grpc.StatusCode.CANCELLED, "max_age")
                 elif prompt == "hang":
                     self.hanging.set()
                     continue
@@ -145,6 +147,14 @@ async def test_a_stream_that_breaks_gives_its_error_to_all_items_and_the_next_it
         assert [isinstance(each, FleetError) and each.reason for each in results] == ["QUEUE_FULL"] * 3
         assert await ask(streams, "again") == "again"
         assert fake.streams == 2
+
+
+async def test_a_stream_that_the_peer_cancels_is_one_that_broke() -> None:
+    fake = FakeGeneration()
+    async with asking(fake) as streams:
+        results = await asyncio.gather(*(ask(streams, each) for each in ("hang", "cancel")), return_exceptions=True)
+        assert [isinstance(each, UnavailableError) and each.reason for each in results] == ["ITEM_STREAM_ENDED"] * 2
+        assert await ask(streams, "again") == "again"
 
 
 async def test_many_items_spread_over_streams_and_each_run_has_its_own() -> None:

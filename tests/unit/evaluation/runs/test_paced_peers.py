@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from services.evaluation.items import PlainPrompt, Prompt
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.outcome import Usage
 from services.evaluation.runs.paced_peers import PacedGenerator, PeerLimitMetrics
 from services.evaluation.runs.peers import ContinuationScores, GeneratedText, GenerationOptions
 from services.evaluation.runs.retry import wait_out
 from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.errors import ResourceExhaustedError
+from services.runtime.usage import Usage
 
 OPTIONS = GenerationOptions(max_tokens=1)
 PROMPT = PlainPrompt("2 + 2 =")

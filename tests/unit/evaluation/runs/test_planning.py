@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.evaluation.items import Item, PlainPrompt
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Gate, GoalWish, Precision, TaskQuestions, parsed_gate
@@ -89,6 +90,27 @@ async def test_without_earlier_runs_prompts_bound_the_tokens(store: RunStore, bo
     (task,) = plan.tasks
     assert (task.basis, task.basis_run, task.expected_item_count) == (CostBasis.PROMPTS, "", ITEMS)
     assert task.expected.tokens == (300 / 3 + 100) * ITEMS
+
+
+async def test_texts_whose_likelihood_is_asked_cost_their_own_tokens_and_no_answers(
+    store: RunStore, book: Book
+) -> None:
+    text = Item("t", "shout", "x", 1, prompt=PlainPrompt("y" * 30), scored_text="x" * 270)
+    plan = await planner(store, Book(book.suite, [text] * ITEMS)).plan(RunRequest("demo", "models/new"))
+    assert plan.tasks[0].expected.tokens == 300 / 3 * ITEMS
+
+
+@pytest.mark.parametrize(("aspect", "tokens"), [("prompt", 100), ("response", 2 * 100 + 200)])
+async def test_what_a_guard_reads_is_foreseen(
+    aspect: str, tokens: int, store: RunStore, make_task: Any, make_item: Any
+) -> None:
+    generation = {"max_tokens": 100, "sample_count": 2, "temperature": 0.5}
+    plans = {}
+    for safety in (None, {"aspect": aspect}):
+        task = make_task(generation=generation, safety=safety)
+        book = Book(Suite("demo", "a suite", (task,)), [make_item("x" * 300)])
+        plans[safety is None] = (await planner(store, book).plan(RunRequest("demo", "models/new"))).expected.tokens
+    assert plans[False] - plans[True] == tokens
 
 
 async def test_an_earlier_run_of_this_model_is_believed_before_a_later_one_of_another(

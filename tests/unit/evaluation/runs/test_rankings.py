@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import dataclasses
+import json
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +17,7 @@ from services.evaluation.items import Prompt
 from services.evaluation.rankings.documents import document_of, ranking_of
 from services.evaluation.rankings.judge import Judged, Judgement
 from services.evaluation.rankings.manager import RankingManager
+from services.evaluation.rankings.messages import ranking_message
 from services.evaluation.rankings.record import Ranking, RankingRequest, Span, Standing, member_runs
 from services.evaluation.rankings.store import RankingClaim, RankingStore
 from services.evaluation.runs.account_store import AccountStore
@@ -71,7 +73,10 @@ class Choir(FakeGenerator):
 
 
 class FakeJudge:
-    """Drops whoever has ten right answers fewer than the best on the common prefix: a rule instead of statistics."""
+    """Drops whoever has ten right answers fewer than the best on the common prefix: a rule instead of statistics.
+
+    With a tolerance it calls whoever is in after 32 items tied.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self._ledger = fleet.ledger
@@ -91,18 +96,24 @@ class FakeJudge:
             for index, total in enumerate(totals):
                 if is_in[index] and best - total >= 10:
                     is_in[index], after[index] = False, count
-        is_decided = sum(is_in) == 1
+            if ranking.tolerance and count == 32:
+                break
+        is_decided = sum(is_in) == 1 or bool(ranking.tolerance and count == 32)
         self.asked.append(count)
+        known = Standing.TIED if is_decided else Standing.CONTENDING
+        standings = [known if wanted else Standing.OUT for wanted in is_in]
+        if is_decided:
+            standings[is_in.index(True)] = Standing.TOP
         runs = [
             Judged(
-                Standing.TOP if wanted and is_decided else Standing.CONTENDING if wanted else Standing.OUT,
+                standing,
                 count if wanted and is_decided else out or None,
                 sum(each) / len(each) if each else None,
                 Span(0.0, 1.0, 0.98, "fake"),
                 None,
                 len(each),
             )
-            for each, wanted, out in zip(scores, is_in, after, strict=True)
+            for each, standing, wanted, out in zip(scores, standings, is_in, after, strict=True)
         ]
         return Judgement(runs, count, is_decided)
 
@@ -396,6 +407,34 @@ async def test_models_that_are_alike_are_asked_everything(desk: Desk) -> None:
     assert (ended.stop_reason, ended.is_decided, ended.item_count) == (StopReason.COMPLETE, False, 20)
     assert [each.evaluated_count for each in ended.contenders] == [20, 20]
     assert desk.judge.asked[-1] == 20
+
+
+async def test_models_that_are_alike_are_tied_with_a_tolerance(desk: Desk) -> None:
+    ended = await desk.ended(dataclasses.replace(REQUEST, models=("models/good", "models/fair"), tolerance=0.05))
+    assert (ended.stop_reason, ended.is_decided, ended.tolerance) == (StopReason.DECIDED, True, 0.05)
+    assert [each.standing for each in ended.contenders] == [Standing.TOP, Standing.TIED]
+    assert all(each.evaluated_count < ITEMS for each in ended.contenders)
+    assert ranking_of(document_of(ended)) == ended
+    assert ranking_message(ended).tolerance == 0.05
+    run = await desk.stores[1].get(ended.contenders[1].run_id)
+    assert run is not None
+    assert run.stop_reason is StopReason.DECIDED
+
+
+def test_a_ranking_without_a_tolerance_is_written_as_earlier_versions_read_it() -> None:
+    ranking = Ranking("rank-1", "demo", "d", "shout", "exact_match", False, 1, None, 0.95, 1, 4, 0.0, contenders=())
+    values = json.loads(document_of(ranking))
+    assert values.keys() == {each.name for each in dataclasses.fields(Ranking)} - {"tolerance"}
+    assert ranking_of(json.dumps(values)) == ranking
+    tied = dataclasses.replace(ranking, tolerance=0.1)
+    assert ranking_of(document_of(tied)) == tied
+
+
+def test_a_ranking_of_a_newer_version_is_refused_by_name() -> None:
+    ranking = Ranking("rank-1", "demo", "d", "shout", "exact_match", False, 1, None, 0.95, 1, 4, 0.0, contenders=())
+    document = json.dumps({**json.loads(document_of(ranking)), "handicap": 0.1})
+    with pytest.raises(FailedPreconditionError, match=r"rank-1.*handicap"):
+        ranking_of(document)
 
 
 async def test_a_cancelled_ranking_ends_for_good_and_keeps_what_was_done(desk: Desk, choir: Choir) -> None:

@@ -22,9 +22,10 @@ from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.record import Run, RunRequest, RunState
-from services.evaluation.runs.shard_store import ShardStore, StoredBoard
-from services.evaluation.runs.shards import ShardClaim, ShardPlan, shard_size
+from services.evaluation.runs.shard_store import ShardStore
+from services.evaluation.runs.shards import Renewal, ShardClaim, ShardPlan, shard_size
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.stored_board import StoredBoard
 from services.evaluation.runs.tables import RUN_SHARDS
 from services.evaluation.tasks import Suite
 from services.runtime.database import open_database, sqlite_url
@@ -295,10 +296,10 @@ async def test_a_shard_whose_own_lease_ended_goes_on_and_asks_no_item_twice(
     shards, claim = owner.runs._shards, owner.runs._shards.claim
     claimed: list[ShardClaim | None] = []
 
-    async def claim_after_an_outage(run_id: str, replica: str, *, lease_seconds: float) -> ShardClaim | None:
+    async def claim_after_an_outage(run_id: str, replica: str, **options: Any) -> ShardClaim | None:
         if len(claimed) == 1:
             await shards.give_back(replica, run_id)
-        claimed.append(await claim(run_id, replica, lease_seconds=lease_seconds))
+        claimed.append(await claim(run_id, replica, **options))
         return claimed[-1]
 
     monkeypatch.setattr(shards, "claim", claim_after_an_outage)
@@ -337,7 +338,7 @@ async def test_a_late_word_for_a_shard_that_was_taken_anew_changes_nothing(
     assert again is not None
     assert (again.shard.number, again.epoch) == (first.shard.number, 2)
     late = dataclasses.replace(first, shard=dataclasses.replace(first.shard, scored_count=9))
-    assert await board.renew([late]) == 1
+    assert await board.renew([late]) == Renewal(worker_count=1)
     assert (await board.standing())[0] == again.shard
     await board.settle(again)
 
@@ -374,13 +375,17 @@ async def test_after_an_outage_a_board_keeps_what_it_holds_before_it_takes_more(
     assert (second.shard.number, second.epoch) == (first.shard.number + 1, 1)
 
 
+def any_outcome(_: ItemOutcome) -> bool:
+    return True
+
+
 async def test_a_write_under_an_older_fence_goes_through_for_who_still_has_its_shards(fleet: Any) -> None:
     fence = 3
 
     async def confirm() -> int:
         return fence
 
-    mine = FencedLedger(fleet.ledger, 2, confirm)
+    mine = FencedLedger(fleet.ledger, 2, confirm, any_outcome)
     await fleet.ledger.fenced(3).append("runs/r", ())
     await mine.append("runs/r", ())
 
@@ -388,10 +393,10 @@ async def test_a_write_under_an_older_fence_goes_through_for_who_still_has_its_s
         raise LeaseLostError("somebody else's")
 
     with pytest.raises(LeaseLostError):
-        await FencedLedger(fleet.ledger, 2, refuse).append("runs/r", ())
+        await FencedLedger(fleet.ledger, 2, refuse, any_outcome).append("runs/r", ())
     fence = 2
     with pytest.raises(LeaseLostError):
-        await FencedLedger(fleet.ledger, 2, confirm).append("runs/r", ())
+        await FencedLedger(fleet.ledger, 2, confirm, any_outcome).append("runs/r", ())
 
 
 @given(st.lists(st.integers(0, 3000), max_size=5))

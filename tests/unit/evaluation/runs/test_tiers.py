@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.evaluation.items import InvalidItem, Item
+from services.evaluation.judging_specification import JudgeChoice, ScorerUse
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import Answer, TaskDecision
 from services.evaluation.runs.executor import RunExecutor, TaskItems
@@ -20,7 +21,8 @@ from services.evaluation.runs.model_changes import ModelChange, ModelContent, ch
 from services.evaluation.runs.record import Run, RunRequest, RunState, StopReason
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.tiers import goal_of, suite_for
-from services.evaluation.specification import BudgetSpec, JudgeChoice, RequestKind, TierSpec
+from services.evaluation.specification import RequestKind
+from services.evaluation.suite_specification import BudgetSpec, TierSpec
 from services.evaluation.tasks import Suite
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import FailedPreconditionError, UnavailableError
@@ -180,12 +182,12 @@ async def test_a_run_is_kept_while_a_judge_of_its_next_tier_is_away(
     check, save = fleet.scorers.check, store.save
     is_away, missed, renewed = False, 0, 0
 
-    async def check_unless_away(scorers: Collection[str]) -> None:
+    async def check_unless_away(uses: Sequence[ScorerUse]) -> None:
         nonlocal missed
         if is_away:
             missed += 1
             raise UnavailableError("restarting", retry_after_seconds=0.01)
-        await check(scorers)
+        await check(uses)
 
     async def count(run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
         nonlocal renewed
@@ -216,7 +218,7 @@ async def test_a_run_succeeds_whose_next_tier_cannot_be_made(
     runs = manager(store, book, fleet)
     run = await runs.create(escalating("smoke"))
 
-    async def fail(_: Collection[str]) -> None:
+    async def fail(_: Sequence[ScorerUse]) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(fleet.scorers, "check", fail)
