@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
+from services.aggregation.background_moving import background_moving
 from services.aggregation.ledger import open_ledger
 from services.aggregation.regular_pruning import regular_pruning
 from services.aggregation.service import hosted
@@ -15,7 +16,11 @@ from services.runtime.server import HostedService
 
 @asynccontextmanager
 async def _wire(settings: AggregationSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
-    async with open_ledger(settings.database_url) as ledger, regular_pruning(ledger, settings.prune_policy):
+    async with (
+        open_ledger(settings.database_url) as ledger,
+        background_moving(ledger),
+        regular_pruning(ledger, settings.prune_policy),
+    ):
         yield [hosted(ledger, max_message_bytes=settings.max_message_bytes)]
 
 

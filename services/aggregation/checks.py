@@ -48,6 +48,7 @@ def violations_of(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
         if "=" in column:
             yield FieldViolation("groups", f"column {column!r} holds '=', which parts column and value in estimates")
     yield from _outcome_violations(result)
+    yield from _metric_failure_violations(result)
     yield from _cost_violations(result)
     time = result.complete_time
     if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
@@ -70,6 +71,26 @@ def _outcome_violations(result: aggregation_pb2.Result) -> Iterator[FieldViolati
             yield from _metric_violations("failure.counted_as", result.failure.counted_as)
         case _:
             yield FieldViolation("outcome", "set scored or failure: every item ends in one of them")
+
+
+def _metric_failure_violations(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
+    taken = set(result.scored.metrics)
+    for index, failure in enumerate(result.metric_failures):
+        field = f"metric_failures[{index}]"
+        if not _REASON.fullmatch(failure.reason):
+            yield FieldViolation(f"{field}.reason", f"is {failure.reason!r}; write UPPER_SNAKE")
+        if not failure.metrics:
+            yield FieldViolation(f"{field}.metrics", "is empty; name the metrics that have no value")
+        for name in failure.metrics:
+            yield from _name_violations(f"{field}.metrics", name)
+            if name in taken:
+                yield FieldViolation(f"{field}.metrics", f"names {name!r}, which has a value or failed already")
+            taken.add(name)
+        yield from _metric_violations(f"{field}.counted_as", failure.counted_as)
+        if result.HasField("failure") and failure.counted_as:
+            yield FieldViolation(f"{field}.counted_as", "is not empty; failure.counted_as says it for a failed item")
+        elif others := sorted(set(failure.counted_as).difference(failure.metrics)):
+            yield FieldViolation(f"{field}.counted_as", f"names {others[0]!r}, which is none of its metrics")
 
 
 def _name_violations(field: str, name: str) -> Iterator[FieldViolation]:

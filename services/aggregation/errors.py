@@ -1,5 +1,8 @@
 """What can go wrong with the ledger."""
 
+from collections.abc import Collection
+
+from services.aggregation.records import Judge
 from services.runtime.errors import (
     FailedPreconditionError,
     FieldViolation,
@@ -57,6 +60,28 @@ class RunInProgressError(FailedPreconditionError):
         )
 
 
+class QualityOfAnotherJudgeError(FailedPreconditionError):
+    """The judge whose quality was measured is not the one that judged the run."""
+
+    default_reason = "QUALITY_OF_ANOTHER_JUDGE"
+
+    def __init__(self, metric: str, task: str, measured: Judge, others: Collection[Judge]) -> None:
+        found = ", ".join(sorted(f"{each.name} {each.version} {each.digest}" for each in others)[:5])
+        found = found or f"nobody called {measured.name}"
+        super().__init__(
+            f"the quality for {metric} was measured of {measured.name} {measured.version} {measured.digest}, and "
+            f"{task} was judged by {found}: measure the one that judged it, or give counts that you answer for "
+            "yourself",
+            metadata={
+                "metric": metric,
+                "task": task,
+                "judge": measured.name,
+                "measured_digest": measured.digest,
+                "found_digests": ",".join(sorted(each.digest for each in others)[:20]),
+            },
+        )
+
+
 class PruneInProgressError(FailedPreconditionError):
     """Somebody else is taking something out of the ledger; one does at a time."""
 
@@ -64,6 +89,15 @@ class PruneInProgressError(FailedPreconditionError):
 
     def __init__(self) -> None:
         super().__init__("the ledger is being pruned already; try again when that has ended")
+
+
+class TextsMovingError(FailedPreconditionError):
+    """The texts of an older ledger are being moved; what nothing refers to is not known before that has ended."""
+
+    default_reason = "TEXTS_MOVING"
+
+    def __init__(self) -> None:
+        super().__init__("the texts of this ledger, which an earlier release wrote, are being moved; try again later")
 
 
 class LedgerUnavailableError(UnavailableError):

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import MappingProxyType
 
-from services.aggregation.corrected_rates import CorrectedRate, GuardQuality, corrected_rate
-from services.aggregation.intervals import Interval, interval_of, mean_of, standard_error_of
-from services.aggregation.item_values import ItemValues
-from services.aggregation.measures.passes import PassRates, pass_rates
-from services.aggregation.records import Cost, Failed, Observation, Scored
+from services.aggregation.corrected_rates import CorrectedRate, GuardQuality
+from services.aggregation.intervals import Interval
+from services.aggregation.measures.passes import PassRates
+from services.aggregation.measures.set_figures import ResampleBudget
+from services.aggregation.metric_values import ItemSamples, MetricValues
+from services.aggregation.records import Cost, Failed, Observation, Scored, unjudged_metrics
+from services.aggregation.set_measures import SetMeasure, SetTally
 
 ALL_ITEMS = ""
 """The group that every item belongs to."""
@@ -26,14 +28,17 @@ class Estimate:
         interval: of ``value``; ``None`` where no method has one.
         standard_error: of ``value``; ``None`` with fewer than two items.
         scored_count: items of which every sample was scored, with this metric.
-        failed_count: items of which a sample failed.
+        failed_count: items of which a sample failed, or failed in this metric.
         failed_counted: failed items that are counted in ``value``.
         value_scored_only: mean over the items' scored samples alone; ``None`` if there are none.
         sample_count: samples behind ``value``.
         corrected: for the errors of the guard that counted it; ``None`` where nobody said how good that guard is, or
             an item is neither 0 nor 1.
         passes: how the items do over several samples; empty where they have one each, where a sample is neither 0 nor
-            1, and for groups.
+            1 or not judged, and for groups.
+        unjudged_count: failed items of which some sample's value is not known, though the model answered; ``interval``
+            holds whatever it is from 0 to 1.
+        failures_by_reason: failed items by why this metric failed, or else their first sample that failed.
     """
 
     task: str
@@ -49,6 +54,8 @@ class Estimate:
     sample_count: int
     corrected: CorrectedRate | None = None
     passes: tuple[PassRates, ...] = ()
+    unjudged_count: int = 0
+    failures_by_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -74,26 +81,29 @@ class TaskTotals:
 
 @dataclass(slots=True)
 class _Cell:
-    """The values of one metric in one group, one entry an item.
+    """The values of one metric in one group, and its failures.
 
     Attributes:
-        passes: number of items by (successes, samples); of items with one sample there are none.
-        is_binary: every sample so far was 0 or 1.
+        extra_failures: by reason, failed items beyond those of the group, which are counted once for all metrics; below
+            0 where an item failed for another reason than this metric.
     """
 
-    counted: ItemValues = field(default_factory=ItemValues)
-    scored_only: ItemValues = field(default_factory=ItemValues)
+    values: MetricValues = field(default_factory=MetricValues)
     scored_count: int = 0
     failed_counted: int = 0
-    sample_count: int = 0
-    passes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    is_binary: bool = True
+    extra_failures: Counter[str] = field(default_factory=Counter)
 
-    def note_samples(self, values: Sequence[float]) -> None:
-        """Count the successes of an item's samples."""
-        if len(values) > 1 and self.is_binary:
-            self.is_binary = all(value in (0.0, 1.0) for value in values)
-            self.passes[round(sum(values)), len(values)] += 1
+    def add(self, samples: ItemSamples, failure_reason: str | None, *, notes_passes: bool) -> None:
+        """Take one item: its samples of this metric, and why it failed as a whole, if it did."""
+        self.values.add(samples, notes_passes=notes_passes)
+        if failure_reason is None and not samples.failure_reason:
+            self.scored_count += 1
+            return
+        self.failed_counted += bool(samples.known)
+        if samples.failure_reason:
+            self.extra_failures[samples.failure_reason] += 1
+            if failure_reason is not None:
+                self.extra_failures[failure_reason] -= 1
 
 
 class TaskTally:
@@ -102,7 +112,7 @@ class TaskTally:
     def __init__(self, task: str) -> None:
         self.totals = TaskTotals(task)
         self._cells: dict[tuple[str, str], _Cell] = {}
-        self._failed_by_group: Counter[str] = Counter()
+        self._failed_by_group: dict[str, Counter[str]] = {}
         self._groups: set[str] = {ALL_ITEMS}
         self._metrics: set[str] = set()
 
@@ -119,8 +129,19 @@ class TaskTally:
             totals.scored_count += 1
         else:
             totals.failures_by_reason[failure.reason] += 1
-            self._failed_by_group.update(groups)
-        self._add_values(samples, groups, has_failed=failure is not None)
+            for group in groups:
+                self._failed_by_group.setdefault(group, Counter())[failure.reason] += 1
+        reason = None if failure is None else failure.reason
+        for metric, of_metric in _samples_by_metric(samples).items():
+            self._metrics.add(metric)
+            for group in groups:
+                cell = self._cells.get((metric, group)) or self._cells.setdefault((metric, group), _Cell())
+                cell.add(of_metric, reason, notes_passes=group == ALL_ITEMS)
+
+    def has_scored(self, metric: str) -> bool:
+        """Whether some item was scored by this metric."""
+        cell = self._cells.get((metric, ALL_ITEMS))
+        return cell is not None and cell.values.mean_scored_only is not None
 
     def estimates(
         self, confidence_level: float, qualities: Mapping[str, GuardQuality] = MappingProxyType({})
@@ -134,67 +155,70 @@ class TaskTally:
         for metric in sorted(self._metrics):
             for group in sorted(self._groups):
                 cell = self._cells.get((metric, group))
-                if cell is not None or self._failed_by_group[group]:
+                if cell is not None or group in self._failed_by_group:
                     estimate = self._estimate(metric, group, cell or _Cell(), confidence_level)
                     quality = qualities.get(metric)
                     if quality is not None and cell is not None:
-                        estimate = replace(estimate, corrected=_corrected(cell.scored_only, quality, confidence_level))
+                        estimate = replace(estimate, corrected=cell.values.corrected(quality, confidence_level))
                     yield estimate
 
     def _estimate(self, metric: str, group: str, cell: _Cell, confidence_level: float) -> Estimate:
+        failures = Counter(self._failed_by_group.get(group, {}))
+        failures.update(cell.extra_failures)
+        values = cell.values
         return Estimate(
             task=self.totals.task,
             metric=metric,
             group=group,
-            value=mean_of(cell.counted) if cell.counted else None,
-            interval=interval_of(cell.counted, confidence_level),
-            standard_error=standard_error_of(cell.counted),
+            value=values.mean,
+            interval=values.interval(confidence_level),
+            standard_error=values.standard_error,
             scored_count=cell.scored_count,
-            failed_count=self._failed_by_group[group],
+            failed_count=failures.total(),
             failed_counted=cell.failed_counted,
-            value_scored_only=mean_of(cell.scored_only) if cell.scored_only else None,
-            sample_count=cell.sample_count,
-            passes=pass_rates(cell.passes, confidence_level) if cell.is_binary and group == ALL_ITEMS else (),
+            value_scored_only=values.mean_scored_only,
+            sample_count=values.sample_count,
+            passes=values.passes(confidence_level) if group == ALL_ITEMS else (),
+            unjudged_count=values.unjudged_count,
+            failures_by_reason=+failures,
         )
 
-    def _add_values(self, samples: Sequence[Observation], groups: Sequence[str], *, has_failed: bool) -> None:
-        scored: dict[str, list[float]] = {}
-        counted_failures: dict[str, list[float]] = {}
-        for sample in samples:
-            if isinstance(sample.outcome, Scored):
-                for metric, value in sample.outcome.metrics.items():
-                    scored.setdefault(metric, []).append(value)
-            else:
-                for metric, value in (sample.outcome.counted_as or {}).items():
-                    counted_failures.setdefault(metric, []).append(value)
-        for metric in scored.keys() | counted_failures.keys():
-            self._metrics.add(metric)
-            scored_values = scored.get(metric, [])
-            counted = scored_values + counted_failures.get(metric, [])
-            item_value = mean_of(counted)
-            item_value_scored = mean_of(scored_values) if scored_values else None
-            for group in groups:
-                cell = self._cells.get((metric, group)) or self._cells.setdefault((metric, group), _Cell())
-                cell.counted.add(item_value)
-                cell.sample_count += len(counted)
-                if group == ALL_ITEMS:
-                    cell.note_samples(counted)
-                cell.failed_counted += has_failed
-                cell.scored_count += not has_failed
-                if item_value_scored is not None:
-                    cell.scored_only.add(item_value_scored)
 
+def _samples_by_metric(samples: Sequence[Observation]) -> dict[str, ItemSamples]:
+    """Return what an item's samples say of each metric that they say anything of."""
+    found: dict[str, ItemSamples] = {}
 
-def _corrected(values: ItemValues, quality: GuardQuality, confidence_level: float) -> CorrectedRate | None:
-    if not values or not values.is_binary:
-        return None
-    return corrected_rate(round(sum(values)), len(values), quality, confidence_level)
+    def of(metric: str) -> ItemSamples:
+        return found.get(metric) or found.setdefault(metric, ItemSamples())
+
+    for sample in samples:
+        outcome = sample.outcome
+        if isinstance(outcome, Scored):
+            for metric, value in outcome.metrics.items():
+                of(metric).scored.append(value)
+        else:
+            for metric, value in outcome.counted.items():
+                of(metric).counted.append(value)
+        for failure in outcome.failures:
+            for metric in failure.metrics:
+                of(metric).failure_reason = of(metric).failure_reason or failure.reason
+            if isinstance(outcome, Scored):
+                for metric, value in failure.counted_as.items():
+                    of(metric).counted.append(value)
+        for metric in unjudged_metrics(outcome):
+            of(metric).unknown_count += 1
+    return found
 
 
 class RunTally:
-    """Collects a run's observations, handed over in pieces in the order of their keys."""
+    """Collects a run's observations, handed over in pieces in the order of their keys.
 
-    def __init__(self) -> None:
+    Args:
+        with_sets: also what figures of whole sets need.
+    """
+
+    def __init__(self, *, with_sets: bool = False) -> None:
+        self._sets: dict[str, SetTally] | None = {} if with_sets else None
         self._tallies: dict[str, TaskTally] = {}
         self._unfinished: list[Observation] = []
 
@@ -217,8 +241,20 @@ class RunTally:
         """The tasks, ordered by name."""
         return [self._tallies[task] for task in sorted(self._tallies)]
 
+    def set_measures(self, confidence_level: float) -> Iterator[SetMeasure]:
+        """Yield the figures of whole sets, task by task in the order of their names, and then those of groups.
+
+        All of them share one budget of resampling, so that they take some seconds whatever the run holds.
+        """
+        budget = ResampleBudget()
+        for of_groups in (False, True):
+            for _, tally in sorted((self._sets or {}).items()):
+                yield from tally.measures(confidence_level, budget, of_groups=of_groups)
+
     def _add_item(self, samples: Sequence[Observation]) -> None:
         task = samples[0].key.task
         if task not in self._tallies:
             self._tallies[task] = TaskTally(task)
         self._tallies[task].add_item(samples)
+        if self._sets is not None:
+            self._sets.setdefault(task, SetTally(task)).add_item(samples)

@@ -55,8 +55,13 @@ def student_t_interval(mean: float, standard_error: float, count: int, confidenc
         count: items, at least 2.
         confidence_level: between 0 and 1.
     """
-    reach = float(stdtrit(count - 1, 0.5 + confidence_level / 2)) * standard_error
+    reach = student_t_quantile(count - 1, confidence_level) * standard_error
     return Interval(mean - reach, mean + reach, confidence_level, "student-t")
+
+
+def student_t_quantile(degrees: int, confidence_level: float) -> float:
+    """Return t so that a value of Student's distribution lies between -t and t with ``confidence_level``."""
+    return float(stdtrit(degrees, 0.5 + confidence_level / 2))
 
 
 def mean_of(values: Collection[float]) -> float:
@@ -75,6 +80,27 @@ def standard_error_of(values: Collection[float]) -> float | None:
         return None
     mean = mean_of(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def interval_with_unknown(
+    lowest: Collection[float], highest: Collection[float], confidence_level: float
+) -> Interval | None:
+    """Return an interval of the mean that holds whatever some of the values are.
+
+    From the lower end of the interval at their lowest to the upper end of that at their highest. Whatever they are, the
+    interval of the completed values holds the mean with the level; no assumption is made on why they are not known
+    (Horowitz & Manski, Nonparametric analysis of randomized experiments with missing covariate and outcome data, JASA
+    95, 2000). ``None`` where either has none.
+
+    Args:
+        lowest: all values, those that are not known at the lowest that they can be.
+        highest: the same with the highest.
+        confidence_level: between 0 and 1.
+    """
+    low, high = interval_of(lowest, confidence_level), interval_of(highest, confidence_level)
+    if low is None or high is None:
+        return None
+    return Interval(low.lower, high.upper, confidence_level, f"{low.method}-unjudged")
 
 
 def interval_of(values: Collection[float], confidence_level: float) -> Interval | None:

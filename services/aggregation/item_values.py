@@ -33,6 +33,11 @@ class ItemValues(Collection[float]):
         """Whether every value is 0 or 1."""
         return not self._others and all(value in (0.0, 1.0) for value in self._counts)
 
+    @property
+    def is_within_unit(self) -> bool:
+        """Whether every value is from 0 to 1."""
+        return all(0.0 <= value <= 1.0 for value in chain(self._counts, self._others))
+
     def __len__(self) -> int:
         return self._length
 

@@ -15,18 +15,21 @@ from services.aggregation.connections import borrowed, database_errors
 from services.aggregation.drawings.sql import SqlDrawings
 from services.aggregation.drawings.store import DrawingStore
 from services.aggregation.errors import RunDeletedError
+from services.aggregation.quality_judges import TaskJudges
 from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey, RunLease
 from services.aggregation.retention import Pruned, PrunePolicy, Pruner
 from services.aggregation.rows import (
     KEY_COLUMNS,
     OBSERVATION_COLUMNS,
     RESULT_COLUMNS,
+    judges_of,
     listed_key_of,
     observation_of,
     result_of,
     with_texts,
 )
 from services.aggregation.schema import RESULTS, RUNS, TEXT_FIELDS
+from services.aggregation.text_moving import TextMover
 from services.aggregation.writer import LedgerWriter, open_writer
 from services.runtime.database import DATABASE_ERRORS, open_database, unbroken
 from services.runtime.errors import not_found
@@ -45,7 +48,7 @@ class ResultFilter:
     Attributes:
         task: of this task alone; ``None``: of all.
         after: those that come after this key, which is of ``task`` if that is given.
-        failed_only: the failed ones alone.
+        failed_only: the failed ones alone, and those of which a metric failed.
     """
 
     task: str | None = None
@@ -80,6 +83,10 @@ class ResultLedger(Protocol):
         """Yield pieces of all observations; raises ``NotFoundError`` for a run without results."""
         ...
 
+    async def judges(self, run: str) -> Sequence[TaskJudges]:
+        """Return who judged the scored results of a run, each combination of judges once a task."""
+        ...
+
     async def prune(self, policy: PrunePolicy, *, dry_run: bool = False) -> Pruned:
         """Take out what a policy says, or only tell what that would be; raises ``PruneInProgressError``."""
         ...
@@ -100,6 +107,7 @@ class SqlLedger:
         self._writer = writer
         self._drawings = SqlDrawings(engine)
         self._pruner = Pruner(engine)
+        self._mover = TextMover(engine)
 
     @property
     def drawings(self) -> DrawingStore:
@@ -137,6 +145,18 @@ class SqlLedger:
                 kept = select(RUNS.c.name).where(RUNS.c.delete_microseconds.is_(None))
                 return list((await unbroken(connection.execute(kept.order_by(RUNS.c.run_id.desc())))).scalars())
 
+    async def judges(self, run: str) -> Sequence[TaskJudges]:
+        """See ``ResultLedger.judges``."""
+        columns = RESULTS.c
+        lacks_metrics = columns.metric_failures.is_not(None).label("lacks_metrics")
+        of_run = select(columns.task, columns.judges, lacks_metrics).where(
+            columns.run_id == await self._run_id(run), columns.failure_reason.is_(None)
+        )
+        with database_errors():
+            async with borrowed(self._engine) as connection:
+                rows = (await unbroken(connection.execute(of_run.distinct()))).all()
+        return [TaskJudges(row.task, frozenset(judges_of(row.judges)), bool(row.lacks_metrics)) for row in rows]
+
     async def rows(
         self,
         run: str,
@@ -164,6 +184,10 @@ class SqlLedger:
     async def prune(self, policy: PrunePolicy, *, dry_run: bool = False) -> Pruned:
         """See ``Pruner.prune``."""
         return await self._pruner.prune(policy, dry_run=dry_run)
+
+    async def move_texts(self) -> int:
+        """Move the long texts that an earlier release left in the results' rows; see ``TextMover.move``."""
+        return await self._mover.move()
 
     async def is_ready(self) -> bool:
         """Whether the database answers."""
@@ -225,7 +249,7 @@ def _ordered(statement: Select[Any], wanted: ResultFilter) -> Select[Any]:
     if wanted.task is not None:
         conditions.append(columns.task == wanted.task)
     if wanted.failed_only:
-        conditions.append(columns.failure_reason.is_not(None))
+        conditions.append(columns.failure_reason.is_not(None) | columns.metric_failures.is_not(None))
     if wanted.after is not None:
         # SQLite walks its index only where the compared columns follow those that are fixed.
         key = {"task": columns.task, "item": columns.item, "sample": columns.sample}

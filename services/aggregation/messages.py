@@ -12,7 +12,18 @@ from services.aggregation.errors import InvalidLedgerRequestError, InvalidResult
 from services.aggregation.estimation import Estimate, TaskTotals
 from services.aggregation.intervals import Interval
 from services.aggregation.measures.passes import PassRates
-from services.aggregation.records import Cost, Failed, Judge, ListedKey, Result, ResultKey, RunLease, Scored
+from services.aggregation.records import (
+    Cost,
+    Failed,
+    Judge,
+    ListedKey,
+    MetricFailure,
+    Result,
+    ResultKey,
+    RunLease,
+    Scored,
+)
+from services.aggregation.set_measures import SetMeasure
 from services.runtime.errors import FieldViolation
 
 _NANOSECONDS = 1_000_000_000
@@ -132,6 +143,12 @@ def result_to_proto(result: Result) -> aggregation_pb2.Result:
     )
     if result.complete_microseconds is not None:
         message.complete_time.FromMicroseconds(result.complete_microseconds)
+    message.metric_failures.extend(
+        aggregation_pb2.MetricFailure(
+            metrics=each.metrics, reason=each.reason, message=each.message, counted_as=each.counted_as
+        )
+        for each in result.outcome.failures
+    )
     match result.outcome:
         case Scored(metrics, answer):
             message.scored.CopyFrom(aggregation_pb2.Scored(metrics=metrics, extracted_answer=answer))
@@ -180,13 +197,40 @@ def qualities_from_proto(request: aggregation_pb2.GetEstimatesRequest) -> dict[s
     return qualities
 
 
+def measured_judges_from_proto(request: aggregation_pb2.GetEstimatesRequest) -> dict[str, Judge]:
+    """Return whose quality was measured, by metric, where a request tells it.
+
+    Raises:
+        InvalidLedgerRequestError: a name or a digest is missing.
+    """
+    judges: dict[str, Judge] = {}
+    for index, each in enumerate(request.guard_qualities):
+        if each.HasField("judge"):
+            if not each.judge.name or not each.judge.digest:
+                raise InvalidLedgerRequestError(f"guard_qualities[{index}].judge", "needs a name and a digest")
+            judges[each.metric] = Judge(each.judge.name, each.judge.version, each.judge.digest)
+    return judges
+
+
 def estimates_to_proto(
-    estimates: Iterable[Estimate], totals: Sequence[TaskTotals]
+    estimates: Iterable[Estimate], totals: Sequence[TaskTotals], set_measures: Iterable[SetMeasure]
 ) -> aggregation_pb2.GetEstimatesResponse:
-    """Translate a run's estimates and totals."""
+    """Translate a run's estimates, totals and figures of whole sets."""
     return aggregation_pb2.GetEstimatesResponse(
         estimates=[_estimate_to_proto(estimate) for estimate in estimates],
         totals=[_totals_to_proto(each) for each in totals],
+        set_measures=[
+            aggregation_pb2.SetMeasure(
+                task=each.task,
+                name=each.name,
+                group=each.group,
+                value=each.value,
+                interval=_interval_to_proto(each.interval) if each.interval else None,
+                item_count=each.item_count,
+                excluded_count=each.excluded_count,
+            )
+            for each in sorted(set_measures, key=lambda each: each.task)
+        ],
     )
 
 
@@ -206,12 +250,16 @@ def cost_to_proto(cost: Cost) -> common_pb2.Usage:
 
 
 def _outcome_from_proto(message: aggregation_pb2.Result) -> Scored | Failed:
+    failures = tuple(
+        MetricFailure(tuple(each.metrics), each.reason, each.message, dict(each.counted_as))
+        for each in message.metric_failures
+    )
     if message.HasField("scored"):
         scored = message.scored
         answer = scored.extracted_answer if scored.HasField("extracted_answer") else None
-        return Scored(dict(scored.metrics), answer)
+        return Scored(dict(scored.metrics), answer, failures)
     failure = message.failure
-    return Failed(failure.reason, failure.message, dict(failure.counted_as))
+    return Failed(failure.reason, failure.message, dict(failure.counted_as), failures)
 
 
 def _estimate_to_proto(estimate: Estimate) -> aggregation_pb2.Estimate:
@@ -229,6 +277,8 @@ def _estimate_to_proto(estimate: Estimate) -> aggregation_pb2.Estimate:
         sample_count=estimate.sample_count,
         corrected_rate=_corrected_to_proto(estimate.corrected) if estimate.corrected else None,
         passes=[_passes_to_proto(each) for each in estimate.passes],
+        unjudged_count=estimate.unjudged_count,
+        failures_by_reason=estimate.failures_by_reason,
     )
 
 

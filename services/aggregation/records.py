@@ -1,7 +1,7 @@
 """What the ledger holds, as the domain sees it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,11 +43,34 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricFailure:
+    """Why some metrics of an answered item have no value.
+
+    Attributes:
+        counted_as: what some of them count as all the same; the values of the others are not known. Empty in a failed
+            result, which says it itself.
+    """
+
+    metrics: tuple[str, ...]
+    reason: str
+    message: str = ""
+    counted_as: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """The scores of a judged item."""
+    """The scores of a judged item, and why it lacks some."""
 
     metrics: Mapping[str, float]
     extracted_answer: str | None = None
+    failures: tuple[MetricFailure, ...] = ()
+
+    @property
+    def counted(self) -> Mapping[str, float]:
+        """What its metrics count as, those with a value."""
+        if not self.failures:
+            return self.metrics
+        return {**self.metrics, **{name: value for each in self.failures for name, value in each.counted_as.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +80,19 @@ class Failed:
     reason: str
     message: str = ""
     counted_as: Mapping[str, float] | None = None
+    failures: tuple[MetricFailure, ...] = ()
+
+    @property
+    def counted(self) -> Mapping[str, float]:
+        """What its metrics count as, those with a value."""
+        return self.counted_as or {}
+
+
+def unjudged_metrics(outcome: Scored | Failed) -> frozenset[str]:
+    """Return the metrics whose values are not known, though the model answered."""
+    if not outcome.failures:
+        return frozenset()
+    return frozenset(name for each in outcome.failures for name in each.metrics).difference(outcome.counted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.aggregation.errors import LedgerUnavailableError, PruneInProgressError
+from services.aggregation.errors import LedgerUnavailableError, PruneInProgressError, TextsMovingError
 from services.aggregation.ledger import ResultLedger
 from services.aggregation.retention import PrunePolicy
 
@@ -45,6 +45,8 @@ async def _prune(ledger: ResultLedger, policy: PrunePolicy, first_after_seconds:
         except PruneInProgressError:
             # Another replica is at it, with the same policy.
             log.debug("ledger_pruned_elsewhere")
+        except TextsMovingError:
+            log.info("ledger_not_pruned_yet", reason="texts are being moved")
         except LedgerUnavailableError as error:
             log.warning("ledger_not_pruned", error=str(error))
         else:

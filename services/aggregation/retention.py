@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.aggregation.connections import database_errors
 from services.aggregation.drawings.schema import DRAWING_BATCHES, DRAWINGS
-from services.aggregation.errors import PruneInProgressError, RunDeletedError, RunInProgressError
+from services.aggregation.errors import PruneInProgressError, RunDeletedError, RunInProgressError, TextsMovingError
 from services.aggregation.schema import RESULTS, RUNS, TEXT_IDS, TEXTS, current_hour
+from services.aggregation.text_moving import is_moving
 from services.aggregation.text_writing import enter_alone
 from services.runtime.database import is_shared, unbroken
 from services.runtime.errors import not_found
@@ -128,6 +129,7 @@ class Pruner:
 
         Raises:
             PruneInProgressError: somebody else is at it.
+            TextsMovingError: the texts of an older ledger are being moved.
             NotFoundError: a named run is not known.
             RunDeletedError: its results were deleted before.
             RunInProgressError: it may be in progress.
@@ -135,6 +137,8 @@ class Pruner:
         """
         with database_errors():
             async with self._alone():
+                if await is_moving(self._engine):
+                    raise TextsMovingError
                 doomed = await self._doomed(policy)
                 if dry_run:
                     run_ids = [each.run_id for each in doomed]

@@ -13,6 +13,7 @@ from services.aggregation.records import (
     Failed,
     Judge,
     ListedKey,
+    MetricFailure,
     Observation,
     Result,
     ResultKey,
@@ -38,13 +39,19 @@ OBSERVATION_COLUMNS = (
     _C.metrics,
     _C.counted_as,
     _C.item_groups,
+    _C.metric_failures,
 )
 _TEXT_ROWS: Final = {field: TEXTS.alias(f"{field}_text") for field in TEXT_FIELDS}
 RESULT_COLUMNS = (
     *(column for column in RESULTS.columns if column is not _C.run_id),
     *(rows.c.packed.label(f"{field}_packed") for field, rows in _TEXT_ROWS.items()),
 )
-PROMPT_COLUMNS = (_C.prompt, _C.prompt_id, _TEXT_ROWS["prompt"].c.packed.label("prompt_packed"))
+PROMPT_COLUMNS = (
+    _C.prompt,
+    _C.prompt_id,
+    _TEXT_ROWS["prompt"].c.packed.label("prompt_packed"),
+    _TEXT_ROWS["prompt"].c.digest.label("prompt_digest"),
+)
 
 RowValues = tuple[str | int | bool | bytes | None, ...]
 ROW_COLUMNS: Final = (
@@ -65,6 +72,7 @@ ROW_COLUMNS: Final = (
     "model_digest",
     "prompt",
     "output",
+    "metric_failures",
     *(column.name for column in TEXT_IDS.values()),
 )
 """The columns of ``values_of``: all but the run; the ids of long texts come last."""
@@ -112,6 +120,7 @@ def values_of(result: Result, long_texts: dict[bytes, bytes]) -> RowValues:
         result.model_digest,
         prompt or "",
         output or "",
+        _checked("metric_failures", _encoded_failures(outcome.failures)) if outcome.failures else None,
         prompt_digest,
         output_digest,
         answer_digest,
@@ -145,7 +154,12 @@ def observation_of(row: Row[Any]) -> Observation:
     """Read a row of ``OBSERVATION_COLUMNS``."""
     # Most rows repeat a few values of these texts, so decoding is remembered.
     reason: str | None = row.failure_reason
-    outcome = Scored(_mapping(row.metrics)) if reason is None else Failed(reason, counted_as=_mapping(row.counted_as))
+    failures = failures_of(row.metric_failures)
+    outcome = (
+        Scored(_mapping(row.metrics), failures=failures)
+        if reason is None
+        else Failed(reason, counted_as=_mapping(row.counted_as), failures=failures)
+    )
     return Observation(
         key=ResultKey(row.task, row.item, row.sample),
         outcome=outcome,
@@ -158,7 +172,7 @@ def observation_of(row: Row[Any]) -> Observation:
 def result_of(run: str, row: Row[Any]) -> Result:
     """Read a row of ``RESULT_COLUMNS``."""
     texts = {
-        "prompt": prompt_of(row),
+        "prompt": StoredText(row.prompt_id, row.prompt, row.prompt_packed),
         "output": StoredText(row.output_id, row.output, row.output_packed),
         "extracted_answer": StoredText(
             row.extracted_answer_id, row.extracted_answer or "", row.extracted_answer_packed
@@ -166,10 +180,11 @@ def result_of(run: str, row: Row[Any]) -> Result:
     }
     has_answer = row.extracted_answer is not None or row.extracted_answer_packed is not None
     answer = texts["extracted_answer"].read() if has_answer else None
+    failures = failures_of(row.metric_failures)
     outcome = (
-        Scored(json.loads(row.metrics), answer)
+        Scored(json.loads(row.metrics), answer, failures)
         if row.failure_reason is None
-        else Failed(row.failure_reason, row.failure_message, json.loads(row.counted_as))
+        else Failed(row.failure_reason, row.failure_message, json.loads(row.counted_as), failures)
     )
     return Result(
         run=run,
@@ -178,7 +193,7 @@ def result_of(run: str, row: Row[Any]) -> Result:
         groups=json.loads(row.item_groups),
         draw_index=row.draw_index,
         cost=Cost(*(getattr(row, name) for name in COST_FIELDS)),
-        judges=tuple(Judge(*each) for each in json.loads(row.judges)),
+        judges=judges_of(row.judges),
         model_digest=row.model_digest,
         prompt=texts["prompt"].read(),
         output=texts["output"].read(),
@@ -190,11 +205,31 @@ def result_of(run: str, row: Row[Any]) -> Result:
 
 def prompt_of(row: Row[Any]) -> StoredText:
     """Read ``PROMPT_COLUMNS``."""
-    return StoredText(row.prompt_id, row.prompt, row.prompt_packed)
+    digest = None if row.prompt_digest is None else bytes(row.prompt_digest)
+    return StoredText(row.prompt_id, row.prompt, row.prompt_packed, digest)
+
+
+def judges_of(stored: str) -> tuple[Judge, ...]:
+    """Read the column ``judges``."""
+    return tuple(Judge(*each) for each in json.loads(stored))
+
+
+def failures_of(stored: str | None) -> tuple[MetricFailure, ...]:
+    """Read the column ``metric_failures``."""
+    if stored is None:
+        return ()
+    return tuple(
+        MetricFailure(tuple(metrics), reason, message, counted_as)
+        for metrics, reason, message, counted_as in json.loads(stored)
+    )
 
 
 # Made once: json.dumps makes one a call for anything but its defaults.
 _encoded = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def _encoded_failures(failures: tuple[MetricFailure, ...]) -> str:
+    return _encoded([[each.metrics, each.reason, each.message, dict(each.counted_as)] for each in failures])
 
 
 @lru_cache(maxsize=4096)

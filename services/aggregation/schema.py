@@ -75,6 +75,16 @@ TEXTS = Table(
 PRUNINGS = Table("prunings", METADATA, Column("epoch", BigInteger, nullable=False))
 """One row: how often something was taken out of the tables that writers remember."""
 
+TEXT_MOVES = Table(
+    "text_moves",
+    METADATA,
+    Column("run_id", Integer, nullable=False),
+    Column("task", _KEY_TEXT, nullable=False),
+    Column("item", _KEY_TEXT, nullable=False),
+    Column("sample", Integer, nullable=False),
+)
+"""One row while texts of results from before there were texts are moved: the key behind which that is to be done."""
+
 # Small columns come first: SQLite then reads a key, a reason or a metric without the pages of the texts behind it.
 RESULTS = Table(
     "results",
@@ -108,6 +118,7 @@ RESULTS = Table(
     Column("prompt_id", BigInteger),
     Column("output_id", BigInteger),
     Column("extracted_answer_id", BigInteger),
+    Column("metric_failures", Text),
 )
 TEXT_FIELDS: Final = ("prompt", "output", "extracted_answer")
 """The fields of a result that may be long texts."""

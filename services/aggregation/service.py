@@ -21,22 +21,23 @@ from services.aggregation.comparison.reading import LedgerAnswers
 from services.aggregation.corrected_rates import GuardQuality
 from services.aggregation.drawings.desk import DrawingDesk
 from services.aggregation.drawings.errors import WrongDrawError
-from services.aggregation.drawings.messages import interval_to_proto
-from services.aggregation.drawings.records import TaskDecision
 from services.aggregation.drawings.service import DrawingCalls
+from services.aggregation.drawn_estimates import add_task_intervals, withhold_set_intervals
 from services.aggregation.errors import InvalidLedgerRequestError
-from services.aggregation.estimation import ALL_ITEMS, RunTally
+from services.aggregation.estimation import RunTally
 from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
 from services.aggregation.ledger import ResultFilter, ResultLedger, SqlLedger
 from services.aggregation.messages import (
     estimates_to_proto,
     lease_from_proto,
     listed_key_to_proto,
+    measured_judges_from_proto,
     qualities_from_proto,
     result_to_proto,
     results_from_proto,
 )
 from services.aggregation.pruning_messages import policy_from_proto, pruned_to_proto
+from services.aggregation.quality_judges import check_quality
 from services.aggregation.rankings.judging import RankingDesk
 from services.aggregation.rankings.service import RankingCalls
 from services.aggregation.records import AppendCounts, ListedKey, Result, ResultKey
@@ -116,12 +117,20 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         if not 0.5 < level < 1:
             raise InvalidLedgerRequestError("confidence_level", f"is {level}; it lies above 0.5 and below 1")
         qualities = qualities_from_proto(request)
-        tally = RunTally()
+        measured = measured_judges_from_proto(request)
+        tally = RunTally(with_sets=request.with_set_measures)
         async with aclosing(self._ledger.observations(_checked_run(request.run), request.task or None)) as pieces:
             async for piece in pieces:
                 await asyncio.to_thread(tally.add, piece)
         response = await asyncio.to_thread(_estimates, tally, level, qualities)
-        _add_task_intervals(response, await self._drawings.of_run(request.run))
+        if measured:
+            found = await self._ledger.judges(request.run)
+            for metric, judge in measured.items():
+                tasks = [task.totals.task for task in tally.tasks if task.has_scored(metric)]
+                check_quality(metric, judge, tasks, found)
+        decisions = await self._drawings.of_run(request.run)
+        add_task_intervals(response, decisions)
+        withhold_set_intervals(response, decisions)
         return response
 
     async def ListResults(
@@ -266,18 +275,8 @@ def _estimates(
 ) -> aggregation_pb2.GetEstimatesResponse:
     tally.finish()
     estimates = (estimate for task in tally.tasks for estimate in task.estimates(confidence_level, qualities))
-    return estimates_to_proto(estimates, [task.totals for task in tally.tasks])
-
-
-def _add_task_intervals(response: aggregation_pb2.GetEstimatesResponse, decisions: Mapping[str, TaskDecision]) -> None:
-    """Put what a drawing says of the mean over all items beside the estimates from those that were drawn."""
-    for estimate in response.estimates:
-        decision = decisions.get(estimate.task)
-        if decision is None or estimate.group != ALL_ITEMS or estimate.metric != decision.spec.metric:
-            continue
-        estimate.task_interval.CopyFrom(interval_to_proto(decision))
-        if decision.value is not None:
-            estimate.task_value = decision.value
+    totals = [task.totals for task in tally.tasks]
+    return estimates_to_proto(estimates, totals, tally.set_measures(confidence_level))
 
 
 def _checked_run(run: str) -> str:

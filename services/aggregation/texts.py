@@ -30,11 +30,13 @@ class StoredText:
         text_id: of the row of its own; ``None``: it is ``inline``.
         inline: the text, empty with ``text_id``.
         packed: what that row holds; ``None``: retention has removed it.
+        digest: of the text in a row of its own, where that was read as well.
     """
 
     text_id: int | None
     inline: str
     packed: bytes | None
+    digest: bytes | None = None
 
     @property
     def is_pruned(self) -> bool:
@@ -42,9 +44,18 @@ class StoredText:
         return self.text_id is not None and self.packed is None
 
     @property
-    def content_key(self) -> int | str:
-        """Equal for equal texts of one ledger, also for those that were removed since."""
-        return self.inline if self.text_id is None else self.text_id
+    def content_key(self) -> bytes | str:
+        """Equal for equal texts of one ledger, wherever they are kept, also for those that were removed since.
+
+        Raises:
+            ValueError: of a text in a row of its own the digest was not read.
+        """
+        if self.text_id is None:
+            content = self.inline.encode()
+            return self.inline if len(content) < SHORTEST_KEPT_APART else digest_of(content)
+        if self.digest is None:
+            raise ValueError("the digest of the text was not read")
+        return self.digest
 
     def read(self) -> str:
         """Return the text; empty if it was removed."""

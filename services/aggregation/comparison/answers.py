@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Protocol
 
-from services.aggregation.records import Failed, Judge, Observation
+from services.aggregation.records import Failed, Judge, Observation, unjudged_metrics
 from services.aggregation.texts import StoredText
 
 ItemKey = tuple[str, str]
@@ -66,8 +66,8 @@ class ItemValue:
 
     Attributes:
         value: mean over the samples with a value, failed ones at what the task counts them as; None if none has one.
-        lowest: the mean if every sample without a value had failed at 0.
-        highest: the mean if every sample without a value had failed at 1.
+        lowest: the mean if every sample without a value, failed or not judged, were 0.
+        highest: the mean if every sample without a value were 1.
     """
 
     value: float | None
@@ -86,10 +86,10 @@ def value_of(item: AnsweredItem, metric: str) -> ItemValue | None:
     unknown = 0
     for sample in item.samples:
         outcome = sample.observation.outcome
-        values = (outcome.counted_as or {}) if isinstance(outcome, Failed) else outcome.metrics
+        values = outcome.counted
         if metric in values:
             known.append(values[metric])
-        elif isinstance(outcome, Failed):
+        elif isinstance(outcome, Failed) or metric in unjudged_metrics(outcome):
             unknown += 1
     if not known and not unknown:
         return None
@@ -104,8 +104,7 @@ def metrics_of(item: AnsweredItem) -> set[str]:
     """Return the metrics that an item has a value of."""
     found: set[str] = set()
     for sample in item.samples:
-        outcome = sample.observation.outcome
-        found |= ((outcome.counted_as or {}) if isinstance(outcome, Failed) else outcome.metrics).keys()
+        found |= sample.observation.outcome.counted.keys()
     return found
 
 

@@ -145,6 +145,7 @@ class TaskDecision:
         drawn_count: items handed out.
         unknown_count: counted items whose score is not known.
         expected_remaining: rough number of items that decide all questions; ``None`` if nothing is known.
+        is_weighted: some items were likelier to be drawn than others.
     """
 
     spec: DrawingSpec
@@ -160,6 +161,7 @@ class TaskDecision:
     unknown_count: int
     draws_digest: str
     expected_remaining: int | None = None
+    is_weighted: bool = False
 
     @property
     def saved_count(self) -> int:

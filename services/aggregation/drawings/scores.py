@@ -9,7 +9,8 @@ class SampleOutcome:
     """One sample of an item, as the ledger holds it.
 
     Attributes:
-        metrics: of a scored sample its scores, of a failed one the values that it counts as.
+        metrics: of a scored sample its scores, of a failed one the values that it counts as; without those that nobody
+            knows.
     """
 
     item: str

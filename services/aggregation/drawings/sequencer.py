@@ -65,6 +65,7 @@ class Sequencer:
             else Predictor(History(past.scores, is_sequence=past.is_sequence, predicted=past.predicted))
         )
         self._batches: list[_Span] = []
+        self._is_weighted = False
         self._positions: NDArray[np.int64] = np.empty(0, np.int64)
         self._probabilities: NDArray[np.float64] = np.empty(0)
         self._drawn_count = 0
@@ -206,6 +207,7 @@ class Sequencer:
             unknown_count=self._unknown_count,
             draws_digest=self._batches[-1].digest if self._batches else self._drawing.order_digest,
             expected_remaining=self._task.expected_remaining() if is_open else None,
+            is_weighted=self._is_weighted,
         )
 
     def scores(self) -> DrawnScores:
@@ -236,6 +238,7 @@ class Sequencer:
     def _keep(self, batch: Batch, probabilities: Sequence[float] | NDArray[np.float64]) -> Batch:
         before = self._batches[-1].digest if self._batches else self._drawing.order_digest
         signed = replace(batch, digest=batch_digest(before, batch))
+        self._is_weighted |= batch.weights is not None
         self._batches.append(_Span(batch.first_draw_index, batch.end, signed.digest))
         self._positions = np.concatenate([self._positions, batch.positions])
         self._probabilities = np.concatenate([self._probabilities, np.asarray(probabilities)])

@@ -31,6 +31,7 @@ from services.aggregation.drawings.schema import DRAWING_BATCHES, DRAWINGS
 from services.aggregation.drawings.scores import SampleOutcome
 from services.aggregation.drawings.store import EarlierDrawing, NewDrawing, Prediction, Progress
 from services.aggregation.errors import RunDeletedError
+from services.aggregation.rows import failures_of
 from services.aggregation.schema import RESULTS, RUNS
 from services.runtime.database import unbroken
 
@@ -39,7 +40,7 @@ _ITEMS_A_QUERY = 500
 _PIECE_ROWS = 1000
 
 _D, _B, _R = DRAWINGS.c, DRAWING_BATCHES.c, RESULTS.c
-_OUTCOME = (_R.item, _R.sample, _R.metrics, _R.counted_as)
+_OUTCOME = (_R.item, _R.sample, _R.metrics, _R.counted_as, _R.metric_failures)
 
 
 class SqlDrawings:
@@ -260,7 +261,10 @@ def _outcomes_of(rows: Sequence[Any]) -> list[SampleOutcome]:
 
 
 def _outcome_of(row: Row[Any]) -> SampleOutcome:
-    return SampleOutcome(row.item, row.sample, _metrics(row.metrics or row.counted_as or "{}"))
+    counted = _metrics(row.metrics or row.counted_as or "{}")
+    for failure in failures_of(row.metric_failures):
+        counted = {**counted, **failure.counted_as}
+    return SampleOutcome(row.item, row.sample, counted)
 
 
 # Most rows repeat a few values.

@@ -34,6 +34,7 @@ class Standing(Enum):
     NOT_INFERIOR = "not_inferior"
     INFERIOR = "inferior"
     BASE = "base"
+    TIED = "tied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class RankQuestion:
         runs: their names; with a margin the first is the base.
         top: how many of the best are wanted.
         margin: how much worse than the base each other may be.
+        tolerance: how much worse than others the named may be; 0 with a margin.
     """
 
     runs: tuple[str, ...]
@@ -52,6 +54,7 @@ class RankQuestion:
     margin: float | None
     lower_is_better: bool
     confidence_level: float
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,13 @@ class RankingDesk:
             return await asyncio.to_thread(_judged_by_margin, question, drawn)
         kept = self._races.get(question)
         if kept is None:
-            alpha = 1 - question.confidence_level
-            race = SuccessiveElimination(drawn[0].item_count, len(drawn), keep=question.top or 1, alpha=alpha)
+            race = SuccessiveElimination(
+                drawn[0].item_count,
+                len(drawn),
+                keep=question.top or 1,
+                alpha=1 - question.confidence_level,
+                tolerance=question.tolerance,
+            )
             kept = self._races.setdefault(question, _Race(race))
         self._races.move_to_end(question)
         if len(self._races) > _MOST_RACES:
@@ -128,8 +136,7 @@ class RankingDesk:
         async with kept.lock:
             try:
                 await asyncio.to_thread(_advance, kept.race, drawn, lower_is_better=question.lower_is_better)
-            except Exception:
-                # It may have taken a part of a block; the ledger makes it again.
+            except Exception:  # whatever it was, the race may hold a part of a block; the ledger makes it again
                 self._races.pop(question, None)
                 raise
             return _standings(kept.race, drawn)
@@ -169,10 +176,14 @@ def _oriented(drawn: DrawnScores, part: slice, *, lower_is_better: bool) -> tupl
 
 def _standings(race: SuccessiveElimination, drawn: Sequence[DrawnScores]) -> RankedRuns:
     found = []
-    for each, is_in, after in zip(drawn, race.active.tolist(), race.dropped_after, strict=True):
-        standing = Standing.OUT if not is_in else Standing.TOP if race.is_settled else Standing.CONTENDING
-        decided = race.count if standing is Standing.TOP else after
-        found.append(RankedRun(each, standing, decided))
+    states = zip(drawn, race.active.tolist(), race.named.tolist(), race.dropped_after, strict=True)
+    for each, is_in, is_named, after in states:
+        if not is_in:
+            found.append(RankedRun(each, Standing.OUT, after))
+        elif race.is_settled:
+            found.append(RankedRun(each, Standing.TOP if is_named else Standing.TIED, race.count))
+        else:
+            found.append(RankedRun(each, Standing.CONTENDING))
     return RankedRuns(tuple(found), race.count, drawn[0].item_count, race.is_settled)
 
 

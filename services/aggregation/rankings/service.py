@@ -19,6 +19,7 @@ _STANDINGS: Final = {
     Standing.NOT_INFERIOR: ranking_pb2.STANDING_NOT_INFERIOR,
     Standing.INFERIOR: ranking_pb2.STANDING_INFERIOR,
     Standing.BASE: ranking_pb2.STANDING_BASE,
+    Standing.TIED: ranking_pb2.STANDING_TIED,
 }
 
 
@@ -45,6 +46,7 @@ class RankingCalls:
             margin=None if has_top else request.margin,
             lower_is_better=request.lower_is_better,
             confidence_level=level,
+            tolerance=request.tolerance,
         )
         return _ranked_to_proto(await self._desk.judge(question))
 
@@ -69,8 +71,16 @@ def _problems(request: ranking_pb2.RankRunsRequest) -> Iterator[tuple[str, str]]
                 yield "margin", f"is {request.margin}; it lies from 0 to below 1"
         case _:
             yield "question", "set top or margin"
+    yield from _problems_with_tolerance(request)
     if request.HasField("confidence_level") and not 0.5 <= request.confidence_level < 1:
         yield "confidence_level", f"is {request.confidence_level}; it lies from 0.5 to below 1"
+
+
+def _problems_with_tolerance(request: ranking_pb2.RankRunsRequest) -> Iterator[tuple[str, str]]:
+    if not 0 <= request.tolerance < 1:
+        yield "tolerance", f"is {request.tolerance}; it lies from 0 to below 1"
+    elif request.tolerance and request.WhichOneof("question") != "top":
+        yield "tolerance", "goes with top; a margin says itself what may be worse by how much"
 
 
 def _ranked_to_proto(ranked: RankedRuns) -> ranking_pb2.RankRunsResponse:

@@ -52,6 +52,11 @@ class Gate:
         return Decision(state, after, passing, failing, is_exact)
 
     @property
+    def state(self) -> DecisionState:
+        """The state of the answer alone."""
+        return DecisionState.UNDECIDED if self._decided is None else self._decided[0]
+
+    @property
     def is_decided(self) -> bool:
         """Whether it has passed or failed."""
         return self._decided is not None

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.aggregation.corrected_rates import GuardQuality, corrected_rate
 from services.aggregation.estimation import Estimate, RunTally
-from services.aggregation.records import Cost, Failed, Observation, ResultKey, Scored
+from services.aggregation.intervals import wilson_interval
+from services.aggregation.records import Cost, Failed, MetricFailure, Observation, ResultKey, Scored
 
 
 def seen(
@@ -42,6 +44,7 @@ def estimates(observations: Sequence[Observation]) -> dict[tuple[str, str, str],
     return dict(zip(keys, found, strict=True))
 
 
+NO_VERDICT = MetricFailure(("judged",), "JUDGE_UNPARSABLE", "no verdict")
 LEFT_OUT = Failed("PROMPT_TOO_LONG")
 COUNTED_WRONG = Failed("PROMPT_TOO_LONG", counted_as={"acc": 0.0})
 
@@ -118,6 +121,118 @@ def test_metrics_and_groups_are_estimated_apart() -> None:
     assert found["t", "f1", ""].scored_count == 2  # "b" has no f1
 
 
+def unjudged(accuracy: float) -> Scored:
+    """What exact match scored and a judge answered with garbage."""
+    return Scored({"acc": accuracy}, failures=(NO_VERDICT,))
+
+
+def both(accuracy: float, judged: float) -> Scored:
+    return Scored({"acc": accuracy, "judged": judged})
+
+
+def test_an_item_without_a_verdict_is_an_error_of_that_metric_alone() -> None:
+    found = estimates([seen("a", both(1.0, 1.0)), seen("b", both(0.0, 1.0)), seen("c", unjudged(1.0))])
+    accuracy, judged = found["t", "acc", ""], found["t", "judged", ""]
+    assert accuracy.value == pytest.approx(2 / 3)
+    assert (accuracy.failed_count, accuracy.unjudged_count) == (0, 0)
+    assert accuracy.failures_by_reason == {}
+    assert (judged.value, judged.scored_count, judged.failed_count, judged.failed_counted) == (1.0, 2, 1, 0)
+    assert (judged.unjudged_count, judged.failures_by_reason) == (1, {"JUDGE_UNPARSABLE": 1})
+    # Nobody knows the third: the interval reaches from that of 2 in 3 to that of 3 in 3.
+    assert judged.interval is not None
+    assert judged.interval.method == "wilson-unjudged"
+    assert judged.interval.lower == wilson_interval(2, 3, 0.95).lower
+    assert judged.interval.upper == wilson_interval(3, 3, 0.95).upper == 1.0
+
+
+def test_a_judge_that_gave_no_verdict_at_all_leaves_no_number_and_every_count() -> None:
+    garbage = Failed("JUDGE_UNPARSABLE", counted_as={}, failures=(NO_VERDICT,))
+    found = estimates([seen("a", garbage, groups={"g": "x"}), seen("b", garbage)])
+    for group, count in (("", 2), ("g=x", 1)):
+        judged = found["t", "judged", group]
+        assert (judged.value, judged.interval, judged.value_scored_only) == (None, None, None)
+        assert (judged.scored_count, judged.failed_count, judged.unjudged_count) == (0, count, count)
+        assert judged.failures_by_reason == {"JUDGE_UNPARSABLE": count}
+
+
+def test_a_metric_that_failed_counts_as_the_task_says_where_it_says_so() -> None:
+    slow = MetricFailure(("judged",), "PATTERN_TIMEOUT", counted_as={"judged": 0.0})
+    found = estimates([seen("a", both(1.0, 1.0)), seen("b", Scored({"acc": 1.0}, failures=(slow,)))])
+    judged = found["t", "judged", ""]
+    assert (judged.value, judged.value_scored_only, judged.failed_counted, judged.unjudged_count) == (0.5, 1.0, 1, 0)
+    assert judged.interval is not None
+    assert judged.interval.method == "wilson"
+
+
+def test_an_item_that_failed_twice_is_counted_once_and_by_its_metrics_reason() -> None:
+    guard = MetricFailure(("unsafe",), "SAFETY_VERDICT_ERROR")
+    lost = Failed("JUDGE_UNPARSABLE", counted_as={"unsafe": 1.0}, failures=(NO_VERDICT, guard))
+    found = estimates([seen("a", lost), seen("b", LEFT_OUT), seen("c", Scored({"judged": 0.0, "unsafe": 0.0}))])
+    assert found["t", "judged", ""].failures_by_reason == {"JUDGE_UNPARSABLE": 1, "PROMPT_TOO_LONG": 1}
+    unsafe = found["t", "unsafe", ""]
+    assert unsafe.failures_by_reason == {"SAFETY_VERDICT_ERROR": 1, "PROMPT_TOO_LONG": 1}
+    assert (unsafe.value, unsafe.failed_count, unsafe.failed_counted, unsafe.unjudged_count) == (0.5, 2, 1, 0)
+
+
+def test_a_sample_without_a_verdict_leaves_its_item_open_and_pass_rates_untold() -> None:
+    found = estimates(
+        [
+            seen("a", Scored({"judged": 1.0}), sample=0),
+            seen("a", Failed("JUDGE_UNPARSABLE", failures=(NO_VERDICT,)), sample=1),
+            seen("b", Scored({"judged": 0.0}), sample=0),
+            seen("b", Scored({"judged": 1.0}), sample=1),
+            seen("c", Scored({"judged": 0.0}), sample=0),
+            seen("c", Scored({"judged": 0.0}), sample=1),
+        ]
+    )
+    judged = found["t", "judged", ""]
+    assert judged.value == pytest.approx((1.0 + 0.5 + 0.0) / 3)
+    assert judged.sample_count == 5
+    assert (judged.unjudged_count, judged.passes) == (1, ())
+    assert judged.interval is not None
+    assert judged.interval.method == "student-t-unjudged"
+    assert judged.interval.lower < 1 / 3 < 1 / 2 < judged.interval.upper
+
+
+def test_nobody_says_how_far_an_unjudged_item_of_an_open_range_may_lie() -> None:
+    found = estimates(
+        [seen("a", Scored({"judged": 12.5})), seen("b", Scored({"judged": 80.0})), seen("c", unjudged(1.0))]
+    )
+    judged = found["t", "judged", ""]
+    assert (judged.value, judged.interval, judged.unjudged_count) == (46.25, None, 1)
+
+
+def test_a_corrected_rate_holds_whatever_the_unjudged_items_are() -> None:
+    quality = GuardQuality(unsafe_count=200, unsafe_found=182, safe_count=400, safe_cleared=391)
+    outcomes = [Scored({"judged": float(index < 3)}) for index in range(20)] + [unjudged(1.0)] * 5
+    task = tally([seen(f"{index:02}", outcome) for index, outcome in enumerate(outcomes)]).tasks[0]
+    (judged,) = [each for each in task.estimates(0.95, {"judged": quality}) if each.metric == "judged"]
+    assert judged.corrected is not None
+    assert judged.corrected.value == corrected_rate(3, 20, quality, 0.95).value
+    assert judged.corrected.interval.lower == corrected_rate(3, 25, quality, 0.95).interval.lower
+    assert judged.corrected.interval.upper == corrected_rate(8, 25, quality, 0.95).interval.upper
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, None]), min_size=2, max_size=12), st.data())
+def test_whatever_was_not_judged_the_completed_runs_interval_lies_within(
+    verdicts: list[float | None], data: st.DataObject
+) -> None:
+    def interval(values: Sequence[float | None]) -> tuple[float, float] | None:
+        outcomes = [unjudged(1.0) if each is None else both(1.0, each) for each in values]
+        found = estimates([seen(f"{index:02}", outcome) for index, outcome in enumerate(outcomes)])
+        limits = found["t", "judged", ""].interval
+        return None if limits is None else (limits.lower, limits.upper)
+
+    known = interval(verdicts)
+    completed = interval([data.draw(st.sampled_from([0.0, 1.0])) if each is None else each for each in verdicts])
+    if known is None:
+        assert set(verdicts) == {None}
+    else:
+        assert completed is not None
+        assert known[0] <= completed[0] <= completed[1] <= known[1]
+
+
 def test_totals() -> None:
     cost = Cost(prompt_tokens=10, completion_tokens=2, engine_nanoseconds=5)
     run = tally(
@@ -143,6 +258,8 @@ OUTCOMES = st.one_of(
     st.sampled_from([LEFT_OUT, COUNTED_WRONG]),
     st.builds(lambda value: Scored({"acc": value}), st.sampled_from([0.0, 0.5, 1.0])),
     st.builds(lambda value: Scored({"acc": value, "f1": 1.0}), st.sampled_from([0.0, 1.0])),
+    st.sampled_from([Scored({"f1": 1.0}, failures=(MetricFailure(("acc",), "JUDGE_UNPARSABLE"),))]),
+    st.sampled_from([Failed("A", counted_as={}, failures=(MetricFailure(("acc", "f1"), "JUDGE_UNPARSABLE"),))]),
 )
 
 
@@ -166,6 +283,8 @@ def test_pieces_may_end_anywhere(outcomes: dict[tuple[str, str, int], Scored | F
         for estimate in task.estimates(0.95):
             assert estimate.failed_counted <= estimate.failed_count
             assert (estimate.value is None) == (estimate.scored_count + estimate.failed_counted == 0)
+            assert estimate.failed_count == sum(estimate.failures_by_reason.values())
+            assert estimate.unjudged_count <= estimate.failed_count
 
 
 def test_several_samples_an_item_come_to_pass_rates_of_the_whole_task() -> None:

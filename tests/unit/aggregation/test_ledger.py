@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.aggregation.errors import LedgerUnavailableError
 from services.aggregation.ledger import ResultFilter, SqlLedger, open_ledger
-from services.aggregation.records import AppendCounts, Cost, Failed, Judge, Result, ResultKey, Scored
+from services.aggregation.records import AppendCounts, Cost, Failed, Judge, MetricFailure, Result, ResultKey, Scored
 from services.runtime.database import sqlite_url
 from services.runtime.errors import NotFoundError
 
@@ -45,8 +45,15 @@ async def test_gives_back_what_it_took(ledger: SqlLedger, result: ResultFactory)
         is_truncated=True,
     )
     bare = result("b", outcome=Failed("TIMEOUT", "late", {"acc": 0.0}))
-    assert await ledger.append([full, bare]) == AppendCounts(2, 0)
-    assert await read(ledger) == [full, bare]
+    judge = MetricFailure(("passed", "agreement"), "JUDGE_UNPARSABLE", "«no\0» verdict")
+    guard = MetricFailure(("unsafe",), "SAFETY_VERDICT_ERROR", "", {"unsafe": 1.0})
+    unjudged = result("c", outcome=Scored({"acc": 1.0}, failures=(judge, guard)))
+    lost = result("d", outcome=Failed("JUDGE_UNPARSABLE", "no verdict", {}, (judge,)))
+    assert await ledger.append([full, bare, unjudged, lost]) == AppendCounts(4, 0)
+    assert await read(ledger) == [full, bare, unjudged, lost]
+    async with aclosing(ledger.observations("runs/r", None)) as observed:
+        seen = [each.outcome.failures async for piece in observed for each in piece]
+    assert seen == [(), (), (judge, guard), (judge,)]
 
 
 async def test_the_first_outcome_stays(ledger: SqlLedger, result: ResultFactory, failed: Failed) -> None:
@@ -93,6 +100,12 @@ async def test_keys_come_in_code_point_order_whatever_the_alphabet(ledger: SqlLe
     await ledger.append([result(item) for item in items])
     async with aclosing(ledger.keys("runs/r", EVERYTHING, 100)) as pieces:
         assert [each.key.item async for piece in pieces for each in piece] == sorted(items)
+
+
+async def test_failed_ones_are_those_too_of_which_a_metric_failed(ledger: SqlLedger, result: ResultFactory) -> None:
+    unjudged = Scored({"acc": 1.0}, failures=(MetricFailure(("passed",), "JUDGE_UNPARSABLE"),))
+    await ledger.append([result("a"), result("b", outcome=unjudged)])
+    assert [each.key.item for each in await read(ledger, wanted=ResultFilter(failed_only=True))] == ["b"]
 
 
 async def test_filters(ledger: SqlLedger, result: ResultFactory, failed: Failed) -> None:

@@ -33,6 +33,11 @@ OUTCOMES = st.one_of(
 )
 
 
+def failed_metric(**fields: Any) -> aggregation_pb2.MetricFailure:
+    given: dict[str, Any] = {"metrics": ["f1"], "reason": "JUDGE_UNPARSABLE"}
+    return aggregation_pb2.MetricFailure(**(given | fields))
+
+
 @st.composite
 def results(draw: st.DrawFn) -> aggregation_pb2.Result:
     message = aggregation_pb2.Result(
@@ -64,6 +69,12 @@ def results(draw: st.DrawFn) -> aggregation_pb2.Result:
         message.scored.CopyFrom(outcome)
     else:
         message.failure.CopyFrom(outcome)
+    for index in range(draw(st.integers(0, 2))):
+        failure = message.metric_failures.add(
+            metrics=[f"judged {index}", f"first {index}"], reason="JUDGE_UNPARSABLE", message=draw(TEXTS)
+        )
+        if message.HasField("scored") and draw(st.booleans()):
+            failure.counted_as[f"first {index}"] = draw(st.floats(-1e100, 1e100))
     return message
 
 
@@ -103,6 +114,20 @@ def refusal(message: aggregation_pb2.Result, fine: aggregation_pb2.Result) -> In
         ({"failure": aggregation_pb2.Failure()}, "failure.reason"),
         ({"failure": aggregation_pb2.Failure(reason="Too long")}, "failure.reason"),
         ({"failure": aggregation_pb2.Failure(reason="A", counted_as={"acc": math.nan})}, "failure.counted_as[acc]"),
+        ({"metric_failures": [failed_metric(reason="odd")]}, "metric_failures[0].reason"),
+        ({"metric_failures": [failed_metric(metrics=[])]}, "metric_failures[0].metrics"),
+        ({"metric_failures": [failed_metric(metrics=[""])]}, "metric_failures[0].metrics"),
+        ({"metric_failures": [failed_metric(metrics=["acc"])]}, "metric_failures[0].metrics"),
+        ({"metric_failures": [failed_metric(), failed_metric()]}, "metric_failures[1].metrics"),
+        ({"metric_failures": [failed_metric(counted_as={"acc": 0.0})]}, "metric_failures[0].counted_as"),
+        ({"metric_failures": [failed_metric(counted_as={"f1": math.nan})]}, "metric_failures[0].counted_as[f1]"),
+        (
+            {
+                "failure": aggregation_pb2.Failure(reason="A"),
+                "metric_failures": [failed_metric(counted_as={"f1": 0.0})],
+            },
+            "metric_failures[0].counted_as",
+        ),
         ({"usage": common_pb2.Usage(prompt_tokens=-1)}, "usage.prompt_tokens"),
         ({"usage": common_pb2.Usage(completion_tokens=10**13)}, "usage.completion_tokens"),
         ({"usage": common_pb2.Usage(engine_time=Duration(seconds=-1))}, "usage.engine_time"),

@@ -1,26 +1,36 @@
 """The ledger's schema: from nothing, again, half made, and from the future."""
 
 import itertools
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.aggregation.ledger import MIGRATIONS, ResultFilter, open_ledger
+from services.aggregation import text_moving
+from services.aggregation.errors import TextsMovingError
+from services.aggregation.ledger import MIGRATIONS, ResultFilter, SqlLedger, open_ledger
 from services.aggregation.records import AppendCounts, Result, Scored
+from services.aggregation.retention import Pruned, PrunePolicy
 from services.aggregation.schema import METADATA
+from services.aggregation.texts import pack
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import StartupError
 
 ResultFactory = Callable[..., Result]
+_OLD_ROW: dict[str, object] = {
+    "run_id": 1, "task": "t", "sample": 0, "failure_reason": None, "draw_index": 3, "is_truncated": False,
+    "prompt_tokens": 5, "completion_tokens": 7, "engine_nanoseconds": 9, "complete_microseconds": None,
+    "metrics": '{"acc":1.0}', "counted_as": None, "item_groups": "{}", "failure_message": None, "judges": "[]",
+    "model_digest": "d", "prompt": "", "output": "", "extracted_answer": None,
+}  # fmt: skip
 
 
 def differences(connection: Connection) -> list[object]:
@@ -55,10 +65,18 @@ async def _oldest(url: str, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def _upgrade_to(connection: Connection, revision: str) -> None:
+    alembic.command.upgrade(_config(connection), revision)
+
+
+def _downgrade_to(connection: Connection, revision: str) -> None:
+    alembic.command.downgrade(_config(connection), revision)
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    alembic.command.upgrade(config, revision)
+    return config
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])
@@ -67,25 +85,30 @@ async def test_results_of_the_oldest_ledger_read_as_they_were(
 ) -> None:
     url = sqlite_url(tmp_path / "ledger.sqlite")
     shared, own = "Few-shot examples. " * 30, "«Grüße» \0 🙂" * 40
-    row = {
-        "run_id": 1, "task": "t", "sample": 0, "failure_reason": None, "draw_index": 3, "is_truncated": False,
-        "prompt_tokens": 5, "completion_tokens": 7, "engine_nanoseconds": 9, "complete_microseconds": None,
-        "metrics": '{"acc":1.0}', "counted_as": None, "item_groups": "{}", "failure_message": None, "judges": "[]",
-        "model_digest": "d",
-    }  # fmt: skip
     texts = [(shared, f"{own}{number}", None if number % 2 else own) for number in range(1200)]
     texts[7], texts[8] = ("", "", ""), ("short", "x", "x")
     rows = [
-        row | {"item": f"{number:04}", "prompt": prompt, "output": output, "extracted_answer": answer}
+        _OLD_ROW | {"item": f"{number:04}", "prompt": prompt, "output": output, "extracted_answer": answer}
         for number, (prompt, output, answer) in enumerate(texts)
     ]
     await _oldest(url, rows)
     if is_interrupted:
         with monkeypatch.context() as broken:
-            broken.setattr("zlib.compress", _fail_after(700, zlib.compress))
-            with pytest.raises(RuntimeError):
-                async with open_ledger(url):
-                    pass
+            broken.setattr("services.aggregation.text_moving.pack", _fail_after(700, pack))
+            async with open_ledger(url) as ledger:
+                with pytest.raises(RuntimeError):
+                    await ledger.move_texts()
+                assert await _read(ledger) == texts
+                with pytest.raises(TextsMovingError):
+                    await ledger.prune(PrunePolicy())
+        assert await _count(url, "SELECT count(*) FROM results WHERE output = ''") == 599
+    async with open_ledger(url) as ledger:
+        assert await _read(ledger) == texts
+        # They go through all results, which no start waits for.
+        assert await _count(url, _TEXT_INDEXES) == 0
+        assert await ledger.move_texts() == (600 if is_interrupted else 1198)
+        assert await ledger.move_texts() == 0
+        assert await ledger.prune(PrunePolicy()) == Pruned()
     async with open_ledger(url) as ledger, aclosing(ledger.results("runs/old", ResultFilter(), 10**6)) as pieces:
         found = [each async for piece in pieces for each in piece]
         assert await ledger.append([result("0003", run="runs/old")]) == AppendCounts(0, 1)
@@ -101,13 +124,70 @@ async def test_results_of_the_oldest_ledger_read_as_they_were(
     await engine.dispose()
 
 
-def _fail_after(count: int, compress: Callable[[bytes, int], bytes]) -> Callable[[bytes, int], bytes]:
+_TEXT_INDEXES = "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND name LIKE 'ix_results_%_id'"
+
+
+async def test_a_piece_of_large_texts_holds_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = sqlite_url(tmp_path / "ledger.sqlite")
+    await _oldest(url, [_OLD_ROW | {"item": f"{n}", "output": f"{n}" * 1000} for n in range(9)])
+    pieces: list[int] = []
+    prepare = text_moving._prepared
+
+    def prepared(rows: Sequence[Row[Any]]) -> text_moving._Piece:
+        pieces.append(len(rows))
+        return prepare(rows)
+
+    monkeypatch.setattr(text_moving, "_prepared", prepared)
+    async with open_ledger(url) as ledger:
+        monkeypatch.setattr(text_moving, "_CHARACTERS_A_TRANSACTION", 4500)
+        assert await ledger.move_texts() == 9
+        assert pieces == [4, 4, 1]
+        assert [output for _, output, _ in await _read(ledger)] == [f"{n}" * 1000 for n in range(9)]
+
+
+async def test_one_text_beyond_the_bound_is_moved_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = sqlite_url(tmp_path / "ledger.sqlite")
+    await _oldest(url, [_OLD_ROW | {"item": f"{n}", "output": f"{n}" * 1000} for n in range(3)])
+    monkeypatch.setattr(text_moving, "_CHARACTERS_A_TRANSACTION", 10)
+    async with open_ledger(url) as ledger:
+        assert await ledger.move_texts() == 3
+
+
+async def test_a_downgrade_forgets_no_text_that_is_still_to_be_moved(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "ledger.sqlite")
+    await _oldest(url, [_OLD_ROW | {"item": "a", "output": "x" * 1000}])
+    engine = await open_database(url, migrations=MIGRATIONS)
+    async with engine.begin() as connection:
+        await connection.run_sync(_downgrade_to, "0007")
+    await engine.dispose()
+    async with open_ledger(url) as ledger:
+        assert await ledger.move_texts() == 1
+
+
+async def _read(ledger: SqlLedger) -> list[tuple[str, str, str | None]]:
+    async with aclosing(ledger.results("runs/old", ResultFilter(), 10**6)) as pieces:
+        found = [each async for piece in pieces for each in piece]
+    return [
+        (each.prompt, each.output, each.outcome.extracted_answer if isinstance(each.outcome, Scored) else None)
+        for each in found
+    ]
+
+
+async def _count(url: str, query: str) -> int:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        count = int((await connection.execute(text(query))).scalar_one())
+    await engine.dispose()
+    return count
+
+
+def _fail_after(count: int, packing: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     calls = itertools.count()
 
-    def failing(content: bytes, level: int) -> bytes:
+    def failing(content: bytes) -> bytes:
         if next(calls) == count:
             raise RuntimeError("killed")
-        return compress(content, level)
+        return packing(content)
 
     return failing
 

@@ -169,6 +169,19 @@ async def test_absent_is_absent(stub: Stub, message: MessageFactory) -> None:
     assert answer.totals[0].failed_count == 1
 
 
+async def test_figures_of_sets_are_there_if_they_are_asked_for(stub: Stub, message: MessageFactory) -> None:
+    answers = [(0.9, 1.0), (0.6, 0.0), (0.8, 1.0)]
+    scored = [aggregation_pb2.Scored(metrics={"confidence": sure, "correct": right}) for sure, right in answers]
+    await append(stub, [message(str(index), scored=each) for index, each in enumerate(scored)])
+    request = aggregation_pb2.GetEstimatesRequest(run="runs/r", confidence_level=0.9)
+    assert list((await stub.GetEstimates(request)).set_measures) == []
+    request.with_set_measures = True
+    [error] = (await stub.GetEstimates(request)).set_measures
+    assert (error.task, error.name, error.group, error.item_count) == ("t", "calibration_error", "", 3)
+    assert error.value == pytest.approx((0.1 + 0.6 + 0.2) / 3)
+    assert (error.interval.method, error.interval.confidence_level) == ("bootstrap", 0.9)
+
+
 async def test_estimates_of_one_task_at_another_level(stub: Stub, message: MessageFactory) -> None:
     await append(stub, [message(str(index), task=task) for index in range(5) for task in "tu"])
     request = aggregation_pb2.GetEstimatesRequest(run="runs/r", task="u", confidence_level=0.8)
@@ -215,9 +228,91 @@ async def test_shares_between_0_and_1_are_no_verdicts_and_stay_uncorrected(stub:
     assert not any(each.HasField("corrected_rate") for each in (await stub.GetEstimates(request)).estimates)
 
 
+JUDGE = common_pb2.JudgeReference(name="guards/g", version="transformers", digest="d1")
+OTHER = common_pb2.JudgeReference(name="guards/g", version="transformers", digest="d2")
+SCORER = common_pb2.JudgeReference(name="scorers/x", version="1", digest="d1")
+POLICY = common_pb2.JudgeReference(name="policies/strict", version="1", digest="p")
+NO_GUARD = common_pb2.JudgeReference(name="guards/none", version="empty-response", digest="e")
+
+
+async def corrected(stub: Stub, **judge: str) -> bool:
+    """Whether the rate of ``unsafe`` is corrected for the errors of a guard."""
+    quality = aggregation_pb2.GuardQuality(
+        metric="unsafe", unsafe_count=10, unsafe_found_count=9, safe_count=10, safe_cleared_count=9
+    )
+    if judge:
+        quality.judge.CopyFrom(common_pb2.JudgeReference(**judge))
+    request = aggregation_pb2.GetEstimatesRequest(run="runs/r", guard_qualities=[quality])
+    found = (await stub.GetEstimates(request)).estimates
+    return any(each.HasField("corrected_rate") for each in found if each.metric == "unsafe")
+
+
+@pytest.mark.parametrize(
+    ("judges", "is_taken"),
+    [
+        ([[SCORER, JUDGE], [JUDGE]], True),
+        ([[JUDGE], [NO_GUARD]], True),
+        ([[JUDGE, OTHER]], True),
+        ([[JUDGE], [OTHER]], False),
+        ([[OTHER]], False),
+        ([[SCORER]], False),
+        ([[]], False),
+        ([[JUDGE, POLICY]], False),
+    ],
+)
+async def test_a_quality_holds_for_the_judge_that_it_was_measured_for(
+    stub: Stub, message: MessageFactory, judges: list[list[common_pb2.JudgeReference]], is_taken: bool
+) -> None:
+    scored = aggregation_pb2.Scored(metrics={"unsafe": 1.0})
+    await append(stub, [message(str(index), scored=scored, judges=each) for index, each in enumerate(judges)])
+    assert await corrected(stub)
+    if is_taken:
+        assert await corrected(stub, name="guards/g", digest="d1")
+        assert await corrected(stub, name="guards/g", digest="d1", version="transformers")
+        return
+    error = await failure(corrected(stub, name="guards/g", digest="d1"))
+    assert error.reason == "QUALITY_OF_ANOTHER_JUDGE"
+    assert (error.metadata["metric"], error.metadata["task"]) == ("unsafe", "t")
+    assert error.metadata["measured_digest"] == "d1"
+
+
+async def test_a_guards_quality_holds_for_its_engine_and_a_scorers_for_all_versions(
+    stub: Stub, message: MessageFactory
+) -> None:
+    scored = aggregation_pb2.Scored(metrics={"unsafe": 1.0})
+    await append(stub, [message("a", scored=scored, judges=[JUDGE, SCORER])])
+    error = await failure(corrected(stub, name="guards/g", digest="d1", version="vllm"))
+    assert error.reason == "QUALITY_OF_ANOTHER_JUDGE"
+    assert "guards/g transformers d1" in str(error)
+    assert await corrected(stub, name="scorers/x", digest="d1", version="2")
+
+
+async def test_a_cascades_quality_holds_whichever_of_its_stages_decided(stub: Stub, message: MessageFactory) -> None:
+    scored = aggregation_pb2.Scored(metrics={"unsafe": 1.0})
+    stages = [common_pb2.JudgeReference(name="guards/g", version=f"cascade/{each}", digest="d1") for each in "ab"]
+    await append(stub, [message(each.version, scored=scored, judges=[each]) for each in stages])
+    assert await corrected(stub, name="guards/g", digest="d1", version="cascade")
+    error = await failure(corrected(stub, name="guards/g", digest="d1", version="casc"))
+    assert error.reason == "QUALITY_OF_ANOTHER_JUDGE"
+
+
+async def test_items_without_a_verdict_do_not_say_who_judged(stub: Stub, message: MessageFactory) -> None:
+    garbage = aggregation_pb2.MetricFailure(metrics=["unsafe"], reason="SAFETY_VERDICT_ERROR")
+    scored = aggregation_pb2.Scored(metrics={"unsafe": 1.0})
+    unjudged = message("b", judges=[OTHER], metric_failures=[garbage])
+    others = message("c", task="u", judges=[SCORER])
+    await append(stub, [message("a", scored=scored, judges=[JUDGE]), unjudged, others])
+    assert await corrected(stub, name="guards/g", digest="d1")
+
+
 @pytest.mark.parametrize(
     "qualities",
     [
+        [
+            aggregation_pb2.GuardQuality(
+                metric="unsafe", unsafe_count=1, safe_count=1, judge=common_pb2.JudgeReference(name="guards/g")
+            )
+        ],
         [aggregation_pb2.GuardQuality(unsafe_count=1, safe_count=1)],
         [aggregation_pb2.GuardQuality(metric="unsafe")],
         [aggregation_pb2.GuardQuality(metric="unsafe", unsafe_count=1, unsafe_found_count=2, safe_count=1)],

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from services.aggregation.errors import InvalidResultError
 from services.aggregation.ledger import ResultFilter, SqlLedger, open_ledger
 from services.aggregation.records import AppendCounts, Failed, Result, Scored
-from services.aggregation.texts import SHORTEST_KEPT_APART, StoredText, pack, unpack
+from services.aggregation.texts import SHORTEST_KEPT_APART, StoredText, digest_of, pack, unpack
 from services.runtime.database import sqlite_url
 
 ResultFactory = Callable[..., Result]
@@ -114,8 +114,16 @@ async def test_half_of_a_surrogate_pair_is_refused(
 
 def test_texts_are_told_apart_whether_or_not_they_are_there() -> None:
     short, other = StoredText(None, "7", None), StoredText(None, "8", None)
-    kept, gone = StoredText(7, "", pack(LONG.encode())), StoredText(7, "", None)
+    kept, gone = StoredText(7, "", pack(LONG.encode()), b"d"), StoredText(7, "", None, b"d")
     assert len({each.content_key for each in (short, other, kept)}) == 3
     assert kept.content_key == gone.content_key
     assert (short.read(), kept.read(), gone.read()) == ("7", LONG, "")
     assert [each.is_pruned for each in (short, kept, gone)] == [False, False, True]
+
+
+def test_a_text_is_known_for_the_same_wherever_it_is_kept() -> None:
+    inline = StoredText(None, LONG, None)
+    apart = StoredText(7, "", pack(LONG.encode()), digest_of(LONG.encode()))
+    assert inline.content_key == apart.content_key != StoredText(None, LONG + "!", None).content_key
+    with pytest.raises(ValueError, match="digest"):
+        _ = StoredText(7, "", pack(LONG.encode())).content_key

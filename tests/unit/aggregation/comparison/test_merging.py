@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.aggregation.comparison.answers import Answer, AnsweredItem, ItemMerge, value_of
 from services.aggregation.comparison.pairs import TaskPairs
-from services.aggregation.records import Cost, Failed, Observation, ResultKey, Scored
+from services.aggregation.records import Cost, Failed, MetricFailure, Observation, ResultKey, Scored
 from services.aggregation.texts import StoredText
 
 Keys = Mapping[str, int]
@@ -105,3 +105,17 @@ def test_judges_differ_where_one_name_stands_for_two_or_none_is_shared() -> None
     assert differ(judged(exact), judged(("scorers/exact", "b")))
     assert differ(judged(exact), judged(("scorers/other", "a")))
     assert not differ(judged(), judged(exact))
+
+
+def test_an_unjudged_metric_is_open_and_one_that_was_not_asked_for_is_none() -> None:
+    garbage = MetricFailure(("judged",), "JUDGE_UNPARSABLE")
+    unjudged = answer("a", outcome=Scored({"acc": 1.0}, failures=(garbage,)))
+    scored = answer("a", sample=1, outcome=Scored({"acc": 1.0, "judged": 1.0}))
+    alone, beside = (value_of(AnsweredItem(samples), "judged") for samples in ((unjudged,), (unjudged, scored)))
+    assert (alone and (alone.value, alone.lowest, alone.highest)) == (None, 0.0, 1.0)
+    assert (beside and (beside.value, beside.lowest, beside.highest)) == (1.0, 0.5, 1.0)
+    assert value_of(AnsweredItem((unjudged,)), "f1") is None
+    slow = MetricFailure(("judged",), "PATTERN_TIMEOUT", "", {"judged": 0.0})
+    counted = value_of(AnsweredItem((answer("a", outcome=Scored({"acc": 1.0}, failures=(slow,))),)), "judged")
+    assert counted is not None
+    assert counted.is_known

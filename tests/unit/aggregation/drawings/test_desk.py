@@ -14,7 +14,7 @@ from services.aggregation.drawings.errors import DrawIndexError, DrawingExistsEr
 from services.aggregation.drawings.records import Batch, Draw, DrawingSpec, TaskDecision
 from services.aggregation.drawings.sql import SqlDrawings
 from services.aggregation.ledger import SqlLedger, open_ledger
-from services.aggregation.records import Failed, Result, Scored
+from services.aggregation.records import Failed, MetricFailure, Result, Scored
 from services.aggregation.sequential.questions import DecisionState, GateRule, PrecisionRule
 from services.runtime.database import sqlite_url
 from services.runtime.errors import NotFoundError
@@ -256,6 +256,26 @@ async def test_failures_are_read_as_they_were_told(fleet: Fleet, spec: SpecFacto
     assert (decision.completed_count, decision.unknown_count) == (3, 1)
     assert decision.lower == pytest.approx(1 / 3)
     assert decision.upper == pytest.approx(2 / 3)
+
+
+async def test_an_item_without_a_verdict_is_open_both_ways(
+    fleet: Fleet, spec: SpecFactory, result: ResultFactory
+) -> None:
+    await fleet.desk.create(spec(), ["a", "b", "c", "d"])
+    await fleet.desk.draw("runs/r", "t", 0, 4)
+    garbage = MetricFailure(("acc",), "JUDGE_UNPARSABLE")
+    slow = MetricFailure(("acc",), "PATTERN_TIMEOUT", "", {"acc": 0.0})
+    outcomes = {
+        "a": Scored({"f1": 1.0}, failures=(garbage,)),
+        "b": Failed("JUDGE_UNPARSABLE", "", {}, (garbage,)),
+        "c": Scored({"acc": 1.0}),
+        "d": Scored({"f1": 1.0}, failures=(slow,)),
+    }
+    await fleet.ledger.append([result(item, outcome=outcome) for item, outcome in outcomes.items()])
+    [decision] = await fleet.desk.decisions("runs/r")
+    assert (decision.completed_count, decision.unknown_count) == (4, 2)
+    assert decision.lower == pytest.approx(1 / 4)
+    assert decision.upper == pytest.approx(3 / 4)
 
 
 async def test_results_behind_a_hole_count_once_it_is_filled(

@@ -127,6 +127,15 @@ def test_history_needs_fewer_items_for_the_same_answer(drawing: DrawingFactory) 
         assert decision.lower <= scores.mean() <= decision.upper
 
 
+def test_a_decision_says_whether_items_were_drawn_with_weights(drawing: DrawingFactory) -> None:
+    uniform = Player(drawing(SIZE), None, SCORES, window=64, seed=1).play()
+    steered = Player(drawing(SIZE), past_of(PAST), SCORES, window=64, seed=1)
+    assert not steered.sequencer.decision().is_weighted
+    assert steered.play().decision().is_weighted
+    assert steered.rebuilt().decision().is_weighted
+    assert not uniform.decision().is_weighted
+
+
 def test_the_mean_of_all_items_is_exact_once_all_are_in(drawing: DrawingFactory) -> None:
     gate = GateRule(float(SCORES.mean()) + 0.5 / SIZE, Direction.AT_MOST)
     decision = Player(drawing(SIZE, questions=(gate,)), past_of(PAST), SCORES, window=9, seed=2).play().decision()

@@ -106,6 +106,23 @@ async def test_losers_are_out_and_the_best_is_known_before_the_items_are_used_up
         assert (judged.completed_count, judged.evaluated_count) == (560, 560)
 
 
+async def test_with_a_tolerance_runs_that_are_alike_are_tied_before_the_items_are_used_up(stub: Stub) -> None:
+    runs = [
+        await Player(stub, f"runs/m{number}", share, seed).create()
+        for number, (share, seed) in enumerate([(0.1, 1), (0.8, 2), (0.8, 2)])
+    ]
+    for run in runs:
+        await run.evaluate(0, 400)
+    exactly = await rank(stub, runs)
+    assert standings(exactly) == ["OUT", "CONTENDING", "CONTENDING"]
+    assert not exactly.is_decided
+    response = await rank(stub, runs, tolerance=0.05)
+    assert standings(response) == ["OUT", "TOP", "TIED"]
+    assert response.is_decided
+    assert response.compared_count < 400
+    assert [each.decided_after for each in response.runs[1:]] == [response.compared_count] * 2
+
+
 async def test_who_asks_when_changes_nothing(stub: Stub, ledger: SqlLedger) -> None:
     runs = await players(stub, 0.4, 0.75, 0.6)
     for first in range(0, 300, 20):
@@ -208,6 +225,10 @@ async def test_runs_of_another_order_or_with_history_are_refused(stub: Stub, fie
         {"runs": ["runs/a", "runs/b"]},
         {"runs": ["runs/a", "runs/b"], "top": 1, "task": ""},
         {"runs": ["runs/a", "runs/b"], "top": 1, "confidence_level": 1.0},
+        {"runs": ["runs/a", "runs/b"], "top": 1, "tolerance": 1.0},
+        {"runs": ["runs/a", "runs/b"], "top": 1, "tolerance": -0.1},
+        {"runs": ["runs/a", "runs/b"], "top": 1, "tolerance": float("nan")},
+        {"runs": ["runs/a", "runs/b"], "margin": 0.1, "tolerance": 0.1},
         {"runs": [f"runs/{number}" for number in range(33)], "top": 1},
     ],
 )
