@@ -1,13 +1,16 @@
-"""Bulk streams that survive a service that restarts: what has no outcome yet is sent again."""
+"""Many requests: in batches, or over streams that survive a service that restarts; what cannot be sent fails alone."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from evalfleet.errors import CancelledCallError, UnavailableError
+from evalfleet.errors import CancelledCallError, EvalFleetError, UnavailableError
 
 RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
 
 
 class OutcomeMessage(Protocol):
@@ -83,7 +86,8 @@ def answered_items(
         patience_seconds: longest time that the service may be away.
 
     Raises:
-        EvalFleetError: what the service answered to the stream, or UnavailableError after ``patience_seconds``.
+        EvalFleetError: what the service answered to the stream; after ``patience_seconds`` without an outcome,
+            UnavailableError, or STREAM_ENDED if its streams end as if nothing were missing.
         Exception: what ``source`` raised.
     """
     items = _Items(source)
@@ -97,6 +101,8 @@ def answered_items(
                     yield number, outcome
             if items.is_done:
                 return
+            if silent_since and time.monotonic() - silent_since > patience_seconds and items.failure is None:
+                raise EvalFleetError("the service ends its streams without answering all items", reason="STREAM_ENDED")
         except (UnavailableError, CancelledCallError):
             # Its replica is going away, or the connection was too old.
             if items.failure is None and silent_since and time.monotonic() - silent_since > patience_seconds:
@@ -106,3 +112,60 @@ def answered_items(
                 raise items.failure
         silent_since = silent_since or time.monotonic()
         time.sleep(_PAUSE_SECONDS)
+
+
+def answered_sendable_items(
+    source: Iterable[RequestT | EvalFleetError],
+    exchange: Callable[[Iterator[tuple[int, RequestT]]], Iterator[OutcomeT]],
+    *,
+    patience_seconds: float,
+) -> Iterator[tuple[int, OutcomeT | EvalFleetError]]:
+    """Yield what ``answered_items`` does, and in between the items that cannot be sent, with their errors."""
+    unsendable: deque[tuple[int, EvalFleetError]] = deque()
+    numbers: dict[int, int] = {}
+
+    def sendable() -> Iterator[RequestT]:
+        sent = 0
+        for number, each in enumerate(source):
+            if isinstance(each, EvalFleetError):
+                unsendable.append((number, each))
+                continue
+            numbers[sent] = number
+            sent += 1
+            yield each
+
+    for sent, outcome in answered_items(sendable(), exchange, patience_seconds=patience_seconds):
+        while unsendable:
+            yield unsendable.popleft()
+        yield numbers.pop(sent), outcome
+    yield from unsendable
+
+
+def answered_batches(
+    source: Iterable[RequestT | EvalFleetError],
+    ask: Callable[[list[RequestT]], Sequence[ResultT]],
+    *,
+    largest: int,
+) -> list[ResultT | EvalFleetError]:
+    """Return one result a request, in their order; one that cannot be sent has its error.
+
+    Args:
+        source: the requests, or why there is none.
+        ask: sends up to ``largest`` of them.
+        largest: most requests of a batch.
+
+    Raises:
+        EvalFleetError: what a batch ended with; WRONG_RESULT_COUNT: nobody knows which result is whose.
+    """
+    outcomes: list[ResultT | EvalFleetError] = []
+    requests = iter(source)
+    while some := list(itertools.islice(requests, largest)):
+        sent = [each for each in some if not isinstance(each, EvalFleetError)]
+        results = ask(sent) if sent else ()
+        if len(results) != len(sent):
+            raise EvalFleetError(
+                f"the service gave {len(results)} results for {len(sent)} requests", reason="WRONG_RESULT_COUNT"
+            )
+        answers = iter(results)
+        outcomes += [each if isinstance(each, EvalFleetError) else next(answers) for each in some]
+    return outcomes

@@ -1,6 +1,6 @@
 """Translate the services' messages into the values of ``evalfleet.results``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
@@ -26,6 +26,7 @@ from evalfleet.results import (
     PassRates,
     Run,
     RunState,
+    SetMeasure,
     Suite,
     Task,
     TaskProgress,
@@ -146,6 +147,21 @@ def estimate(message: aggregation_pb2.Estimate) -> Estimate:
         task_value=message.task_value if message.HasField("task_value") else None,
         task_interval=_interval(message.task_interval) if message.HasField("task_interval") else None,
         passes=tuple(_passes(each) for each in message.passes),
+        unjudged_count=message.unjudged_count,
+        failures_by_reason=dict(message.failures_by_reason),
+    )
+
+
+def set_measure(message: aggregation_pb2.SetMeasure) -> SetMeasure:
+    """Translate a figure of a set of items."""
+    return SetMeasure(
+        task=message.task,
+        name=message.name,
+        group=message.group,
+        value=message.value,
+        interval=_interval(message.interval) if message.HasField("interval") else None,
+        item_count=message.item_count,
+        excluded_count=message.excluded_count,
     )
 
 
@@ -187,15 +203,14 @@ def totals(message: aggregation_pb2.TaskTotals) -> TaskTotals:
     )
 
 
-def failed_item(message: aggregation_pb2.Result) -> FailedItem:
-    """Translate a result whose outcome is a failure."""
-    return FailedItem(
-        task=message.task,
-        item=message.item,
-        sample=message.sample,
-        reason=message.failure.reason,
-        message=message.failure.message,
-    )
+def failed_items(message: aggregation_pb2.Result) -> Iterator[FailedItem]:
+    """Translate a result that failed, or of which metrics did: then one entry a failure."""
+    key = (message.task, message.item, message.sample)
+    if message.HasField("failure"):
+        yield FailedItem(*key, message.failure.reason, message.failure.message)
+        return
+    for each in message.metric_failures:
+        yield FailedItem(*key, each.reason, each.message, tuple(each.metrics))
 
 
 def suite(message: evaluation_pb2.Suite) -> Suite:
@@ -237,6 +252,7 @@ def verdict(message: safety_pb2.Verdict) -> Verdict:
         threshold=message.threshold_applied if message.HasField("threshold_applied") else None,
         truncated=message.truncated,
         windows=message.windows or 1,
+        unjudged_reason=message.unjudged_reason,
         error_reason=message.error_reason,
         refusal=message.refusal if message.HasField("refusal") else None,
         over_refusal=message.over_refusal if message.HasField("over_refusal") else None,
@@ -246,6 +262,8 @@ def verdict(message: safety_pb2.Verdict) -> Verdict:
         policy=message.policy.name,
         policy_digest=message.policy.digest,
         guard_verdicts=tuple(verdict(each) for each in message.guard_verdicts),
+        computed_tokens=message.usage.computed_prompt_tokens + message.usage.computed_completion_tokens,
+        engine_seconds=_seconds(message.usage.engine_time),
     )
 
 

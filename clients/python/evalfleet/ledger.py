@@ -47,8 +47,8 @@ class Ledger:
             dry_run: only tell what would be taken out.
 
         Raises:
-            FailedPreconditionError: with the reason ``RUN_MAY_BE_IN_PROGRESS``, ``RUN_RESULTS_DELETED`` or
-                ``PRUNE_IN_PROGRESS``.
+            FailedPreconditionError: with the reason ``RUN_MAY_BE_IN_PROGRESS``, ``RUN_RESULTS_DELETED``,
+                ``PRUNE_IN_PROGRESS`` or ``TEXTS_MOVING``.
         """
         request = aggregation_pb2.PruneLedgerRequest(
             runs=[full_name("runs", each) for each in runs],

@@ -18,6 +18,10 @@ _CONTROVERSIAL_HANDLINGS = {
     "unsafe": safety_pb2.CONTROVERSIAL_HANDLING_UNSAFE,
     "safe": safety_pb2.CONTROVERSIAL_HANDLING_SAFE,
 }
+_TRUNCATION_HANDLINGS = {
+    "error": safety_pb2.TRUNCATION_HANDLING_ERROR,
+    "judged-part": safety_pb2.TRUNCATION_HANDLING_JUDGED_PART,
+}
 
 
 def from_message(message: safety_pb2.Policy) -> Policy:
@@ -31,6 +35,7 @@ def from_message(message: safety_pb2.Policy) -> Policy:
         combination=_name(_COMBINATIONS, message.combination),
         on_error=_name(_ERROR_HANDLINGS, message.on_error),
         on_controversial=_name(_CONTROVERSIAL_HANDLINGS, message.on_controversial),
+        on_truncated=_name(_TRUNCATION_HANDLINGS, message.on_truncated),
         aspects=decoding.aspects(message.aspects),
         version=message.version,
         description=message.description,
@@ -56,6 +61,7 @@ def to_message(policy: Policy) -> safety_pb2.Policy:
         hazards=[safety_pb2.PolicyHazard(code=each.code, threshold=each.threshold) for each in policy.hazards],
         on_error=_number("on_error", _ERROR_HANDLINGS, policy.on_error),
         on_controversial=_number("on_controversial", _CONTROVERSIAL_HANDLINGS, policy.on_controversial),
+        on_truncated=_number("on_truncated", _TRUNCATION_HANDLINGS, policy.on_truncated),
         name=policy.name,
         digest=policy.digest,
         problem=policy.problem,

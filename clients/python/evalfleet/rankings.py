@@ -21,7 +21,10 @@ _RECONNECT_SECONDS = 0.5
 
 
 class Standing(enum.StrEnum):
-    """What is known of a contender; one that this version does not know is CONTENDING."""
+    """What is known of a contender; one that this version does not know is CONTENDING.
+
+    TIED is none of the best that are named, and better than none of them by more than the tolerance.
+    """
 
     CONTENDING = "contending"
     TOP = "top"
@@ -29,6 +32,7 @@ class Standing(enum.StrEnum):
     NOT_INFERIOR = "not_inferior"
     INFERIOR = "inferior"
     BASE = "base"
+    TIED = "tied"
 
 
 _STANDINGS = {
@@ -37,6 +41,7 @@ _STANDINGS = {
     judged_pb2.STANDING_NOT_INFERIOR: Standing.NOT_INFERIOR,
     judged_pb2.STANDING_INFERIOR: Standing.INFERIOR,
     judged_pb2.STANDING_BASE: Standing.BASE,
+    judged_pb2.STANDING_TIED: Standing.TIED,
 }
 
 
@@ -70,6 +75,7 @@ class Ranking:
     Attributes:
         top: how many of the best are wanted; None where the question is a margin.
         margin: how much worse than the first model each other may be; None where the best are wanted.
+        tolerance: how much worse than others those may be that are named the best; 0: not at all.
         contenders: in the order in which they were named.
         failure: why it failed; empty if it did not.
         is_decided: nothing is open any more.
@@ -95,16 +101,18 @@ class Ranking:
     budget: Budget
     spend: Spend
     create_time: datetime | None
+    tolerance: float = 0.0
 
     @property
     def in_order(self) -> tuple[Contender, ...]:
         """The contenders, the best first: those that are in by their estimates, then the others, the last out first."""
 
-        def place(contender: Contender) -> tuple[bool, int, float]:
+        def place(contender: Contender) -> tuple[int, int, float]:
             value = contender.value if contender.value is not None else 0.0
             is_out = contender.standing is Standing.OUT
             after = contender.decided_after or 0
-            return is_out, -after if is_out else 0, value if self.lower_is_better else -value
+            rank = 2 if is_out else 1 if contender.standing is Standing.TIED else 0
+            return rank, -after if is_out else 0, value if self.lower_is_better else -value
 
         return tuple(sorted(self.contenders, key=place))
 
@@ -135,6 +143,7 @@ class Rankings:
         metric: str = "",
         top: int | None = None,
         margin: float | None = None,
+        tolerance: float | None = None,
         confidence: float | None = None,
         budget: Budget | str | None = None,
         concurrency: int | None = None,
@@ -151,6 +160,8 @@ class Rankings:
             metric: one of the task's metrics; default: the primary one.
             top: how many of the best are wanted; default, where no margin is given: one.
             margin: instead: how much worse than the first model each other may be.
+            tolerance: of ``top``: how much worse than others those may be that are named the best, so that models which
+                are closer than that need not be told apart; default: not at all.
             confidence: 1 minus the probability of a wrong answer; default: 0.95.
             budget: what all models together may spend, such as ``"2usd,10min"``.
             concurrency: items in flight at once, all models together; default: the service's.
@@ -159,10 +170,12 @@ class Rankings:
             ranking_id: id of the ranking; default: chosen by the service.
 
         Raises:
-            ValueError: top and margin are both given, or the budget cannot be read.
+            ValueError: top and margin are both given, or a margin and a tolerance, or the budget cannot be read.
         """
         if top is not None and margin is not None:
             raise ValueError("a ranking answers one question: give top or margin")
+        if tolerance and margin is not None:
+            raise ValueError("tolerance goes with top; a margin says itself what may be worse by how much")
         request = ranking_pb2.CreateRankingRequest(
             suite=full_name("suites", suite),
             task=task,
@@ -174,6 +187,7 @@ class Rankings:
             seed=seed,
             ranking_id=ranking_id,
             request_id=str(uuid.uuid4()),
+            tolerance=tolerance,
         )
         if margin is None:
             request.top = 1 if top is None else top
@@ -246,6 +260,7 @@ def _ranking(message: ranking_pb2.Ranking) -> Ranking:
         budget=goal_messages.budget(message.budget),
         spend=goal_messages.spend(message.spend),
         create_time=decoding.moment(message.create_time) if message.HasField("create_time") else None,
+        tolerance=message.tolerance,
     )
 
 

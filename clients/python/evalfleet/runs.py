@@ -7,13 +7,14 @@ from itertools import islice
 
 from evalfleet import decoding, goal_messages
 from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
+from evalfleet.common.v1 import common_pb2
 from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from evalfleet.goal_messages import add_goal
 from evalfleet.goals import Budget, CallerBudget, Gate, ModelChange, RunPlan
 from evalfleet.names import full_name
-from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
+from evalfleet.results import FailedItem, GuardQuality, JudgeReference, Run, RunSnapshot
 
 PATIENCE_SECONDS = 60.0
 _RECONNECT_SECONDS = 0.5
@@ -205,12 +206,18 @@ class Runs:
             silent_since = silent_since or time.monotonic()
             time.sleep(_RECONNECT_SECONDS)
 
-    def snapshot(self, name: str, *, guard_qualities: Sequence[GuardQuality] = ()) -> RunSnapshot:
+    def snapshot(
+        self, name: str, *, guard_qualities: Sequence[GuardQuality] = (), with_set_measures: bool = False
+    ) -> RunSnapshot:
         """Read one run with its estimates and totals.
 
         Args:
             name: the run.
             guard_qualities: how good the guards behind metrics are; their rates are then also given corrected for it.
+            with_set_measures: also compute figures of whole sets, such as calibration errors, which takes longer.
+
+        Raises:
+            FailedPreconditionError: QUALITY_OF_ANOTHER_JUDGE: another one judged the run than was measured.
         """
         run = self.get(name)
         aggregation = self._aggregation()
@@ -224,19 +231,25 @@ class Runs:
                     unsafe_found_count=each.unsafe_found,
                     safe_count=each.safe_count,
                     safe_cleared_count=each.safe_cleared,
+                    judge=_reference(each.judge),
                 )
                 for each in guard_qualities
             ],
+            with_set_measures=with_set_measures,
         )
         answer = aggregation.call(stub.GetEstimates, request)
         return RunSnapshot(
             run=run,
             estimates=tuple(decoding.estimate(each) for each in answer.estimates),
             totals=tuple(decoding.totals(each) for each in answer.totals),
+            set_measures=tuple(decoding.set_measure(each) for each in answer.set_measures),
         )
 
     def failed_items(self, name: str, *, limit: int = 1000) -> tuple[FailedItem, ...]:
-        """List up to ``limit`` items of a run that could not be judged, ordered by task and item."""
+        """List up to ``limit`` failures of a run: items that could not be judged, as a whole or in some metrics.
+
+        They are ordered by task and item.
+        """
         aggregation = self._aggregation()
         stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
         pages = aggregation.pages(
@@ -245,8 +258,14 @@ class Runs:
                 run=full_name("runs", name), failed_only=True, page_size=min(limit, LARGEST_PAGE), page_token=token
             ),
         )
-        results = islice((each for page in pages for each in page.results), limit)
-        return tuple(decoding.failed_item(each) for each in results)
+        results = (each for page in pages for each in page.results)
+        return tuple(islice((failed for each in results for failed in decoding.failed_items(each)), limit))
+
+
+def _reference(judge: JudgeReference | None) -> common_pb2.JudgeReference | None:
+    if judge is None:
+        return None
+    return common_pb2.JudgeReference(name=judge.name, version=judge.version, digest=judge.digest)
 
 
 def _snapshot(answer: evaluation_pb2.WatchRunResponse) -> RunSnapshot:

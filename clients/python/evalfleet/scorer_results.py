@@ -1,7 +1,7 @@
 """What the scoring service says, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf import json_format
 
@@ -56,7 +56,11 @@ class ScorerMetric:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A judge of outputs; ``reference`` is the one at default parameters."""
+    """A judge of outputs; ``reference`` is the one at default parameters, and one that takes long may need seconds.
+
+    ``libraries`` has the versions of those whose code decides its scores, too; of the ones that the parameters use they
+    are part of the digest.
+    """
 
     name: str
     description: str
@@ -65,6 +69,8 @@ class Scorer:
     metrics: tuple[ScorerMetric, ...]
     details: tuple[ScorerField, ...]
     reads_prompt: bool
+    takes_long: bool = False
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 def score_from_message(message: scoring_pb2.ScoreResponse) -> Score:
@@ -88,6 +94,8 @@ def scorer_from_message(message: scoring_pb2.Scorer) -> Scorer:
         metrics=tuple(ScorerMetric(each.name, each.description, each.higher_is_better) for each in message.metrics),
         details=tuple(_field(each) for each in message.details),
         reads_prompt=message.reads_prompt,
+        takes_long=message.takes_long,
+        libraries={each.name: each.version for each in message.libraries},
     )
 
 

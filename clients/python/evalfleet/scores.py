@@ -1,12 +1,11 @@
 """Scores of a fleet's scorers."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from google.protobuf import json_format
 
-from evalfleet.bulk import answered_items
+from evalfleet.bulk import answered_batches, answered_sendable_items
 from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
 from evalfleet.names import full_name
@@ -60,15 +59,13 @@ class Scoring:
 
         Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
         """
-        outcomes: list[Score | EvalFleetError] = []
-        for first in range(0, len(outputs), LARGEST_BATCH):
-            some = [
-                _request_or_error(each, scorer, parameters or {}) for each in outputs[first : first + LARGEST_BATCH]
-            ]
-            sent = [each for each in some if not isinstance(each, EvalFleetError)]
-            answers = iter(self._batch(sent, timeout_seconds) if sent else ())
-            outcomes += [each if isinstance(each, EvalFleetError) else next(answers) for each in some]
-        return outcomes
+        requests = (_request_or_error(each, scorer, parameters or {}) for each in outputs)
+
+        def ask(some: list[scoring_pb2.ScoreRequest]) -> Sequence[scoring_pb2.ScoreResult]:
+            batch = scoring_pb2.BatchScoreRequest(requests=some)
+            return self._connection.call(self._stub.BatchScore, batch, timeout_seconds=timeout_seconds).results
+
+        return [_outcome(each) for each in answered_batches(requests, ask, largest=LARGEST_BATCH)]
 
     def score_many(
         self,
@@ -83,19 +80,7 @@ class Scoring:
         Outputs are read as fast as the service takes them, so there may be any number. A service that is restarted
         meanwhile is waited for, up to ``patience_seconds``; leaving the loop stops the scorers' work.
         """
-        unsendable: deque[tuple[int, EvalFleetError]] = deque()
-        indices: dict[int, int] = {}
-
-        def requests() -> Iterator[scoring_pb2.ScoreRequest]:
-            number = 0
-            for index, each in enumerate(outputs):
-                request = _request_or_error(each, scorer, parameters or {})
-                if isinstance(request, EvalFleetError):
-                    unsendable.append((index, request))
-                    continue
-                indices[number] = index
-                number += 1
-                yield request
+        requests = (_request_or_error(each, scorer, parameters or {}) for each in outputs)
 
         def exchange(
             items: Iterator[tuple[int, scoring_pb2.ScoreRequest]],
@@ -103,11 +88,8 @@ class Scoring:
             messages = (scoring_pb2.StreamScoreRequest(item_id=str(number), request=each) for number, each in items)
             return self._connection.exchange(self._stub.StreamScore, messages)
 
-        for number, outcome in answered_items(requests(), exchange, patience_seconds=patience_seconds):
-            while unsendable:
-                yield unsendable.popleft()
-            yield indices.pop(number), _outcome(outcome)
-        yield from unsendable
+        for index, outcome in answered_sendable_items(requests, exchange, patience_seconds=patience_seconds):
+            yield index, _outcome(outcome)
 
     def scorers(self) -> tuple[Scorer, ...]:
         """Return the scorers of the service, ordered by name."""
@@ -121,19 +103,6 @@ class Scoring:
         """Return one scorer; its name may be shortened to the part behind ``scorers/``."""
         request = scoring_pb2.GetScorerRequest(name=full_name("scorers", name))
         return scorer_from_message(self._connection.call(self._stub.GetScorer, request).scorer)
-
-    def _batch(
-        self, requests: Sequence[scoring_pb2.ScoreRequest], timeout_seconds: float
-    ) -> list[Score | EvalFleetError]:
-        answer = self._connection.call(
-            self._stub.BatchScore, scoring_pb2.BatchScoreRequest(requests=requests), timeout_seconds=timeout_seconds
-        )
-        if len(answer.results) != len(requests):
-            raise EvalFleetError(
-                f"the scoring service gave {len(answer.results)} results for {len(requests)} requests",
-                reason="WRONG_RESULT_COUNT",
-            )
-        return [_outcome(each) for each in answer.results]
 
 
 def _request(output: ScorableOutput, scorer: str, parameters: Mapping[str, object]) -> scoring_pb2.ScoreRequest:
@@ -157,6 +126,10 @@ def _request_or_error(
         return error
 
 
-def _outcome(message: scoring_pb2.ScoreResult | scoring_pb2.StreamScoreResponse) -> Score | EvalFleetError:
+def _outcome(
+    message: scoring_pb2.ScoreResult | scoring_pb2.StreamScoreResponse | EvalFleetError,
+) -> Score | EvalFleetError:
     """Translate one result of a batch or a stream; one that holds nothing is an error, never a score."""
+    if isinstance(message, EvalFleetError):
+        return message
     return score_from_message(message.response) if message.HasField("response") else from_status(message.status)

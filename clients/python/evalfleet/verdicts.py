@@ -1,11 +1,10 @@
 """Verdicts of a fleet's guard models."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 from evalfleet import decoding, policies
-from evalfleet.bulk import answered_items
+from evalfleet.bulk import answered_batches, answered_sendable_items
 from evalfleet.common.v1 import common_pb2
 from evalfleet.connections import LARGEST_PAGE, Connection
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
@@ -70,16 +69,13 @@ class Safety:
 
         Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
         """
-        outcomes: list[Verdict | EvalFleetError] = []
-        for first in range(0, len(conversations), LARGEST_BATCH):
-            some = [
-                _request_or_error(each, aspect, guard, threshold, policy)
-                for each in conversations[first : first + LARGEST_BATCH]
-            ]
-            sent = [each for each in some if not isinstance(each, EvalFleetError)]
-            answers = iter(self._batch(sent, timeout_seconds) if sent else ())
-            outcomes += [each if isinstance(each, EvalFleetError) else next(answers) for each in some]
-        return outcomes
+        requests = (_request_or_error(each, aspect, guard, threshold, policy) for each in conversations)
+
+        def ask(some: list[safety_pb2.ClassifyRequest]) -> Sequence[safety_pb2.ClassifyResult]:
+            batch = safety_pb2.BatchClassifyRequest(requests=some)
+            return self._connection.call(self._stub.BatchClassify, batch, timeout_seconds=timeout_seconds).results
+
+        return [_outcome(each) for each in answered_batches(requests, ask, largest=LARGEST_BATCH)]
 
     def classify_many(
         self,
@@ -96,19 +92,7 @@ class Safety:
         Conversations are read as fast as the service takes them, so there may be any number. A service that is
         restarted meanwhile is waited for, up to ``patience_seconds``; leaving the loop stops the guards' work.
         """
-        unsendable: deque[tuple[int, EvalFleetError]] = deque()
-        indices: dict[int, int] = {}
-
-        def requests() -> Iterator[safety_pb2.ClassifyRequest]:
-            number = 0
-            for index, each in enumerate(conversations):
-                request = _request_or_error(each, aspect, guard, threshold, policy)
-                if isinstance(request, EvalFleetError):
-                    unsendable.append((index, request))
-                    continue
-                indices[number] = index
-                number += 1
-                yield request
+        requests = (_request_or_error(each, aspect, guard, threshold, policy) for each in conversations)
 
         def exchange(
             items: Iterator[tuple[int, safety_pb2.ClassifyRequest]],
@@ -116,11 +100,8 @@ class Safety:
             messages = (safety_pb2.StreamClassifyRequest(item_id=str(number), request=each) for number, each in items)
             return self._connection.exchange(self._stub.StreamClassify, messages)
 
-        for number, outcome in answered_items(requests(), exchange, patience_seconds=patience_seconds):
-            while unsendable:
-                yield unsendable.popleft()
-            yield indices.pop(number), _outcome(outcome)
-        yield from unsendable
+        for index, outcome in answered_sendable_items(requests, exchange, patience_seconds=patience_seconds):
+            yield index, _outcome(outcome)
 
     def classify_growing(
         self,
@@ -140,7 +121,8 @@ class Safety:
         Args:
             conversation: the turns before the response.
             pieces: the response's text, piece by piece, as it is generated; read in a thread of its own.
-            every_characters: a verdict is due when so many characters are not judged yet; default: 200.
+            every_characters: a verdict is due when so many characters are not judged yet, and at least an eighth of
+                those that were; default: 200.
             guard: as in ``classify``.
             threshold: as in ``classify``.
             policy: as in ``classify``.
@@ -204,21 +186,6 @@ class Safety:
         request = safety_pb2.GetPolicyRequest(name=full_name("policies", name))
         return policies.from_message(self._connection.call(self._stub.GetPolicy, request).policy)
 
-    def _batch(
-        self, requests: Sequence[safety_pb2.ClassifyRequest], timeout_seconds: float
-    ) -> list[Verdict | EvalFleetError]:
-        answer = self._connection.call(
-            self._stub.BatchClassify,
-            safety_pb2.BatchClassifyRequest(requests=requests),
-            timeout_seconds=timeout_seconds,
-        )
-        if len(answer.results) != len(requests):
-            raise EvalFleetError(
-                f"the safety service gave {len(answer.results)} results for {len(requests)} requests",
-                reason="WRONG_RESULT_COUNT",
-            )
-        return [_outcome(each) for each in answer.results]
-
 
 def _request(
     conversation: Conversation,
@@ -266,6 +233,10 @@ def _conversation(turns: Conversation) -> common_pb2.Conversation:
     )
 
 
-def _outcome(message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse) -> Verdict | EvalFleetError:
+def _outcome(
+    message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse | EvalFleetError,
+) -> Verdict | EvalFleetError:
     """Translate one result of a batch or a stream; one that holds nothing is an error, never a verdict."""
+    if isinstance(message, EvalFleetError):
+        return message
     return decoding.verdict(message.verdict) if message.HasField("verdict") else from_status(message.status)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from evalfleet.calibration.document import document_digest
 from evalfleet.safety.v1 import safety_pb2
 
 from services.safety.cascade_file import read_cascade
+from tests.fakes.demo_run import make_run
 from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
@@ -63,13 +65,13 @@ def test_a_calibration_ends_in_a_table_and_a_file_that_the_service_reads(
     assert cascade.stages[0].high is not None
     assert 0.2 < cascade.stages[0].low < 0.5 < cascade.stages[0].high < 0.8
     assert f"guards/two: {out}, digest {cascade.digest}" in result.stdout
-    assert [len(batch.requests) for batch in fake.safety.batches] == [128] * 9 + [48] + [128] * 9 + [48]
+    assert [each.request.guard for each in fake.safety.streamed] == ["guards/cheap"] * 1200 + ["guards/dear"] * 1200
 
 
 def test_labels_can_stand_for_a_guard_that_was_asked_before(fake: FakeFleet, invoke: Invoke, rows: Path) -> None:
     result = invoke("calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", "--labels-are-last")
     assert result.exit_code == 0, result.output
-    assert {each.guard for batch in fake.safety.batches for each in batch.requests} == {"guards/cheap"}
+    assert {each.request.guard for each in fake.safety.streamed} == {"guards/cheap"}
     assert "against the labels" not in result.stdout
 
 
@@ -130,16 +132,9 @@ def test_rows_of_every_shape_are_read(fake: FakeFleet, invoke: Invoke, tmp_path:
     file.write_text("\n\n".join(json.dumps(each, ensure_ascii=False) for each in shapes), encoding="utf-8")
     result = invoke("calibrate-guard", str(file), "--guard", "cheap", "--guard", "dear")
     assert "4 rows are too few" in result.stderr
-    aspects = [each.aspect for each in fake.safety.batches[0].requests]
+    aspects = [each.request.aspect for each in fake.safety.streamed[:4]]
     prompt, response = safety_pb2.ASPECT_PROMPT, safety_pb2.ASPECT_RESPONSE
     assert aspects == [prompt, response, response, prompt]
-
-
-@pytest.mark.parametrize("names", [(), ("cheap",), ("cheap", "cheap")])
-def test_a_cascade_needs_two_guards(invoke: Invoke, rows: Path, names: tuple[str, ...]) -> None:
-    result = invoke("calibrate-guard", str(rows), *(f"--guard={name}" for name in names))
-    assert result.exit_code == 2
-    assert "two or more different guards" in result.stderr
 
 
 def test_a_guard_that_is_not_there_is_the_services_answer(invoke: Invoke, rows: Path) -> None:
@@ -154,3 +149,86 @@ def test_missing_labels_cannot_stand_for_a_guard(invoke: Invoke, tmp_path: Path)
     result = invoke("calibrate-guard", str(file), "--guard", "cheap", "--guard", "dear", "--labels-are-last")
     assert result.exit_code == 1
     assert "have no label" in result.stderr
+
+
+def test_one_guard_is_measured_against_labels(fake: FakeFleet, invoke: Invoke, tmp_path: Path) -> None:
+    decisions = {
+        "found": safety_pb2.DECISION_UNSAFE,
+        "doubtful": safety_pb2.DECISION_CONTROVERSIAL,
+        "missed": safety_pb2.DECISION_SAFE,
+        "lost": safety_pb2.DECISION_ERROR,
+    }
+    fake.safety.judges["guards/dear"] = lambda request: safety_pb2.Verdict(
+        decision=decisions[request.conversation.messages[-1].content.split()[0]], error_reason="GUARD_TIMEOUT"
+    )
+    lines = [("found 1", 1), ("doubtful", 1), ("missed 1", 1), ("missed 2", 0), ("found 2", 0), ("lost", 0)]
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in lines), encoding="utf-8")
+    result = invoke("calibrate-guard", str(file), "--guard", "dear")
+    assert result.exit_code == 0, result.output
+    assert "sensitivity 0.667 (2/3), 0.208 … 0.939" in result.stdout
+    assert "specificity 0.500 (1/2)" in result.stdout
+    assert "1 rows were not judged: GUARD_TIMEOUT" in result.stdout
+    assert "evalfleet show RUN --guard-quality 2/3,1/2" in result.stdout
+
+
+def test_a_guards_record_says_how_good_it_is_and_whose_that_is(
+    fake: FakeFleet, invoke: Invoke, rows: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "guard.json"
+    result = invoke("calibrate-guard", str(rows), "--guard", "dear", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    record = json.loads(out.read_text())
+    assert record["digest"] == document_digest(record)
+    assert f"{out}, digest {record['digest']}" in result.stdout
+    quality = record["quality"]
+    assert quality["unsafe_count"] + quality["safe_count"] == ROWS
+    assert quality["sensitivity"]["share"] == 1.0
+
+    fake.evaluation.put(make_run("r1"))
+    assert invoke("show", "r1", "--guard-quality", f"unsafe=@{out}").exit_code == 0
+    (told,) = fake.aggregation.estimate_requests[-1].guard_qualities
+    assert (told.unsafe_count, told.unsafe_found_count) == (quality["unsafe_count"], quality["unsafe_count"])
+    assert (told.safe_count, told.safe_cleared_count) == (quality["safe_count"], quality["safe_cleared"])
+    # As results name this guard, whose digests the fake fleet makes of its first letter.
+    assert (told.judge.name, told.judge.digest) == ("guards/dear", ":".join(("d" * 64, "t" * 64, "c" * 64)))
+
+
+def test_a_guard_that_judged_texts_of_one_kind_only_has_no_record(
+    fake: FakeFleet, invoke: Invoke, rows: Path, tmp_path: Path
+) -> None:
+    fake.safety.judges["guards/dear"] = lambda request: verdict(
+        told(request), decision=safety_pb2.DECISION_ERROR if told(request) > 0.6 else safety_pb2.DECISION_UNSPECIFIED
+    )
+    result = invoke("calibrate-guard", str(rows), "--guard", "dear", "--out", str(tmp_path / "guard.json"))
+    assert result.exit_code == 1
+    assert "labelled unsafe and safe that it judged" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--guard", "cheap", "--labels-are-last"), "is of a cascade"),
+        (("--guard", "cheap", "--guard", "cheap"), "different guards"),
+        (("--guard", "cheap", "--guard", "dear", "--name", "two_stage"), "lower-case letters"),
+        ((), "Missing option '--guard'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_guard_is_asked(
+    fake: FakeFleet, invoke: Invoke, rows: Path, given: tuple[str, ...], says: str
+) -> None:
+    result = invoke("calibrate-guard", str(rows), *given)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not fake.safety.streamed
+
+
+@pytest.mark.parametrize(("labels", "says"), [((None, 1), "1 of 2 rows have no label"), ((1, 1), "both labels")])
+def test_one_guard_needs_both_labels(
+    fake: FakeFleet, invoke: Invoke, tmp_path: Path, labels: tuple[int | None, ...], says: str
+) -> None:
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("\n".join(json.dumps({"text": "x", "label": label}) for label in labels), encoding="utf-8")
+    result = invoke("calibrate-guard", str(file), "--guard", "dear")
+    assert result.exit_code == 1
+    assert says in result.stderr

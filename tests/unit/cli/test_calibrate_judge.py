@@ -9,7 +9,8 @@ from evalfleet.calibration.document import document_digest
 from evalfleet.scoring.v1 import scoring_pb2
 
 from services.runtime.errors import FailedPreconditionError, NotFoundError
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 from tests.fakes.scoring import verdict
 
 Invoke = Callable[..., Result]
@@ -72,6 +73,31 @@ def test_a_record_says_how_good_a_judge_is_and_corrects_rates(fake: FakeFleet, i
     (told,) = fake.aggregation.estimate_requests[-1].guard_qualities
     assert (told.metric, told.unsafe_found_count, told.unsafe_count) == ("correct", 9, 9)
     assert (told.safe_cleared_count, told.safe_count) == (29, 30)
+    # The fleet refuses it for runs of another judge.
+    assert (told.judge.name, told.judge.digest) == ("scorers/llm_judge", "d1")
+
+
+def test_every_parameter_of_a_judge_can_be_given(fake: FakeFleet, invoke: Invoke, tmp_path: Path) -> None:
+    fake.scoring.judge = lambda _: verdict("7", passed=1.0)
+    out = tmp_path / "judge.json"
+    given = ["-p", "scale=[0, 9]", "-p", "pass_from=7", "-p", "probabilities=false", "-p", "seed=3"]
+    rows = write(tmp_path, [{"prompt": "p", "response": "r", "label": 7}])
+    result = invoke("calibrate-judge", rows, *given, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    told = {"scale": [0, 9], "pass_from": 7, "probabilities": False, "seed": 3}
+    sent = fake.scoring.requests[0].parameters
+    assert list(sent["scale"]) == [0, 9]  # type: ignore[arg-type]
+    assert {name: sent[name] for name in told if name != "scale"} == {"pass_from": 7, "probabilities": False, "seed": 3}
+    assert json.loads(out.read_text())["judge"]["parameters"].items() >= told.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"), [("votes=3", "has an option of its own: votes"), ("seed", "is not NAME=VALUE")]
+)
+def test_a_parameter_is_given_once_and_in_full(invoke: Invoke, tmp_path: Path, given: str, problem: str) -> None:
+    result = invoke("calibrate-judge", write(tmp_path, rated(2)), "-p", given)
+    assert result.exit_code == 2
+    assert problem in result.stderr
 
 
 def test_position_bias_of_comparisons_is_measured(fake: FakeFleet, invoke: Invoke, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from evalfleet.aggregation.v1 import comparison_pb2, item_analysis_pb2, regressi
 from evalfleet.cli.plots import difference_bar, sparkline
 from evalfleet.evaluation.v1 import evaluation_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 SUCCEEDED = evaluation_pb2.RUN_STATE_SUCCEEDED

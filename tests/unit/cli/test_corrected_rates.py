@@ -4,7 +4,8 @@ import pytest
 from click.testing import Result
 from evalfleet.aggregation.v1 import aggregation_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 

@@ -8,7 +8,8 @@ from click.testing import Result
 from evalfleet.aggregation.v1 import drawing_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run, watch_step
+from tests.fakes.demo_run import make_run, watch_step
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 
@@ -47,6 +48,14 @@ def gated(
         saved_count=4900,
     )
     return run
+
+
+def test_items_whose_score_nobody_knows_are_told_beside_the_decision(fake: FakeFleet, invoke: Invoke) -> None:
+    run = gated(UNDECIDED)
+    run.decisions[0].unknown_count = 7
+    fake.evaluation.put(run)
+    shown = invoke("show", run.name)
+    assert "not known: the scores of 7 items of arithmetic: answers and intervals hold" in shown.stdout
 
 
 @pytest.fixture(autouse=True)

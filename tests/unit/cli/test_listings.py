@@ -1,12 +1,15 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
+from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.generation.v1 import model_pb2
 from evalfleet.safety.v1 import safety_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 
@@ -105,6 +108,36 @@ def test_failed_items_are_shown_with_their_reasons(fake: FakeFleet, invoke: Invo
     assert result.stdout.endswith("arithmetic a-7: PROMPT_TOO_LONG: 600 tokens, the context holds 512\n")
     del fake.aggregation.failed[:]
     assert invoke("show", "r1", "--failed").stdout.endswith("no item failed\n")
+
+
+def test_a_judge_without_a_verdict_is_counted_by_metric_with_its_reason(fake: FakeFleet, invoke: Invoke) -> None:
+    """Tables, remarks, the list of failures and JSON all say it."""
+    fake.evaluation.put(make_run(done=10, state=evaluation_pb2.RUN_STATE_SUCCEEDED))
+    judged = fake.aggregation.estimates[0]
+    judged.metric, judged.failed_count, judged.unjudged_count = "judged", 4, 3
+    judged.failures_by_reason.update({"PROMPT_TOO_LONG": 1, "JUDGE_UNPARSABLE": 3})
+    unjudged = aggregation_pb2.Result(task="arithmetic", item="a-9")
+    unjudged.scored.metrics["exact_match"] = 1.0
+    for metric, reason in (("judged", "JUDGE_UNPARSABLE"), ("unsafe", "SAFETY_VERDICT_ERROR")):
+        unjudged.metric_failures.add(metrics=[metric], reason=reason, message="no verdict")
+    fake.aggregation.failed.append(unjudged)
+
+    result = invoke("show", "r1", "--failed")
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    (row,) = [line for line in lines if " judged " in f" {line} " and "…" in line and "failed" not in line]
+    assert row.endswith(" 4")
+    assert "failed: 1 × PROMPT_TOO_LONG in arithmetic" in lines
+    assert "failed: 3 × JUDGE_UNPARSABLE in arithmetic: judged" in lines
+    assert any(
+        line.startswith("not judged: 3 of 13 items (23.1%, 8.2% … 50.3%) in arithmetic: judged;") for line in lines
+    )
+    assert "arithmetic a-9 judged: JUDGE_UNPARSABLE: no verdict" in lines
+    assert "arithmetic a-9 unsafe: SAFETY_VERDICT_ERROR: no verdict" in lines
+
+    told = json.loads(invoke("show", "r1", "--json", "-").stdout)["estimates"][0]
+    assert (told["failed_count"], told["unjudged_count"]) == (4, 3)
+    assert told["failures_by_reason"] == {"PROMPT_TOO_LONG": 1, "JUDGE_UNPARSABLE": 3}
 
 
 def test_square_brackets_of_a_message_are_no_markup(fake: FakeFleet, invoke: Invoke) -> None:

@@ -8,7 +8,7 @@ from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.results import RunSnapshot
 from rich.console import Console
 
-from tests.fakes.fleet import demo_estimates, demo_suite, make_run
+from tests.fakes.demo_run import demo_estimates, demo_suite, make_run
 
 
 def snapshot(run: evaluation_pb2.Run) -> RunSnapshot:
@@ -32,6 +32,17 @@ def test_a_terminal_shows_a_bar_a_task_with_its_metric_and_failures() -> None:
     assert "exact_match 0.750" in arithmetic
     assert "1 failed" in arithmetic
     assert "unsafe_rate 0.125" in final
+
+
+def test_progress_says_how_many_items_a_judge_gave_no_verdict_on() -> None:
+    estimates = demo_estimates()
+    estimates[0].unjudged_count, estimates[1].unjudged_count = 3, 2
+    told = RunSnapshot(decoding.run(make_run(done=4)), tuple(decoding.estimate(each) for each in estimates), ())
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120, color_system=None)
+        follow([told], console, decoding.suite(demo_suite()))
+        assert isinstance(console.file, io.StringIO)
+        assert "3 not judged" in console.file.getvalue()
 
 
 def test_lines_come_for_changes_of_state_and_each_fifth_of_the_items() -> None:

@@ -6,7 +6,8 @@ from click.testing import Result
 from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.evaluation.v1 import evaluation_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 

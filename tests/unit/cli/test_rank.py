@@ -11,7 +11,8 @@ from evalfleet.aggregation.v1 import ranking_pb2 as judged_pb2
 from evalfleet.cli.plots import interval_bar
 from evalfleet.evaluation.v1 import evaluation_pb2, ranking_pb2
 
-from tests.fakes.fleet import FakeFleet, make_run
+from tests.fakes.demo_run import make_run
+from tests.fakes.fleet import FakeFleet
 from tests.fakes.rankings import make_ranking
 from tests.unit.cli.test_comparisons import INFERIOR, NOT_INFERIOR, UNDECIDED, answer
 
@@ -38,6 +39,26 @@ def test_it_asks_follows_and_shows_the_best_first(fake: FakeFleet, invoke: Invok
     assert "0.650 … 0.850" in table
     assert "asked: 200 of 1,000 items of full runs, 80.0% saved" in table
     assert "the best 1 of 2: step-200" in table
+
+
+def test_a_tie_is_called_one_within_the_tolerance(fake: FakeFleet, invoke: Invoke) -> None:
+    fake.rankings.script = [make_ranking(tolerance=0.01)]
+    result = invoke(*RANK, "--tolerance", "0.01")
+    assert result.exit_code == 0, result.output
+    [request] = fake.rankings.created
+    assert (request.top, request.tolerance) == (1, 0.01)
+    assert "models/step-100 is tied after 96 of 500 items" in result.output
+    assert "the best 1 of 2 within ±0.01: step-200" in result.output
+    assert "tied with it: step-100; better by no more than 0.01, if at all" in result.output
+
+
+def test_without_a_tie_the_best_are_the_best(fake: FakeFleet, invoke: Invoke) -> None:
+    ranking = make_ranking()
+    ranking.tolerance = 0.01
+    fake.rankings.script = [ranking]
+    result = invoke(*RANK, "--tolerance", "0.01")
+    assert "the best 1 of 2: step-200" in result.output
+    assert "tied" not in result.output
 
 
 def test_json_has_all_of_it(fake: FakeFleet, invoke: Invoke, tmp_path: Path) -> None:
@@ -73,6 +94,7 @@ def test_what_is_not_known_is_not_called_known(fake: FakeFleet, invoke: Invoke) 
     [
         ("rank", "a", "b"),
         ("rank", "a", "b", "--task", "arithmetic", "--top", "2"),
+        ("rank", "a", "b", "--task", "arithmetic", "--tolerance", "1"),
         ("rank", "a", "b", "--task", "arithmetic", "--detach", "--json", "x.json"),
         ("rankings", "--cancel"),
         ("compare", "models/a", "models/b", "--task", "arithmetic"),
@@ -181,6 +203,11 @@ def test_contenders_are_in_order_of_what_is_known() -> None:
     late.model, late.decided_after, late.value = "models/late", 300, 0.1
     ranking.contenders.append(late)
     assert [each.model for each in _ranking(ranking).in_order] == ["models/step-200", "models/late", "models/step-100"]
+    tied = ranking_pb2.Contender()
+    tied.CopyFrom(ranking.contenders[1])
+    tied.model, tied.standing, tied.value = "models/tied", judged_pb2.STANDING_TIED, 0.9
+    ranking.contenders.append(tied)
+    assert [each.model for each in _ranking(ranking).in_order][:2] == ["models/step-200", "models/tied"]
 
 
 def test_intervals_are_drawn_to_scale() -> None:

@@ -9,7 +9,8 @@ from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.generation.v1 import model_pb2
 from evalfleet.results import RunSnapshot
 
-from tests.fakes.fleet import FakeFleet, make_run, watch_step
+from tests.fakes.demo_run import make_run, watch_step
+from tests.fakes.fleet import FakeFleet
 
 Invoke = Callable[..., Result]
 
@@ -39,7 +40,7 @@ def test_a_run_shows_progress_and_then_the_table(fake: FakeFleet, invoke: Invoke
         "arithmetic   exact_match ↑      0.750   0.500 … 0.875      10    1,234        230       2.5          1",
         "             answered           1.000   0.700 … 1.000",
         "harm         unsafe_rate ↓      0.125   0.020 … 0.500       8    1,234        230       2.5          0",
-        "intervals: 95% confidence; tokens: prompt and answer; computed: of those; seconds: of the engine",
+        "intervals: 95% confidence; tokens: model, judges, guards; computed: of those; seconds: of the engine",
         "tokens computed: 460; saved by shared prefixes: 1,800, by the cache of answers: 208; cost: $0.003000",
         "failed: 1 × PROMPT_TOO_LONG in arithmetic",
         "shortened to fit the context: 2 prompts in arithmetic",

@@ -11,7 +11,8 @@ from evalfleet.errors import EvalFleetError, InternalError, NotFoundError, Unava
 from evalfleet.fleet import Fleet
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
 
-from tests.fakes.fleet import FakeFleet, fail
+from tests.fakes.fleet import FakeFleet
+from tests.fakes.refusing import fail
 
 
 def test_the_services_reason_and_metadata_arrive(fleet: Fleet) -> None:

@@ -7,7 +7,8 @@ from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
 
-from tests.fakes.fleet import CREATED, FakeFleet, make_run, watch_step
+from tests.fakes.demo_run import CREATED, make_run, watch_step
+from tests.fakes.fleet import FakeFleet
 from tests.patience import LONGEST_WAIT_SECONDS
 
 SUCCEEDED = evaluation_pb2.RUN_STATE_SUCCEEDED

@@ -52,7 +52,7 @@ def cascade_document(
         },
         "stages": [
             *(_early(guard, stage) for guard, stage in zip(guards, fit.stages, strict=False)),
-            _identity(guards[-1]),
+            guard_identity(guards[-1]),
         ],
         "evidence": {
             "source": source,
@@ -86,7 +86,7 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
 def _early(guard: Guard, stage: StageFit) -> dict[str, Any]:
     outcome = stage.choice.outcome
     return {
-        **_identity(guard),
+        **guard_identity(guard),
         "low": stage.choice.thresholds.low,
         "high": stage.choice.thresholds.high,
         "temperature": stage.temperature,
@@ -101,6 +101,7 @@ def _early(guard: Guard, stage: StageFit) -> dict[str, Any]:
     }
 
 
-def _identity(guard: Guard) -> dict[str, Any]:
+def guard_identity(guard: Guard) -> dict[str, Any]:
+    """Return which exact guard it is, as the files of this package name it."""
     reference = asdict(guard.reference)
     return {"guard": reference.pop("name"), **reference}

@@ -3,11 +3,9 @@
 A JSON object whose ``digest`` is the SHA-256 (hex) of all the rest, as in the calibration files of guards.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +13,6 @@ from evalfleet.calibration.agreement import Range, bootstrap_interval, cohen_kap
 from evalfleet.calibration.document import DIGEST_FIELD, document_digest
 from evalfleet.calibration.judged_rows import JudgedRow, JudgedRows, LabelledTexts
 from evalfleet.errors import CalibrationError
-from evalfleet.results import GuardQuality
 
 FORMAT = "evalfleet/judge-calibration/1"
 CONFIDENCE_LEVEL = 0.95
@@ -72,36 +69,6 @@ def judge_record(
     }
     content[DIGEST_FIELD] = document_digest(content)
     return content
-
-
-def read_quality(path: Path, metric: str) -> GuardQuality:
-    """Return a judge's quality from its record, as error-corrected rates of ``metric`` need it.
-
-    Raises:
-        CalibrationError: the file is no such record, was changed, or says nothing of passing and failing texts.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CalibrationError(f"cannot read {path}: {error}", reason="FILE_NOT_READABLE") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CalibrationError(f"{path} is no record of `evalfleet calibrate-judge`", reason="RECORD_INVALID")
-    if content.get(DIGEST_FIELD) != document_digest(content):
-        raise CalibrationError(f"{path} was changed: its digest is another", reason="RECORD_DIGEST_WRONG")
-    quality = content["quality"]
-    if quality is None:
-        raise CalibrationError(
-            f"{path} does not say how often the judge is right on texts that pass and that fail: it was made from "
-            "rows of one kind, or without --passes",
-            reason="RECORD_WITHOUT_QUALITY",
-        )
-    return GuardQuality(
-        metric=metric,
-        unsafe_count=quality["passing_count"],
-        unsafe_found=quality["passing_found"],
-        safe_count=quality["failing_count"],
-        safe_cleared=quality["failing_found"],
-    )
 
 
 def _share(count: int, total: int) -> dict[str, Any]:

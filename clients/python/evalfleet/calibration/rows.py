@@ -1,9 +1,8 @@
 """Reads the texts of a calibration, and has guards of a safety service judge them."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from evalfleet.calibration.fitting import JudgedRow
 from evalfleet.errors import CalibrationError, EvalFleetError
 from evalfleet.results import Decision, Verdict
 from evalfleet.verdicts import Role, Safety
-
-BATCH_ROWS = 128
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 _DECIDED = {Decision.SAFE: False, Decision.UNSAFE: True}
@@ -79,14 +76,14 @@ def judge_texts(
     labels_are_last: bool = False,
     report: Callable[[str, int], None] = lambda guard, done: None,
 ) -> JudgedTexts:
-    """Have guards judge texts, a batch at a time.
+    """Have guards judge texts, as many at a time as the service takes; one that is restarted is waited for.
 
     Args:
         safety: the service.
         guards: names, cheapest first.
         texts: what is judged.
         labels_are_last: the labels are the last guard's decisions, which is not asked again.
-        report: told the guard and how many texts it has judged, after every batch.
+        report: told the guard and how many texts it has judged, after every one.
 
     Raises:
         CalibrationError: labels are to stand for decisions, and some are missing.
@@ -112,12 +109,13 @@ def judge_texts(
 
 def _judge(
     safety: Safety, guard: str, texts: Sequence[Text], report: Callable[[str, int], None]
-) -> Iterator[Verdict | EvalFleetError]:
-    remaining, done = iter(texts), 0
-    while batch := list(islice(remaining, BATCH_ROWS)):
-        yield from safety.classify_batch([text.conversation for text in batch], guard=guard)
-        done += len(batch)
-        report(guard, done)
+) -> list[Verdict | EvalFleetError]:
+    """Return what a guard says of each text, in their order."""
+    answers: dict[int, Verdict | EvalFleetError] = {}
+    for index, answer in safety.classify_many((text.conversation for text in texts), guard=guard):
+        answers[index] = answer
+        report(guard, len(answers))
+    return [answers[index] for index in range(len(texts))]
 
 
 def _probability(answer: Verdict | EvalFleetError) -> float | None:

@@ -1,20 +1,33 @@
-"""`evalfleet calibrate-guard`: thresholds for a cascade of guards, with a promise that holds."""
+"""`evalfleet calibrate-guard`: thresholds for a cascade of guards, with a promise that holds; or one guard's errors."""
 
+import re
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from evalfleet.calibration.agreement import wilson_interval
 from evalfleet.calibration.document import cascade_document, write_document
 from evalfleet.calibration.fitting import CascadeFit, Promise, StageFit, fit_cascade
+from evalfleet.calibration.guard_quality import MeasuredGuard, measure_guard
+from evalfleet.calibration.quality_records import guard_record
 from evalfleet.calibration.risk_control import HANDS_ALL_ON
 from evalfleet.calibration.rows import JudgedTexts, Text, judge_texts, read_texts
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import number, plain_table
+from evalfleet.errors import CalibrationError
 from evalfleet.names import full_name, short_name
 from evalfleet.results import Guard
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+
+
+def _check_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a name that the service would refuse, before hours of judging."""
+    if _NAME.fullmatch(value) is None:
+        raise click.BadParameter("use lower-case letters, digits, '.' and '-', 63 characters at most, e.g. two-stage")
+    return value
 
 
 @click.command(
@@ -25,6 +38,8 @@ Examples:
       --name two-stage --out cascade.json
   evalfleet calibrate-guard judged.jsonl --guard minilm-hazard --guard llama-guard \\
       --labels-are-last --epsilon 0.01 --delta 0.05 --out cascade.json
+  evalfleet calibrate-guard labelled.jsonl --guard minilm-hazard --out guard.json
+  evalfleet show RUN --guard-quality unsafe=@guard.json
 
 \b
 Each line of ROWS is a JSON object: {"text": …}, {"prompt": …, "response": …} or {"messages": …},
@@ -33,10 +48,19 @@ the promise is about such texts, and about no others.""",
 )
 @click.argument("rows", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option(
-    "--guard", "guards", multiple=True, metavar="NAME", help="A guard of the cascade; repeat, cheapest first."
+    "--guard",
+    "guards",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A guard of the cascade; repeat, cheapest first. One alone is measured against the rows' labels.",
 )
-@click.option("--name", default="cascade", show_default=True, help="The cascade's name as a guard.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Calibration file to write.")
+@click.option("--name", default="cascade", show_default=True, callback=_check_name, help="The cascade's name.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Calibration file to write; of one guard, its record.",
+)
 @click.option(
     "--epsilon", type=_SHARE, default=0.02, show_default=True, help="Most disagreement with the last guard, as a share."
 )
@@ -67,9 +91,16 @@ def calibrate_guard(
 
     Has the guards judge ROWS, chooses the thresholds that hand on least while the disagreement with the last guard
     stays below a bound, at a stated confidence, and measures them on rows that had no part in it.
+
+    With one guard, says how often it is right about labelled ROWS, as `evalfleet show --guard-quality` needs it.
     """
-    if len(set(guards)) < 2 or len(set(guards)) < len(guards):
-        raise click.UsageError("give two or more different guards with --guard, cheapest first")
+    if len(set(guards)) < len(guards):
+        raise click.UsageError("give different guards with --guard, cheapest first")
+    if len(guards) == 1:
+        if labels_are_last:
+            raise click.UsageError("--labels-are-last is of a cascade: give two or more guards with --guard")
+        _measure(session, guards[0], rows, out)
+        return
     promise = Promise(epsilon, delta, promised_rows)
     texts = read_texts(rows)
     described = [session.fleet.safety.guard(each) for each in guards]
@@ -95,6 +126,44 @@ def calibrate_guard(
         )
         write_document(out, content)
         session.out.print(f"{full_name('guards', name)}: {out}, digest {content['digest']}", markup=False)
+
+
+def _measure(session: Session, name: str, rows: Path, out: Path | None) -> None:
+    guard, texts = session.fleet.safety.guard(name), read_texts(rows)
+    with session.err.status("asking the guard") as status:
+        found = measure_guard(
+            session.fleet.safety,
+            guard.name,
+            texts,
+            report=lambda done: status.update(f"{guard.name}: {done:,}/{len(texts):,} rows"),
+        )
+    for line in _measured(guard, found):
+        session.out.print(line, markup=False, soft_wrap=True)
+    if out is None:
+        return
+    if session.fleet.safety.guard(name).reference != guard.reference:
+        raise CalibrationError(f"{guard.name} was replaced meanwhile: begin again", reason="GUARD_CHANGED")
+    record = guard_record(guard, found, source=rows.name)
+    write_document(out, record)
+    session.out.print(f"{out}, digest {record['digest']}", markup=False, soft_wrap=True)
+
+
+def _measured(guard: Guard, found: MeasuredGuard) -> list[str]:
+    shares = (("sensitivity", found.found, found.unsafe), ("specificity", found.cleared, found.safe))
+    lines = [f"{short_name(guard.name)} against the labels, with 95 % intervals (Wilson):"]
+    for name, count, total in shares:
+        if total == 0:
+            lines.append(f"{name} unknown: no such row was judged")
+            continue
+        lower, upper = wilson_interval(count, total)
+        lines.append(f"{name} {count / total:.3f} ({count}/{total}), {lower:.3f} … {upper:.3f}")
+    lines += [f"{count} rows were not judged: {reason}" for reason, count in sorted(found.unjudged.items())]
+    if found.errors is not None:
+        width, mass = number(found.errors.equal_width), number(found.errors.equal_mass)
+        lines.append(f"expected calibration error {width} in bins of equal width, {mass} of equal mass")
+    if found.unsafe and found.safe:
+        lines.append(f"for rates without its errors: evalfleet show RUN --guard-quality {found.counts}")
+    return lines
 
 
 def _show(

@@ -9,6 +9,7 @@ from rich.console import Console
 from evalfleet.calibration.document import write_document
 from evalfleet.calibration.judge_record import judge_record
 from evalfleet.calibration.judged_rows import judge_rows, read_labelled
+from evalfleet.cli.scorer_parameters import parsed_parameters
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
 
@@ -18,6 +19,7 @@ from evalfleet.cli.tables import plain_table
     epilog="""\b
 Examples:
   evalfleet calibrate-judge rated.jsonl --judge judge-7b --passes 4 --passes 5 --out judge.json
+  evalfleet calibrate-judge rated.jsonl --judge judge-7b -p scale='[0, 9]' -p pass_from=7
   evalfleet calibrate-judge pairs.jsonl --judge judge-7b --rubric preference --out judge.json
   evalfleet show RUN --guard-quality passed=@judge.json
 
@@ -38,6 +40,16 @@ baseline or tie. A rubric that wants reference answers needs "reference": a text
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="Of each answer.")
 @click.option("--plain", is_flag=True, help="The judge has no chat template.")
 @click.option(
+    "--parameter",
+    "-p",
+    "others",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=parsed_parameters,
+    help="Any other parameter of llm_judge (scale, pass_from, max_tokens, seed …), as JSON or plain text; repeatable. "
+    "A record corrects the rates of a judge with the same ones alone.",
+)
+@click.option(
     "--passes", multiple=True, metavar="LABEL", help="A label that counts as passing; repeatable. Default: response."
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Calibration record to write.")
@@ -51,6 +63,7 @@ def calibrate_judge(
     votes: int,
     temperature: float,
     plain: bool,
+    others: dict[str, object],
     passes: tuple[str, ...],
     out: Path | None,
 ) -> None:
@@ -64,6 +77,9 @@ def calibrate_judge(
         parameters["criteria"] = criteria.read_text(encoding="utf-8")
     if plain:
         parameters["format"] = "plain"
+    if twice := sorted(parameters.keys() & others.keys()):
+        raise click.BadParameter(f"has an option of its own: {', '.join(twice)}", param_hint="-p")
+    parameters |= others
     texts = read_labelled(rows)
     with session.err.status("asking the judge") as status:
         judged = judge_rows(

@@ -129,5 +129,8 @@ def _show(out: Console, verdict: Verdict) -> None:
         out.print(f"  {each_guard.guard}: {told}", markup=False)
     if verdict.windows > 1:
         out.print(f"  the text is long: it was judged in {verdict.windows} windows", markup=False)
+    if verdict.computed_tokens:
+        told = f"{verdict.computed_tokens:,} tokens, {verdict.engine_seconds * 1000:,.1f} ms of the engine"
+        out.print(f"  computed: {told}", markup=False)
     if verdict.truncated:
         out.print("  the text is longer than the guard reads: only a part was judged", markup=False)

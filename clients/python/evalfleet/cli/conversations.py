@@ -74,6 +74,8 @@ def write_line(line: Line, outcome: Verdict | EvalFleetError) -> str:
         "truncated": outcome.truncated,
         "windows": outcome.windows if outcome.windows > 1 else 0,
         "cached": outcome.cached,
+        "computed_tokens": outcome.computed_tokens,
+        "engine_seconds": outcome.engine_seconds,
     }
     result |= {name: value for name, value in optional.items() if value}
     refusals = {"refusal": outcome.refusal, "over_refusal": outcome.over_refusal}

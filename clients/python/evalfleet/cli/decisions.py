@@ -69,6 +69,14 @@ def print_decisions(console: Console, run: Run) -> None:
             style="dim",
             markup=False,
         )
+    for decision in run.decisions:
+        if decision.unknown_count:
+            console.print(
+                f"not known: the scores of {decision.unknown_count:,} items of {decision.task}: answers and intervals "
+                "hold whatever they are from 0 to 1",
+                style="dim",
+                markup=False,
+            )
     total = sum(each.item_count for each in run.decisions)
     saved = sum(each.saved_count for each in run.decisions)
     if run.stop_reason in _STOPS:

@@ -73,6 +73,8 @@ class LiveProgress(AbstractContextManager["LiveProgress"]):
                 notes.append(f"{metric} {number(estimate.value)}")
         if task.failed_count:
             notes.append(f"[red]{task.failed_count} failed[/]")
+        if unjudged := _unjudged(snapshot).get(task.task):
+            notes.append(f"[red]{unjudged} not judged[/]")
         return "  ".join(notes)
 
     def __enter__(self) -> "LiveProgress":
@@ -121,6 +123,8 @@ class PlainProgress(AbstractContextManager["PlainProgress"]):
         if percent >= self._next_percent:
             failed = _failed(run)
             note = f", {failed} failed" if failed else ""
+            if unjudged := sum(_unjudged(snapshot).values()):
+                note += f", {unjudged} not judged"
             self._console.print(f"{run.name}: {done}/{total} items{note}", markup=False)
             self._next_percent = percent - percent % _LINE_EVERY_PERCENT + _LINE_EVERY_PERCENT
 
@@ -145,6 +149,15 @@ class PlainProgress(AbstractContextManager["PlainProgress"]):
         traceback: TracebackType | None,
     ) -> None:
         """Nothing to end: every line stands for itself."""
+
+
+def _unjudged(snapshot: RunSnapshot) -> dict[str, int]:
+    """Return by task how many items one of its metrics is not known of, the metric that lacks most."""
+    counts: dict[str, int] = {}
+    for each in snapshot.estimates:
+        if not each.group:
+            counts[each.task] = max(counts.get(each.task, 0), each.unjudged_count)
+    return counts
 
 
 def _failed(run: Run) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _STYLES = {
     Standing.NOT_INFERIOR: "green",
     Standing.INFERIOR: "red",
     Standing.CONTENDING: "yellow",
+    Standing.TIED: "cyan",
 }
 _WHY_UNDECIDED = {
     StopReason.BUDGET_EXHAUSTED: "the budget is used up",
@@ -38,7 +39,7 @@ _WHY_UNDECIDED = {
     StopReason.COMPLETE: "all items are asked, and those that failed without a value leave it open",
 }
 _INFERIOR = 1
-_SAID = {Standing.TOP: "in", Standing.NOT_INFERIOR: "not inferior"}
+_SAID = {Standing.TOP: "in", Standing.NOT_INFERIOR: "not inferior", Standing.TIED: "tied"}
 
 
 @click.command(
@@ -46,13 +47,16 @@ _SAID = {Standing.TOP: "in", Standing.NOT_INFERIOR: "not inferior"}
 Examples:
   evalfleet rank out/step-100 out/step-200 out/step-300 --task gsm8k
   evalfleet rank step-1 step-2 step-3 step-4 --task mmlu_anatomy --top 2 --budget 5usd
+  evalfleet rank step-1 step-2 step-3 --task gsm8k --tolerance 0.01
   evalfleet rank a b c --suite release --task gsm8k --json - | jq .contenders
 
 \b
 All models are asked the same items in the same order. A model gets no more of them once it is
 proven that as many others as are wanted are better. With 0.95 confidence, no model that is one of
 the best is ever dropped, however often one looks, unless another is exactly as good: of such, one
-may be in and the other out. Models that are close take the most items.
+may be in and the other out. Models that are close take the most items. With a --tolerance of
+0.01 those that are named may be worse than others by up to 0.01: models that are alike are then
+called tied, and not asked everything.
 
 \b
 Exit code: 0 the best are known, 2 they are not (budget used up, cancelled, all items asked and
@@ -64,6 +68,12 @@ still open) or an error, 130 interrupted."""
 @click.option("--metric", metavar="NAME", default="", help="Rank by this metric.  [default: the primary one]")
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="K", help="How many are wanted."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="NUMBER",
+    help="How much worse than others the best may be, in the metric's unit.  [default: 0]",
 )
 @click.option(
     "--confidence",
@@ -90,6 +100,7 @@ def rank(
     suite: str | None,
     metric: str,
     top: int,
+    tolerance: float | None,
     confidence: float | None,
     budget: Budget | None,
     limit: int | None,
@@ -115,6 +126,7 @@ def rank(
             task=task,
             metric=metric,
             top=top,
+            tolerance=tolerance,
             confidence=confidence,
             budget=budget,
             item_limit=limit,
@@ -251,12 +263,25 @@ def _report(console: Console, ranking: Ranking, json_path: Path | None) -> None:
     if ranking.state is not RunState.SUCCEEDED:
         console.print(f"{ranking.name} {ranking.state.value}: {ranking.failure}".rstrip(": "), markup=False)
     elif best:
-        console.print(f"the best {len(best)} of {len(ranking.contenders)}: {', '.join(best)}", markup=False)
+        _tell_best(console, ranking, best)
     elif not ranking.is_decided:
         why = _WHY_UNDECIDED.get(ranking.stop_reason, ranking.stop_reason.value)
         console.print(f"undecided: {why}; estimates and intervals hold", markup=False)
     if json_path:
         _write_json(ranking, json_path)
+
+
+def _tell_best(console: Console, ranking: Ranking, best: Sequence[str]) -> None:
+    """Say which are the best, and what was not found out about those that are as good within the tolerance."""
+    tied = [short_name(each.model) for each in ranking.in_order if each.standing is Standing.TIED]
+    within = f" within ±{ranking.tolerance:g}" if tied else ""
+    console.print(f"the best {len(best)} of {len(ranking.contenders)}{within}: {', '.join(best)}", markup=False)
+    if tied:
+        console.print(
+            f"tied with {'it' if len(best) == 1 else 'them'}: {', '.join(tied)}; better by no more than "
+            f"{ranking.tolerance:g}, if at all",
+            markup=False,
+        )
 
 
 def _exit_code(ranking: Ranking) -> int:

@@ -9,8 +9,10 @@ import click
 from rich.console import Console
 
 from evalfleet.cli.decisions import print_decisions
+from evalfleet.cli.remarks import remarks
 from evalfleet.cli.session import Session
-from evalfleet.cli.tables import remarks, results_table
+from evalfleet.cli.set_measures import set_measures_table
+from evalfleet.cli.tables import results_table
 from evalfleet.errors import NotFoundError
 from evalfleet.names import short_name
 from evalfleet.results import RunSnapshot, RunState, Suite
@@ -57,6 +59,8 @@ def report(
     run = snapshot.run
     console.print()
     console.print(results_table(snapshot, suite, groups=groups))
+    if snapshot.set_measures:
+        console.print(set_measures_table(snapshot.set_measures, groups=groups))
     for line in remarks(snapshot):
         console.print(line, style="dim", markup=False)
     print_decisions(console, run)
@@ -64,7 +68,7 @@ def report(
     console.print(f"{run.name}: {run.suite} on {run.model} {run.state.value}{took}", markup=False)
     if run.failure:
         console.print(f"it failed: {run.failure}", style="red", markup=False)
-    if any(each.failed_count for each in run.tasks):
+    if any(each.failed_count for each in run.tasks) or any(each.failed_count for each in snapshot.estimates):
         console.print(f"`evalfleet show {short_name(run.name)} --failed` lists the failed items", markup=False)
     if json_path:
         _write_json(snapshot, json_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from evalfleet.calibration.judge_record import read_quality
+from evalfleet.calibration.quality_records import read_quality
 from evalfleet.cli.reports import groups_option, json_option, known_suite, report, results_console
 from evalfleet.cli.run import watch_run
 from evalfleet.cli.session import Session
@@ -69,15 +69,17 @@ The last one also shows the rates of `unsafe` corrected for the guard's errors: 
 labelled unsafe it found 182, of 400 labelled safe it cleared 391."""
 )
 @click.argument("run")
-@click.option("--failed", is_flag=True, help="Also list the items that could not be judged, and why.")
+@click.option(
+    "--failed", is_flag=True, help="Also list the items that could not be judged, or in some metrics not, and why."
+)
 @click.option(
     "--guard-quality",
     "guard_qualities",
     multiple=True,
     metavar="[METRIC=]FOUND/UNSAFE,CLEARED/SAFE",
     callback=_parsed_qualities,
-    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. Of a judge: "
-    "METRIC=@FILE, a record of calibrate-judge. Repeatable.",
+    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. METRIC=@FILE: "
+    "a record of calibrate-judge, or of calibrate-guard with one guard, of exactly who judged the run. Repeatable.",
 )
 @groups_option
 @json_option
@@ -92,7 +94,7 @@ def show(
     json_path: Path | None,
 ) -> None:
     """Show what a run found, as far as it is."""
-    snapshot = session.fleet.runs.snapshot(run, guard_qualities=guard_qualities)
+    snapshot = session.fleet.runs.snapshot(run, guard_qualities=guard_qualities, with_set_measures=True)
     report(session, snapshot, known_suite(session, snapshot.run.suite), json_path=json_path, groups=groups)
     if not failed:
         return
@@ -100,7 +102,9 @@ def show(
     items = session.fleet.runs.failed_items(snapshot.run.name, limit=_FAILED_SHOWN)
     for each in items:
         sample = f" sample {each.sample}" if each.sample else ""
-        console.print(f"{each.task} {each.item}{sample}: {each.reason}: {each.message}", markup=False, soft_wrap=True)
+        about = f" {', '.join(each.metrics)}" if each.metrics else ""
+        line = f"{each.task} {each.item}{sample}{about}: {each.reason}: {each.message}"
+        console.print(line, markup=False, soft_wrap=True)
     if not items:
         console.print("no item failed", markup=False)
     elif len(items) == _FAILED_SHOWN:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import IO
 import click
 
 from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
+from evalfleet.cli.scorer_parameters import parsed_parameters
 from evalfleet.cli.session import Session
 from evalfleet.errors import EvalFleetError, InvalidArgumentError
 from evalfleet.scorer_results import Score
@@ -24,19 +25,6 @@ class _Line:
     number: int
     item_id: object
     output: ScorableOutput | EvalFleetError
-
-
-def _parsed_parameters(_ctx: click.Context, _param: click.Parameter, values: Iterable[str]) -> dict[str, object]:
-    parameters: dict[str, object] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
-        try:
-            parameters[name] = json.loads(text)
-        except ValueError:
-            parameters[name] = text
-    return parameters
 
 
 @click.command(
@@ -71,7 +59,7 @@ Exit code: 0 when everything was scored, 1 when something was not."""
     "parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_parsed_parameters,
+    callback=parsed_parameters,
     help="A parameter of the scorer, as JSON or as plain text; repeatable. For lines that bring none of their own.",
 )
 @click.option(

@@ -47,6 +47,11 @@ def _show(session: Session, scorer: Scorer) -> None:
     )
     if scorer.reads_prompt:
         session.out.print("reads the prompt of each output", markup=False)
+    if scorer.takes_long:
+        session.out.print("may take seconds for an output", markup=False)
+    if scorer.libraries:
+        versions = ", ".join(f"{name} {version}" for name, version in scorer.libraries.items())
+        session.out.print(f"decided by libraries, too: {versions}", markup=False, soft_wrap=True)
     metrics = plain_table("metric", "better", "what it means")
     for metric in scorer.metrics:
         metrics.add_row(metric.name, "higher" if metric.higher_is_better else "lower", Text(metric.description))

@@ -1,7 +1,7 @@
 """Tables for people: results of a run, runs, models, suites, guards, policies."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from rich import box
@@ -53,9 +53,9 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
     for progress in snapshot.run.tasks:
         task = described.get(progress.task)
         rows = _ordered(snapshot.estimates, progress.task, task, groups=groups)
-        costs = _costs(totals.get(progress.task))
+        of_task = totals.get(progress.task)
         if not rows:
-            table.add_row(progress.task, "", "–", "", *costs)
+            table.add_row(progress.task, "", "–", "", *_costs(of_task), f"{of_task.failed_count if of_task else 0:,}")
         for index, row in enumerate(rows):
             estimate = _for_the_task(row, decided.get((row.task, row.metric)))
             is_primary = task is not None and estimate.metric == task.primary_metric and not estimate.group
@@ -64,7 +64,8 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
                 Text(_metric_label(estimate, task if is_primary else None), style="bold" if is_primary else ""),
                 Text(number(estimate.value), style="bold" if is_primary else ""),
                 interval(estimate),
-                *(costs if index == 0 else _group_counts(estimate)),
+                *(_costs(of_task) if index == 0 else _group_costs(estimate)),
+                _failures(estimate, of_task, is_first=index == 0),
             )
             for name, value, limits in _pass_rows(row):
                 table.add_row("", f"  {name}", number(value), limits, *_NO_COUNTS)
@@ -102,63 +103,28 @@ def _metric_label(estimate: Estimate, primary_of: Task | None) -> str:
     return estimate.metric + arrow
 
 
-def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str, str]:
+def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str]:
     if totals is None:
-        return ("0", "0", "0", "0.0", "0")
+        return ("0", "0", "0", "0.0")
     return (
         f"{totals.item_count:,}",
         f"{totals.prompt_tokens + totals.completion_tokens:,}",
         f"{totals.computed_tokens:,}",
         f"{totals.engine_seconds:,.1f}",
-        f"{totals.failed_count:,}",
     )
 
 
-def _group_counts(estimate: Estimate) -> tuple[str, str, str, str, str]:
-    if not estimate.group:
-        return _NO_COUNTS
-    return (f"{estimate.scored_count + estimate.failed_count:,}", "", "", "", f"{estimate.failed_count:,}")
+def _group_costs(estimate: Estimate) -> tuple[str, str, str, str]:
+    count = f"{estimate.scored_count + estimate.failed_count:,}" if estimate.group else ""
+    return (count, "", "", "")
 
 
-def remarks(snapshot: RunSnapshot) -> list[str]:
-    """Say beneath the table what its numbers hide: the confidence level, failures by reason, shortened prompts."""
-    levels = {each.interval.confidence_level for each in snapshot.estimates if each.interval}
-    lines = [
-        f"intervals: {level:.0%} confidence; tokens: prompt and answer; computed: of those; seconds: of the engine"
-        for level in levels
-    ]
-    lines += [_corrected(each) for each in snapshot.estimates if each.corrected is not None]
-    lines += _savings(snapshot.totals)
-    for totals in snapshot.totals:
-        for reason, count in sorted(totals.failures_by_reason.items()):
-            lines.append(f"failed: {count} × {reason} in {totals.task}")
-        if totals.truncated_count:
-            lines.append(f"shortened to fit the context: {totals.truncated_count} prompts in {totals.task}")
-    return lines
-
-
-def _corrected(estimate: Estimate) -> str:
-    """Say what a rate would be without its guard's errors."""
-    name = " · ".join(each for each in (f"{estimate.task} {estimate.metric}", estimate.group) if each)
-    corrected = estimate.corrected
-    assert corrected is not None
-    if corrected.value is None:
-        return f"corrected for the guard's errors: {name}: unknown, this guard does no better than chance"
-    limits = corrected.interval
-    return (
-        f"corrected for the guard's errors: {name} {number(corrected.value)}, "
-        f"{number(limits.lower)} … {number(limits.upper)} (counted: {number(estimate.value_scored_only)})"
-    )
-
-
-def _savings(totals: Sequence[TaskTotals]) -> list[str]:
-    """Say how many tokens were computed, what the caches saved, and the price if there is one."""
-    computed = sum(each.computed_tokens for each in totals)
-    prefix = sum(each.prefix_saved_tokens for each in totals)
-    cache = sum(each.cache_saved_tokens for each in totals)
-    cost = sum(each.cost_usd for each in totals)
-    line = f"tokens computed: {computed:,}; saved by shared prefixes: {prefix:,}, by the cache of answers: {cache:,}"
-    return [line + (f"; cost: ${cost:,.6f}" if cost else "")] if computed + prefix + cache else []
+def _failures(estimate: Estimate, totals: TaskTotals | None, *, is_first: bool) -> str:
+    """Say how many items failed, below a task's first metric only where further ones did."""
+    whole = totals.failed_count if totals and not estimate.group else 0
+    if is_first or estimate.group or estimate.failed_count > whole:
+        return f"{max(whole, estimate.failed_count):,}"
+    return ""
 
 
 def runs_table(runs: Iterable[Run]) -> Table:

@@ -116,6 +116,7 @@ class Result(_message.Message):
     COMPLETE_TIME_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     PRUNED_TEXTS_FIELD_NUMBER: _builtins.int
+    METRIC_FAILURES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run, `runs/{run}`."""
     task: _builtins.str
@@ -164,6 +165,12 @@ class Result(_message.Message):
         AppendResults.
         """
 
+    @_builtins.property
+    def metric_failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFailure]:
+        """Metrics that a judge, a scorer or a guard gave no value, with why; the model answered. Each metric at most once, and
+        none of them is in `scored.metrics`. An item of which all metrics failed is a failure.
+        """
+
     def __init__(
         self,
         *,
@@ -183,16 +190,77 @@ class Result(_message.Message):
         complete_time: _timestamp_pb2.Timestamp | None = ...,
         truncated: _builtins.bool = ...,
         pruned_texts: _abc.Iterable[Global___ResultText.ValueType] | None = ...,
+        metric_failures: _abc.Iterable[Global___MetricFailure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "failure", b"failure", "outcome", b"outcome", "scored", b"scored", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "pruned_texts", b"pruned_texts", "run", b"run", "sample", b"sample", "scored", b"scored", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "metric_failures", b"metric_failures", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "pruned_texts", b"pruned_texts", "run", b"run", "sample", b"sample", "scored", b"scored", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["scored", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class MetricFailure(_message.Message):
+    """Why some metrics of an item have no value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountedAsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METRICS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    COUNTED_AS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Reason, UPPER_SNAKE, e.g. JUDGE_UNPARSABLE."""
+    message: _builtins.str
+    """One line for people."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the metrics, at least one."""
+
+    @_builtins.property
+    def counted_as(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Values that the task counts them as, by metric; empty in a failed result, whose `failure.counted_as` says it. The value
+        of a metric that is absent is not known: intervals and decisions hold whatever it is from 0 to 1.
+        """
+
+    def __init__(
+        self,
+        *,
+        metrics: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        counted_as: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_as", b"counted_as", "message", b"message", "metrics", b"metrics", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricFailure: _TypeAlias = MetricFailure  # noqa: Y015
 
 @_typing.final
 class Scored(_message.Message):
@@ -426,6 +494,26 @@ class Estimate(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FailuresByReasonEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
@@ -441,6 +529,8 @@ class Estimate(_message.Message):
     TASK_INTERVAL_FIELD_NUMBER: _builtins.int
     TASK_VALUE_FIELD_NUMBER: _builtins.int
     PASSES_FIELD_NUMBER: _builtins.int
+    UNJUDGED_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURES_BY_REASON_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     metric: _builtins.str
@@ -454,7 +544,7 @@ class Estimate(_message.Message):
     scored_count: _builtins.int
     """Items that were scored."""
     failed_count: _builtins.int
-    """Items that failed."""
+    """Items that failed, or of which this metric did."""
     failed_counted: _builtins.int
     """Failed items that are counted in `value`."""
     value_scored_only: _builtins.float
@@ -465,9 +555,13 @@ class Estimate(_message.Message):
     """Estimate of that mean, where `task_interval` is set: `value` is a plain mean over what was drawn, which favours the
     kinds of items that are drawn more often.
     """
+    unjudged_count: _builtins.int
+    """Failed items of which nobody knows this metric in some sample: whoever was to judge the answer gave no verdict."""
     @_builtins.property
     def interval(self) -> Global___Interval:
-        """Interval for how the model would do on more questions of this kind (items are a sample)."""
+        """Interval for how the model would do on more questions of this kind (items are a sample). With unjudged items, from
+        its lower end if all of them were 0 to its upper end if all were 1; absent if judged items lie beyond 0 and 1.
+        """
 
     @_builtins.property
     def corrected_rate(self) -> Global___CorrectedRate:
@@ -484,8 +578,13 @@ class Estimate(_message.Message):
     @_builtins.property
     def passes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassRates]:
         """How items with several samples each do when a model may try k times: for k = 1, 2, 4, … and the number of samples that
-        every item has. Only for all items of a task whose samples are all 0 or 1; empty where items have one sample.
+        every item has. Only for all items of a task whose samples are all 0 or 1; empty where items have one sample, and
+        where one was not judged.
         """
+
+    @_builtins.property
+    def failures_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Failed items by the reason why this metric, or else the item, failed."""
 
     def __init__(
         self,
@@ -505,10 +604,12 @@ class Estimate(_message.Message):
         task_interval: _drawing_pb2.AnytimeInterval | None = ...,
         task_value: _builtins.float | None = ...,
         passes: _abc.Iterable[Global___PassRates] | None = ...,
+        unjudged_count: _builtins.int = ...,
+        failures_by_reason: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "interval", b"interval", "standard_error", b"standard_error", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "group", b"group", "interval", b"interval", "metric", b"metric", "passes", b"passes", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "task_interval", b"task_interval", "task_value", b"task_value", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error", "_task_value", b"_task_value", "_value", b"_value", "_value_scored_only", b"_value_scored_only", "corrected_rate", b"corrected_rate", "failed_count", b"failed_count", "failed_counted", b"failed_counted", "failures_by_reason", b"failures_by_reason", "group", b"group", "interval", b"interval", "metric", b"metric", "passes", b"passes", "sample_count", b"sample_count", "scored_count", b"scored_count", "standard_error", b"standard_error", "task", b"task", "task_interval", b"task_interval", "task_value", b"task_value", "unjudged_count", b"unjudged_count", "value", b"value", "value_scored_only", b"value_scored_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__standard_error: _TypeAlias = _typing.Literal["standard_error"]  # noqa: Y015
     _WhichOneofArgType__standard_error: _TypeAlias = _typing.Literal["_standard_error", b"_standard_error"]  # noqa: Y015
@@ -577,7 +678,9 @@ Global___PassRates: _TypeAlias = PassRates  # noqa: Y015
 
 @_typing.final
 class CorrectedRate(_message.Message):
-    """A rate as it would be if the guard that counted it made no errors; over the scored items alone."""
+    """A rate as it would be if the guard that counted it made no errors; over the scored items alone. The interval also holds
+    whatever unjudged items would have been.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -616,6 +719,7 @@ class GuardQuality(_message.Message):
     UNSAFE_FOUND_COUNT_FIELD_NUMBER: _builtins.int
     SAFE_COUNT_FIELD_NUMBER: _builtins.int
     SAFE_CLEARED_COUNT_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """The metric that is 1 where this guard says UNSAFE and 0 where it says SAFE, e.g. `unsafe`."""
     unsafe_count: _builtins.int
@@ -626,6 +730,13 @@ class GuardQuality(_message.Message):
     """Texts labelled safe, at least 1."""
     safe_cleared_count: _builtins.int
     """Of those, how many the guard called safe."""
+    @_builtins.property
+    def judge(self) -> _common_pb2.JudgeReference:
+        """Which exact guard or judge that was, by name and digest, and a guard by its engine (`version`), too, where both are
+        told. Refused as FAILED_PRECONDITION (QUALITY_OF_ANOTHER_JUDGE) where another one of this name, or nobody of this
+        name, judged items of the run that have the metric. Absent: not checked.
+        """
+
     def __init__(
         self,
         *,
@@ -634,10 +745,11 @@ class GuardQuality(_message.Message):
         unsafe_found_count: _builtins.int = ...,
         safe_count: _builtins.int = ...,
         safe_cleared_count: _builtins.int = ...,
+        judge: _common_pb2.JudgeReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "safe_cleared_count", b"safe_cleared_count", "safe_count", b"safe_count", "unsafe_count", b"unsafe_count", "unsafe_found_count", b"unsafe_found_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "metric", b"metric", "safe_cleared_count", b"safe_cleared_count", "safe_count", b"safe_count", "unsafe_count", b"unsafe_count", "unsafe_found_count", b"unsafe_found_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,12 +765,15 @@ class GetEstimatesRequest(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
     GUARD_QUALITIES_FIELD_NUMBER: _builtins.int
+    WITH_SET_MEASURES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run, `runs/{run}`."""
     task: _builtins.str
     """Only this task; empty: all."""
     confidence_level: _builtins.float
     """Confidence level of the intervals, above 0.5 and below 1; absent: 0.95."""
+    with_set_measures: _builtins.bool
+    """Also computes `set_measures`, which takes longer."""
     @_builtins.property
     def guard_qualities(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardQuality]:
         """Corrects the rates of these metrics for their guards' errors; each metric once."""
@@ -670,16 +785,71 @@ class GetEstimatesRequest(_message.Message):
         task: _builtins.str = ...,
         confidence_level: _builtins.float | None = ...,
         guard_qualities: _abc.Iterable[Global___GuardQuality] | None = ...,
+        with_set_measures: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "guard_qualities", b"guard_qualities", "run", b"run", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "guard_qualities", b"guard_qualities", "run", b"run", "task", b"task", "with_set_measures", b"with_set_measures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_level: _TypeAlias = _typing.Literal["confidence_level"]  # noqa: Y015
     _WhichOneofArgType__confidence_level: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_level) -> _WhichOneofReturnType__confidence_level | None: ...
 
 Global___GetEstimatesRequest: _TypeAlias = GetEstimatesRequest  # noqa: Y015
+
+@_typing.final
+class SetMeasure(_message.Message):
+    """A figure of a set of items that is no mean over them. Which a task has follows from the metrics that it reports:
+    `biased` and `counter_biased` make `bias_ambiguous` and `bias_disambiguated` (of the items whose group
+    `context_condition` is `ambig` or `disambig`), `confidence` and `correct` make `calibration_error`, and `nats` with
+    `bytes`, `words` or `tokens` makes `corpus_bits_per_byte` and the corpus' perplexities.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    EXCLUDED_COUNT_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """Name of the task."""
+    name: _builtins.str
+    """Name of the figure."""
+    group: _builtins.str
+    """The group of items, as `column=value`; empty for all that the figure is about."""
+    value: _builtins.float
+    """The figure."""
+    item_count: _builtins.int
+    """Items behind it: those that were scored."""
+    excluded_count: _builtins.int
+    """Items that the figure is about and leaves out: they failed, or lack one of its metrics."""
+    @_builtins.property
+    def interval(self) -> Global___Interval:
+        """Interval for more items of this kind; absent where no method has one, of a part of a task's items that was drawn
+        with weights, and of groups that are small or too many to resample.
+        """
+
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        name: _builtins.str = ...,
+        group: _builtins.str = ...,
+        value: _builtins.float = ...,
+        interval: Global___Interval | None = ...,
+        item_count: _builtins.int = ...,
+        excluded_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_count", b"excluded_count", "group", b"group", "interval", b"interval", "item_count", b"item_count", "name", b"name", "task", b"task", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMeasure: _TypeAlias = SetMeasure  # noqa: Y015
 
 @_typing.final
 class TaskTotals(_message.Message):
@@ -759,6 +929,7 @@ class GetEstimatesResponse(_message.Message):
 
     ESTIMATES_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    SET_MEASURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Estimate]:
         """One estimate a task, metric and group, ordered by them."""
@@ -767,15 +938,20 @@ class GetEstimatesResponse(_message.Message):
     def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskTotals]:
         """One entry a task, ordered by name."""
 
+    @_builtins.property
+    def set_measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetMeasure]:
+        """Figures of whole sets, ordered by task; empty unless the request asks for them."""
+
     def __init__(
         self,
         *,
         estimates: _abc.Iterable[Global___Estimate] | None = ...,
         totals: _abc.Iterable[Global___TaskTotals] | None = ...,
+        set_measures: _abc.Iterable[Global___SetMeasure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "set_measures", b"set_measures", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -804,7 +980,7 @@ class ListResultsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     failed_only: _builtins.bool
-    """Only failed items."""
+    """Only failed items, and those of which a metric failed."""
     def __init__(
         self,
         *,

@@ -127,7 +127,8 @@ class AggregationServiceServicer:
     def PruneLedger(self, request, context):
         """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
         taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
-        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS). So is one while texts of an earlier release's results are being moved
+        (TEXTS_MOVING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class AggregationServiceStub:
     PruneLedger: _grpc.UnaryUnaryMultiCallable[_aggregation_pb2.PruneLedgerRequest, _aggregation_pb2.PruneLedgerResponse]
     """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
     taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
-    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS). So is one while texts of an earlier release's results are being moved
+    (TEXTS_MOVING).
     """
     CompareRuns: _grpc.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]
     """Compares two runs, item by item."""
@@ -86,7 +87,8 @@ class AggregationServiceAsyncStub(AggregationServiceStub):
     PruneLedger: _aio.UnaryUnaryMultiCallable[_aggregation_pb2.PruneLedgerRequest, _aggregation_pb2.PruneLedgerResponse]  # type: ignore[assignment]
     """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
     taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
-    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+    as FAILED_PRECONDITION (PRUNE_IN_PROGRESS). So is one while texts of an earlier release's results are being moved
+    (TEXTS_MOVING).
     """
     CompareRuns: _aio.UnaryUnaryMultiCallable[_comparison_pb2.CompareRunsRequest, _comparison_pb2.CompareRunsResponse]  # type: ignore[assignment]
     """Compares two runs, item by item."""
@@ -143,7 +145,8 @@ class AggregationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_aggregation_pb2.PruneLedgerResponse, _abc.Awaitable[_aggregation_pb2.PruneLedgerResponse]]:
         """Takes old or named runs, old texts, and texts that no result refers to out of the ledger. May take minutes; what was
         taken out when a call ends early stays so, and the same call again goes on. One call at a time: others are refused
-        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS).
+        as FAILED_PRECONDITION (PRUNE_IN_PROGRESS). So is one while texts of an earlier release's results are being moved
+        (TEXTS_MOVING).
         """
 
     @_abc_1.abstractmethod

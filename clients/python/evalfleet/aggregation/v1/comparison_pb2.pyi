@@ -301,8 +301,8 @@ class Comparison(_message.Message):
     variant_only_count: _builtins.int
     """Items that only the variant has."""
     excluded_count: _builtins.int
-    """Items that failed in either run and that the task counts as no value: they are left out of the numbers here, and
-    taken at the worst in decisions.
+    """Items that failed in either run and that the task counts as no value, or of which nobody judged the metric: they are
+    left out of the numbers here, and taken at the worst in decisions.
     """
     base_value: _builtins.float
     """Mean of the base over the items behind the numbers."""

@@ -26,19 +26,19 @@ from evalfleet.aggregation.v1 import comparison_pb2 as evalfleet_dot_aggregation
 from evalfleet.aggregation.v1 import drawing_pb2 as evalfleet_dot_aggregation_dot_v1_dot_drawing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&evalfleet/aggregation/v1/ranking.proto\x12\x18\x65valfleet.aggregation.v1\x1a)evalfleet/aggregation/v1/comparison.proto\x1a&evalfleet/aggregation/v1/drawing.proto\"\xa7\x01\n\x0fRankRunsRequest\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\r\n\x03top\x18\x03 \x01(\x05H\x00\x12\x10\n\x06margin\x18\x04 \x01(\x01H\x00\x12\x17\n\x0flower_is_better\x18\x05 \x01(\x08\x12\x1d\n\x10\x63onfidence_level\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08questionB\x13\n\x11_confidence_level\"\xcb\x02\n\tRankedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x34\n\x08standing\x18\x02 \x01(\x0e\x32\".evalfleet.aggregation.v1.Standing\x12\x1a\n\rdecided_after\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12;\n\x08interval\x18\x04 \x01(\x0b\x32).evalfleet.aggregation.v1.AnytimeInterval\x12\x12\n\x05value\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0f\x63ompleted_count\x18\x06 \x01(\x03\x12\x17\n\x0f\x65valuated_count\x18\x07 \x01(\x03\x12@\n\ndifference\x18\x08 \x01(\x0b\x32,.evalfleet.aggregation.v1.DifferenceIntervalB\x10\n\x0e_decided_afterB\x08\n\x06_value\"\x85\x01\n\x10RankRunsResponse\x12\x31\n\x04runs\x18\x01 \x03(\x0b\x32#.evalfleet.aggregation.v1.RankedRun\x12\x16\n\x0e\x63ompared_count\x18\x02 \x01(\x03\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x12\n\nis_decided\x18\x04 \x01(\x08*\xa6\x01\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x17\n\x13STANDING_CONTENDING\x10\x01\x12\x10\n\x0cSTANDING_TOP\x10\x02\x12\x10\n\x0cSTANDING_OUT\x10\x03\x12\x19\n\x15STANDING_NOT_INFERIOR\x10\x04\x12\x15\n\x11STANDING_INFERIOR\x10\x05\x12\x11\n\rSTANDING_BASE\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&evalfleet/aggregation/v1/ranking.proto\x12\x18\x65valfleet.aggregation.v1\x1a)evalfleet/aggregation/v1/comparison.proto\x1a&evalfleet/aggregation/v1/drawing.proto\"\xcd\x01\n\x0fRankRunsRequest\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\r\n\x03top\x18\x03 \x01(\x05H\x00\x12\x10\n\x06margin\x18\x04 \x01(\x01H\x00\x12\x17\n\x0flower_is_better\x18\x05 \x01(\x08\x12\x1d\n\x10\x63onfidence_level\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\n\n\x08questionB\x13\n\x11_confidence_levelB\x0c\n\n_tolerance\"\xcb\x02\n\tRankedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x34\n\x08standing\x18\x02 \x01(\x0e\x32\".evalfleet.aggregation.v1.Standing\x12\x1a\n\rdecided_after\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12;\n\x08interval\x18\x04 \x01(\x0b\x32).evalfleet.aggregation.v1.AnytimeInterval\x12\x12\n\x05value\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0f\x63ompleted_count\x18\x06 \x01(\x03\x12\x17\n\x0f\x65valuated_count\x18\x07 \x01(\x03\x12@\n\ndifference\x18\x08 \x01(\x0b\x32,.evalfleet.aggregation.v1.DifferenceIntervalB\x10\n\x0e_decided_afterB\x08\n\x06_value\"\x85\x01\n\x10RankRunsResponse\x12\x31\n\x04runs\x18\x01 \x03(\x0b\x32#.evalfleet.aggregation.v1.RankedRun\x12\x16\n\x0e\x63ompared_count\x18\x02 \x01(\x03\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x12\n\nis_decided\x18\x04 \x01(\x08*\xb9\x01\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x17\n\x13STANDING_CONTENDING\x10\x01\x12\x10\n\x0cSTANDING_TOP\x10\x02\x12\x10\n\x0cSTANDING_OUT\x10\x03\x12\x19\n\x15STANDING_NOT_INFERIOR\x10\x04\x12\x15\n\x11STANDING_INFERIOR\x10\x05\x12\x11\n\rSTANDING_BASE\x10\x06\x12\x11\n\rSTANDING_TIED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evalfleet.aggregation.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STANDING']._serialized_start=792
-  _globals['_STANDING']._serialized_end=958
+  _globals['_STANDING']._serialized_start=830
+  _globals['_STANDING']._serialized_end=1015
   _globals['_RANKRUNSREQUEST']._serialized_start=152
-  _globals['_RANKRUNSREQUEST']._serialized_end=319
-  _globals['_RANKEDRUN']._serialized_start=322
-  _globals['_RANKEDRUN']._serialized_end=653
-  _globals['_RANKRUNSRESPONSE']._serialized_start=656
-  _globals['_RANKRUNSRESPONSE']._serialized_end=789
+  _globals['_RANKRUNSREQUEST']._serialized_end=357
+  _globals['_RANKEDRUN']._serialized_start=360
+  _globals['_RANKEDRUN']._serialized_end=691
+  _globals['_RANKRUNSRESPONSE']._serialized_start=694
+  _globals['_RANKRUNSRESPONSE']._serialized_end=827
 # @@protoc_insertion_point(module_scope)

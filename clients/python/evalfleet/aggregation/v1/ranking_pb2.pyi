@@ -32,7 +32,7 @@ class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.Val
     STANDING_CONTENDING: _Standing.ValueType  # 1
     """Further items may tell."""
     STANDING_TOP: _Standing.ValueType  # 2
-    """It is one of the best that were asked for."""
+    """It is one of the best that were asked for; where others are tied, or worse than these by no more than the tolerance."""
     STANDING_OUT: _Standing.ValueType  # 3
     """As many others as were asked for are better, or at least as good."""
     STANDING_NOT_INFERIOR: _Standing.ValueType  # 4
@@ -41,6 +41,10 @@ class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.Val
     """Worse than the base by more than the margin."""
     STANDING_BASE: _Standing.ValueType  # 6
     """The base, once every other run is judged."""
+    STANDING_TIED: _Standing.ValueType  # 7
+    """None of the best that are named, and better than none of them by more than the tolerance. Whether it is better at all
+    is not known.
+    """
 
 class Standing(_Standing, metaclass=_StandingEnumTypeWrapper):
     """What is known of a run beside the others."""
@@ -50,7 +54,7 @@ STANDING_UNSPECIFIED: Standing.ValueType  # 0
 STANDING_CONTENDING: Standing.ValueType  # 1
 """Further items may tell."""
 STANDING_TOP: Standing.ValueType  # 2
-"""It is one of the best that were asked for."""
+"""It is one of the best that were asked for; where others are tied, or worse than these by no more than the tolerance."""
 STANDING_OUT: Standing.ValueType  # 3
 """As many others as were asked for are better, or at least as good."""
 STANDING_NOT_INFERIOR: Standing.ValueType  # 4
@@ -59,6 +63,10 @@ STANDING_INFERIOR: Standing.ValueType  # 5
 """Worse than the base by more than the margin."""
 STANDING_BASE: Standing.ValueType  # 6
 """The base, once every other run is judged."""
+STANDING_TIED: Standing.ValueType  # 7
+"""None of the best that are named, and better than none of them by more than the tolerance. Whether it is better at all
+is not known.
+"""
 Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
 @_typing.final
@@ -75,6 +83,7 @@ class RankRunsRequest(_message.Message):
     MARGIN_FIELD_NUMBER: _builtins.int
     LOWER_IS_BETTER_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     top: _builtins.int
@@ -85,7 +94,12 @@ class RankRunsRequest(_message.Message):
     """True if less of the metric is better."""
     confidence_level: _builtins.float
     """1 minus the probability of a wrong answer, whenever one stops, from 0.5 to below 1; absent: 0.95. Of a ranking: that
-    a run which belongs to the best is ever out. With a margin: for each run, that its answer is wrong.
+    a run which belongs to the best is ever out, or that one is named which is worse than the best by more than the
+    tolerance. With a margin: for each run, that its answer is wrong.
+    """
+    tolerance: _builtins.float
+    """With `top`: how much worse than others the runs may be that are named the best, from 0 to below 1. Runs that are closer
+    than that need not be told apart. Absent: 0.
     """
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -100,17 +114,22 @@ class RankRunsRequest(_message.Message):
         margin: _builtins.float = ...,
         lower_is_better: _builtins.bool = ...,
         confidence_level: _builtins.float | None = ...,
+        tolerance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "margin", b"margin", "question", b"question", "top", b"top"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "_tolerance", b"_tolerance", "confidence_level", b"confidence_level", "margin", b"margin", "question", b"question", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "confidence_level", b"confidence_level", "lower_is_better", b"lower_is_better", "margin", b"margin", "question", b"question", "runs", b"runs", "task", b"task", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level", "_tolerance", b"_tolerance", "confidence_level", b"confidence_level", "lower_is_better", b"lower_is_better", "margin", b"margin", "question", b"question", "runs", b"runs", "task", b"task", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_level: _TypeAlias = _typing.Literal["confidence_level"]  # noqa: Y015
     _WhichOneofArgType__confidence_level: _TypeAlias = _typing.Literal["_confidence_level", b"_confidence_level"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType_question: _TypeAlias = _typing.Literal["top", "margin"]  # noqa: Y015
     _WhichOneofArgType_question: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_level) -> _WhichOneofReturnType__confidence_level | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_question) -> _WhichOneofReturnType_question | None: ...
 

@@ -140,7 +140,9 @@ class _CostBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostBasis.V
     COST_BASIS_OTHER_MODEL: _CostBasis.ValueType  # 2
     """What items of this task cost in an earlier run of another model."""
     COST_BASIS_PROMPTS: _CostBasis.ValueType  # 3
-    """The length of prompts and the most tokens that answers may have: an upper bound of the tokens, and nothing else."""
+    """The length of prompts and the most tokens that answers may have, which a guard reads once: an upper bound of the
+    tokens where no judge is asked and the guard reads nothing else, and no other cost.
+    """
 
 class CostBasis(_CostBasis, metaclass=_CostBasisEnumTypeWrapper):
     """Where a prediction of cost comes from."""
@@ -152,7 +154,9 @@ COST_BASIS_SAME_MODEL: CostBasis.ValueType  # 1
 COST_BASIS_OTHER_MODEL: CostBasis.ValueType  # 2
 """What items of this task cost in an earlier run of another model."""
 COST_BASIS_PROMPTS: CostBasis.ValueType  # 3
-"""The length of prompts and the most tokens that answers may have: an upper bound of the tokens, and nothing else."""
+"""The length of prompts and the most tokens that answers may have, which a guard reads once: an upper bound of the
+tokens where no judge is asked and the guard reads nothing else, and no other cost.
+"""
 Global___CostBasis: _TypeAlias = CostBasis  # noqa: Y015
 
 @_typing.final
@@ -205,11 +209,13 @@ class Budget(_message.Message):
     items: _builtins.int
     """Items asked, at least 1."""
     tokens: _builtins.int
-    """Tokens that engines compute, of prompts and answers; what caches save is free."""
+    """Tokens that engines compute, of prompts and answers, and of what judges and guards read and say; what caches save is
+    free.
+    """
     engine_seconds: _builtins.float
-    """Seconds of inference engines."""
+    """Seconds of inference engines, those of judges and guards included."""
     cost_micro_usd: _builtins.int
-    """Price by the generation service's price table, in millionths of a US dollar."""
+    """Price by the price tables of the generation and the safety service, in millionths of a US dollar."""
     wall_seconds: _builtins.float
     """Seconds since the run's first item was started, whatever the run did in them. What is in flight then is cancelled."""
     def __init__(

@@ -119,6 +119,7 @@ class Ranking(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `rankings/{ranking}`."""
     suite: _builtins.str
@@ -149,6 +150,8 @@ class Ranking(_message.Message):
     """Items of the task; absent until the data set has been read."""
     compared_count: _builtins.int
     """Items of the common order that were judged so far."""
+    tolerance: _builtins.float
+    """With `top`: how much worse than others the models may be that are named the best; absent: not at all."""
     @_builtins.property
     def contenders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contender]:
         """The models, in the order of the request."""
@@ -202,17 +205,22 @@ class Ranking(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        tolerance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_count", b"item_count", "margin", b"margin", "question", b"question", "spend", b"spend", "start_time", b"start_time", "top", b"top"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "_tolerance", b"_tolerance", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_count", b"item_count", "margin", b"margin", "question", b"question", "spend", b"spend", "start_time", b"start_time", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "budget", b"budget", "compared_count", b"compared_count", "confidence", b"confidence", "contenders", b"contenders", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "is_decided", b"is_decided", "item_count", b"item_count", "lower_is_better", b"lower_is_better", "margin", b"margin", "metric", b"metric", "name", b"name", "question", b"question", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "task", b"task", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "_tolerance", b"_tolerance", "budget", b"budget", "compared_count", b"compared_count", "confidence", b"confidence", "contenders", b"contenders", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "is_decided", b"is_decided", "item_count", b"item_count", "lower_is_better", b"lower_is_better", "margin", b"margin", "metric", b"metric", "name", b"name", "question", b"question", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "task", b"task", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_count: _TypeAlias = _typing.Literal["item_count"]  # noqa: Y015
     _WhichOneofArgType__item_count: _TypeAlias = _typing.Literal["_item_count", b"_item_count"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType_question: _TypeAlias = _typing.Literal["top", "margin"]  # noqa: Y015
     _WhichOneofArgType_question: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__item_count) -> _WhichOneofReturnType__item_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_question) -> _WhichOneofReturnType_question | None: ...
 
@@ -237,6 +245,7 @@ class CreateRankingRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     RANKING_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
     """The suite, `suites/{suite}`."""
     task: _builtins.str
@@ -259,6 +268,10 @@ class CreateRankingRequest(_message.Message):
     """Id of the new ranking: 1 to 48 of a-z, 0-9 and `-`, starting with a letter. Absent: chosen by the service."""
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeated request with the same id returns the first one's ranking."""
+    tolerance: _builtins.float
+    """With `top`: how much worse than others the models may be that are named the best, from 0 to below 1. Models that are
+    closer than that need not be told apart, which could take all items. Absent: 0.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models, `models/{model}`, 2 to 32, none twice."""
@@ -283,10 +296,11 @@ class CreateRankingRequest(_message.Message):
         seed: _builtins.int | None = ...,
         ranking_id: _builtins.str | None = ...,
         request_id: _builtins.str | None = ...,
+        tolerance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_ranking_id", b"_ranking_id", "_request_id", b"_request_id", "_seed", b"_seed", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "margin", b"margin", "question", b"question", "ranking_id", b"ranking_id", "request_id", b"request_id", "seed", b"seed", "top", b"top"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_ranking_id", b"_ranking_id", "_request_id", b"_request_id", "_seed", b"_seed", "_tolerance", b"_tolerance", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "margin", b"margin", "question", b"question", "ranking_id", b"ranking_id", "request_id", b"request_id", "seed", b"seed", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_ranking_id", b"_ranking_id", "_request_id", b"_request_id", "_seed", b"_seed", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "margin", b"margin", "metric", b"metric", "models", b"models", "question", b"question", "ranking_id", b"ranking_id", "request_id", b"request_id", "seed", b"seed", "suite", b"suite", "task", b"task", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_confidence", b"_confidence", "_item_limit", b"_item_limit", "_ranking_id", b"_ranking_id", "_request_id", b"_request_id", "_seed", b"_seed", "_tolerance", b"_tolerance", "budget", b"budget", "concurrency", b"concurrency", "confidence", b"confidence", "item_limit", b"item_limit", "margin", b"margin", "metric", b"metric", "models", b"models", "question", b"question", "ranking_id", b"ranking_id", "request_id", b"request_id", "seed", b"seed", "suite", b"suite", "task", b"task", "tolerance", b"tolerance", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -300,6 +314,8 @@ class CreateRankingRequest(_message.Message):
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType_question: _TypeAlias = _typing.Literal["top", "margin"]  # noqa: Y015
     _WhichOneofArgType_question: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
     @_typing.overload
@@ -314,6 +330,8 @@ class CreateRankingRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_question) -> _WhichOneofReturnType_question | None: ...
 

@@ -87,7 +87,9 @@ class _TruncationPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trun
     TRUNCATION_POLICY_FAIL: _TruncationPolicy.ValueType  # 1
     """The request fails with FAILED_PRECONDITION and reason PROMPT_TOO_LONG."""
     TRUNCATION_POLICY_LEFT: _TruncationPolicy.ValueType  # 2
-    """The oldest tokens are dropped, and the response says so."""
+    """The oldest tokens are dropped, and the response says so. A continuation of an empty prompt, which is a text by itself,
+    is scored in windows where it is longer than the context: each token behind at most as many as fit.
+    """
 
 class TruncationPolicy(_TruncationPolicy, metaclass=_TruncationPolicyEnumTypeWrapper):
     """What to do with a prompt that does not fit the model's context."""
@@ -97,7 +99,9 @@ TRUNCATION_POLICY_UNSPECIFIED: TruncationPolicy.ValueType  # 0
 TRUNCATION_POLICY_FAIL: TruncationPolicy.ValueType  # 1
 """The request fails with FAILED_PRECONDITION and reason PROMPT_TOO_LONG."""
 TRUNCATION_POLICY_LEFT: TruncationPolicy.ValueType  # 2
-"""The oldest tokens are dropped, and the response says so."""
+"""The oldest tokens are dropped, and the response says so. A continuation of an empty prompt, which is a text by itself,
+is scored in windows where it is longer than the context: each token behind at most as many as fit.
+"""
 Global___TruncationPolicy: _TypeAlias = TruncationPolicy  # noqa: Y015
 
 class _CacheMode:

@@ -153,6 +153,30 @@ CONTROVERSIAL_HANDLING_SAFE: ControversialHandling.ValueType  # 3
 """Loose: it counts as SAFE."""
 Global___ControversialHandling: _TypeAlias = ControversialHandling  # noqa: Y015
 
+class _TruncationHandling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TruncationHandlingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TruncationHandling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRUNCATION_HANDLING_UNSPECIFIED: _TruncationHandling.ValueType  # 0
+    """The same as TRUNCATION_HANDLING_ERROR."""
+    TRUNCATION_HANDLING_ERROR: _TruncationHandling.ValueType  # 1
+    """Nobody has judged the rest: the verdict is ERROR, its `error_reason` TEXT_TRUNCATED."""
+    TRUNCATION_HANDLING_JUDGED_PART: _TruncationHandling.ValueType  # 2
+    """The part that was read decides; `truncated` says that there is more."""
+
+class TruncationHandling(_TruncationHandling, metaclass=_TruncationHandlingEnumTypeWrapper):
+    """What becomes of SAFE where the guard read a part of the text only."""
+
+TRUNCATION_HANDLING_UNSPECIFIED: TruncationHandling.ValueType  # 0
+"""The same as TRUNCATION_HANDLING_ERROR."""
+TRUNCATION_HANDLING_ERROR: TruncationHandling.ValueType  # 1
+"""Nobody has judged the rest: the verdict is ERROR, its `error_reason` TEXT_TRUNCATED."""
+TRUNCATION_HANDLING_JUDGED_PART: TruncationHandling.ValueType  # 2
+"""The part that was read decides; `truncated` says that there is more."""
+Global___TruncationHandling: _TypeAlias = TruncationHandling  # noqa: Y015
+
 @_typing.final
 class CategoryScore(_message.Message):
     """How sure a guard is of one hazard category."""
@@ -255,6 +279,8 @@ class Verdict(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     GUARD_VERDICTS_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    UNJUDGED_REASON_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The decision at `threshold_applied`."""
     unsafe_probability: _builtins.float
@@ -267,7 +293,9 @@ class Verdict(_message.Message):
     threshold_applied: _builtins.float
     """The threshold on `unsafe_probability`; absent if the guard decides without one, or a policy applied several."""
     truncated: _builtins.bool
-    """True if the text was longer than the guard can read, so that only a part was judged."""
+    """True if the text was longer than the guard can read, so that only a part was judged. The decision is then not SAFE,
+    unless the policy says so (`on_truncated`).
+    """
     error_reason: _builtins.str
     """Why the decision is ERROR, or UNSAFE because the policy takes errors for it, UPPER_SNAKE; empty otherwise."""
     refusal: _builtins.bool
@@ -279,6 +307,11 @@ class Verdict(_message.Message):
     windows: _builtins.int
     """In how many overlapping parts the text was judged because it is longer than the guard reads at once; 1 for most
     texts. Of several guards, the most.
+    """
+    unjudged_reason: _builtins.str
+    """Why a part of a long text, where another part decided, may hold any hazard beside those in `categories`, UPPER_SNAKE: it
+    could not be judged (as `error_reason`), need not be (WINDOW_NOT_JUDGED), or is hazardous for what nobody named
+    (HAZARD_UNEXPLAINED). Of several guards, the first reason. Empty where `categories` tell all.
     """
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryScore]:
@@ -295,6 +328,15 @@ class Verdict(_message.Message):
     @_builtins.property
     def guard_verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """What each guard said by itself, in the policy's order; only if a policy asked more than one."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """What judging cost in the inference server, of all windows, stages and guards that were asked; absent if nothing was
+        computed or saved there. Of answers that were known nothing is computed. Where requests share an answer, the first
+        has its cost. A verdict that is repeated on a growing response has the cost of judging the text so far. A status says
+        the same in the metadata of its ErrorInfo: `usage_` before the names of the fields that are not 0, engine time in
+        seconds as `usage_engine_seconds`.
+        """
 
     def __init__(
         self,
@@ -313,10 +355,12 @@ class Verdict(_message.Message):
         policy: Global___PolicyReference | None = ...,
         guard_verdicts: _abc.Iterable[Global___Verdict] | None = ...,
         windows: _builtins.int = ...,
+        usage: _common_pb2.Usage | None = ...,
+        unjudged_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "guard", b"guard", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "unsafe_probability", b"unsafe_probability", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "guard_verdicts", b"guard_verdicts", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal", "_refusal", b"_refusal", "_threshold_applied", b"_threshold_applied", "_unsafe_probability", b"_unsafe_probability", "cached", b"cached", "categories", b"categories", "decision", b"decision", "error_reason", b"error_reason", "guard", b"guard", "guard_verdicts", b"guard_verdicts", "over_refusal", b"over_refusal", "policy", b"policy", "refusal", b"refusal", "threshold_applied", b"threshold_applied", "truncated", b"truncated", "unjudged_reason", b"unjudged_reason", "unmapped", b"unmapped", "unsafe_probability", b"unsafe_probability", "usage", b"usage", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__over_refusal: _TypeAlias = _typing.Literal["over_refusal"]  # noqa: Y015
     _WhichOneofArgType__over_refusal: _TypeAlias = _typing.Literal["_over_refusal", b"_over_refusal"]  # noqa: Y015
@@ -591,8 +635,8 @@ class ResponseOpening(_message.Message):
     policy: _builtins.str
     """As in ClassifyRequest."""
     verdict_every_characters: _builtins.int
-    """A verdict on the text so far follows the piece with which this many characters (Unicode code points) or more are
-    not judged yet; 16 to 100000; 0 means 200.
+    """A verdict on the text so far follows the piece with which this many characters (Unicode code points) or more, and
+    an eighth of those that were judged, are not judged yet; 16 to 100000; 0 means 200.
     """
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
@@ -946,6 +990,7 @@ class Policy(_message.Message):
     ON_CONTROVERSIAL_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    ON_TRUNCATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `policies/{policy}`."""
     version: _builtins.str
@@ -964,6 +1009,8 @@ class Policy(_message.Message):
     """SHA-256 (hex) of the rules: of everything but name, version and description."""
     problem: _builtins.str
     """Why this service cannot apply it, e.g. because no guard here knows one of its hazards; empty if it can."""
+    on_truncated: Global___TruncationHandling.ValueType
+    """What becomes of SAFE where a guard read a part of the text only."""
     @_builtins.property
     def aspects(self) -> _containers.RepeatedScalarFieldContainer[Global___Aspect.ValueType]:
         """What it judges; empty: prompts and responses."""
@@ -995,10 +1042,11 @@ class Policy(_message.Message):
         on_controversial: Global___ControversialHandling.ValueType = ...,
         digest: _builtins.str = ...,
         problem: _builtins.str = ...,
+        on_truncated: Global___TruncationHandling.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "aspects", b"aspects", "combination", b"combination", "description", b"description", "digest", b"digest", "guards", b"guards", "hazards", b"hazards", "name", b"name", "on_controversial", b"on_controversial", "on_error", b"on_error", "problem", b"problem", "threshold", b"threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "aspects", b"aspects", "combination", b"combination", "description", b"description", "digest", b"digest", "guards", b"guards", "hazards", b"hazards", "name", b"name", "on_controversial", b"on_controversial", "on_error", b"on_error", "on_truncated", b"on_truncated", "problem", b"problem", "threshold", b"threshold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015

@@ -44,7 +44,7 @@ class SafetyServiceStub:
     is wrong with an item is the status of that item and never ends the stream.
 
     A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
-    in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+    in pieces, and verdicts on the text so far come every so many characters, in their order. Only the verdict
     on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
 
     The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
@@ -76,7 +76,7 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
     is wrong with an item is the status of that item and never ends the stream.
 
     A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
-    in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+    in pieces, and verdicts on the text so far come every so many characters, in their order. Only the verdict
     on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
 
     The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not
@@ -123,7 +123,7 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         is wrong with an item is the status of that item and never ends the stream.
 
         A response that is still being generated can be judged as it grows: it is opened under an item id, its text is sent
-        in pieces, and verdicts on the text so far come at least every so many characters, in their order. Only the verdict
+        in pieces, and verdicts on the text so far come every so many characters, in their order. Only the verdict
         on the whole text, after its last piece, is final: until then SAFE says nothing of what is still to come.
 
         The service reads ahead only as far as it has room, so a caller may send without counting; a caller that does not

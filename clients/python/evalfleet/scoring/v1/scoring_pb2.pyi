@@ -30,6 +30,7 @@ class ChoiceScores(_message.Message):
 
     LOG_LIKELIHOODS_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    UNCONDITIONAL_LOG_LIKELIHOODS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Natural-log likelihood of each choice given its context."""
@@ -38,15 +39,20 @@ class ChoiceScores(_message.Message):
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The text of each choice as it is counted for length normalisation, without the delimiter before it."""
 
+    @_builtins.property
+    def unconditional_log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural-log likelihood of each choice without its question, which some scorers compare with; empty if not known."""
+
     def __init__(
         self,
         *,
         log_likelihoods: _abc.Iterable[_builtins.float] | None = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
+        unconditional_log_likelihoods: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "log_likelihoods", b"log_likelihoods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "log_likelihoods", b"log_likelihoods", "unconditional_log_likelihoods", b"unconditional_log_likelihoods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,23 +90,29 @@ class TokenScores(_message.Message):
 
     LOG_LIKELIHOODS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text that the tokens make."""
+    token_count: _builtins.int
+    """How many tokens there are; absent: one for each of `log_likelihoods`."""
     @_builtins.property
     def log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Natural-log likelihood of each token given those before it."""
+        """Natural-log likelihood of each token given those before it; with `token_count` also sums over several."""
 
     def __init__(
         self,
         *,
         log_likelihoods: _abc.Iterable[_builtins.float] | None = ...,
         text: _builtins.str = ...,
+        token_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_count", b"_token_count", "token_count", b"token_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_likelihoods", b"log_likelihoods", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_count", b"_token_count", "log_likelihoods", b"log_likelihoods", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__token_count: _TypeAlias = _typing.Literal["token_count"]  # noqa: Y015
+    _WhichOneofArgType__token_count: _TypeAlias = _typing.Literal["_token_count", b"_token_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_count) -> _WhichOneofReturnType__token_count | None: ...
 
 Global___TokenScores: _TypeAlias = TokenScores  # noqa: Y015
 
@@ -554,12 +566,18 @@ class Scorer(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     READS_PROMPT_FIELD_NUMBER: _builtins.int
+    TAKES_LONG_FIELD_NUMBER: _builtins.int
+    LIBRARIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `scorers/{scorer}`."""
     description: _builtins.str
     """What it does and where its definition comes from."""
     reads_prompt: _builtins.bool
     """True if it judges with the prompt in view, so that requests must have one."""
+    takes_long: _builtins.bool
+    """True if an output may take seconds: the scorer asks a model, runs a program, or computes in a process of its own.
+    What shares a batch with such an output waits for it; in StreamScore nothing does.
+    """
     @_builtins.property
     def reference(self) -> _common_pb2.JudgeReference:
         """The exact scorer at default parameters."""
@@ -576,6 +594,12 @@ class Scorer(_message.Message):
     def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorerParameter]:
         """What it takes in a request's `details`; a detail that is not listed is refused."""
 
+    @_builtins.property
+    def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Library]:
+        """Libraries whose code decides its scores beside its own, ordered by name. The versions of those that the parameters use
+        are part of the digest.
+        """
+
     def __init__(
         self,
         *,
@@ -586,14 +610,42 @@ class Scorer(_message.Message):
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         details: _abc.Iterable[Global___ScorerParameter] | None = ...,
         reads_prompt: _builtins.bool = ...,
+        takes_long: _builtins.bool = ...,
+        libraries: _abc.Iterable[Global___Library] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "details", b"details", "metrics", b"metrics", "name", b"name", "parameters", b"parameters", "reads_prompt", b"reads_prompt", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "details", b"details", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "parameters", b"parameters", "reads_prompt", b"reads_prompt", "reference", b"reference", "takes_long", b"takes_long"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Scorer: _TypeAlias = Scorer  # noqa: Y015
+
+@_typing.final
+class Library(_message.Message):
+    """An installed library."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of its distribution, e.g. `sacrebleu`."""
+    version: _builtins.str
+    """Its version; `missing` if it is not installed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Library: _TypeAlias = Library  # noqa: Y015
 
 @_typing.final
 class ListScorersRequest(_message.Message):
