@@ -30,7 +30,7 @@ _REPOSITORY = Path(__file__).parents[1]
 _PEER_FOLDER = _REPOSITORY / ".peers" / "lm-eval"
 # torch is named so that the resolver takes the same build as ours; 0.4.13 is the version that our tasks name.
 _PEER_REQUIREMENTS = ("lm-eval==0.4.13", "torch==2.13.0")
-_SUITES = ("capability", "bbq")
+_SUITES = ("capability", "bbq", "mgsm", "humaneval", "mbpp")
 
 
 def main() -> int:
@@ -62,9 +62,10 @@ def main() -> int:
             figures=figures,
             versions={**installed_versions("jinja2", "pyarrow"), **compared["versions"]},
             notes=[
-                "variant_definitions: preamble and, for bbh, answer pattern of every subject and subtask, data or not.",
+                "variant_definitions: preamble, answer pattern, and mgsm's prompt and stop strings, of every variant.",
                 "A row is equal if contexts, continuations, choices, right answers, stop strings and token limit are.",
                 "gsm8k: the harness is told to take the first five examples; by default it draws them with a seed.",
+                "mbpp: the harness is told to take the file's first three rows for examples instead of its own.",
             ],
         )
     return 1 if different or variants["different"] else 0
@@ -81,7 +82,7 @@ def _peer_python() -> Path:
 
 def _render_all(data: Path) -> dict[str, Any]:
     catalog, roots = Catalog.load(), DataRoots((data,))
-    tasks = [task for suite in _SUITES for task in catalog.suite(suite).tasks]
+    tasks = list({task.name: task for suite in _SUITES for task in catalog.suite(suite).tasks}.values())
     present, missing = present_tasks(tasks, roots)
     print(f"{len(present)} tasks have data, {len(missing)} have none")
     return {task.name: _render(load_task(task, roots)) for task in present}
@@ -100,17 +101,23 @@ def _render(loaded: LoadedTask) -> dict[str, Any]:
     }
 
 
-def _variants() -> list[dict[str, str]]:
-    """Preamble and answer pattern of every variant of every family, whether there is data for it or not."""
+def _variants() -> list[dict[str, Any]]:
+    """What distinguishes every variant of every family, whether there is data for it or not."""
     tasks = [task for suite in _SUITES for task in Catalog.load().suite(suite).tasks if task.name != task.family]
     return [
         {
             "peer_task": _peer_task(task),
             "preamble": Renderer().template(task.spec.preamble).render(task.constants),
             "pattern": task.constants.get("pattern", ""),
+            "prompt": _prompt_of_nothing(task) if task.family == "mgsm" else "",
+            "stop": list(task.spec.generation.stop) if task.family == "mgsm" else [],
         }
         for task in tasks
     ]
+
+
+def _prompt_of_nothing(task: Task) -> str:
+    return Renderer().template(task.spec.prompt).render({**task.constants, "question": ""})
 
 
 def _peer_task(task: Task) -> str:
@@ -120,7 +127,7 @@ def _peer_task(task: Task) -> str:
         raise SystemExit(f"{task.name} does not say what it can be compared with")
     name = comparable.task.partition(" ")[0]
     variant = task.name.removeprefix(f"{task.family}_")
-    return name.replace("SUBJECT", variant).replace("SUBTASK", variant)
+    return name.replace("SUBJECT", variant).replace("SUBTASK", variant).replace("LANGUAGE", variant)
 
 
 def _content(item: Item) -> dict[str, Any]:

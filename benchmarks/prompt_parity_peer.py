@@ -7,20 +7,25 @@ that the harness reads, which is then given to it instead of a download.
 """
 
 import csv
+import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import lm_eval.api.metrics
 import lm_eval.api.samplers
 import lm_eval.api.task
 from lm_eval.tasks import TaskManager
 
 # What lm_eval's engines generate at most when a task does not say.
-_DEFAULT_MAX_TOKENS = 256
+DEFAULT_MAX_TOKENS = 256
+
+_EXAMPLES = "examples"
+"""Rows that stand for the harness's own examples, where those are not in our files."""
 
 Row = dict[str, Any]
 
@@ -38,10 +43,7 @@ def main() -> None:
 
 
 def _compare(manager: Any, name: str, ours: Mapping[str, Any], data: Path) -> Row:
-    splits = {split: list(rows) for split, rows in _splits(name, ours["constants"], data).items()}
-    task = _load(manager, ours["peer_task"], splits)
-    if ours["few_shot_count"]:
-        task.sampler = lm_eval.api.samplers.FirstNSampler(list(task.fewshot_docs()))
+    task = load_with_rows(manager, name, ours["peer_task"], data, ours["constants"], ours["few_shot_count"])
     documents = list(task.eval_docs)
     if not len(documents) == ours["item_count"] == len(ours["items"]):
         raise SystemExit(f"{name}: {len(documents)} rows, {ours['item_count']} items, {len(ours['items'])} usable")
@@ -54,29 +56,58 @@ def _compare(manager: Any, name: str, ours: Mapping[str, Any], data: Path) -> Ro
     return {"equal": len(documents) - len(differences), "different": len(differences), "example": example}
 
 
-def _compare_variants(manager: Any, variants: list[Mapping[str, str]]) -> Row:
+def _compare_variants(manager: Any, variants: list[Mapping[str, Any]]) -> Row:
     """Compare what distinguishes the variants of a family, on one made-up row."""
     row = {"question": "", "choices": ["", "", "", ""], "answer": 0, "input": "", "target": ""}
+    unsolved = {"question": "", "answer": None, "answer_number": 0}
     differences = []
     for variant in variants:
-        config = _load(manager, variant["peer_task"], {"test": [row], "dev": [row]}).config
-        # The second filter is flexible-extract; mmlu has none.
+        asks_in_its_own_words = bool(variant["prompt"])
+        told = unsolved if asks_in_its_own_words else row
+        task = load_peer_task(manager, variant["peer_task"], {"test": [told], "dev": [told], "train": [told]})
+        config = task.config
+        # The second filter is flexible-extract; mmlu has none, and mgsm's variants differ by the first.
         filters = config.filter_list or [{}, {"filter": [{}]}]
-        theirs = (config.description, filters[1]["filter"][0].get("regex_pattern", ""))
-        if theirs != (variant["preamble"], variant["pattern"]):
+        pattern = filters[0 if asks_in_its_own_words else 1]["filter"][0].get("regex_pattern", "")
+        theirs = (
+            config.description,
+            pattern,
+            task.doc_to_text(told) if asks_in_its_own_words else "",
+            config.generation_kwargs["until"] if asks_in_its_own_words else [],
+        )
+        if theirs != (variant["preamble"], variant["pattern"], variant["prompt"], variant["stop"]):
             differences.append(f"{variant['peer_task']}: theirs {theirs!r} ours {variant!r}")
     example = differences[0] if differences else ""
     return {"equal": len(variants) - len(differences), "different": len(differences), "example": example}
 
 
-def _load(manager: Any, name: str, splits: Mapping[str, list[Row]]) -> Any:
+def load_with_rows(
+    manager: Any, name: str, peer_task: str, data: Path, constants: Mapping[str, Any], few_shot_count: int
+) -> Any:
+    """Return a task of the harness that has the rows of our files, and takes the first for examples if it has some."""
+    splits = {split: list(rows) for split, rows in _splits(name, constants, data).items()}
+    task = load_peer_task(manager, peer_task, splits)
+    if few_shot_count:
+        task.sampler = lm_eval.api.samplers.FirstNSampler(list(splits.get(_EXAMPLES) or task.fewshot_docs()))
+    return task
+
+
+def load_peer_task(manager: Any, name: str, splits: Mapping[str, Iterable[Row]]) -> Any:
+    """Return a task of the harness that has the given rows."""
     datasets = lm_eval.api.task.datasets
-    given = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+    given = datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items()})
     download, datasets.load_dataset = datasets.load_dataset, lambda *_, **__: given
+    # What runs programs is downloaded and tried when such a task is loaded; only its prompts are wanted here.
+    measure, evaluate.load = evaluate.load, lambda *_, **__: _NoMeasure()
     try:
         return manager.load(name)["tasks"][name]
     finally:
-        datasets.load_dataset = download
+        datasets.load_dataset, evaluate.load = download, measure
+
+
+class _NoMeasure:
+    def compute(self, **_: Any) -> None:
+        """Run nothing."""
 
 
 def _difference(task: Any, document: Row, item: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
@@ -88,11 +119,11 @@ def _difference(task: Any, document: Row, item: Mapping[str, Any], ours: Mapping
         theirs = {
             "contexts": [requests.args[0]],
             "stop": options["until"],
-            "max_tokens": options.get("max_gen_toks", _DEFAULT_MAX_TOKENS),
+            "max_tokens": options.get("max_gen_toks", DEFAULT_MAX_TOKENS),
             "right": True,
         }
         mine = {"contexts": item["contexts"], "stop": ours["stop"], "max_tokens": ours["max_tokens"]}
-        mine["right"] = _same_answer(task, document, item["targets"])
+        mine["right"] = "test_list" in document or "test" in document or _same_answer(task, document, item["targets"])
     else:
         theirs = {
             "contexts": [request.args[0] for request in requests],
@@ -129,6 +160,8 @@ def _splits(name: str, constants: Mapping[str, Any], data: Path) -> dict[str, It
     if name.startswith("mmlu_"):
         files = {split: data / f"mmlu/{split}/{constants['subject']}_{split}.csv" for split in ("test", "dev")}
         return {split: _mmlu(path) for split, path in files.items()}
+    if name.startswith("mgsm_"):
+        return _mgsm(data / f"mgsm/mgsm_{constants['language']}.tsv")
     if name.startswith("bbh_"):
         return {"test": iter(json.loads((data / f"bbh/{constants['subtask']}.json").read_text())["examples"])}
     return _PLAIN[name](data)
@@ -149,7 +182,8 @@ def _gsm8k(data: Path) -> dict[str, Iterator[Row]]:
     return {split: _lines(data / f"gsm8k/{split}.jsonl") for split in ("train", "test")}
 
 
-def _arc(data: Path) -> dict[str, Iterator[Row]]:
+def arc_rows(data: Path) -> dict[str, Iterator[Row]]:
+    """The splits of ARC-Challenge."""
     rows = (
         {
             "id": row["id"],
@@ -218,6 +252,24 @@ def _winogrande(data: Path) -> dict[str, Iterator[Row]]:
     return {"validation": iter(dataset), "train": iter([])}
 
 
+def _mgsm(path: Path) -> dict[str, Iterator[Row]]:
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    pairs = (line.split("\t") for line in lines)
+    rows = ({"question": asked, "answer": None, "answer_number": int(n.replace(",", ""))} for asked, n in pairs)
+    return {"test": rows, "train": iter([])}
+
+
+def _humaneval(data: Path) -> dict[str, Iterator[Row]]:
+    with gzip.open(data / "humaneval/HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
+        return {"test": iter([json.loads(line) for line in file])}
+
+
+def _mbpp(data: Path) -> dict[str, Iterator[Row]]:
+    rows = list(_lines(data / "mbpp/mbpp.jsonl"))
+    asked = (row for row in rows if row["task_id"] > 10)
+    return {"test": asked, _EXAMPLES: ({**row, "is_fewshot": True} for row in rows[:4])}
+
+
 def _bbq(data: Path) -> dict[str, Iterator[Row]]:
     rows = (row for path in sorted((data / "bbq").glob("*.jsonl")) for row in _lines(path))
     return {"test": rows}
@@ -225,7 +277,7 @@ def _bbq(data: Path) -> dict[str, Iterator[Row]]:
 
 _PLAIN: Mapping[str, Callable[[Path], dict[str, Iterator[Row]]]] = {
     "gsm8k": _gsm8k,
-    "arc_challenge": _arc,
+    "arc_challenge": arc_rows,
     "commonsenseqa": _commonsenseqa,
     "hellaswag": _hellaswag,
     "truthfulqa_mc1": _truthfulqa,
@@ -233,6 +285,8 @@ _PLAIN: Mapping[str, Callable[[Path], dict[str, Iterator[Row]]]] = {
     "piqa": _piqa,
     "winogrande": _winogrande,
     "bbq": _bbq,
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.decisions.matrices import read_matrix
-from benchmarks.decisions.rankings import Rankings, replay_rankings
+from benchmarks.decisions.rankings import TOLERANCE, Rankings, replay_rankings
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
 
@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     began, figures, pooled = time.perf_counter(), dict[str, float](), Rankings()
-    print(f"{'':22} {'median / p90':>16} {'wrong':>7}    z-tests: {'median':>8} {'wrong':>7}")
+    columns = f"{'median / p90':>16} {'wrong':>7}  within ±{TOLERANCE}: {'median':>6} {'wrong':>6}"
+    print(f"{'':22} {columns}    z-tests: {'median':>8} {'wrong':>7}")
     for file in sorted(arguments.matrices.glob("*.npz")):
         matrix = read_matrix(file)
         if len(matrix.scores) <= arguments.top:
@@ -61,6 +62,7 @@ def main() -> None:
             f"{arguments.orders} times in fresh orders, alpha {ALPHA}: {len(pooled.shares)} rankings in "
             f"{time.perf_counter() - began:.0f} s",
             "share: items asked of all models over those of full runs; wrong: the winner is not the best",
+            f"tolerance: the same where the winner may be worse than others by {TOLERANCE}; wrong: it is worse by more",
             "z_tests: paired z-tests of every pair at 5 %, repeated every 16 items from the 32nd on",
         ],
     )
@@ -72,17 +74,32 @@ def _figures(name: str, found: Rankings) -> dict[str, float]:
         f"{name}_share_p90": float(np.quantile(found.shares, 0.9)),
         f"{name}_share_mean": float(np.mean(found.shares)),
         f"{name}_wrong": float(np.mean(found.wrong)),
+        f"{name}_tolerance_share_median": float(np.median(found.tolerant_shares)),
+        f"{name}_tolerance_share_p90": float(np.quantile(found.tolerant_shares, 0.9)),
+        f"{name}_tolerance_wrong": float(np.mean(found.tolerant_wrong)),
         f"{name}_z_tests_share_median": float(np.median(found.peeking_shares)),
         f"{name}_z_tests_wrong": float(np.mean(found.peeking_wrong)),
     }
 
 
 def _print_row(name: str, figures: dict[str, float]) -> None:
-    median, high, wrong, theirs, failed = (
+    median, high, wrong, tied, tied_wrong, theirs, failed = (
         figures[f"{name}_{each}"]
-        for each in ("share_median", "share_p90", "wrong", "z_tests_share_median", "z_tests_wrong")
+        for each in (
+            "share_median",
+            "share_p90",
+            "wrong",
+            "tolerance_share_median",
+            "tolerance_wrong",
+            "z_tests_share_median",
+            "z_tests_wrong",
+        )
     )
-    print(f"{name:22} {median:7.1%} /{high:6.1%} {wrong:7.1%}             {theirs:8.1%} {failed:7.1%}", flush=True)
+    print(
+        f"{name:22} {median:7.1%} /{high:6.1%} {wrong:7.1%}               {tied:7.1%} {tied_wrong:6.1%}"
+        f"             {theirs:8.1%} {failed:7.1%}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

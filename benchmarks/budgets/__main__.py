@@ -3,8 +3,9 @@
 Each run has random limits (items, tokens, engine seconds, money) and a random number of items in flight. The model is
 a fake that answers at once and says that each prompt costs something else, one in a dozen several times the mean. A
 run keeps its promise if its own account exceeds no limit by more than what one replica may have in flight, and the
-inference server's account none by more than that for each replica that had the run: what a killed replica has in
-flight is spent, and nobody is told. Limited items are never exceeded at all.
+inference server's account none by more than that for each time that a replica lost the run or its part of it: what a
+killed replica has in flight is spent, and nobody is told. Limited items are never exceeded at all. Every replica has
+room for more runs than there are, so that those with many items in flight are shared.
 """
 
 import argparse
@@ -51,6 +52,8 @@ def figures_of(runs: Sequence[BudgetedRun], kills: int) -> dict[str, float]:
         **{f"worst_overshoot_over_in_flight_{name}": over for name, over in own.items()},
         "worst_served_overshoot_over_in_flight": max(served, default=0.0),
         "interval_misses": sum(not each.covers for each in runs if not each.problem),
+        "shared_runs": sum(each.shared_count > 0 for each in runs),
+        "items_asked_by_helpers": sum(each.shared_count for each in runs),
         "replicas_a_run_max": max(each.taken_count for each in runs),
     }
 
@@ -64,7 +67,10 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/budgets.json")
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--items", type=int, default=400, help="of the task")
+    parser.add_argument("--items", type=int, default=1500, help="of the task")
+    parser.add_argument(
+        "--answer-seconds", type=float, default=0.01, help="of the inference server, a stream at a time"
+    )
     parser.add_argument("--replicas", type=int, default=4)
     parser.add_argument("--kill-every", type=int, default=8, help="runs that end between two kills")
     parser.add_argument("--seed", type=int, default=0)
@@ -74,8 +80,9 @@ def main() -> int:
         if server is None:
             raise SystemExit("needs PostgreSQL (Debian: apt-get install postgresql)")
         url = server.new_database()
-        with TrivialFleet(Path(folder) / "fleet", url, options.items) as fleet:
-            replicas = fleet.start_replicas(options.replicas, {"EVALFLEET_LEASE_SECONDS": "2"})
+        with TrivialFleet(Path(folder) / "fleet", url, options.items, answer_seconds=options.answer_seconds) as fleet:
+            settings = {"EVALFLEET_LEASE_SECONDS": "2", "EVALFLEET_PARALLEL_RUNS": str(options.runs)}
+            replicas = fleet.start_replicas(options.replicas, settings)
             runs, kills = run_trial(
                 fleet,
                 server,
@@ -100,8 +107,8 @@ def main() -> int:
         versions=installed_versions("asyncpg", "grpcio"),
         notes=[
             f"{options.replicas} evaluation services on PostgreSQL, {options.items} items a run, random limits and "
-            f"1 to 64 items in flight; seed {options.seed}",
-            "the model is a fake that answers at once, and bills each prompt differently",
+            f"1 to 128 items in flight; seed {options.seed}",
+            "the model is a fake that bills each prompt differently",
             "in flight: the run's concurrency times the dearest item; 1 would be the bound itself",
             "served: by the inference server's account, what killed replicas had in flight included",
         ],

@@ -34,6 +34,7 @@ _MOST_PROMPT_TOKENS: Final = 600
 _MOST_ANSWER_TOKENS: Final = 16
 _MEAN_ENGINE_SECONDS: Final = 0.2
 _MOST_ENGINE_SECONDS: Final = 2.0
+_HELD_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,24 @@ def cost_of(prompt: bytes) -> AnswerCost:
 class CostlyTriton(InstantTriton):
     """Serves the methods that the generation service calls.
 
+    Args:
+        answer_seconds: how long an answer takes; those of a stream come one after another.
+        limits_file: JSON that may come and change at any time: by the name of a checkpoint's folder, after how many
+            answers others wait; those that are not in it have no limit.
+
     Attributes:
         account: by the name of a checkpoint's folder: answers, tokens, engine seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer_seconds: float = 0.0, limits_file: Path | None = None) -> None:
         super().__init__()
+        self._answer_seconds = answer_seconds
+        self._limits_file = limits_file
         self.account: dict[str, list[float]] = {}
         self._folders: dict[bytes, str] = {}
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answer every request of a stream at once."""
+        """Answer every request of a stream in its turn."""
         async for request in request_iterator:
             tensors = {
                 tensor.name: raw[4:]
@@ -85,7 +93,17 @@ class CostlyTriton(InstantTriton):
                     self._folders[operation.name.encode()] = Path(operation.arguments.model).name
                 yield self._operate(request)
             else:
+                if self._answer_seconds:
+                    await asyncio.sleep(self._answer_seconds)
+                while self._is_held(self._folders[tensors[CHECKPOINT]]):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(_HELD_SECONDS)
                 yield self._answer_to(request.id, tensors)
+
+    def _is_held(self, folder: str) -> bool:
+        if self._limits_file is None or not self._limits_file.exists():
+            return False
+        limit: int | None = json.loads(self._limits_file.read_text(encoding="utf-8")).get(folder)
+        return limit is not None and self.account.get(folder, [0])[0] >= limit
 
     def _answer_to(self, request_id: str, tensors: dict[str, bytes]) -> Any:
         cost = cost_of(tensors[contract.TEXT_INPUT])
@@ -104,12 +122,12 @@ class CostlyTriton(InstantTriton):
         return kserve.ModelStreamInferResponse(infer_response=response)
 
 
-async def serve(ready_file: Path, account_file: Path) -> None:
+async def serve(ready_file: Path, account_file: Path, answer_seconds: float, limits_file: Path | None) -> None:
     """Serve on a free port until SIGTERM, then write the account."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    triton = CostlyTriton()
+    triton = CostlyTriton(answer_seconds, limits_file)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -124,8 +142,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ready-file", type=Path, required=True, help="receives host:port")
     parser.add_argument("--account-file", type=Path, required=True, help="receives what each checkpoint has answered")
+    parser.add_argument("--answer-seconds", type=float, default=0.0, help="how long an answer takes")
+    parser.add_argument("--limits-file", type=Path, help="says after how many answers a checkpoint's others wait")
     options = parser.parse_args()
-    asyncio.run(serve(options.ready_file, options.account_file))
+    asyncio.run(serve(options.ready_file, options.account_file, options.answer_seconds, options.limits_file))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from evalfleet.results import Run, RunState
 
 from benchmarks.budgets.costly_triton import DEAREST
 from benchmarks.budgets.trivial_fleet import MOST_MICRO_USD_A_SECOND, MOST_MICRO_USD_A_TOKEN, TrivialFleet
-from benchmarks.chaos.replicas import EvaluationReplica
+from benchmarks.chaos.replicas import EvaluationReplica, shared_counts
 from benchmarks.overhead.workload import SUITE, expected_score
 from services.standalone.postgres_server import PostgresServer
 
-_CONCURRENCIES: Final = (1, 4, 8, 16, 32, 64)
+_CONCURRENCIES: Final = (1, 4, 16, 32, 64, 128)
 _MEAN_COSTS: Final = {"items": 1.0, "tokens": 68.0, "engine_seconds": 0.2, "cost_micro_usd": 580.0}
 _POLL_SECONDS: Final = 0.2
 _DEAREST_TOKENS: Final = DEAREST.prompt_tokens + DEAREST.answer_tokens
@@ -40,12 +40,16 @@ class BudgetedRun:
     Attributes:
         concurrency: items in flight at once.
         taken_count: how often a replica took it up, the first time included.
+        loss_count: how often the ledger was told to refuse whoever worked on it, or on a part of it, before.
+        shared_count: items that helpers have asked, as the last owner knows.
         served: what the inference server says that it has answered: items, tokens, engine seconds.
     """
 
     run: Run
     concurrency: int
     taken_count: int
+    loss_count: int
+    shared_count: int
     served: Mapping[str, float]
 
     @property
@@ -65,14 +69,14 @@ class BudgetedRun:
         return over / (self.concurrency * DEAREST_ITEM[name])
 
     def served_overshoot(self, name: str) -> float | None:
-        """The same by the inference server's account, over what is in flight at each replica that had the run.
+        """The same by the inference server's account, over what was in flight whenever a replica lost its part.
 
         What is in flight at a replica that dies is lost to the run's account. None: the server knows no prices.
         """
         if name not in self.served:
             return None
         over = max(0.0, self.served[name] - self.limits[name])
-        return over / (self.taken_count * self.concurrency * DEAREST_ITEM[name])
+        return over / (self.loss_count * self.concurrency * DEAREST_ITEM[name])
 
     @property
     def problem(self) -> str:
@@ -185,14 +189,16 @@ def run_trial(
     replicas[0].wait_until_serving()
     with Fleet.connect({**fleet.endpoints, "evaluation": replicas[0].target}) as client:
         final = [client.runs.get(run.name) for _, run, _ in started]
-    rows = server.query(url, "SELECT run_id, lease_epoch FROM evaluation.runs")
-    epochs = {f"runs/{row['run_id']}": int(row["lease_epoch"]) for row in rows}
+    rows = server.query(url, "SELECT run_id, lease_epoch, fence FROM evaluation.runs")
+    counts = {f"runs/{row['run_id']}": (int(row["lease_epoch"]), int(row["fence"])) for row in rows}
+    shared = shared_counts(replicas)
     account = fleet.close()
     return [
         BudgetedRun(
             run,
             concurrency,
-            epochs[run.name],
+            *counts[run.name],
+            shared.get(run.name, 0),
             dict(zip(("items", "tokens", "engine_seconds"), account.get(name, (0.0, 0.0, 0.0)), strict=True)),
         )
         for (name, _, concurrency), run in zip(started, final, strict=True)

@@ -31,17 +31,21 @@ class TrivialFleet(AbstractContextManager["TrivialFleet"]):
         folder: of its files.
         url: of an empty PostgreSQL database, for the ledger and the list of runs.
         item_count: items of the task.
+        answer_seconds: how long the inference server takes for an answer; those of a stream come one after another.
 
     Attributes:
         endpoints: ``host:port`` by the service's name.
         suites: folder with the suite.
     """
 
-    def __init__(self, folder: Path, url: str, item_count: int) -> None:
+    def __init__(self, folder: Path, url: str, item_count: int, *, answer_seconds: float = 0.0) -> None:
         self.endpoints: dict[str, str] = {}
         self._folder = folder
         self._url = url
+        self._answer_seconds = answer_seconds
         self._account_file = folder / "account.json"
+        self._limits_file = folder / "limits.json"
+        self._limits: dict[str, int] = {}
         self._checkpoints = folder / "checkpoints"
         self._data = folder / "data"
         self._data.mkdir(parents=True)
@@ -55,8 +59,15 @@ class TrivialFleet(AbstractContextManager["TrivialFleet"]):
 
     def __enter__(self) -> "TrivialFleet":
         try:
-            fake = ("-m", "benchmarks.budgets.costly_triton", f"--account-file={self._account_file}")
-            triton = self._start("costly_triton", (*fake, f"--ready-file={self._folder / 'costly_triton.ready'}"))
+            fake = (
+                "-m",
+                "benchmarks.budgets.costly_triton",
+                f"--account-file={self._account_file}",
+                f"--ready-file={self._folder / 'costly_triton.ready'}",
+                f"--answer-seconds={self._answer_seconds}",
+                f"--limits-file={self._limits_file}",
+            )
+            triton = self._start("costly_triton", fake)
             settings = {
                 "EVALFLEET_TRITON_TARGET": triton,
                 "EVALFLEET_CHECKPOINT_ROOTS": str(self._checkpoints),
@@ -101,6 +112,15 @@ class TrivialFleet(AbstractContextManager["TrivialFleet"]):
         folder = write_checkpoint(self._checkpoints / name)
         (folder / "tokenizer.json").write_text(json.dumps({"of": name}), encoding="utf-8")
         return folder
+
+    def limit(self, name: str, answer_count: int | None) -> None:
+        """Let the answers of a checkpoint wait after so many; None: none waits."""
+        self._limits.pop(name, None)
+        if answer_count is not None:
+            self._limits[name] = answer_count
+        new = self._limits_file.with_suffix(".new")
+        new.write_text(json.dumps(self._limits), encoding="utf-8")
+        new.replace(self._limits_file)
 
     def close(self) -> Mapping[str, tuple[float, float, float]]:
         """End everything; return what each checkpoint has answered: answers, tokens, engine seconds."""

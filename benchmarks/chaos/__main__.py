@@ -3,7 +3,8 @@
 Three evaluation services share a list of runs in PostgreSQL, beside a whole fleet with the real Triton and the demo's
 tiny policy. At moments spread over the run's items, processes are killed (SIGKILL): any of the evaluation services and
 of the others, Triton, and PostgreSQL's first process. Whatever dies is started again, by the fleet's supervisor or as
-an orchestrator would. Afterwards every draw must have one outcome, the same as in the run that was left alone.
+an orchestrator would. Afterwards every draw must have one outcome, the same as in the run that was left alone. The
+evaluation services share the run: in shards, or with --drawn in blocks of drawn items.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from evalfleet.fleet import Fleet
+from evalfleet.goals import Budget
 from evalfleet.results import Run, RunState
 
 from benchmarks.chaos.disturbance import (
@@ -28,7 +30,7 @@ from benchmarks.chaos.disturbance import (
     World,
 )
 from benchmarks.chaos.outcomes import Comparison, compare
-from benchmarks.chaos.replicas import EvaluationReplica
+from benchmarks.chaos.replicas import EvaluationReplica, shared_counts
 from benchmarks.chaos.suite import SUITE, write_suite
 from benchmarks.generation.checkpoint import trained_tiny_policy
 from benchmarks.peers import ROOT
@@ -81,7 +83,13 @@ def measure(
 
         def start(path: Path) -> Run:
             model = client.models.add(path).name
-            return client.runs.start(model=model, suite=SUITE, concurrency=options.concurrency)
+            if not options.drawn:
+                return client.runs.start(model=model, suite=SUITE, concurrency=options.concurrency)
+            # All items fit in. Without history the order depends on the seed alone, so that both runs draw the same.
+            budget = Budget(items=options.items)
+            return client.runs.start(
+                model=model, suite=SUITE, concurrency=options.concurrency, budget=budget, use_history=False
+            )
 
         *_, calm = client.runs.watch(start(calm_checkpoint).name)
         print(f"undisturbed: {calm.run.seconds:.0f} s", flush=True)
@@ -110,6 +118,7 @@ def main() -> int:
     parser.add_argument("--triton-kills", type=int, default=2)
     parser.add_argument("--postgres-kills", type=int, default=2)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--drawn", action="store_true", help="under a budget, so that items are drawn, not run in full")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which processes are killed")
     parser.add_argument("--timeout", type=float, default=3600.0, help="longest time of the disturbed run, in seconds")
     options = parser.parse_args()
@@ -120,6 +129,8 @@ def main() -> int:
         copies = copy_of(checkpoint, checkpoints / "calm"), copy_of(checkpoint, checkpoints / "disturbed")
         with fleet_of_replicas(Path(folder), checkpoints, options.items) as world:
             calm, run, damage, found = measure(world, copies, options)
+            shared = shared_counts(world.replicas)
+    asked_by_helpers = shared.get(run.name, 0) + shared.get(calm.name, 0)
     takeovers = damage.takeover_seconds
     figures: dict[str, float] = {
         "items": options.items,
@@ -133,6 +144,7 @@ def main() -> int:
         "failed_items": found.failed_count,
         "draws_that_differ_from_undisturbed": found.differing_count,
         "largest_estimate_difference": found.largest_estimate_difference,
+        **({"items_asked_by_helpers": asked_by_helpers} if options.drawn else {}),
         "undisturbed_seconds": calm.seconds or 0.0,
         "disturbed_seconds": run.seconds or 0.0,
     }

@@ -46,6 +46,12 @@ def compare(target: str, disturbed: str, calm: str, item_count: int) -> Comparis
     )
 
 
+def rows_of(target: str, run: str) -> list[aggregation_pb2.Result]:
+    """Every result of a run in the ledger at ``target``."""
+    with grpc.insecure_channel(target) as channel:
+        return _rows(aggregation_pb2_grpc.AggregationServiceStub(channel), run)
+
+
 def _content(row: aggregation_pb2.Result) -> tuple[str, str, str]:
     return row.item, row.output, str(row.scored)
 

@@ -1,12 +1,14 @@
 """Evaluation services beside the other services of a fleet, on one list of runs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -145,3 +147,14 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
                 continue
             if not self._is_stopping.wait(_RESTART_SECONDS):
                 self._process = self._launch()
+
+
+def shared_counts(replicas: Sequence[EvaluationReplica]) -> Mapping[str, int]:
+    """Return how many items of each run helpers have asked, as its owners have logged it."""
+    counts: Counter[str] = Counter()
+    for line in "\n".join(each.log for each in replicas).splitlines():
+        if "run_shared" in line:
+            found = re.search(r"\bitems\W+(\d+)", line), re.search(r"\brun\W+(runs/[a-z0-9-]+)", line)
+            if found[0] is not None and found[1] is not None:
+                counts[found[1][1]] += int(found[0][1])
+    return counts

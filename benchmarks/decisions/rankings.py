@@ -13,6 +13,8 @@ Values = NDArray[np.float64]
 
 BLOCK: Final = 16
 """Draws between two looks, as the service looks."""
+TOLERANCE: Final = 0.01
+"""How much worse than others the named may be, in the second of two rankings."""
 _CRITICAL: Final = 1.645
 _FIRST_LOOK: Final = 32
 
@@ -24,12 +26,16 @@ class Rankings:
     Attributes:
         shares: items asked of all models, over those of full runs.
         wrong: whether a model that belongs to the best was out.
+        tolerant_shares: the same shares where the named may be worse than others by ``TOLERANCE``.
+        tolerant_wrong: whether a model was named then that is worse than the k-th best by more than that.
         peeking_shares: the same shares of a z-test of each pair, repeated after every 16 items.
         peeking_wrong: and its errors.
     """
 
     shares: list[float] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
+    tolerant_shares: list[float] = field(default_factory=list)
+    tolerant_wrong: list[bool] = field(default_factory=list)
     peeking_shares: list[float] = field(default_factory=list)
     peeking_wrong: list[bool] = field(default_factory=list)
 
@@ -56,23 +62,30 @@ def replay_rankings(matrix: Matrix, *, models: int, keep: int, orders: int, seed
         chosen = chance.choice(len(matrix.scores), count, replace=False)
         scores = matrix.scores[chosen][:, chance.permutation(size)]
         race = _raced(scores, keep, alpha)
-        asked = [race.count if each is None else each for each in race.dropped_after]
-        found.shares.append(sum(asked) / (count * size))
+        found.shares.append(_asked(race) / (count * size))
         found.wrong.append(is_wrong(scores, race.active, keep))
+        race = _raced(scores, keep, alpha, TOLERANCE)
+        found.tolerant_shares.append(_asked(race) / (count * size))
+        found.tolerant_wrong.append(is_wrong(scores, race.named, keep, TOLERANCE))
         active, peeked = _peeked(scores, keep)
         found.peeking_shares.append(peeked / (count * size))
         found.peeking_wrong.append(is_wrong(scores, active, keep))
     return found
 
 
-def is_wrong(scores: Values, is_in: NDArray[np.bool_], keep: int) -> bool:
-    """Whether a model is out that is better than the k-th best of all that are in."""
+def is_wrong(scores: Values, is_in: NDArray[np.bool_], keep: int, tolerance: float = 0.0) -> bool:
+    """Whether a model is out that is better than the k-th best of all that are in, by more than a tolerance."""
     means = scores.mean(axis=1)
-    return bool((means[~is_in] > np.sort(means[is_in])[::-1][keep - 1] + 1e-12).any())
+    return bool((means[~is_in] > np.sort(means[is_in])[::-1][keep - 1] + tolerance + 1e-12).any())
 
 
-def _raced(scores: Values, keep: int, alpha: float) -> SuccessiveElimination:
-    race = SuccessiveElimination(scores.shape[1], len(scores), keep=keep, alpha=alpha)
+def _asked(race: SuccessiveElimination) -> int:
+    """Items that all models of a race were asked."""
+    return sum(race.count if each is None else each for each in race.dropped_after)
+
+
+def _raced(scores: Values, keep: int, alpha: float, tolerance: float = 0.0) -> SuccessiveElimination:
+    race = SuccessiveElimination(scores.shape[1], len(scores), keep=keep, alpha=alpha, tolerance=tolerance)
     while not race.is_done:
         race.observe(scores[:, race.count : race.count + BLOCK])
     return race

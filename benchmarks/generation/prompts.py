@@ -13,7 +13,7 @@ from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.items import Item, MultipleChoice, PlainPrompt
 from services.evaluation.loading import LoadedTask, load_task, present_tasks
-from services.evaluation.specification import SuiteEntry
+from services.evaluation.suite_specification import SuiteEntry
 from services.evaluation.tasks import with_changes
 
 MMLU_SUBJECTS = 4

@@ -124,8 +124,32 @@ async def under_load(name: str, ours: OurSafety, asked: Sequence[str], rounds: i
             f"{name}_{kind}loaded_p50_seconds": float(np.percentile(latencies, 50)),
             f"{name}_{kind}loaded_p99_seconds": float(np.percentile(latencies, 99)),
             f"{name}_{kind}p99_slowdown": float(np.percentile(np.array(latencies) / np.array(alone), 99)),
+            f"{name}_{kind}queue_p99_seconds": float(np.percentile(queued(alone, rate / _LOAD, rate, seed=7), 99)),
         }
     return figures
+
+
+def queued(alone: Sequence[float], capacity: float, rate: float, seed: int) -> list[float]:
+    """Return the latencies of a queue that loses nothing: first come, first served, at the measured capacity.
+
+    Texts take times in proportion to those they take alone, so many of them a second as the service answers when it is
+    never idle; calls come at the same random times as the service's did. What they wait there is what the load itself
+    costs, whoever serves them.
+
+    Args:
+        alone: seconds of each call by itself, in the order of arrival.
+        capacity: calls a second of a server that is never idle.
+        rate: calls a second that arrive.
+        seed: of the arrivals.
+    """
+    chance, scale = random.Random(seed), len(alone) / capacity / sum(alone)
+    now = free = 0.0
+    latencies = []
+    for seconds in alone:
+        now += chance.expovariate(rate)
+        free = max(free, now) + seconds * scale
+        latencies.append(free - now)
+    return latencies
 
 
 def alike(texts: Sequence[str]) -> list[str]:
@@ -191,6 +215,9 @@ def compared(figures: Mapping[str, float], chosen: str) -> dict[str, float]:
     def spread(kind: str) -> float:
         return figures[f"{chosen}_{kind}unloaded_p99_seconds"] / figures[f"{chosen}_{kind}unloaded_p50_seconds"]
 
+    def queue(kind: str) -> float:
+        return figures[f"{chosen}_{kind}queue_p99_seconds"] / figures[f"{chosen}_{kind}unloaded_p50_seconds"]
+
     def loss(than: str, of: str = chosen) -> float:
         return max(figures[f"{than}_{one}_auprc"] - figures[f"{of}_{one}_auprc"] for one in SETS)
 
@@ -204,6 +231,8 @@ def compared(figures: Mapping[str, float], chosen: str) -> dict[str, float]:
         "p99_over_unloaded_p50_alike": slower("alike_"),
         "unloaded_p99_over_p50": spread(""),
         "unloaded_p99_over_p50_alike": spread("alike_"),
+        "queue_p99_over_unloaded_p50": queue(""),
+        "queue_p99_over_unloaded_p50_alike": queue("alike_"),
         "p99_slowdown": figures[f"{chosen}_p99_slowdown"],
         "p99_slowdown_alike": figures[f"{chosen}_alike_p99_slowdown"],
         "items_per_second": figures[f"{chosen}_items_per_second"],
@@ -251,6 +280,8 @@ def main() -> None:
             f"alike: with texts of {_ALIKE[0]} to {_ALIKE[1]} of the median length alone",
             "unloaded_p99_over_p50: no load at all, the floor of p99_over_unloaded_p50, since texts differ in length; "
             "p99_slowdown: of each call's latency over that of the same text alone",
+            "queue_p99_over_unloaded_p50: of a queue that serves first come, first served, loses nothing, and has the "
+            "measured capacity: what calls at random times wait at this load, whoever serves them",
             "auprc_loss: against the pipeline, which reads the first 256 tokens where the service reads all; "
             "auprc_loss_of_windows: the service's float32 against the pipeline; auprc_loss_of_variant: against the "
             "service's own float32; each the largest of any set, so that they need not add up",

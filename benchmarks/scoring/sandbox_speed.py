@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-from services.scoring.sandbox.bubblewrap import BubblewrapSandbox
-from services.scoring.sandbox.contract import Ending, Program, SandboxLimits
+from services.sandbox.bubblewrap import BubblewrapSandbox
+from services.sandbox.contract import Ending, Program, SandboxLimits
 
 _AT_ONCE = 2
 _ROUNDS = 3
