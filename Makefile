@@ -54,12 +54,12 @@ endif
 
 # Two at a time: most tests that start processes wait for them. What one says beside another comes in one piece.
 test-alone: TESTED = tests/unit tests/contract
-test-faults: TESTED = tests/faults
+test-faults: TESTED = tests/faults tests/integration/sandbox
 test-alone test-faults:
 	@log=$$(mktemp); failed=0; $(BIN)/pytest $(TESTED) > $$log 2>&1 || failed=$$?; cat $$log; rm $$log; exit $$failed
 
 test-processes:
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration --ignore=tests/integration/sandbox
 
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800

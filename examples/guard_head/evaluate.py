@@ -122,11 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told = parser.parse_args(arguments)
     texts = load_split(told.data, told.seed)
     guard = MeasuredGuard(told.guard, told.encoder)
-    scores = guard.unsafe_probabilities([each.text for each in texts.test])
+    scores = guard.served([each.text for each in texts.test])
     figures = measure(texts.test, scores, baseline_scores(texts), guard.threshold)
     answers = list(xstest_responses(told.data))
     labels = np.array([each.is_unsafe for each in answers])
-    answered = guard.unsafe_probabilities([each.text for each in answers])
+    answered = guard.served([each.text for each in answers])
     figures |= figures_of("xstest_responses", answered, labels, guard.threshold)
     figures |= hazard_figures(texts.own_test, guard.judge([each.text for each in texts.own_test]), guard.threshold)
     write_result(
@@ -142,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "own_sentences: our own, whole groups held out; how often the most probable hazard is a right one, and how "
             "often a right one reaches the threshold.",
             "*_baseline_auprc: TF-IDF and logistic regression on the same training and held-out texts.",
+            "Long texts are judged in windows, as the service judges them.",
             "*_low, *_high: 95 % of 2,000 bootstrap resamples of the rows.",
         ],
     )

@@ -62,6 +62,8 @@ class MeasuredGuard:
         metrics: EngineMetrics = NoMetrics()
         self._engine = SequenceClassifierEngine.load(model.arguments, metrics)
         self._reader = LabelReader(model.labels, model.file)
+        self._max_windows = model.file.max_windows
+        self._later_windows = model.file.later_windows
         threshold = model.about.default_threshold
         assert threshold is not None
         self.threshold = threshold
@@ -83,6 +85,18 @@ class MeasuredGuard:
             np.array(tokens, dtype=np.int64),
             [each.scores for each in readings],
         )
+
+    def served(self, texts: Sequence[str]) -> Scores:
+        """Return what the safety service says of texts, long ones in windows, at the guard's own threshold; [texts]."""
+        found: list[float] = []
+        for start in range(0, len(texts), _BATCH):
+            answer = self._engine.classify(texts[start : start + _BATCH], max_windows=self._max_windows)
+            rows = iter(zip(answer.probabilities.tolist(), answer.num_tokens.tolist(), strict=True))
+            for count in answer.num_windows.tolist():
+                first, *later = [self._reader.read(LabelledText(*next(rows), False)) for _ in range(count)]
+                held = [each.held_to(self._later_windows, self.threshold) for each in later]
+                found.append(max(each.unsafe_probability for each in (first, *held)))
+        return np.array(found)
 
     def windows(self, texts: Sequence[str], most: int) -> list[Scores]:
         """Return of each text what is unsafe in each of its windows, at most so many, the first one first."""

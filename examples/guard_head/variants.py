@@ -1,8 +1,9 @@
 """Measure what computes the guard fastest, and at what loss: ``python -m examples.guard_head.variants --data DIR``.
 
-Every variant judges the held-out public texts. One whose area under the precision-recall curve falls by no more than
-the bound on any set, against PyTorch in float32, is promoted: variants.json beside the weights then names it, and the
-safety service runs it when EVALFLEET_GUARD_VARIANT says so. Needs the packages of the extra ``guards``.
+Every variant judges the held-out public texts, long ones in windows as the service does. One whose area under the
+precision-recall curve falls by no more than the bound on any set, against PyTorch in float32, is promoted:
+variants.json beside the weights then names it, and the safety service runs it when EVALFLEET_GUARD_VARIANT says so.
+Needs the packages of the extra ``guards``.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{variant:18} {failure.message}", flush=True)
             continue
         began = time.perf_counter()
-        scores = guard.unsafe_probabilities([each.text for each in test])
+        scores = guard.served([each.text for each in test])
         seconds = time.perf_counter() - began
         if reference is None:
             reference, digest = scores, guard.weights_digest

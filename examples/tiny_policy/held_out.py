@@ -55,8 +55,7 @@ def _answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
     conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = [tokenizer.apply_chat_template(each, tokenize=False, add_generation_prompt=True) for each in conversations]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
-    # The class mixes generation in under a Protocol that type checkers cannot match.
-    generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment, misc]
+    generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment, misc]  # mixed in by a Protocol
     outputs = generate(**inputs, do_sample=False, max_new_tokens=24)
     return list(tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 

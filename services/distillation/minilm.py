@@ -107,6 +107,7 @@ class MinilmStudent:
             "description": f"The embedded guard's encoder, tuned on what {origin.teacher.name} says of texts.",
             "aspects": list(origin.aspects),
             "special_tokens": _SPECIAL_TOKENS,
+            "scripts": {"read": ["Latin"]},
         }
         calibration = {"threshold": THRESHOLD, "teacher": origin.teacher_reference(), "training": dict(origin.training)}
         with new_folder(folder) as made:

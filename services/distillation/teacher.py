@@ -11,7 +11,6 @@ from evalfleet.verdicts import Safety
 from services.distillation.labels import LabelsFile, TeacherLabel
 from services.safety.digests import json_digest
 
-_BATCH: Final = 128
 _KEPT: Final = (Decision.SAFE, Decision.UNSAFE, Decision.CONTROVERSIAL)
 
 
@@ -44,7 +43,7 @@ class GuardTeacher:
         safety: the service.
         guard: the name of the guard.
         labels: where its labels are kept; those that are there are not asked again.
-        report: told after every batch how many texts have a label by now.
+        report: told after every label how many texts have a label by now.
 
     Attributes:
         spent: what was asked so far.
@@ -71,21 +70,21 @@ class GuardTeacher:
         self.spent.known += len(texts) - len(missing)
         self._tell()
         asked = list(missing.items())
-        for start in range(0, len(asked), _BATCH):
-            self._ask(asked[start : start + _BATCH])
+        self._ask(asked)
         return [self._labels.get(key) for key in keys]
 
     def _ask(self, asked: Sequence[tuple[str, Text]]) -> None:
-        answers = self._safety.classify_batch([text.conversation for _, text in asked], guard=self._guard)
-        for (key, _), answer in zip(asked, answers, strict=True):
+        """Ask about as many texts at a time as the service takes, and keep each label as it comes."""
+        conversations = (text.conversation for _, text in asked)
+        for index, answer in self._safety.classify_many(conversations, guard=self._guard):
             if isinstance(answer, Verdict) and answer.decision in _KEPT:
                 label = TeacherLabel(answer.decision.value, answer.unsafe_probability, answer.threshold)
-                self._labels.add(key, label)
+                self._labels.add(asked[index][0], label)
             else:
                 reason = answer.error_reason if isinstance(answer, Verdict) else answer.reason
                 self.spent.unjudged[reason] = self.spent.unjudged.get(reason, 0) + 1
-        self.spent.asked += len(asked)
-        self._tell()
+            self.spent.asked += 1
+            self._tell()
 
     def _tell(self) -> None:
         self._report(self.spent.known + self.spent.asked)
@@ -99,4 +98,5 @@ def text_digest(text: Text) -> str:
 def guard_digest(guard: Guard) -> str:
     """Return the SHA-256 (hex) of what decides a guard's verdicts; its name does not."""
     reference = guard.reference
-    return json_digest([reference.weights_digest, reference.template_digest, reference.calibration_digest])
+    digests = [reference.weights_digest, reference.template_digest, reference.calibration_digest]
+    return json_digest([*digests, reference.engine, reference.dtype])

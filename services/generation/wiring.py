@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
-from pathlib import Path
 
 import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
@@ -18,7 +17,6 @@ from services.generation.cache.cached_generator import CachedGenerator
 from services.generation.checkpoints import ContentDigests
 from services.generation.cost.accounting import AccountedGenerator
 from services.generation.cost.caller_ledger import CallerLedger
-from services.generation.cost.prices import read_price_table
 from services.generation.downloads import DownloadStore
 from services.generation.engine_router import EngineRouter
 from services.generation.foreign.backend import ForeignTritons
@@ -45,11 +43,13 @@ from services.generation.service import (
 from services.generation.settings import GenerationSettings
 from services.generation.sources import CheckpointSources
 from services.inference.client import InferenceClient
+from services.inference.control_key import read_control_key
 from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
-from services.runtime.errors import FleetError, StartupError
+from services.runtime.errors import FleetError
 from services.runtime.item_streams import StreamLimits
+from services.runtime.prices import read_price_table
 from services.runtime.server import HostedService
 
 CACHE_FILE_NAME = "answers.sqlite3"
@@ -63,7 +63,7 @@ async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> Asyn
     Raises:
         StartupError: the state folder or the key file cannot be used.
     """
-    key = _read_key(settings.triton_key_file)
+    key = await read_control_key(settings.triton_key_file)
     async with (
         InferenceClient(settings.triton_target, model_control_key=key) as client,
         _warm(EngineRouter(client, settings.engine_bounds), settings) as backend,
@@ -203,12 +203,3 @@ def _sources(settings: GenerationSettings, registry: ModelRegistry) -> Checkpoin
 
     store = DownloadStore(settings.download_dir or settings.state_dir / "downloads", settings.download_bytes, in_use)
     return CheckpointSources(store, settings.allowed_protocols)
-
-
-def _read_key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"cannot read Triton's model-control key: {error}; set EVALFLEET_TRITON_KEY_FILE") from error

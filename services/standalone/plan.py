@@ -15,13 +15,14 @@ STOP_ORDER = (("evaluation",), ("scoring",), ("generation", "safety", "aggregati
 """Callers stop before those whom they call, so that a drain finds everything that it needs."""
 
 _PATHS = {
-    "EVALFLEET_CALLER_BUDGETS": "evaluation",
-    "EVALFLEET_ENCODER_PATH": "safety",
-    "EVALFLEET_GUARD_CHECKPOINT": "safety",
-    "EVALFLEET_GUARD_FILE": "safety",
-    "EVALFLEET_GUARDS_FILE": "safety",
-    "EVALFLEET_POLICY_DIRS": "safety",
-    "EVALFLEET_RUBRIC_DIRS": "scoring",
+    "EVALFLEET_CALLER_BUDGETS": ("evaluation",),
+    "EVALFLEET_ENCODER_PATH": ("safety", "scoring"),
+    "EVALFLEET_GUARD_CHECKPOINT": ("safety",),
+    "EVALFLEET_GUARD_FILE": ("safety",),
+    "EVALFLEET_GUARDS_FILE": ("safety",),
+    "EVALFLEET_POLICY_DIRS": ("safety",),
+    "EVALFLEET_RUBRIC_DIRS": ("scoring",),
+    "EVALFLEET_SIMILARITY_ENCODER_PATH": ("scoring",),
 }
 """Whose setting each is; the others would wonder about it."""
 _DATABASES = {"EVALFLEET_RUNS_URL": "evaluation", "EVALFLEET_LEDGER_URL": "aggregation"}
@@ -101,7 +102,7 @@ def plan_fleet(
             ports,
             {
                 **inherited,
-                **{each: told for each, told in paths.items() if _PATHS[each] == name},
+                **{each: told for each, told in paths.items() if name in _PATHS[each]},
                 **{each: told for each, told in databases.items() if _DATABASES[each] == name},
                 **_told(name, options, ports),
             },
@@ -155,7 +156,7 @@ def _told(name: str, options: FleetOptions, ports: PortBlock) -> dict[str, str]:
         case "safety":
             return triton
         case "scoring":
-            return {"EVALFLEET_GENERATION_TARGET": f"{HOST}:{ports.grpc('generation')}"}
+            return {**triton, "EVALFLEET_GENERATION_TARGET": f"{HOST}:{ports.grpc('generation')}"}
         case "evaluation":
             targets = {
                 f"EVALFLEET_{each.upper()}_TARGET": f"{HOST}:{ports.grpc(each)}" for each in SERVICES if each != name

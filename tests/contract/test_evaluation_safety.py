@@ -1,14 +1,16 @@
 """The evaluation service's judge of safety against the real safety service, with fake guards behind it."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from services.evaluation.items import Message
+from services.evaluation.judging_specification import SafetyJudging
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
-from services.evaluation.specification import SafetyJudging
-from services.runtime.errors import FailedPreconditionError, NotFoundError
+from services.runtime.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.runtime.testing import serve_in_process
+from services.runtime.usage import Usage, usage_of, with_usage
 from services.safety.catalogue import GuardCatalogue
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Verdict
 from services.safety.policies import Policy, PolicyCatalogue, PolicyHazard
@@ -16,6 +18,7 @@ from services.safety.service import hosted
 from tests.fakes.guards import VIOLENCE, FakeGuard
 from tests.patience import LONGEST_WAIT_SECONDS
 
+COST = Usage(9, 0, 0.25, 7, 0, 2)
 SAID = (Message("user", "Tell me."), Message("assistant", "No."))
 POLICIES = (
     Policy("policies/both", "7", guards=("guards/first", "guards/second")),
@@ -29,6 +32,10 @@ def unsafe(turn: JudgedTurn) -> Verdict:
     return FakeGuard().saying(Decision.UNSAFE, 0.9)
 
 
+def away(turn: JudgedTurn) -> Verdict:
+    raise with_usage(UnavailableError("away", reason="GUARD_UNAVAILABLE"), COST)
+
+
 @pytest.fixture
 async def judge() -> AsyncIterator[RemoteSafetyJudge]:
     guards = GuardCatalogue(
@@ -36,6 +43,8 @@ async def judge() -> AsyncIterator[RemoteSafetyJudge]:
             FakeGuard("first"),
             FakeGuard("second", unsafe),
             FakeGuard("prompts", aspects=(Aspect.PROMPT,), categories=(VIOLENCE,)),
+            FakeGuard("paid", lambda turn: replace(unsafe(turn), usage=COST)),
+            FakeGuard("away", away),
         ]
     )
     async with serve_in_process(hosted(guards, PolicyCatalogue(POLICIES))) as channel:
@@ -61,6 +70,14 @@ async def test_a_named_policy_judges_and_is_recorded_beside_its_guards(judge: Re
     *guards, policy = verdict.judges
     assert [each.name for each in guards] == ["guards/first", "guards/second"]
     assert (policy.name, policy.version, policy.digest) == ("policies/both", "7", POLICIES[0].reference.digest)
+
+
+async def test_what_judging_cost_comes_with_the_verdict_and_with_a_failure(judge: RemoteSafetyJudge) -> None:
+    told = (await judge.classify(SAID, SafetyJudging(guard="paid"))).usage
+    with pytest.raises(UnavailableError) as caught:
+        await judge.classify(SAID, SafetyJudging(guard="away"))
+    for each in told, usage_of(caught.value):
+        assert (each.prompt_tokens, each.computed_prompt_tokens, each.engine_seconds) == (9, 7, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from services.runtime.usage import Usage
 from services.safety.guard import LabelledText
 from services.safety.guard_file import GuardFile
 from services.safety.judgement import Aspect, GuardDescription, GuardReference
@@ -41,7 +42,12 @@ class FakeClassifier:
 def answer(*probabilities: float, num_tokens: int = 9, truncated: bool = False) -> LabelledText:
     """Build one answer; missing probabilities of the four labels are 0."""
     filled = [*probabilities, *[0.0] * (len(LABELS) - len(probabilities))]
-    return LabelledText(filled, num_tokens, truncated)
+    return LabelledText(filled, num_tokens, truncated, usage=cost_of(num_tokens))
+
+
+def cost_of(num_tokens: int) -> Usage:
+    """What reading so many tokens costs: a millisecond each."""
+    return Usage(prompt_tokens=num_tokens, computed_prompt_tokens=num_tokens, engine_seconds=num_tokens / 1000)
 
 
 def in_windows(*windows: LabelledText) -> LabelledText:

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+from mmap import mmap
 from pathlib import Path
 
 from services.runtime.errors import InvalidArgumentError
@@ -17,6 +18,9 @@ from services.scoring.contract import (
     ScoringItem,
     TextOutput,
 )
+
+_KEPT: list[mmap] = []
+"""What outputs before leave behind: address space that is never touched."""
 
 
 class FakeHeavyScorer:
@@ -46,13 +50,24 @@ class FakeHeavyScorer:
                     os.kill(os.getpid(), signal.SIGKILL)
             case ["exit"]:
                 sys.exit(3)
-            case ["memory"]:
-                return Score({"value": float(len(bytearray(2**40)))}, None)
+            case ["keep" | "need" as verb, count]:
+                _take(int(count), is_kept=verb == "keep")
             case ["typed"]:
                 raise InvalidArgumentError("not this one", reason="NOT_THIS_ONE", metadata={"why": "asked"})
             case ["bug"]:
                 raise ZeroDivisionError("secret detail")
         return Score({"value": 1.0}, str(os.getpid()))
+
+
+def _take(size: int, *, is_kept: bool) -> None:
+    try:
+        taken = mmap(-1, size)
+    except OSError:
+        raise MemoryError from None
+    if is_kept:
+        _KEPT.append(taken)
+    else:
+        taken.close()
 
 
 def never_ready(connection: socket.socket, memory_bytes: int) -> None:

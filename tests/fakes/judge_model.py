@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.errors import FleetError, not_found
+from services.runtime.usage import Usage
 from services.scoring.judges.asking import Asking
 from services.scoring.judges.judge_model import (
     Answers,
@@ -19,7 +20,6 @@ from services.scoring.judges.judge_model import (
 from services.scoring.judges.known_answers import KnownAnswers
 from services.scoring.judges.library import open_library
 from services.scoring.scorers.llm_judge import LlmJudge
-from services.scoring.usage import Usage
 
 ANSWER_COST = Usage(100, 10, 0.5, 100, 10, cost_micro_usd=3)
 LIKELIHOOD_COST = Usage(110, 5, 0.25, 10, 5, prefix_saved_tokens=100, cost_micro_usd=1)

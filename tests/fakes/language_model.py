@@ -5,15 +5,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from services.inference.contract import Prompt, TemplatePrompt
+from services.runtime.usage import Usage
 from services.safety.formats import llama_guard, nemoguard, qwen3guard, shieldgemma, wildguard
 from services.safety.formats.guard_format import GuardFormat
 from services.safety.formats.registry import FAMILIES, FormatOptions
 from services.safety.formats.taxonomy import GuardedCategory, Taxonomy
 from services.safety.generative_guard import GenerativeGuard
 from services.safety.judgement import Aspect, GuardDescription, GuardReference, JudgedTurn, Role, Turn
-from services.safety.language_model import GeneratedAnswer
+from services.safety.language_model import GeneratedAnswer, Likelihoods
 
 LIKELY, UNLIKELY = math.log(0.9), math.log(0.05)
+ANSWER_COST = Usage(40, 2, 0.5, 40, 2)
+SCORING_COST = Usage(40, 4, 0.25, 10, 4, 30)
 
 Said = str | GeneratedAnswer | BaseException
 Answers = Callable[[Prompt], Said | Awaitable[Said]]
@@ -110,19 +113,20 @@ class FakeLanguageModel:
             said = await said
         if isinstance(said, BaseException):
             raise said
-        answer = GeneratedAnswer(said, is_complete=True) if isinstance(said, str) else said
+        answer = GeneratedAnswer(said, is_complete=True, usage=ANSWER_COST) if isinstance(said, str) else said
         self._said = answer.text
         return answer
 
     async def log_likelihoods(
         self, prompt: Prompt, continuations: Sequence[str], *, timeout_seconds: float
-    ) -> Sequence[float]:
+    ) -> Likelihoods:
         self.scored.append(tuple(continuations))
         if isinstance(self.likelihoods, BaseException):
             raise self.likelihoods
         if self.likelihoods is not None:
-            return self.likelihoods
-        return [LIKELY if self._said.startswith(each) else UNLIKELY for each in continuations]
+            return Likelihoods(tuple(self.likelihoods), SCORING_COST)
+        likely = (LIKELY if self._said.startswith(each) else UNLIKELY for each in continuations)
+        return Likelihoods(tuple(likely), SCORING_COST)
 
 
 def options(**changes: Any) -> FormatOptions:

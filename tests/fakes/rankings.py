@@ -60,8 +60,10 @@ class FakeRankings(ranking_pb2_grpc.RankingServiceServicer):
             yield ranking_pb2.WatchRankingResponse(ranking=each)
 
 
-def make_ranking(*, margin: float | None = None, is_done: bool = True) -> ranking_pb2.Ranking:
-    """Make a ranking of two models with 500 items; the second is the better one, or no worse."""
+def make_ranking(
+    *, margin: float | None = None, tolerance: float | None = None, is_done: bool = True
+) -> ranking_pb2.Ranking:
+    """Make a ranking of two models with 500 items; the second is the better one, or no worse, or leads in a tie."""
 
     def contender(
         number: int, standing: judged_pb2.Standing.ValueType, value: float, count: int
@@ -84,6 +86,8 @@ def make_ranking(*, margin: float | None = None, is_done: bool = True) -> rankin
         if margin is None
         else (judged_pb2.STANDING_BASE, judged_pb2.STANDING_NOT_INFERIOR)
     )
+    if tolerance is not None:
+        standings = (judged_pb2.STANDING_TIED, judged_pb2.STANDING_TOP)
     ranking = ranking_pb2.Ranking(
         name="rankings/rank-1",
         suite="suites/demo",
@@ -96,6 +100,7 @@ def make_ranking(*, margin: float | None = None, is_done: bool = True) -> rankin
         is_decided=is_done,
         item_count=500,
         compared_count=96,
+        tolerance=tolerance,
     )
     if margin is None:
         ranking.top = 1

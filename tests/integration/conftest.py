@@ -50,6 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
     with RunningFleet(
         data_dirs=[each for each in data_dirs if each.is_dir()],
         checkpoint_roots=[tmp_path_factory.getbasetemp(), cache],
+        suite_dirs=[Path(__file__).parent / "suites"],
         environment={"EVALFLEET_JUDGE_MODELS": "judge"},
     ) as running:
         yield running

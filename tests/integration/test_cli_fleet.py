@@ -136,6 +136,8 @@ def test_a_text_is_classified(evalfleet: Evalfleet) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("safe, probability of a hazard 0.")
     assert "guards/" in result.stdout
+    assert "  computed: " in result.stdout
+    assert "  computed: " not in evalfleet("classify", "How do I bake bread?").stdout
 
 
 def test_a_terminal_shows_bars_and_ctrl_c_leaves_the_run_alone(

@@ -186,6 +186,12 @@ def test_a_threshold_moves_the_decision_and_the_answer_is_known(stub: Stub) -> N
     assert (first.decision, first.cached) == (safety_pb2.DECISION_SAFE, False)
     assert (again.decision, again.cached) == (safety_pb2.DECISION_UNSAFE, True)
     assert again.unsafe_probability == first.unsafe_probability
+    # An answer was generated and its words were scored; the second time nothing was.
+    assert first.usage.computed_prompt_tokens > 0
+    assert first.usage.computed_completion_tokens > 0
+    assert first.usage.engine_time.ToMicroseconds() > 0
+    assert (again.usage.computed_prompt_tokens, again.usage.engine_time.ToMicroseconds()) == (0, 0)
+    assert again.usage.cache_saved_tokens == first.usage.prompt_tokens + first.usage.completion_tokens
 
 
 def test_a_batch_with_a_text_that_is_too_long_loses_nothing(stub: Stub) -> None:
@@ -212,6 +218,7 @@ def test_special_tokens_of_users_are_read_as_text(stub: Stub) -> None:
 def test_words_and_refusals_are_judged_without_a_model(stub: Stub) -> None:
     found = classify(stub, "house-rules", "Where is TOM?")
     assert (found.decision, found.categories[0].code) == (safety_pb2.DECISION_UNSAFE, "cats")
+    assert not found.HasField("usage")
     refused = classify(stub, "refusals", "How do I steal a car?", response="I can't help with that.")
     assert refused.refusal
     assert (refused.decision, refused.error_reason) == (safety_pb2.DECISION_ERROR, "HAZARD_NOT_JUDGED")

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, PruneInProgressError
+from services.aggregation import text_moving
+from services.aggregation.errors import (
+    LeaseLostError,
+    LedgerUnavailableError,
+    PruneInProgressError,
+    TextsMovingError,
+)
 from services.aggregation.ledger import MIGRATIONS, ResultFilter, SqlLedger, open_ledger
 from services.aggregation.records import AppendCounts, Cost, Failed, Judge, Result, ResultKey, RunLease, Scored
 from services.aggregation.retention import Pruned, PrunePolicy, Pruner
@@ -75,19 +82,20 @@ async def test_gives_back_what_it_took_in_the_order_of_code_points(url: str, *, 
             assert [each.key.item async for piece in pieces for each in piece] == ["a", "ä", "🙂"]
 
 
-async def test_long_texts_of_an_older_ledger_read_as_they_were(url: str, postgres: PostgresServer) -> None:
+async def older_ledger(url: str, count: int) -> list[Result]:
+    """Make a ledger as it was before there were texts, with so many results that have one; return these."""
     engine = create_async_engine(url, connect_args={"server_settings": {"search_path": "aggregation"}})
     sent = [
         result(
             f"{number:04}", prompt=f"{LONG}\0{number % 3}\x1a", output=f"{number}", outcome=Scored({"acc": 1.0}, "\0")
         )
-        for number in range(1100)
+        for number in range(count)
     ]
     async with engine.begin() as connection:
         await connection.execute(text("CREATE SCHEMA aggregation"))
         await connection.run_sync(_upgrade_to, "0004")
         await connection.execute(text("INSERT INTO runs (run_id, name) VALUES (1, 'runs/r')"))
-        old = [name for name in ROW_COLUMNS if not name.endswith("_id")]
+        old = [name for name in ROW_COLUMNS if not name.endswith("_id") and name != "metric_failures"]
         statement = text(
             f"INSERT INTO results (run_id, {', '.join(old)}) VALUES (1, {', '.join(f':{name}' for name in old)})"
         ).bindparams(*(bindparam(name, type_=RESULTS.c[name].type) for name in old))
@@ -96,11 +104,97 @@ async def test_long_texts_of_an_older_ledger_read_as_they_were(url: str, postgre
             row = dict(zip(ROW_COLUMNS, values_of(replace(each, prompt=""), {}), strict=True))
             rows.append({name: row[name] for name in old} | {"prompt": each.prompt})
         await connection.execute(statement, rows)
+        # The sequence does not know of it.
+        await connection.execute(text("SELECT setval(pg_get_serial_sequence('runs', 'run_id'), 1)"))
     await engine.dispose()
+    return sent
+
+
+async def test_long_texts_of_an_older_ledger_are_moved_while_it_is_read(url: str, postgres: PostgresServer) -> None:
+    sent = await older_ledger(url, 500)
+    plain = url.replace("+asyncpg", "")
     async with open_ledger(url) as ledger:
         assert await read(ledger) == sent
-    found = postgres.query(url.replace("+asyncpg", ""), "SELECT count(*) AS texts FROM aggregation.texts")
+        with pytest.raises(TextsMovingError):
+            await ledger.prune(PrunePolicy())
+        # As a process leaves it that was killed while it made it.
+        postgres.query(plain, "CREATE INDEX ix_results_output_id ON aggregation.results (sample)")
+        which = "indexrelid = 'aggregation.ix_results_output_id'::regclass"
+        postgres.query(plain, f"UPDATE pg_index SET indisvalid = false WHERE {which}")
+        assert await ledger.move_texts() == 500
+        assert await read(ledger) == sent
+        assert await ledger.prune(PrunePolicy()) == Pruned()
+    found = postgres.query(plain, "SELECT count(*) AS texts FROM aggregation.texts")
     assert found == [{"texts": "3"}]
+    engine = await open_database(url, migrations=MIGRATIONS, schema="aggregation")
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+    await engine.dispose()
+
+
+_MOVING_UNTIL_KILLED = """
+import asyncio, sys
+from services.aggregation import text_moving
+from services.aggregation.ledger import open_ledger
+
+write_texts, calls = text_moving.write_texts, []
+
+async def stuck(*given):
+    calls.append(given)
+    if len(calls) == 5:
+        print("in the middle", flush=True)
+        await asyncio.Event().wait()
+    return await write_texts(*given)
+
+async def main():
+    text_moving.write_texts = stuck
+    async with open_ledger(sys.argv[1]) as ledger:
+        await ledger.move_texts()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_kill_in_the_middle_of_moving_loses_one_piece_of_work_and_keeps_nobody_waiting(
+    url: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_moving, "_ASK_AGAIN_SECONDS", 0.05)
+    sent = await older_ledger(url, 1500)
+    mover = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _MOVING_UNTIL_KILLED, url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS), open_ledger(url) as ledger:
+            assert mover.stdout is not None
+            while b"in the middle" not in (line := await mover.stdout.readline()):
+                assert line, "the mover ended"
+            # Its transaction is open.
+            assert await read(ledger) == sent
+            new = result("new", run="runs/new", prompt=LONG + "new")
+            assert await ledger.append([new, result("0000")]) == AppendCounts(1, 1)
+            waiting = asyncio.create_task(ledger.move_texts())
+            mover.kill()
+            await mover.wait()
+            assert await waiting == 1500 - 4 * 200
+            assert await read(ledger) == sent
+            assert await read(ledger, "runs/new") == [new]
+    finally:
+        if mover.returncode is None:
+            mover.kill()
+            await mover.wait()
+    plain = url.replace("+asyncpg", "")
+    left = "SELECT count(*) AS left FROM aggregation.results WHERE length(prompt) > 100"
+    assert postgres.query(plain, left) == [{"left": "0"}]
+    assert postgres.query(plain, "SELECT count(*) AS texts FROM aggregation.texts") == [{"texts": "4"}]
+
+
+async def test_replicas_take_turns_at_moving_texts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_moving, "_ASK_AGAIN_SECONDS", 0.05)
+    sent = await older_ledger(url, 500)
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS), open_ledger(url) as one, open_ledger(url) as other:
+        moved = await asyncio.gather(one.move_texts(), other.move_texts())
+        assert sum(moved) == 500
+        assert await read(other) == sent
 
 
 def _upgrade_to(connection: Connection, revision: str) -> None:
@@ -162,14 +256,14 @@ async def test_one_replica_prunes_at_a_time(url: str, monkeypatch: pytest.Monkey
 
 async def test_replicas_that_start_together_migrate_once_and_make_what_the_code_expects(url: str) -> None:
     engines = await asyncio.gather(*(open_database(url, migrations=MIGRATIONS, schema="aggregation") for _ in range(4)))
-
-    def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
-
     async with engines[0].connect() as connection:
-        assert await connection.run_sync(differences) == []
+        assert await connection.run_sync(_differences) == []
     for engine in engines:
         await engine.dispose()
+
+
+def _differences(connection: Connection) -> list[object]:
+    return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
 
 async def test_one_outcome_a_key_however_many_replicas_append_at_once(url: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from services.evaluation.errors import LeaseLostError
 from services.evaluation.runs.record import Run, TaskProgress
-from services.evaluation.runs.shard_store import ShardStore, StoredBoard
+from services.evaluation.runs.shard_store import ShardStore
 from services.evaluation.runs.shards import ShardClaim, ShardPlan
 from services.evaluation.runs.store import Claim, RunStore
+from services.evaluation.runs.stored_board import StoredBoard
 from services.runtime.database import database_url, open_database, sqlite_url
 from services.standalone.postgres_server import PostgresServer
 

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.generation.answering import Answering, BatchOutcome
 from services.generation.cost.caller_ledger import OTHERS, CallerLedger
-from services.generation.cost.prices import PriceTable
 from services.generation.requests import (
     GenerationRequest,
     GenerationResult,
@@ -20,6 +19,7 @@ from services.generation.requests import (
     Usage,
 )
 from services.runtime.callers import current_caller
+from services.runtime.prices import PriceTable
 
 _MOST_LABELS: Final = 50
 _TOKEN_KINDS: Final = (

@@ -66,7 +66,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def asked(fake: FakeFleet) -> int:
-    return sum(len(batch.requests) for batch in fake.safety.batches)
+    return len(fake.safety.streamed)
 
 
 def test_it_ends_in_a_table_and_a_guard_that_the_service_takes(
@@ -132,7 +132,7 @@ def test_a_service_that_goes_away_costs_no_label(fake: FakeFleet, invoke: Invoke
     assert 0 < len(kept) < 100
     assert not (tmp_path / "small").exists()
     fake.safety.judges["guards/large"] = verdict
-    fake.safety.batches.clear()
+    fake.safety.streamed.clear()
     assert invoke(str(rows), *options).exit_code == 0
     assert asked(fake) == 100 - len(kept)
 
@@ -144,7 +144,7 @@ def test_a_folder_that_is_there_is_refused_before_anything_is_asked(
     result = invoke(str(rows), "--teacher", "large", "--out", "small")
     assert result.exit_code == 1
     assert "small is there already" in result.stderr
-    assert not fake.safety.batches
+    assert not fake.safety.streamed
 
 
 def test_what_the_teacher_cannot_judge_is_told(fake: FakeFleet, invoke: Invoke, rows: Path) -> None:

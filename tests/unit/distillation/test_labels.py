@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evalfleet.results import Guard, GuardReference
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.distillation.errors import LabelsFileError
 from services.distillation.labels import LabelsFile, TeacherLabel
+from services.distillation.teacher import guard_digest
 
 UNSAFE = TeacherLabel("unsafe", 0.9, 0.4)
 
@@ -107,3 +110,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_a_probability_of_one_stays_a_number() -> None:
     assert math.isfinite(TeacherLabel("unsafe", 1.0, 0.001).target)
+
+
+@pytest.mark.parametrize("field", ["weights_digest", "template_digest", "calibration_digest", "engine", "dtype"])
+def test_labels_are_kept_by_all_that_decides_a_teachers_verdicts(field: str) -> None:
+    reference = GuardReference("guards/large", "w", "t", "c", "e", "d")
+    teacher = Guard("guards/large", "Large.", reference, (), (), 0.4, None)
+    renamed = replace(teacher, name="guards/other", reference=replace(reference, name="guards/other"))
+    assert guard_digest(renamed) == guard_digest(teacher)
+    changed = replace(teacher, reference=replace(reference, **{field: "other"}))
+    assert guard_digest(changed) != guard_digest(teacher)

@@ -200,7 +200,7 @@ async def test_health_follows_the_inference_server(
 
 
 async def test_a_key_file_that_cannot_be_read_is_reported(settings: GenerationSettings, tmp_path: Path) -> None:
-    broken = settings.model_copy(update={"triton_key_file": tmp_path / "absent"})
+    broken = settings.model_copy(update={"triton_key_file": tmp_path})
     with pytest.raises(StartupError, match="EVALFLEET_TRITON_KEY_FILE"):
         async with wire(broken, CollectorRegistry()):
             pass

@@ -58,14 +58,15 @@ def test_the_services_know_those_whom_they_call_and_no_others(plan: FleetPlan, o
     for number, name in enumerate(("generation", "safety", "scoring", "aggregation"), start=8101):
         assert evaluation[f"EVALFLEET_{name.upper()}_TARGET"] == f"127.0.0.1:{number}"
     assert evaluation["EVALFLEET_DATA_DIR"] == "/d1" + os.pathsep + "/d2"
-    for name in ("generation", "safety", INFERENCE):
+    for name in ("generation", "safety", "scoring", INFERENCE):
         assert plan.part(name).environment["EVALFLEET_TRITON_TARGET"] == "127.0.0.1:8110"
         assert plan.part(name).environment["EVALFLEET_TRITON_KEY_FILE"] == str(key_file(options))
     assert plan.part("generation").environment["EVALFLEET_CHECKPOINT_ROOTS"] == "/c"
     assert plan.part(INFERENCE).environment["EVALFLEET_INFERENCE"] == "local"
     scoring = plan.part("scoring").environment
     assert {each: told for each, told in scoring.items() if each.endswith("_TARGET")} == {
-        "EVALFLEET_GENERATION_TARGET": "127.0.0.1:8101"
+        "EVALFLEET_GENERATION_TARGET": "127.0.0.1:8101",
+        "EVALFLEET_TRITON_TARGET": "127.0.0.1:8110",
     }
     assert not [each for each in plan.part("aggregation").environment if each.endswith("_TARGET")]
 
@@ -85,6 +86,7 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
         "EVALFLEET_ENCODER_PATH": "",
         "EVALFLEET_POLICY_DIRS": "policies:/etc/policies",
         "EVALFLEET_RUBRIC_DIRS": "rubrics",
+        "EVALFLEET_SIMILARITY_ENCODER_PATH": "/encoder",
     }
     plan = plan_fleet(options, PortBlock(8100), environ=told)
     assert "EVALFLEET_GUARDS_FILE" not in plan.part("scoring").environment, "it would warn of an unknown setting"
@@ -94,6 +96,11 @@ def test_paths_are_those_of_the_folder_that_people_are_in(options: FleetOptions)
     assert environment["EVALFLEET_POLICY_DIRS"] == f"{Path.cwd() / 'policies'}:/etc/policies"
     assert "EVALFLEET_ENCODER_PATH" not in environment
     assert "EVALFLEET_RUBRIC_DIRS" not in environment
+    assert "EVALFLEET_SIMILARITY_ENCODER_PATH" not in environment
+    assert plan.part("scoring").environment["EVALFLEET_SIMILARITY_ENCODER_PATH"] == "/encoder"
+    public = plan_fleet(options, PortBlock(8100), environ={"EVALFLEET_ENCODER_PATH": "/public"})
+    users = [each.name for each in public.parts if "EVALFLEET_ENCODER_PATH" in each.environment]
+    assert users == ["safety", "scoring"]
     assert plan.part("scoring").environment["EVALFLEET_RUBRIC_DIRS"] == str(Path.cwd() / "rubrics")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,7 +13,6 @@ from services.generation.cache.answer_cache import AnswerCache
 from services.generation.cache.cached_generator import CachedGenerator
 from services.generation.cache.dated_templates import DatedTemplates
 from services.generation.cache.key import ModelIdentity, sample_key
-from services.generation.errors import ModelDeletedError, ModelNotReadyError
 from services.generation.registration import Registration
 from services.generation.requests import (
     CacheMode,
@@ -22,70 +20,26 @@ from services.generation.requests import (
     GenerationRequest,
     GenerationResult,
     Prompt,
-    Sampling,
     ScoringRequest,
-    ScoringResult,
     TextPiece,
     Turn,
     Usage,
 )
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore, NewEntry
-from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FailedPreconditionError, NotFoundError
-from tests.fakes.generation_domain import Domain, StartDomain
+from tests.fakes.generation_domain import Domain
 from tests.fakes.inference_backend import write_checkpoint
-from tests.patience import GROWING_SECONDS, has_begun, until
+from tests.unit.generation.cache.caching import (
+    CHAT,
+    REQUEST,
+    SAMPLED,
+    Register,
+    computed,
+    texts,
+    wrap,
+)
 
-SAMPLED = Sampling(max_tokens=8, temperature=1.0, top_p=0.9, stop=("\n",), seed=7)
-CHAT = (Turn("system", "be brief"), Turn("user", "hi"))
-
-Register = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-async def domain(start_domain: StartDomain) -> Domain:
-    return await start_domain()
-
-
-@pytest.fixture
-def register(domain: Domain) -> Register:
-    """Register a checkpoint of the given files under a model id."""
-
-    async def register(model_id: str, *, dtype: str = "float32", weights: str = "w", **files: str) -> None:
-        folder = write_checkpoint(domain.root / model_id, content=weights)
-        for name, text in files.items():
-            (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
-        await domain.registrar.create(Registration(str(folder), model_id, dtype))
-
-    return register
-
-
-@pytest.fixture
-async def cached(domain: Domain, register: Register, store: CacheStore, metrics: CacheMetrics) -> CachedGenerator:
-    await register("m")
-    return wrap(domain, store, metrics)
-
-
-def wrap(domain: Domain, store: CacheStore, metrics: CacheMetrics, revision: str = "r1") -> CachedGenerator:
-    cache = AnswerCache(store, metrics)
-    return CachedGenerator(domain.generator, domain.lifecycle, cache, engine_revision=revision)
-
-
-def computed(domain: Domain) -> int:
-    return len(domain.backend.samplings)
-
-
-def waiting_for_answers(cached: CachedGenerator) -> list[int]:
-    """How many callers wait for each answer that is looked up or computed."""
-    return [len(flight.waiting) for flight in cached._cache._flights._flights.values()]
-
-
-def texts(result: GenerationResult) -> list[str]:
-    return [each.text for each in result.completions]
-
-
-REQUEST = GenerationRequest("m", CHAT, SAMPLED)
 CHANGES = {
     "system prompt": replace(REQUEST, prompt=(Turn("system", "be long"), CHAT[1])),
     "prompt": replace(REQUEST, prompt=(CHAT[0], Turn("user", "hi!"))),
@@ -230,79 +184,6 @@ async def test_a_damaged_entry_is_noticed_counted_and_computed_again(
     assert (await cached.generate(REQUEST)).is_cached
 
 
-async def test_sixty_four_identical_requests_cause_one_inference(domain: Domain, cached: CachedGenerator) -> None:
-    domain.backend.gate = asyncio.Event()
-    calls = [asyncio.create_task(cached.generate(REQUEST)) for _ in range(64)]
-    await domain.backend.until(lambda: domain.backend.in_flight == 1)
-    domain.backend.gate.set()
-    results = await asyncio.gather(*calls)
-    assert computed(domain) == 1
-    assert len({tuple(texts(result)) for result in results}) == 1
-    assert sum(result.is_cached for result in results) == 63
-    assert sum(result.usage.computed_completion_tokens for result in results) == results[0].usage.completion_tokens
-    assert sum(result.usage.engine_seconds for result in results) == 0.5
-
-
-async def test_the_work_stops_when_nobody_waits_any_more(domain: Domain, cached: CachedGenerator) -> None:
-    domain.backend.gate = asyncio.Event()
-    calls = [asyncio.create_task(cached.generate(REQUEST)) for _ in range(3)]
-    await until(lambda: waiting_for_answers(cached) == [3])
-    await domain.backend.until(lambda: domain.backend.in_flight == 1)
-    for call in calls[:2]:
-        call.cancel()
-    await asyncio.wait(calls[:2])
-    assert (domain.backend.cancelled, domain.backend.in_flight) == (0, 1)
-    calls[2].cancel()
-    await asyncio.wait(calls)
-    assert (domain.backend.cancelled, domain.backend.in_flight) == (1, 0)
-
-
-async def test_a_hurried_caller_does_not_fail_a_patient_one(domain: Domain, cached: CachedGenerator) -> None:
-    domain.backend.gate = asyncio.Event()
-    for seconds in GROWING_SECONDS:
-        with bind_deadline(seconds):
-            hurried = asyncio.create_task(cached.generate_batch([REQUEST]))
-        if await has_begun(hurried, domain.backend.asked):
-            break
-    patient = asyncio.create_task(cached.generate(REQUEST))
-    [outcome] = await hurried
-    assert isinstance(outcome, TimeoutError)
-    domain.backend.gate.set()
-    assert len((await patient).completions) == 1
-
-
-async def hurried_and_patient(
-    cached: CachedGenerator, seconds: float
-) -> tuple["asyncio.Task[GenerationResult]", "asyncio.Task[GenerationResult]"]:
-    """Let a caller with a deadline begin, and one without join it; the first may be done if the time was too short."""
-    with bind_deadline(seconds):
-        hurried = asyncio.create_task(cached.generate(REQUEST))
-    await until(lambda: hurried.done() or waiting_for_answers(cached) == [1])
-    patient = asyncio.create_task(cached.generate(REQUEST))
-    await until(lambda: hurried.done() or waiting_for_answers(cached) == [2])
-    return hurried, patient
-
-
-async def test_a_hurried_caller_who_cannot_wait_for_the_model_does_not_fail_a_patient_one(
-    domain: Domain, cached: CachedGenerator
-) -> None:
-    domain.backend.kill()
-    domain.backend.is_up = True
-    domain.backend.load_gate = asyncio.Event()
-    domain.backend.loading.clear()
-    await domain.backend.loading.wait()
-    for seconds in GROWING_SECONDS:
-        hurried, patient = await hurried_and_patient(cached, seconds)
-        if not hurried.done():
-            break
-        patient.cancel()
-        await asyncio.wait([patient])
-    with pytest.raises(ModelNotReadyError):
-        await hurried
-    domain.backend.load_gate.set()
-    assert len((await patient).completions) == 1
-
-
 async def test_failures_are_not_kept(domain: Domain, cached: CachedGenerator) -> None:
     request = GenerationRequest("m", "bad")
     domain.backend.failures["bad"] = FailedPreconditionError("too long", reason="PROMPT_TOO_LONG")
@@ -325,15 +206,6 @@ async def test_a_batch_keeps_order_and_its_bad_items_to_themselves(domain: Domai
     assert (first.is_cached, fourth.is_cached) == (True, False)
     assert second is bad
     assert isinstance(third, NotFoundError)
-
-
-async def test_the_engine_is_asked_for_no_more_than_a_calls_share(domain: Domain, cached: CachedGenerator) -> None:
-    domain.backend.gate = asyncio.Event()
-    call = asyncio.create_task(cached.generate_batch([GenerationRequest("m", str(i)) for i in range(20)]))
-    await domain.backend.until(lambda: domain.backend.in_flight == 4)
-    domain.backend.gate.set()
-    await call
-    assert domain.backend.most_in_flight == 4
 
 
 async def test_what_is_known_needs_no_loaded_model(domain: Domain, cached: CachedGenerator) -> None:
@@ -402,28 +274,6 @@ async def test_a_model_that_was_replaced_while_it_answered_is_kept_under_its_own
     assert (again.is_cached, again.model_digest) == (True, result.model_digest)
 
 
-@pytest.mark.parametrize("kind", ["generate", "score"])
-async def test_who_shares_an_answer_is_not_told_that_another_model_gave_it(
-    domain: Domain, cached: CachedGenerator, register: Register, kind: str
-) -> None:
-    async def ask() -> GenerationResult | ScoringResult:
-        return await (
-            cached.generate(REQUEST) if kind == "generate" else cached.score(ScoringRequest("m", "c", ("a",)))
-        )
-
-    domain.backend.gate = asyncio.Event()
-    first = asyncio.create_task(ask())
-    await domain.backend.until(lambda: domain.backend.in_flight == 1)
-    second = asyncio.create_task(ask())
-    await until(lambda: waiting_for_answers(cached) == [2])
-    await domain.lifecycle.delete("m")
-    await register("m", weights="replaced")
-    domain.backend.gate.set()
-    assert (await first).model_digest == domain.lifecycle.get("m").digest
-    with pytest.raises(ModelDeletedError):
-        await second
-
-
 async def test_conversations_of_a_template_that_prints_the_day_are_kept_for_the_day(
     domain: Domain, register: Register, store: CacheStore, metrics: CacheMetrics
 ) -> None:
@@ -456,21 +306,6 @@ async def test_a_template_that_cannot_be_read_any_more_counts_as_one_that_prints
     record = await domain.registrar.create(Registration(str(folder), "gone"))
     shutil.rmtree(folder)
     assert await DatedTemplates(lambda: date(2026, 1, 1)).day(record) == "2026-01-01"
-
-
-async def test_items_of_one_stream_share_a_calls_places(domain: Domain, cached: CachedGenerator) -> None:
-    domain.backend.gate = asyncio.Event()
-    stream = cached.for_one_call()
-    requests = [GenerationRequest("m", str(index), replace(SAMPLED), sample_count=3) for index in range(7)]
-    items = [asyncio.create_task(stream.generate(each)) for each in requests]
-    items += [asyncio.create_task(stream.generate(replace(requests[0], cache_mode=CacheMode.BYPASS)))]
-    scores = asyncio.create_task(stream.score(ScoringRequest("m", "c", ("a",))))
-    await domain.backend.until(lambda: domain.backend.in_flight == 4)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    domain.backend.gate.set()
-    await asyncio.gather(*items, scores)
-    assert domain.backend.most_in_flight == 4
 
 
 async def test_an_answer_that_is_watched_is_kept_and_found(domain: Domain, cached: CachedGenerator) -> None:
