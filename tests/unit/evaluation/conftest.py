@@ -1,8 +1,8 @@
-"""Fixtures of the evaluation room: the package's catalog, the public data, and tasks made on the spot."""
+"""Fixtures of the evaluation room: the package's catalog, the public data, fake peers, tasks made on the spot."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import yaml
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
-from services.evaluation.items import Item
+from services.evaluation.items import Choice, Item, MultipleChoice, PlainPrompt
 from services.evaluation.loading import LoadedTask, load_task
+from services.evaluation.specification import TaskSpec
+from services.evaluation.tasks import Task
+from tests.fakes.evaluation_peers import Fleet
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +118,53 @@ def valid_item() -> Callable[[LoadedTask, int], Item]:
         return found
 
     return get
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    """The four services that a run is made with, as fakes."""
+    return Fleet()
+
+
+MakeTask = Callable[..., Task]
+
+
+@pytest.fixture
+def make_task(tmp_path: Path) -> MakeTask:
+    """Builds a task; keyword arguments replace fields of its definition."""
+
+    def make(name: str = "shout", **changes: object) -> Task:
+        definition: dict[str, object] = {
+            "name": name,
+            "description": "Say it in capitals.",
+            "provenance": {"licence": "none", "citation": "none"},
+            "sources": [{"files": {"test": "x.jsonl"}, "columns": ["text"]}],
+            "split": "test",
+            "request": "generate",
+            "prompt": "{{ text }}",
+            "targets": "text",
+            "scorers": [{"scorer": "exact_match", "metrics": ["exact_match"]}],
+            "primary_metric": "exact_match",
+            **changes,
+        }
+        spec = TaskSpec.model_validate(definition)
+        return Task(name, name, spec, {}, tmp_path)
+
+    return make
+
+
+MakeItem = Callable[..., Item]
+
+
+@pytest.fixture
+def make_item() -> MakeItem:
+    """Builds a generation item, or a multiple-choice item if choices are given."""
+
+    def make(text: str, *, task: str = "shout", choices: Sequence[str] = (), gold: int = 0) -> Item:
+        prompt = PlainPrompt(text)
+        if not choices:
+            return Item(text, task, "x.jsonl", 1, prompt=prompt, targets=(text.upper(),))
+        question = MultipleChoice(tuple(Choice(each, prompt, f" {each}") for each in choices), (gold,))
+        return Item(text, task, "x.jsonl", 1, multiple_choice=question)
+
+    return make

@@ -18,11 +18,10 @@ from services.evaluation.runs.accounts import Grant, Refusal, answers_to, second
 from services.evaluation.runs.allowances import Allowance, Allowances
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.caller_budgets import CallerBudget, CallerBudgets, CallerBudgetsSpec
-from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import ResourceExhaustedError
 from tests.patience import LONGEST_WAIT_SECONDS
+from tests.unit.evaluation.runs.stored_runs import opened
 
-MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC).timestamp()
 DAY = 86_400.0
 
@@ -46,9 +45,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[AsyncEngine]:
-    made = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
-    yield made
-    await made.dispose()
+    async with opened(tmp_path / "runs.sqlite") as made:
+        yield made
 
 
 def allowance(engine: AsyncEngine, limit: Budget, holder: str = "me") -> Allowance:

@@ -2,13 +2,12 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets, CallerBudgetsSpec
@@ -20,46 +19,22 @@ from services.evaluation.runs.record import Run, RunRequest, RunState, StopReaso
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
 from services.runtime.calls import bind_ids
-from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import ResourceExhaustedError
 from services.runtime.usage import Usage
 from tests.patience import LONGEST_WAIT_SECONDS
+from tests.unit.evaluation.runs.stored_runs import opened
+from tests.unit.evaluation.runs.suite_books import Book, ListedItems
 
-MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 RUN = Run(
     "r", "demo", "sd", "models/tiny", "digest-1", seed=1, concurrency=8, create_time=1.0, caller="team/a",
     goal=Goal(has_caller_budget=True),
 )  # fmt: skip
 
 
-class ListedItems:
-    """A population that is a list."""
-
-    def __init__(self, items: Sequence[Item | InvalidItem]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def item(self, position: int) -> Item | InvalidItem:
-        return self.items[position]
-
-    def item_ids(self) -> Iterator[str]:
-        return (each.item_id for each in self.items)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[RunStore]:
-    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
-    yield RunStore(engine)
-    await engine.dispose()
-
-
 @pytest.fixture
 async def accounts(tmp_path: Path, store: RunStore) -> AsyncIterator[AccountStore]:
-    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
-    yield AccountStore(engine, "me")
-    await engine.dispose()
+    async with opened(tmp_path / "runs.sqlite") as engine:
+        yield AccountStore(engine, "me")
 
 
 def allowances(accounts: AccountStore, **limits: float) -> Allowances:
@@ -123,23 +98,12 @@ async def test_a_callers_day_counts_what_guards_cost(
     assert (await accounts.read("team/a")).spent.tokens == 200
 
 
-class Book:
-    """A suite book with one suite whose items are given."""
-
-    def __init__(self, suite: Suite, items: Sequence[Item]) -> None:
-        self.suite, self.items = suite, items
-
-    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
-        return self.suite
-
-    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
-        return [TaskItems(suite.tasks[0], self.items, "rows-1", ListedItems(self.items))]
-
-
 async def test_the_service_counts_limited_callers_and_refuses_their_next_run(
     fleet: Any, make_task: Any, make_item: Any, store: RunStore, accounts: AccountStore
 ) -> None:
-    book = Book(Suite("demo", "a suite", (make_task(),)), [make_item(f"shout {index}") for index in range(20)])
+    book = Book(
+        Suite("demo", "a suite", (make_task(),)), [make_item(f"shout {index}") for index in range(20)], can_draw=True
+    )
     purse = allowances(accounts, items=25)
     runs = RunManager(
         store, book, fleet.peers, parallel_runs=2, default_concurrency=4, patience_seconds=5.0, allowances=purse

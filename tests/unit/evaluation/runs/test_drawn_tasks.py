@@ -2,13 +2,13 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 import pytest
 
-from services.evaluation.items import InvalidItem, Item
+from services.evaluation.items import Item
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.decisions import Answer
 from services.evaluation.runs.executor import RunExecutor, TaskItems
@@ -17,24 +17,9 @@ from services.evaluation.runs.peers import GeneratedText
 from services.evaluation.runs.record import Run, RunState, StopReason
 from services.runtime.errors import InvalidArgumentError, UnavailableError
 from services.runtime.usage import Usage
+from tests.unit.evaluation.runs.suite_books import ListedItems, some_items
 
 RUN = Run("r", "demo", "sd", "models/tiny", "digest-1", seed=1, concurrency=8, create_time=1.0)
-
-
-class ListedItems:
-    """A population that is a list."""
-
-    def __init__(self, items: Sequence[Item | InvalidItem]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def item(self, position: int) -> Item | InvalidItem:
-        return self.items[position]
-
-    def item_ids(self) -> Iterator[str]:
-        return (each.item_id for each in self.items)
 
 
 def gated(*gates: str, **changes: Any) -> Run:
@@ -44,15 +29,6 @@ def gated(*gates: str, **changes: Any) -> Run:
 
 def drawn(task: Any, items: Sequence[Item]) -> TaskItems:
     return TaskItems(task, items, "rows-1", ListedItems(items))
-
-
-def some_items(make_item: Any, count: int, right: float, task: str = "shout") -> list[Item]:
-    """Items of which the share ``right`` is answered rightly."""
-    items = [make_item(f"{task} {index}", task=task) for index in range(count)]
-    for index, each in enumerate(items):
-        if index % 100 >= 100 * right:
-            items[index] = dataclasses.replace(each, targets=("something else",))
-    return items
 
 
 async def rows_in(ledger: Any, count: int, working: "asyncio.Task[None]") -> None:

@@ -1,15 +1,13 @@
 """What a run would cost: by earlier runs of this model, of others, or by its prompts; nothing is spent for it."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from services.evaluation.items import Item, PlainPrompt
 from services.evaluation.runs.budget import Budget, Spend
-from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Gate, GoalWish, Precision, TaskQuestions, parsed_gate
 from services.evaluation.runs.peers import TaskFindings
 from services.evaluation.runs.planner import RunPlanner
@@ -17,33 +15,10 @@ from services.evaluation.runs.planning import CostBasis, expected_items
 from services.evaluation.runs.record import Run, RunRequest, RunState, TaskProgress
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
-from services.runtime.database import open_database, sqlite_url
-from services.runtime.errors import FailedPreconditionError, NotFoundError, not_found
+from services.runtime.errors import FailedPreconditionError, NotFoundError
+from tests.unit.evaluation.runs.suite_books import Book
 
-MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
 ITEMS = 1000
-
-
-class Book:
-    """A suite book with one suite whose items are given."""
-
-    def __init__(self, suite: Suite, items: Sequence[Any]) -> None:
-        self.suite, self.items = suite, items
-
-    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
-        if suite != self.suite.name:
-            raise not_found("suite", suite, [self.suite.name])
-        return self.suite
-
-    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
-        return [TaskItems(task, self.items[:limit], "rows-1") for task in suite.tasks]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[RunStore]:
-    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
-    yield RunStore(engine)
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -2,17 +2,15 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from services.evaluation.items import InvalidItem, Item
 from services.evaluation.judging_specification import JudgeChoice, ScorerUse
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.decisions import Answer, TaskDecision
-from services.evaluation.runs.executor import RunExecutor, TaskItems
+from services.evaluation.runs.executor import RunExecutor
 from services.evaluation.runs.gates import Depth, Goal, GoalWish, parsed_gate
 from services.evaluation.runs.leases import LeaseTimes
 from services.evaluation.runs.making import RunMaker
@@ -24,47 +22,9 @@ from services.evaluation.runs.tiers import goal_of, suite_for
 from services.evaluation.specification import RequestKind
 from services.evaluation.suite_specification import BudgetSpec, TierSpec
 from services.evaluation.tasks import Suite
-from services.runtime.database import open_database, sqlite_url
 from services.runtime.errors import FailedPreconditionError, UnavailableError
 from tests.patience import LONGEST_WAIT_SECONDS, until
-
-MIGRATIONS = Path(__file__).parents[4] / "services" / "evaluation" / "migrations"
-
-
-class ListedItems:
-    """A population that is a list."""
-
-    def __init__(self, items: Sequence[Item | InvalidItem]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def item(self, position: int) -> Item | InvalidItem:
-        return self.items[position]
-
-    def item_ids(self) -> Iterator[str]:
-        return (each.item_id for each in self.items)
-
-
-class Book:
-    """A suite book with one suite whose items are given."""
-
-    def __init__(self, suite: Suite, items: Sequence[Item]) -> None:
-        self.suite, self.items = suite, items
-
-    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
-        return self.suite
-
-    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
-        return [TaskItems(suite.tasks[0], self.items, "rows-1", ListedItems(self.items))]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[RunStore]:
-    engine = await open_database(sqlite_url(tmp_path / "runs.sqlite"), migrations=MIGRATIONS, durable=False)
-    yield RunStore(engine)
-    await engine.dispose()
+from tests.unit.evaluation.runs.suite_books import Book
 
 
 @pytest.fixture
@@ -74,7 +34,7 @@ def book(make_task: Any, make_item: Any) -> Book:
     items = [make_item(f"shout {index}") for index in range(40)]
     # Nine of ten are answered rightly.
     wrong = [dataclasses.replace(each, targets=("something else",)) for each in items[::10]]
-    return Book(suite, [*items, *wrong][4:])
+    return Book(suite, [*items, *wrong][4:], can_draw=True)
 
 
 def manager(store: RunStore, book: Book, fleet: Any) -> RunManager:
