@@ -12,6 +12,7 @@ MAX_RESULTS_A_MESSAGE = 1000
 MAX_RESULT_BYTES = 8 * 1024 * 1024
 """A result must fit into a page of its own when it is read back."""
 MAX_NAME_CHARACTERS = 512
+MAX_TARGETS_BYTES = 4096
 LARGEST_METRIC = 1e100
 """Squares of larger values, which the standard error needs, would leave floating point."""
 LARGEST_TOKEN_COUNT = 10**12
@@ -55,6 +56,8 @@ def violations_of(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
         yield FieldViolation("complete_time", f"is {time.seconds} s and {time.nanos} ns; years go from 1 to 9999")
     if result.pruned_texts:
         yield FieldViolation("pruned_texts", "is not empty; a text that is gone cannot be stored again")
+    if sum(len(each.encode()) for each in result.targets) > MAX_TARGETS_BYTES:
+        yield FieldViolation("targets", f"have more than {MAX_TARGETS_BYTES} bytes together: leave them out")
     if result.ByteSize() > MAX_RESULT_BYTES:
         yield FieldViolation("", f"has {result.ByteSize()} bytes; the limit is {MAX_RESULT_BYTES}: shorten its texts")
 

@@ -118,6 +118,7 @@ def result_from_proto(message: aggregation_pb2.Result) -> Result:
         output=message.output,
         complete_microseconds=message.complete_time.ToMicroseconds() if has_time else None,
         is_truncated=message.truncated,
+        targets=tuple(message.targets),
     )
 
 
@@ -139,6 +140,7 @@ def result_to_proto(result: Result) -> aggregation_pb2.Result:
         prompt=result.prompt,
         output=result.output,
         truncated=result.is_truncated,
+        targets=result.targets,
         pruned_texts=[_TEXTS[each] for each in result.pruned_texts],
     )
     if result.complete_microseconds is not None:

@@ -106,6 +106,7 @@ class Result:
         groups: value by column.
         draw_index: position in the run's seeded order.
         complete_microseconds: when the outcome was known, since 1970 (UTC); ``None`` if the sender did not say.
+        targets: what the task takes for right, for people who read; short ones only.
         pruned_texts: the fields whose text retention has removed; they read as empty, or as no answer.
     """
 
@@ -121,6 +122,7 @@ class Result:
     output: str
     complete_microseconds: int | None
     is_truncated: bool
+    targets: tuple[str, ...] = ()
     pruned_texts: tuple[str, ...] = ()
 
 

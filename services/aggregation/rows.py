@@ -73,6 +73,7 @@ ROW_COLUMNS: Final = (
     "prompt",
     "output",
     "metric_failures",
+    "targets",
     *(column.name for column in TEXT_IDS.values()),
 )
 """The columns of ``values_of``: all but the run; the ids of long texts come last."""
@@ -121,6 +122,7 @@ def values_of(result: Result, long_texts: dict[bytes, bytes]) -> RowValues:
         prompt or "",
         output or "",
         _checked("metric_failures", _encoded_failures(outcome.failures)) if outcome.failures else None,
+        _checked("targets", _encoded(result.targets)) if result.targets else None,
         prompt_digest,
         output_digest,
         answer_digest,
@@ -199,6 +201,7 @@ def result_of(run: str, row: Row[Any]) -> Result:
         output=texts["output"].read(),
         complete_microseconds=row.complete_microseconds,
         is_truncated=row.is_truncated,
+        targets=tuple(json.loads(row.targets)) if row.targets else (),
         pruned_texts=tuple(field for field, text in texts.items() if text.is_pruned),
     )
 

@@ -119,6 +119,7 @@ RESULTS = Table(
     Column("output_id", BigInteger),
     Column("extracted_answer_id", BigInteger),
     Column("metric_failures", Text),
+    Column("targets", Text),
 )
 TEXT_FIELDS: Final = ("prompt", "output", "extracted_answer")
 """The fields of a result that may be long texts."""

@@ -34,6 +34,8 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self.analyzed: list[item_analysis_pb2.AnalyzeItemsResponse] = []
         self.regression_requests: list[regressions_pb2.CheckRegressionsRequest] = []
         self.regressions = regressions_pb2.CheckRegressionsResponse()
+        self.largest_page = 1000
+        self.results: list[aggregation_pb2.Result] = []
         self.failed = [
             aggregation_pb2.Result(
                 run="runs/r1",
@@ -61,7 +63,19 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
     def ListResults(
         self, request: aggregation_pb2.ListResultsRequest, context: grpc.ServicerContext
     ) -> aggregation_pb2.ListResultsResponse:
-        return aggregation_pb2.ListResultsResponse(results=self.failed if request.failed_only else [])
+        if request.failed_only and not self.results:
+            return aggregation_pb2.ListResultsResponse(results=self.failed)
+        wanted = [
+            each
+            for each in self.results
+            if request.run in ("", each.run)
+            and request.task in ("", each.task)
+            and (not request.failed_only or each.HasField("failure") or each.metric_failures)
+        ]
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size, self.largest_page)
+        following = str(end) if end < len(wanted) else ""
+        return aggregation_pb2.ListResultsResponse(results=wanted[start:end], next_page_token=following)
 
     def PruneLedger(
         self, request: aggregation_pb2.PruneLedgerRequest, context: grpc.ServicerContext

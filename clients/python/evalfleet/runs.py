@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 
 from evalfleet import decoding, goal_messages
@@ -13,6 +13,8 @@ from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
 from evalfleet.goal_messages import add_goal
 from evalfleet.goals import Budget, CallerBudget, Gate, ModelChange, RunPlan
+from evalfleet.item_decoding import item_result
+from evalfleet.item_results import ItemResult
 from evalfleet.names import full_name
 from evalfleet.results import FailedItem, GuardQuality, JudgeReference, Run, RunSnapshot
 
@@ -244,6 +246,28 @@ class Runs:
             totals=tuple(decoding.totals(each) for each in answer.totals),
             set_measures=tuple(decoding.set_measure(each) for each in answer.set_measures),
         )
+
+    def results(self, name: str, *, task: str = "", failed_only: bool = False) -> Iterator[ItemResult]:
+        """Yield what became of every sample of every item, ordered by task, item and sample, a page at a time.
+
+        Args:
+            name: the run.
+            task: only this task.
+            failed_only: only items that failed, and those of which a metric did.
+        """
+        aggregation = self._aggregation()
+        stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
+        pages = aggregation.pages(
+            stub.ListResults,
+            lambda token: aggregation_pb2.ListResultsRequest(
+                run=full_name("runs", name),
+                task=task,
+                failed_only=failed_only,
+                page_size=LARGEST_PAGE,
+                page_token=token,
+            ),
+        )
+        return (item_result(each) for page in pages for each in page.results)
 
     def failed_items(self, name: str, *, limit: int = 1000) -> tuple[FailedItem, ...]:
         """List up to ``limit`` failures of a run: items that could not be judged, as a whole or in some metrics.

@@ -1,8 +1,12 @@
-"""What an item asks of the model, as others are told it: turns for a guard, text for the ledger."""
+"""What an item asks of the model and takes for right, as others are told it: turns for a guard, text for the ledger."""
 
 import json
+from typing import Final
 
 from services.evaluation.items import ChatPrompt, Item, Message, PlainPrompt, Prompt
+
+MOST_TARGET_BYTES: Final = 4096
+"""The ledger keeps targets with each result, for people who read; longer ones are a data set of their own."""
 
 
 def conversation_of(item: Item) -> tuple[Message, ...]:
@@ -21,6 +25,13 @@ def prompt_text(item: Item) -> str:
             return json.dumps([{"role": each.role, "content": each.content} for each in messages], ensure_ascii=False)
         case PlainPrompt(text):
             return text
+
+
+def shown_targets(item: Item) -> tuple[str, ...]:
+    """What the ledger keeps of what the task takes for right; nothing where that is long: a part would mislead."""
+    choices = item.multiple_choice
+    targets = tuple(choices.choices[each].text for each in choices.gold_indices) if choices else item.targets
+    return targets if sum(len(each.encode()) for each in targets) <= MOST_TARGET_BYTES else ()
 
 
 def _prompt_of(item: Item) -> Prompt:

@@ -106,6 +106,7 @@ def _refused(outcome: ItemOutcome, error: InvalidArgumentError) -> ItemOutcome:
         prompt="",
         output="",
         extracted_answer=None,
+        targets=(),
         groups={},
         judges=(),
     )

@@ -64,6 +64,7 @@ class ItemOutcome:
     truncated: bool = False
     complete_time: float = 0.0
     metric_failures: tuple[MetricFailure, ...] = ()
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an outcome that is both or neither."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import structlog
 
 from services.evaluation.items import InvalidItem, Item
-from services.evaluation.runs.asked_prompts import prompt_text
+from services.evaluation.runs.asked_prompts import prompt_text, shown_targets
 from services.evaluation.runs.asking import ModelAsking, ModelOutput
 from services.evaluation.runs.fatal_errors import RunCannotGoOnError, is_fatal
 from services.evaluation.runs.judging import OutputJudge
@@ -73,6 +73,7 @@ class ItemPipeline:
                 failure=failure,
                 groups={} if isinstance(item, InvalidItem) else item.groups,
                 prompt="" if isinstance(item, InvalidItem) else prompt_text(item),
+                targets=() if isinstance(item, InvalidItem) else shown_targets(item),
                 complete_time=now,
             )
             for sample in range(self.sample_count)
@@ -96,6 +97,7 @@ class ItemPipeline:
             metrics=judgement.metrics if failure is None else None,
             failure=failure,
             metric_failures=judgement.metric_failures,
+            targets=shown_targets(item),
             groups=item.groups,
             usage=output.usage + bill.usage,
             judges=tuple(judgement.judges),

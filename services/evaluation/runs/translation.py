@@ -186,6 +186,7 @@ def result_to_proto(run: str, outcome: ItemOutcome) -> aggregation_pb2.Result:
         prompt=outcome.prompt,
         output=outcome.output,
         truncated=outcome.truncated,
+        targets=outcome.targets,
     )
     seconds, nanos = divmod(int(outcome.complete_time * 1e9), 1_000_000_000)
     result.complete_time.seconds, result.complete_time.nanos = seconds, nanos

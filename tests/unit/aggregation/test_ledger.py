@@ -43,6 +43,7 @@ async def test_gives_back_what_it_took(ledger: SqlLedger, result: ResultFactory)
         output="\u2028",
         complete_microseconds=-5,
         is_truncated=True,
+        targets=("4", 'four "\0 \x1a'),
     )
     bare = result("b", outcome=Failed("TIMEOUT", "late", {"acc": 0.0}))
     judge = MetricFailure(("passed", "agreement"), "JUDGE_UNPARSABLE", "«no\0» verdict")

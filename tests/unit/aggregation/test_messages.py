@@ -59,6 +59,7 @@ def results(draw: st.DrawFn) -> aggregation_pb2.Result:
         prompt=draw(TEXTS),
         output=draw(TEXTS),
         truncated=draw(st.booleans()),
+        targets=draw(st.lists(TEXTS, max_size=3)),
     )
     if draw(st.booleans()):
         micros = draw(st.integers(0, 999_999))
@@ -133,6 +134,7 @@ def refusal(message: aggregation_pb2.Result, fine: aggregation_pb2.Result) -> In
         ({"usage": common_pb2.Usage(engine_time=Duration(seconds=-1))}, "usage.engine_time"),
         ({"usage": common_pb2.Usage(engine_time=Duration(nanos=10**9))}, "usage.engine_time"),
         ({"complete_time": Timestamp(seconds=10**12)}, "complete_time"),
+        ({"targets": ["x" * 4000, "é" * 49]}, "targets"),
         ({"prompt": "x" * MAX_RESULT_BYTES}, ""),
     ],
 )

@@ -1,5 +1,6 @@
 """Every item ends in exactly one outcome a sample, whatever its services say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ async def test_a_generated_answer_is_scored_with_cost_and_judges(fleet: Any, mak
     assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens, outcome.usage.engine_seconds) == (3, 2, 0.5)
     assert [judge.name for judge in outcome.judges] == ["scorers/exact_match"]
     assert outcome.model_digest == "digest-1"
+    assert list(result_to_proto("runs/r", outcome).targets) == ["HELLO"]
 
 
 async def test_choices_are_scored_under_the_tasks_metric_name(fleet: Any, make_task: Any, make_item: Any) -> None:
@@ -61,7 +63,16 @@ async def test_choices_are_scored_under_the_tasks_metric_name(fleet: Any, make_t
     (outcome,) = await pipeline(make_task(**CHOICES), fleet).outcomes(item, 0)
 
     assert outcome.metrics == {"accuracy": 1.0}
+    assert outcome.targets == ("short",)
     assert outcome.output == '{"log_likelihoods": [-12.0, -6.0]}'
+
+
+@pytest.mark.parametrize(("target", "kept"), [("é" * 2048, 1), ("é" * 2048 + "x", 0)])
+async def test_long_targets_are_left_out(fleet: Any, make_task: Any, make_item: Any, target: str, kept: int) -> None:
+    item = replace(make_item("hello"), targets=(target,))
+    (outcome,) = await pipeline(make_task(), fleet).outcomes(item, 0)
+
+    assert len(outcome.targets) == kept
 
 
 async def test_choices_with_different_contexts_are_asked_one_request_a_context(fleet: Any, make_task: Any) -> None:

@@ -117,6 +117,7 @@ class Result(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     PRUNED_TEXTS_FIELD_NUMBER: _builtins.int
     METRIC_FAILURES_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run, `runs/{run}`."""
     task: _builtins.str
@@ -171,6 +172,12 @@ class Result(_message.Message):
         none of them is in `scored.metrics`. An item of which all metrics failed is a failure.
         """
 
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the task takes for right: the answers that it accepts, or the texts of the right choices. Empty where nothing is
+        compared, and where they are longer than 4096 bytes together. Nobody scores by them: they are for people who read.
+        """
+
     def __init__(
         self,
         *,
@@ -191,10 +198,11 @@ class Result(_message.Message):
         truncated: _builtins.bool = ...,
         pruned_texts: _abc.Iterable[Global___ResultText.ValueType] | None = ...,
         metric_failures: _abc.Iterable[Global___MetricFailure] | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "failure", b"failure", "outcome", b"outcome", "scored", b"scored", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "metric_failures", b"metric_failures", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "pruned_texts", b"pruned_texts", "run", b"run", "sample", b"sample", "scored", b"scored", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "draw_index", b"draw_index", "failure", b"failure", "groups", b"groups", "item", b"item", "judges", b"judges", "metric_failures", b"metric_failures", "model_digest", b"model_digest", "outcome", b"outcome", "output", b"output", "prompt", b"prompt", "pruned_texts", b"pruned_texts", "run", b"run", "sample", b"sample", "scored", b"scored", "targets", b"targets", "task", b"task", "truncated", b"truncated", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["scored", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
