@@ -95,7 +95,8 @@ async def older_ledger(url: str, count: int) -> list[Result]:
         await connection.execute(text("CREATE SCHEMA aggregation"))
         await connection.run_sync(_upgrade_to, "0004")
         await connection.execute(text("INSERT INTO runs (run_id, name) VALUES (1, 'runs/r')"))
-        old = [name for name in ROW_COLUMNS if not name.endswith("_id") and name != "metric_failures"]
+        later = {"metric_failures", "targets"}
+        old = [name for name in ROW_COLUMNS if not name.endswith("_id") and name not in later]
         statement = text(
             f"INSERT INTO results (run_id, {', '.join(old)}) VALUES (1, {', '.join(f':{name}' for name in old)})"
         ).bindparams(*(bindparam(name, type_=RESULTS.c[name].type) for name in old))
