@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Hashable
+from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
 _EARLY_SECONDS: Final = 0.001
@@ -20,7 +21,8 @@ class Expiries(Generic[ThingT]):
     """Watches deadlines; for use on one event loop.
 
     Args:
-        on_expiry: told of each thing that is still watched when its time is up, once; it is not watched from then on.
+        on_expiry: told of each thing that is still watched when its time is up, once, those that were due first before
+            the others; it is not watched from then on.
     """
 
     def __init__(self, on_expiry: Callable[[ThingT], None]) -> None:
@@ -58,7 +60,8 @@ class Expiries(Generic[ThingT]):
         """Tell of what is late, and set the timer for the next deadline."""
         self._timer, self._timer_seconds = None, math.inf
         now = time.monotonic() + _EARLY_SECONDS
-        for thing in [thing for thing, deadline in self._deadlines.items() if deadline <= now]:
+        late = sorted((each for each in self._deadlines.items() if each[1] <= now), key=itemgetter(1))
+        for thing, _ in late:
             # What is done about one may be the end of another.
             if self._deadlines.pop(thing, None) is not None:
                 self._on_expiry(thing)

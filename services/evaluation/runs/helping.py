@@ -161,20 +161,21 @@ class Helper:
 
 
 async def _first_error_of(*works: Awaitable[None]) -> None:
-    """Do some work side by side; the first error ends all of it."""
-
-    async def one(work: Awaitable[None]) -> None:
-        await work
-
+    """Do some work side by side; the first error ends all of it, and a cancellation gets through beside any error."""
+    tasks = [asyncio.ensure_future(each) for each in works]
     try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(one(work))
-    except BaseExceptionGroup as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+        # Not a task group: one of Python 3.11 that has an error forgets that it was cancelled too, and a helper that
+        # was told to stop would go on for good.
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
 
 
 def _check_same_data(run: Run, tasks: Sequence[TaskItems]) -> None:

@@ -32,6 +32,16 @@ async def test_what_is_late_is_told_once_and_the_rest_is_left_alone() -> None:
     expiries.close()
 
 
+async def test_those_that_are_late_together_are_told_by_their_deadlines() -> None:
+    told: list[str] = []
+    expiries: Expiries[str] = Expiries(told.append)
+    now = time.monotonic()
+    for late in ("third", "first", "second"):
+        expiries.watch(late, now - {"first": 3.0, "second": 2.0, "third": 1.0}[late])
+    await until(lambda: len(told) == 3)
+    assert told == ["first", "second", "third"]
+
+
 async def test_a_deadline_in_the_past_is_told_but_not_at_once() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
     expiries: Expiries[str] = Expiries(told.put_nowait)

@@ -6,10 +6,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from services.sandbox.process_tree import children_of, descendants_of
+from services.sandbox.process_tree import _listed_children, children_of, descendants_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 LOOKS = 2000
@@ -44,6 +45,18 @@ def test_a_child_is_seen_while_threads_end() -> None:
             for each in others:
                 each.join()
     assert missed == 0
+
+
+def test_a_thread_that_ended_takes_no_child_of_another_with_it(tmp_path: Path) -> None:
+    for thread, children in (("1", "10 11 "), ("3", "12 ")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "children").write_text(children)
+    found, is_whole = _listed_children(tmp_path)
+    assert (sorted(found), is_whole) == ([10, 11, 12], True)
+    (tmp_path / "2").mkdir()
+    found, is_whole = _listed_children(tmp_path)
+    assert (sorted(found), is_whole) == ([10, 11, 12], False)
+    assert _listed_children(tmp_path / "gone") == ([], True)
 
 
 def test_descendants_begin_with_the_process_itself() -> None:
