@@ -11,11 +11,12 @@ from click.testing import CliRunner, Result
 from evalfleet.cli.app import cli
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, NotFoundError
 from evalfleet.fleet import Fleet
-from evalfleet.scorer_results import Score
+from evalfleet.scorer_results import Score, Scorer
 
 from services.runtime.testing import run_in_process
 from services.scoring.registry import ScorerRegistry, builtin_scorers
 from services.scoring.service import hosted
+from tests.unit.cli.json_shapes import assert_shape
 
 ResultT = TypeVar("ResultT")
 PARIS: dict[str, object] = {"text": "It is Paris.", "targets": ["paris"]}
@@ -104,10 +105,11 @@ async def test_a_file_of_outputs_is_scored_in_its_order(target: str, tmp_path: P
     source.write_text("\n".join([*lines, "", "no json"]))
     result = await command(
         target, "score", "--file", str(source), "--output", str(output), "--scorer", "exact_match",
-        "-p", r"pattern=is (\w+)", "-p", "ignore_case=true",
+        "-p", r"pattern=is (\w+)", "-p", "ignore_case=true", "--json",
     )  # fmt: skip
     assert result.exit_code == 1, result.output
     assert result.stderr == "3 scored, 3 failed\n"
+    assert json.loads(result.stdout) == {"lines": 6, "scored": 3, "failed": 3}
     scores = [json.loads(line) for line in output.read_text().splitlines()]
     assert [each.get("id") for each in scores] == [*(f"item-{index}" for index in range(5)), None]
     assert [each["line"] for each in scores] == [1, 2, 3, 4, 5, 7]
@@ -122,6 +124,8 @@ async def test_outputs_may_come_from_a_pipe(target: str) -> None:
 
 
 async def test_scorers_on_the_command_line(target: str) -> None:
+    (told,) = json.loads((await command(target, "scorers", "exact_match", "--json")).stdout)
+    assert_shape(told, Scorer)
     listed = await command(target, "scorers")
     assert listed.exit_code == 0, listed.output
     assert "numeric_answer" in listed.stdout

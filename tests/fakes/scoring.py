@@ -19,6 +19,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
     def __init__(self) -> None:
         self.judge: Judge = lambda request: scoring_pb2.ScoreResponse()
         self.requests: list[scoring_pb2.ScoreRequest] = []
+        self.scorers = [scoring_pb2.Scorer(name="scorers/exact_match", description="The same text.")]
 
     def BatchScore(
         self, request: scoring_pb2.BatchScoreRequest, context: grpc.ServicerContext
@@ -37,12 +38,15 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
     def ListScorers(
         self, request: scoring_pb2.ListScorersRequest, context: grpc.ServicerContext
     ) -> scoring_pb2.ListScorersResponse:
-        _not_offered(context)
+        return scoring_pb2.ListScorersResponse(scorers=self.scorers)
 
     def GetScorer(
         self, request: scoring_pb2.GetScorerRequest, context: grpc.ServicerContext
     ) -> scoring_pb2.GetScorerResponse:
-        _not_offered(context)
+        found = next((each for each in self.scorers if each.name == request.name), None)
+        if found is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no scorer named {request.name!r}")
+        return scoring_pb2.GetScorerResponse(scorer=found)
 
     def _result(self, request: scoring_pb2.ScoreRequest) -> scoring_pb2.ScoreResult:
         try:

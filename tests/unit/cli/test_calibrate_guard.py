@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from evalfleet.calibration.document import document_digest
+from evalfleet.calibration.fitting import CascadeFit
+from evalfleet.calibration.guard_quality import MeasuredGuard
 from evalfleet.safety.v1 import safety_pb2
 
 from services.safety.cascade_file import read_cascade
 from tests.fakes.demo_run import make_run
 from tests.fakes.fleet import FakeFleet
+from tests.unit.cli.json_shapes import assert_shape
 
 Invoke = Callable[..., Result]
 ROWS = 1200
@@ -69,8 +72,12 @@ def test_a_calibration_ends_in_a_table_and_a_file_that_the_service_reads(
 
 
 def test_labels_can_stand_for_a_guard_that_was_asked_before(fake: FakeFleet, invoke: Invoke, rows: Path) -> None:
-    result = invoke("calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", "--labels-are-last")
+    told = ("--labels-are-last", "--json", "fit.json")
+    result = invoke("calibrate-guard", str(rows), "--guard", "cheap", "--guard", "dear", *told)
     assert result.exit_code == 0, result.output
+    fit = json.loads(Path("fit.json").read_text())
+    assert fit.pop("guards") == ["guards/cheap", "guards/dear"]
+    assert_shape(fit, CascadeFit)
     assert {each.request.guard for each in fake.safety.streamed} == {"guards/cheap"}
     assert "against the labels" not in result.stdout
 
@@ -170,6 +177,9 @@ def test_one_guard_is_measured_against_labels(fake: FakeFleet, invoke: Invoke, t
     assert "specificity 0.500 (1/2)" in result.stdout
     assert "1 rows were not judged: GUARD_TIMEOUT" in result.stdout
     assert "evalfleet show RUN --guard-quality 2/3,1/2" in result.stdout
+    told = json.loads(invoke("calibrate-guard", str(file), "--guard", "dear", "--json").stdout)
+    assert_shape(told, MeasuredGuard)
+    assert (told["found"], told["unsafe"], told["unjudged"]) == (2, 3, {"GUARD_TIMEOUT": 1})
 
 
 def test_a_guards_record_says_how_good_it_is_and_whose_that_is(

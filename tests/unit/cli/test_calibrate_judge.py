@@ -52,6 +52,8 @@ def test_a_record_says_how_good_a_judge_is_and_corrects_rates(fake: FakeFleet, i
     assert "--guard-quality passed=9/9,29/30" in result.stdout
 
     record = json.loads(out.read_text())
+    shown = invoke("calibrate-judge", write(tmp_path, rated()), "--judge", "j", "--passes=4", "--passes=5", "--json")
+    assert json.loads(shown.stdout) == record
     assert record["digest"] == document_digest(record)
     assert record["judge"]["digest"] == "d1"
     assert (record["errors"]["count"], record["errors"]["share"]) == (1, 1 / 40)

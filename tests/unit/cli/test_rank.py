@@ -95,7 +95,6 @@ def test_what_is_not_known_is_not_called_known(fake: FakeFleet, invoke: Invoke) 
         ("rank", "a", "b"),
         ("rank", "a", "b", "--task", "arithmetic", "--top", "2"),
         ("rank", "a", "b", "--task", "arithmetic", "--tolerance", "1"),
-        ("rank", "a", "b", "--task", "arithmetic", "--detach", "--json", "x.json"),
         ("rankings", "--cancel"),
         ("compare", "models/a", "models/b", "--task", "arithmetic"),
         ("compare", "models/a", "models/b", "--margin", "0.01"),

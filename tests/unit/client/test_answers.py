@@ -1,6 +1,7 @@
 """Answers over real gRPC from the real servicer, on a fake inference server, also one that goes away in between."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from services.runtime.free_ports import free_port
 from services.runtime.testing import run_in_process
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 from tests.patience import LONGEST_WAIT_SECONDS
+from tests.unit.cli.json_shapes import assert_shape
 
 
 class GenerationProcess:
@@ -139,5 +141,8 @@ def test_the_command_line_shows_an_answer(service: GenerationProcess, fleet: Fle
     assert shown.exit_code == 0, shown.output
     assert "system: be [b]nice[/b]\nuser: hi" in shown.output
     assert "tokens, stop" in shown.output
+    told = CliRunner().invoke(cli, [endpoint, "generate", "m", "hi", "--json"])
+    assert_shape(json.loads(told.stdout), Answer)
+    assert "user: hi" in json.loads(told.stdout)["texts"][0]
     wrong = CliRunner().invoke(cli, [endpoint, "generate", "m", "hi", "--raw", "--system", "x"])
     assert wrong.exit_code == 2

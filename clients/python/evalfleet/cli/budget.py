@@ -1,8 +1,11 @@
 """`evalfleet budget`: what a caller may still spend today."""
 
+from pathlib import Path
+
 import click
 from rich.table import Table
 
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
 from evalfleet.goals import CallerBudget
@@ -27,10 +30,13 @@ The operator says what a caller may spend in a day (UTC) over all of its runs. W
 up, running runs end with what they have found, and new ones are refused until the next day."""
 )
 @click.argument("caller", required=False, default="", metavar="[CALLER]")
+@json_option
 @click.pass_obj
-def budget(session: Session, caller: str) -> None:
+def budget(session: Session, caller: str, json_path: Path | None) -> None:
     """Show what a caller may spend today, has spent, and has left."""
     found = session.fleet.runs.caller_budget(caller)
+    if write_json(found, json_path):
+        return
     if not found.limit.is_limited:
         session.out.print(f"{found.caller} has no daily budget", markup=False)
         return

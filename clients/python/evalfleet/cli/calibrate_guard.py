@@ -13,6 +13,8 @@ from evalfleet.calibration.guard_quality import MeasuredGuard, measure_guard
 from evalfleet.calibration.quality_records import guard_record
 from evalfleet.calibration.risk_control import HANDS_ALL_ON
 from evalfleet.calibration.rows import JudgedTexts, Text, judge_texts, read_texts
+from evalfleet.cli.json_output import fields_of, json_option, write_json
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import number, plain_table
 from evalfleet.errors import CalibrationError
@@ -74,6 +76,7 @@ the promise is about such texts, and about no others.""",
     "--labels-are-last", is_flag=True, help="The rows' labels are the last guard's decisions: it is not asked again."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split of the rows.")
+@json_option
 @click.pass_obj
 def calibrate_guard(
     session: Session,
@@ -86,6 +89,7 @@ def calibrate_guard(
     promised_rows: int | None,
     labels_are_last: bool,
     seed: int,
+    json_path: Path | None,
 ) -> None:
     """Find what a cheap guard can decide alone, so that the last guard rarely has to.
 
@@ -99,7 +103,7 @@ def calibrate_guard(
     if len(guards) == 1:
         if labels_are_last:
             raise click.UsageError("--labels-are-last is of a cascade: give two or more guards with --guard")
-        _measure(session, guards[0], rows, out)
+        _measure(session, guards[0], rows, out, json_path)
         return
     promise = Promise(epsilon, delta, promised_rows)
     texts = read_texts(rows)
@@ -114,7 +118,9 @@ def calibrate_guard(
             report=lambda guard, done: status.update(f"{guard}: {done:,}/{len(texts):,} rows"),
         )
     fit = fit_cascade(judged.rows, promise, seed=seed)
-    _show(session.out, described, texts, judged, fit, shows_labels=not labels_are_last)
+    console = results_console(session, json_path)
+    if not write_json({"guards": names, **fields_of(fit)}, json_path):
+        _show(console, described, texts, judged, fit, shows_labels=not labels_are_last)
     if all(each == HANDS_ALL_ON for each in fit.thresholds):
         raise click.ClickException(
             "no guard can be promised to decide anything: give more rows, allow more disagreement, "
@@ -125,10 +131,10 @@ def calibrate_guard(
             name, f"{', then '.join(short_name(each) for each in names)}.", described, fit, source=rows.name
         )
         write_document(out, content)
-        session.out.print(f"{full_name('guards', name)}: {out}, digest {content['digest']}", markup=False)
+        console.print(f"{full_name('guards', name)}: {out}, digest {content['digest']}", markup=False)
 
 
-def _measure(session: Session, name: str, rows: Path, out: Path | None) -> None:
+def _measure(session: Session, name: str, rows: Path, out: Path | None, json_path: Path | None) -> None:
     guard, texts = session.fleet.safety.guard(name), read_texts(rows)
     with session.err.status("asking the guard") as status:
         found = measure_guard(
@@ -137,15 +143,17 @@ def _measure(session: Session, name: str, rows: Path, out: Path | None) -> None:
             texts,
             report=lambda done: status.update(f"{guard.name}: {done:,}/{len(texts):,} rows"),
         )
-    for line in _measured(guard, found):
-        session.out.print(line, markup=False, soft_wrap=True)
+    console = results_console(session, json_path)
+    if not write_json(found, json_path):
+        for line in _measured(guard, found):
+            console.print(line, markup=False, soft_wrap=True)
     if out is None:
         return
     if session.fleet.safety.guard(name).reference != guard.reference:
         raise CalibrationError(f"{guard.name} was replaced meanwhile: begin again", reason="GUARD_CHANGED")
     record = guard_record(guard, found, source=rows.name)
     write_document(out, record)
-    session.out.print(f"{out}, digest {record['digest']}", markup=False, soft_wrap=True)
+    console.print(f"{out}, digest {record['digest']}", markup=False, soft_wrap=True)
 
 
 def _measured(guard: Guard, found: MeasuredGuard) -> list[str]:

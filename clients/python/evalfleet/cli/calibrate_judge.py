@@ -9,6 +9,8 @@ from rich.console import Console
 from evalfleet.calibration.document import write_document
 from evalfleet.calibration.judge_record import judge_record
 from evalfleet.calibration.judged_rows import judge_rows, read_labelled
+from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.scorer_parameters import parsed_parameters
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
@@ -53,6 +55,7 @@ baseline or tie. A rubric that wants reference answers needs "reference": a text
     "--passes", multiple=True, metavar="LABEL", help="A label that counts as passing; repeatable. Default: response."
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Calibration record to write.")
+@json_option
 @click.pass_obj
 def calibrate_judge(
     session: Session,
@@ -66,6 +69,7 @@ def calibrate_judge(
     others: dict[str, object],
     passes: tuple[str, ...],
     out: Path | None,
+    json_path: Path | None,
 ) -> None:
     """Measure a judge on texts that people judged.
 
@@ -89,10 +93,12 @@ def calibrate_judge(
             report=lambda done: status.update(f"{done:,}/{len(texts.rows):,} rows"),
         )
     record = judge_record(judged, texts, parameters, passing=passes, source=rows.name)
-    _show(session.out, record)
+    console = results_console(session, json_path)
+    if not write_json(record, json_path):
+        _show(console, record)
     if out is not None:
         write_document(out, record)
-        session.out.print(f"{out}, digest {record['digest']}", markup=False, soft_wrap=True)
+        console.print(f"{out}, digest {record['digest']}", markup=False, soft_wrap=True)
 
 
 def _show(console: Console, record: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from evalfleet.cli.conversations import read_line, write_line
+from evalfleet.cli.json_output import STANDARD_OUTPUT, json_option, write_json
 from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import number
@@ -58,6 +59,7 @@ Exit code: 0 when everything was judged, 1 when something was not."""
 @click.option(
     "--aspect", type=click.Choice(["prompt", "response"]), help="As what to judge the last turn; default: by its role."
 )
+@json_option
 @click.pass_obj
 def classify(
     session: Session,
@@ -69,8 +71,12 @@ def classify(
     policy: str | None,
     threshold: float | None,
     aspect: Aspect | None,
+    json_path: Path | None,
 ) -> None:
-    """Judge whether a text is hazardous, or each of a file of texts."""
+    """Judge whether a text is hazardous, or each of a file of texts.
+
+    Of a file, the verdicts are lines of JSON; --json writes how many lines there were, and how many of each decision.
+    """
     if (text is None) == (source is None):
         raise click.UsageError("give either TEXT or --file")
     if source is None and output is not None:
@@ -81,18 +87,25 @@ def classify(
         judge_many = partial(
             session.fleet.safety.classify_many, aspect=aspect, guard=guard, threshold=threshold, policy=policy
         )
-        _classify_file(session, judge_many, source, output)
+        if json_path == STANDARD_OUTPUT and output is None:
+            raise click.UsageError("the verdicts go to standard output: give --output, or a file to --json")
+        _classify_file(session, judge_many, source, output, json_path)
         return
     assert text is not None
     turns: list[tuple[Role, str]] = [("user", text)] if prompt is None else [("user", prompt), ("assistant", text)]
     verdict = session.fleet.safety.classify(turns, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
-    _show(session.out, verdict)
+    if not write_json(verdict, json_path):
+        _show(session.out, verdict)
     if verdict.decision is Decision.ERROR:
         raise SystemExit(1)
 
 
 def _classify_file(
-    session: Session, judge_many: Callable[[Iterator[Conversation]], _Verdicts], source: IO[str], output: Path | None
+    session: Session,
+    judge_many: Callable[[Iterator[Conversation]], _Verdicts],
+    source: IO[str],
+    output: Path | None,
+    json_path: Path | None,
 ) -> None:
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -107,6 +120,8 @@ def _classify_file(
             progress.advance(task)
     told = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())) or "no lines"
     session.err.print(told, markup=False)
+    kinds = (*(each.value for each in Decision), "failed")
+    write_json({"lines": counts.total(), "decisions": {each: counts[each] for each in kinds}}, json_path)
     if counts["failed"] or counts[Decision.ERROR.value]:
         raise SystemExit(1)
 

@@ -1,7 +1,6 @@
 """`evalfleet compare`: two runs, or two models, item by item; against a margin no more items than the answer needs."""
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +11,12 @@ from rich.console import Console
 
 from evalfleet.cli.comparison_tables import comparison_remarks, comparison_table
 from evalfleet.cli.goal_options import BudgetType
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.rank import follow_ranking, saved_line
-from evalfleet.cli.reports import STANDARD_OUTPUT, check_writable, json_option, known_suite, results_console
+from evalfleet.cli.reports import known_suite, results_console
 from evalfleet.cli.run import resolved_model
 from evalfleet.cli.session import Session
-from evalfleet.comparison_results import ComparedMetric, ComparedRuns, ItemAnalysis, Regressions, Verdict
+from evalfleet.comparison_results import ComparedMetric, ComparedRuns, Verdict
 from evalfleet.errors import EvalFleetError, NotFoundError
 from evalfleet.goals import Budget
 from evalfleet.names import short_name
@@ -99,7 +99,6 @@ def compare(
     json_path: Path | None,
 ) -> None:
     """Compare two runs, or two models, item by item: how large is the difference, and may it be chance?"""
-    check_writable(json_path)
     if all_metrics and margin is not None:
         raise click.UsageError("--margin needs to know which way is better: leave out --all-metrics")
     if stop and margin is None:
@@ -265,21 +264,4 @@ def _report(
             Verdict.UNDECIDED: f"undecided whether {name} is worse by more than {margin:g}",
         }
         console.print(said[compared.verdict or Verdict.UNDECIDED], markup=False)
-    if json_path:
-        write_json(compared, json_path)
-
-
-def write_json(value: ComparedRuns | ItemAnalysis | Regressions, path: Path) -> None:
-    """Write an answer as JSON.
-
-    Raises:
-        ClickException: the file could not be written.
-    """
-    text = json.dumps(dataclasses.asdict(value), indent=2)
-    if path == STANDARD_OUTPUT:
-        click.echo(text)
-        return
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise NoAnswerError(f"{path} cannot be written: {error.strerror}") from None
+    write_json(compared, json_path, failure=NoAnswerError)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
+from evalfleet.cli.json_output import error_fields
 from evalfleet.errors import EvalFleetError, InvalidArgumentError
 from evalfleet.results import Verdict
 from evalfleet.verdicts import Conversation, Role
@@ -49,7 +50,7 @@ def write_line(line: Line, outcome: Verdict | EvalFleetError) -> str:
     if line.item_id is not None:
         result["id"] = line.item_id
     if isinstance(outcome, EvalFleetError):
-        result["error"] = {"reason": outcome.reason, "message": outcome.explanation()}
+        result["error"] = error_fields(outcome)
         return _dumped(result)
     result |= {
         "decision": outcome.decision.value,

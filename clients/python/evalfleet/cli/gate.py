@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from evalfleet.cli.goal_options import GateType, cost_options, previous_option
-from evalfleet.cli.reports import check_writable, json_option, results_console
+from evalfleet.cli.json_output import json_option
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.run import gates_failing_with_2, resolved_model, watch_run
 from evalfleet.cli.session import Session
 from evalfleet.goals import Budget, Gate
@@ -54,7 +55,6 @@ def gate(
     json_path: Path | None,
 ) -> None:
     """Decide whether a model keeps bounds on its scores, with as few items as that takes."""
-    check_writable(json_path)
     tasks = tuple(dict.fromkeys(each.task for each in gates))
     if suite is None and len(tasks) > 1:
         raise click.UsageError("gates of several tasks need --suite, the suite that has them all")

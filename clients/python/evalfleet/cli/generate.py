@@ -1,8 +1,12 @@
 """`evalfleet generate`: one answer, token by token."""
 
+from pathlib import Path
+
 import click
 
 from evalfleet.answers import Answer, Prompt, Role, Sampling
+from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
 
 
@@ -24,6 +28,7 @@ Ctrl-C stops the engine's work, too."""
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Share of probability to choose from.")
 @click.option("--seed", type=int, help="Makes a sampled answer repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@json_option
 @click.pass_obj
 def generate(
     session: Session,
@@ -36,6 +41,7 @@ def generate(
     top_p: float | None,
     seed: int | None,
     stop: tuple[str, ...],
+    json_path: Path | None,
 ) -> None:
     """Let MODEL answer PROMPT and show the answer as it grows."""
     if raw and system:
@@ -43,9 +49,11 @@ def generate(
     turns: list[tuple[Role, str]] = [("system", system)] if system else []
     wanted: Prompt = prompt if raw else [*turns, ("user", prompt)]
     sampling = Sampling(max_tokens, temperature, top_p, None, stop, seed)
+    console = results_console(session, json_path)
     for event in session.fleet.generation.generate_tokens(model, wanted, sampling):
         if isinstance(event, Answer):
-            session.out.print()
+            console.print()
             session.err.print(f"{event.completion_tokens} tokens, {event.finish_reasons[0]}", style="dim", markup=False)
+            write_json(event, json_path)
         else:
-            session.out.print(event, end="", markup=False, soft_wrap=True)
+            console.print(event, end="", markup=False, soft_wrap=True)

@@ -1,7 +1,10 @@
 """`evalfleet guards` and `evalfleet policies`: who can judge safety, and by which rules."""
 
+from pathlib import Path
+
 import click
 
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import guard_table, guards_table, number, policies_table
 
@@ -14,13 +17,17 @@ Examples:
   evalfleet classify "…" --guard minilm-hazard"""
 )
 @click.argument("names", nargs=-1, metavar="[GUARD]...")
+@json_option
 @click.pass_obj
-def guards(session: Session, names: tuple[str, ...]) -> None:
+def guards(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:
     """List the guards, or show what one knows and exactly which one it is."""
-    if not names:
-        session.out.print(guards_table(session.fleet.safety.guards()))
+    found = [session.fleet.safety.guard(each) for each in names] if names else session.fleet.safety.guards()
+    if write_json(found, json_path):
         return
-    for guard in [session.fleet.safety.guard(each) for each in names]:
+    if not names:
+        session.out.print(guards_table(found))
+        return
+    for guard in found:
         reference = guard.reference
         session.out.print(f"{guard.name}: {guard.description}", markup=False, soft_wrap=True)
         limit = "any length" if guard.max_tokens is None else f"{guard.max_tokens:,} tokens"
@@ -50,10 +57,13 @@ A policy of your own is a YAML file in a folder of $EVALFLEET_POLICY_DIRS of the
 safety service; docs/api/safety.md shows one."""
 )
 @click.argument("names", nargs=-1, metavar="[POLICY]...")
+@json_option
 @click.pass_obj
-def policies(session: Session, names: tuple[str, ...]) -> None:
+def policies(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:
     """List the policies: which hazards count, from which probability on, and what becomes of errors."""
     found = [session.fleet.safety.policy(each) for each in names] if names else session.fleet.safety.policies()
+    if write_json(found, json_path):
+        return
     session.out.print(policies_table(found))
     for policy in found:
         if names:

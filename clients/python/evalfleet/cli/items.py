@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from evalfleet.cli.compare import write_json
 from evalfleet.cli.comparison_tables import item_flags, item_remarks, items_table
-from evalfleet.cli.reports import check_writable, json_option, known_suite, results_console
+from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.reports import known_suite, results_console
 from evalfleet.cli.session import Session
 from evalfleet.comparison_results import AnalyzedItem, ItemAnalysis
 from evalfleet.results import Run, Task
@@ -56,7 +56,6 @@ def items(
     json_path: Path | None,
 ) -> None:
     """Analyse the items of TASK from what the runs so far made of them."""
-    check_writable(json_path)
     used = _runs_with(session, task, runs, most_runs)
     described = _described(session, task, used[0])
     if described is None and metric is None:
@@ -78,8 +77,7 @@ def items(
         console.print(f"only {limit} of {len(shown):,} are shown: --limit, --only", style="dim", markup=False)
     for line in item_remarks(analysis):
         console.print(line, markup=False, soft_wrap=True)
-    if json_path:
-        write_json(analysis, json_path)
+    write_json(analysis, json_path)
 
 
 def _runs_with(session: Session, task: str, named: tuple[str, ...], most: int) -> list[Run]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from evalfleet.cli.json_output import error_fields, json_option, write_json
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import models_table
 from evalfleet.errors import EvalFleetError
@@ -45,20 +47,27 @@ Examples:
   evalfleet models                              list them
   evalfleet models add out/step-100 --id step-100
   evalfleet models connect llm:8001 llama --protocol vllm-backend --tokenizer out/llama
-  evalfleet models rm step-100""",
+  evalfleet models rm step-100
+  evalfleet models --json | jq -r '.[] | select(.state == "ready") | .name'""",
 )
+@json_option
 @click.pass_context
-def models(ctx: click.Context) -> None:
+def models(ctx: click.Context, json_path: Path | None) -> None:
     """List, add, connect and remove models."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_models)
+        ctx.invoke(list_models, json_path=json_path)
+    elif json_path:
+        raise click.UsageError(f"--json goes behind {ctx.invoked_subcommand}")
 
 
 @models.command("list")
+@json_option
 @click.pass_obj
-def list_models(session: Session) -> None:
+def list_models(session: Session, json_path: Path | None) -> None:
     """List the registered models."""
     found = session.fleet.models.list()
+    if write_json(found, json_path):
+        return
     if not found:
         session.out.print("no models yet: evalfleet models add DIR", markup=False)
         return
@@ -84,6 +93,7 @@ Examples:
 @click.option("--id", "model_id", metavar="ID", help="Id of the model; default: from the folder's name and content.")
 @click.option("--dtype", help="float32, bfloat16, float16 or auto; default: chosen by the fleet.")
 @click.option("--engine", help="transformers, vllm or auto; default: chosen by the fleet.")
+@json_option
 @click.pass_obj
 def add(
     session: Session,
@@ -94,6 +104,7 @@ def add(
     model_id: str | None,
     dtype: str | None,
     engine: str | None,
+    json_path: Path | None,
 ) -> None:
     """Register a checkpoint, which loads it: a folder, a URL or a repository of a hub."""
     if (checkpoint is None) == (hub is None):
@@ -103,10 +114,10 @@ def add(
     for path in (checkpoint, adapter):
         if path and "://" not in path and not Path(path).is_dir():
             raise click.UsageError(f"there is no folder {path}")
-    register(
+    model = register(
         session,
         checkpoint,
-        console=session.out,
+        console=results_console(session, json_path),
         adapter=adapter,
         hub=hub,
         revision=revision,
@@ -114,6 +125,7 @@ def add(
         dtype=dtype,
         engine=engine,
     )
+    write_json(model, json_path)
 
 
 @models.command(
@@ -145,6 +157,7 @@ Generation works as with any model; of continuations, only those of one token ca
 @click.option("--version", "model_version", help="Version of the model there; default: the one that Triton chooses.")
 @click.option("--revision", help="What its deployer calls the weights; without it, no answer is cached.")
 @click.option("--id", "model_id", metavar="ID", help="Id of the model here; default: from its name there.")
+@json_option
 @click.pass_obj
 def connect(
     session: Session,
@@ -157,6 +170,7 @@ def connect(
     model_version: str | None,
     revision: str | None,
     model_id: str | None,
+    json_path: Path | None,
 ) -> None:
     """Register a model that somebody else deployed in a Triton: it is asked there, and never loaded here."""
     if (tokenizer is None) == (hub is None):
@@ -176,23 +190,30 @@ def connect(
         revision=revision,
         model_id=model_id,
     )
+    if write_json(model, json_path):
+        return
     kept = "" if revision else "; its answers are not cached: no --revision"
     session.out.print(f"{model.name}: {model.foreign}, {model.engine}{kept}", markup=False)
 
 
 @models.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...]) -> None:
+def rm(session: Session, names: tuple[str, ...], json_path: Path | None) -> None:
     """Unload models and forget them; their files are left alone."""
-    failed = False
+    console = results_console(session, json_path)
+    outcomes = []
     for name in names:
+        told = full_name("models", name)
         try:
             session.fleet.models.remove(name)
         except EvalFleetError as error:
             session.err.print(f"Error: {error.explanation()}", markup=False)
-            failed = True
+            outcomes.append({"name": told, "is_removed": False, "error": error_fields(error)})
         else:
-            session.out.print(f"{full_name('models', name)} removed", markup=False)
-    if failed:
+            console.print(f"{told} removed", markup=False)
+            outcomes.append({"name": told, "is_removed": True, "error": None})
+    write_json(outcomes, json_path)
+    if not all(each["is_removed"] for each in outcomes):
         raise SystemExit(1)

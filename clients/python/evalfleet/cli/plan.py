@@ -1,12 +1,14 @@
 """`evalfleet plan`: what a run would cost, before anything is spent."""
 
 import os
+from pathlib import Path
 
 import click
 from rich.table import Table
 
 from evalfleet.cli.budget import left_text
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
 from evalfleet.goals import Budget, CostBasis, Gate, RunPlan, Spend
@@ -41,6 +43,7 @@ five points away. Caches may make a run cheaper. Nothing is started, and no chec
 @gate_option
 @precision_option
 @cost_options
+@json_option
 @click.pass_obj
 def plan(
     session: Session,
@@ -55,6 +58,7 @@ def plan(
     tier: str | None,
     confidence: float | None,
     no_history: bool,
+    json_path: Path | None,
 ) -> None:
     """Say what a run would probably cost; takes the options of `evalfleet run`."""
     planned = session.fleet.runs.plan(
@@ -70,6 +74,8 @@ def plan(
         confidence=confidence,
         use_history=False if no_history else None,
     )
+    if write_json(planned, json_path):
+        return
     session.out.print(_plan_table(planned))
     if planned.exceeds_budget:
         session.out.print(

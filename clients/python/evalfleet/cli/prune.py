@@ -1,7 +1,10 @@
 """`evalfleet prune`: takes old or named runs, and old texts, out of the ledger."""
 
+from pathlib import Path
+
 import click
 
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.ledger import Pruned
 
@@ -33,6 +36,7 @@ Runs in progress are left alone."""
     help="Remove long prompts and answers of runs that got no results for so many days; scores stay.",
 )
 @click.option("--dry-run", is_flag=True, help="Only tell what would be taken out.")
+@json_option
 @click.pass_obj
 def prune(
     session: Session,
@@ -41,6 +45,7 @@ def prune(
     keep_runs_days: int | None,
     keep_text_days: int | None,
     dry_run: bool,
+    json_path: Path | None,
 ) -> None:
     """Take the results of RUNS, or what is old, out of the ledger."""
     for name in runs:
@@ -54,6 +59,8 @@ def prune(
         runs_have_ended=True,
         dry_run=dry_run,
     )
+    if write_json(pruned, json_path):
+        return
     for line in _told(pruned, dry_run=dry_run):
         session.out.print(line, markup=False, soft_wrap=True)
 

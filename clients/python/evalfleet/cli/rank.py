@@ -1,9 +1,6 @@
 """`evalfleet rank`: which of several models are the best? Clear losers get no more items."""
 
-import dataclasses
-import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -14,8 +11,9 @@ from rich.text import Text
 from evalfleet.cli.decisions import Undecided
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import BudgetType
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.plots import interval_bar
-from evalfleet.cli.reports import STANDARD_OUTPUT, check_writable, json_option, results_console
+from evalfleet.cli.reports import results_console
 from evalfleet.cli.run import INTERRUPTED, resolved_model
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import number, plain_table
@@ -109,13 +107,10 @@ def rank(
     json_path: Path | None,
 ) -> None:
     """Find the best of several models, with no more items than that takes."""
-    check_writable(json_path)
     if not (task or suite):
         raise click.UsageError("name the --task that the models are ranked by")
     if top >= len(models):
         raise click.UsageError(f"--top {top} of {len(models)} models leaves nothing to find out")
-    if detach and json_path:
-        raise click.UsageError("--detach returns before there are results: leave out --json")
     console = results_console(session, json_path)
     try:
         name = suite or task
@@ -133,6 +128,7 @@ def rank(
             concurrency=concurrency,
         )
         if detach:
+            write_json(started, json_path, failure=Undecided)
             console.print(f"{started.name} started; `evalfleet rankings {short_name(started.name)}` follows it")
             return
         ended = follow_ranking(session, started.name, console)
@@ -160,12 +156,13 @@ an error; 130 interrupted."""
 @click.pass_obj
 def rankings(session: Session, *, name: str | None, cancel: bool, json_path: Path | None) -> None:
     """List rankings, newest first; with a NAME follow one until it has ended, and show it."""
-    check_writable(json_path)
     console = results_console(session, json_path)
     if name is None:
-        if cancel or json_path:
+        if cancel:
             raise click.UsageError("name the ranking")
-        console.print(_listing(session.fleet.rankings.list()))
+        found = session.fleet.rankings.list()
+        if not write_json(found, json_path):
+            console.print(_listing(found))
         return
     try:
         if cancel:
@@ -267,8 +264,7 @@ def _report(console: Console, ranking: Ranking, json_path: Path | None) -> None:
     elif not ranking.is_decided:
         why = _WHY_UNDECIDED.get(ranking.stop_reason, ranking.stop_reason.value)
         console.print(f"undecided: {why}; estimates and intervals hold", markup=False)
-    if json_path:
-        _write_json(ranking, json_path)
+    write_json(ranking, json_path, failure=Undecided)
 
 
 def _tell_best(console: Console, ranking: Ranking, best: Sequence[str]) -> None:
@@ -304,20 +300,3 @@ def _listing(found: Iterable[Ranking]) -> Table:
             Text(best),
         )
     return table
-
-
-def _write_json(ranking: Ranking, path: Path) -> None:
-    text = json.dumps(dataclasses.asdict(ranking), indent=2, default=_plain)
-    if path == STANDARD_OUTPUT:
-        click.echo(text)
-        return
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Undecided(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from evalfleet.cli.compare import NoAnswerError, write_json
+from evalfleet.cli.compare import NoAnswerError
 from evalfleet.cli.comparison_tables import alarm_lines, regressions_table, skipped_lines
-from evalfleet.cli.reports import check_writable, json_option, known_suite, results_console
+from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.reports import known_suite, results_console
 from evalfleet.cli.session import Session
 from evalfleet.comparison_results import WatchedMetric
 from evalfleet.errors import EvalFleetError
@@ -64,7 +65,6 @@ def regressions(
     json_path: Path | None,
 ) -> None:
     """Look for tasks that became worse along RUNS, one a checkpoint in the order of training."""
-    check_writable(json_path)
     if bool(runs) == (suite is not None):
         raise click.UsageError("name the runs, or their --suite")
     try:
@@ -95,8 +95,7 @@ def regressions(
         markup=False,
         soft_wrap=True,
     )
-    if json_path:
-        write_json(found, json_path)
+    write_json(found, json_path, failure=NoAnswerError)
     raise SystemExit(_ALARM if found.alarms else 0)
 
 

@@ -1,30 +1,21 @@
-"""What a run found: as a table with remarks, and as JSON for programs."""
+"""What a run found: as a table with remarks, and as JSON."""
 
-import dataclasses
-import json
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from evalfleet.cli.decisions import print_decisions
+from evalfleet.cli.json_output import STANDARD_OUTPUT, fields_of, write_json
 from evalfleet.cli.remarks import remarks
 from evalfleet.cli.session import Session
 from evalfleet.cli.set_measures import set_measures_table
 from evalfleet.cli.tables import results_table
 from evalfleet.errors import NotFoundError
 from evalfleet.names import short_name
-from evalfleet.results import RunSnapshot, RunState, Suite
+from evalfleet.results import FailedItem, RunSnapshot, RunState, Suite
 
-STANDARD_OUTPUT = Path("-")
-
-json_option = click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
-    help="Also write the results as JSON to this file; - for standard output, tables then go to standard error.",
-)
 groups_option = click.option("--groups", is_flag=True, help="Also show the estimates of groups of items.")
 
 
@@ -41,16 +32,16 @@ def results_console(session: Session, json_path: Path | None) -> Console:
     return session.err if json_path == STANDARD_OUTPUT else session.out
 
 
-def check_writable(json_path: Path | None) -> None:
-    """Refuse a JSON path that cannot be written, before a long run instead of after it."""
-    if json_path and json_path != STANDARD_OUTPUT and not json_path.parent.is_dir():
-        raise click.BadParameter(f"the folder {json_path.parent} does not exist", param_hint="--json")
-
-
 def report(
-    session: Session, snapshot: RunSnapshot, suite: Suite | None, *, json_path: Path | None, groups: bool
+    session: Session,
+    snapshot: RunSnapshot,
+    suite: Suite | None,
+    *,
+    json_path: Path | None,
+    groups: bool,
+    failed_items: Sequence[FailedItem] | None = None,
 ) -> None:
-    """Print a run's table and remarks, and write its JSON if that is wanted.
+    """Print a run's table and remarks, and write its JSON, with ``failed_items`` if these were asked for.
 
     Raises:
         ClickException: the JSON file could not be written.
@@ -70,27 +61,12 @@ def report(
         console.print(f"it failed: {run.failure}", style="red", markup=False)
     if any(each.failed_count for each in run.tasks) or any(each.failed_count for each in snapshot.estimates):
         console.print(f"`evalfleet show {short_name(run.name)} --failed` lists the failed items", markup=False)
-    if json_path:
-        _write_json(snapshot, json_path)
+    told = fields_of(snapshot)
+    if failed_items is not None:
+        told["failed_items"] = failed_items
+    write_json(told, json_path)
 
 
 def exit_code(state: RunState) -> int:
     """Return the exit code for how a run ended."""
     return 1 if state in (RunState.FAILED, RunState.CANCELLED) else 0
-
-
-def _write_json(snapshot: RunSnapshot, path: Path) -> None:
-    text = json.dumps(dataclasses.asdict(snapshot), indent=2, default=_plain)
-    if path == STANDARD_OUTPUT:
-        click.echo(text)
-        return
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"no JSON for {type(value).__name__}")

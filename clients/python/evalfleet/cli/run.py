@@ -12,21 +12,15 @@ from evalfleet.cli.decisions import Undecided
 from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, starting_tier
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option, previous_option
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.models import register
 from evalfleet.cli.progress import follow
-from evalfleet.cli.reports import (
-    check_writable,
-    groups_option,
-    json_option,
-    known_suite,
-    report,
-    results_console,
-)
+from evalfleet.cli.reports import groups_option, known_suite, report, results_console
 from evalfleet.cli.session import Session
 from evalfleet.errors import EvalFleetError
 from evalfleet.goals import Budget, Gate
 from evalfleet.names import short_name
-from evalfleet.results import Run
+from evalfleet.results import Run, RunSnapshot
 
 INTERRUPTED = 130
 
@@ -117,11 +111,6 @@ def run(
     json_path: Path | None,
 ) -> None:
     """Evaluate a model with a suite, show progress, then a table of results."""
-    check_writable(json_path)
-    if detach and json_path:
-        raise click.UsageError(
-            "--detach returns before there are results: leave out --json, use `evalfleet show --json`"
-        )
     console = results_console(session, json_path)
     first_tier = starting_tier(tier, changed, escalate=escalate)
     with gates_failing_with_2(bool(gates) or bool(first_tier)):
@@ -150,6 +139,7 @@ def run(
         )
         if detach:
             short = short_name(started.name)
+            write_json(RunSnapshot(started, (), ()), json_path)
             console.print(f"{started.name} started; `evalfleet watch {short}` follows it", markup=False)
             return
         code = climb(

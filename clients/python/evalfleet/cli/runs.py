@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from evalfleet.calibration.quality_records import read_quality
-from evalfleet.cli.reports import groups_option, json_option, known_suite, report, results_console
+from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.reports import groups_option, known_suite, report, results_console
 from evalfleet.cli.run import watch_run
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import runs_table
@@ -41,14 +42,18 @@ def _parsed_qualities(
     epilog="""\b
 Examples:
   evalfleet runs
-  evalfleet runs --model step-100 --limit 5"""
+  evalfleet runs --model step-100 --limit 5
+  evalfleet runs --json | jq -r '.[] | select(.state == "failed") | .name'"""
 )
 @click.option("--model", metavar="NAME", help="Only runs of this model.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most runs to list.")
+@json_option
 @click.pass_obj
-def runs(session: Session, model: str | None, limit: int) -> None:
+def runs(session: Session, model: str | None, limit: int, json_path: Path | None) -> None:
     """List runs, newest first."""
     found = session.fleet.runs.list(model=model, limit=limit)
+    if write_json(found, json_path):
+        return
     if not found:
         session.out.print("no runs yet: evalfleet run --model DIR --suite demo", markup=False)
         return
@@ -95,11 +100,12 @@ def show(
 ) -> None:
     """Show what a run found, as far as it is."""
     snapshot = session.fleet.runs.snapshot(run, guard_qualities=guard_qualities, with_set_measures=True)
-    report(session, snapshot, known_suite(session, snapshot.run.suite), json_path=json_path, groups=groups)
-    if not failed:
+    items = session.fleet.runs.failed_items(snapshot.run.name, limit=_FAILED_SHOWN) if failed else None
+    suite = known_suite(session, snapshot.run.suite)
+    report(session, snapshot, suite, json_path=json_path, groups=groups, failed_items=items)
+    if items is None:
         return
     console = results_console(session, json_path)
-    items = session.fleet.runs.failed_items(snapshot.run.name, limit=_FAILED_SHOWN)
     for each in items:
         sample = f" sample {each.sample}" if each.sample else ""
         about = f" {', '.join(each.metrics)}" if each.metrics else ""
@@ -135,10 +141,13 @@ Example:
   evalfleet cancel r-1a2b3c"""
 )
 @click.argument("run")
+@json_option
 @click.pass_obj
-def cancel(session: Session, run: str) -> None:
+def cancel(session: Session, run: str, json_path: Path | None) -> None:
     """Stop a run; the items that are done stay."""
     cancelled = session.fleet.runs.cancel(run)
+    if write_json(cancelled, json_path):
+        return
     done = sum(each.done_count for each in cancelled.tasks)
     session.out.print(
         f"{cancelled.name}: {cancelled.state.value}, {done} items done; "

@@ -10,6 +10,7 @@ from typing import IO
 
 import click
 
+from evalfleet.cli.json_output import STANDARD_OUTPUT, error_fields, json_option, write_json
 from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
 from evalfleet.cli.scorer_parameters import parsed_parameters
 from evalfleet.cli.session import Session
@@ -65,11 +66,22 @@ Exit code: 0 when everything was scored, 1 when something was not."""
 @click.option(
     "--output", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Where to write; default: stdout."
 )
+@json_option
 @click.pass_obj
 def score(
-    session: Session, source: IO[str], scorer: str, parameters: Mapping[str, object], output: Path | None
+    session: Session,
+    source: IO[str],
+    scorer: str,
+    parameters: Mapping[str, object],
+    output: Path | None,
+    json_path: Path | None,
 ) -> None:
-    """Score each of a file of outputs."""
+    """Score each of a file of outputs.
+
+    The scores are lines of JSON; --json writes how many lines there were, and how many failed.
+    """
+    if json_path == STANDARD_OUTPUT and output is None:
+        raise click.UsageError("the scores go to standard output: give --output, or a file to --json")
     failed_count = scored_count = 0
 
     def score_many(outputs: Iterator[ScorableOutput]) -> Iterator[tuple[int, Score | EvalFleetError]]:
@@ -88,6 +100,7 @@ def score(
             progress.advance(bar)
     failures = f", {failed_count:,} failed" if failed_count else ""
     session.err.print(f"{scored_count:,} scored{failures}", markup=False)
+    write_json({"lines": scored_count + failed_count, "scored": scored_count, "failed": failed_count}, json_path)
     if failed_count:
         raise SystemExit(1)
 
@@ -110,7 +123,7 @@ def _write_line(line: _Line, outcome: Score | EvalFleetError) -> str:
     if line.item_id is not None:
         result["id"] = line.item_id
     if isinstance(outcome, EvalFleetError):
-        result["error"] = {"reason": outcome.reason, "message": outcome.explanation()}
+        result["error"] = error_fields(outcome)
     else:
         reference = outcome.scorer
         result["metrics"] = dict(outcome.metrics)

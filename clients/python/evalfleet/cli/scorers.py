@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
 from evalfleet.names import short_name
@@ -21,13 +23,17 @@ Examples:
   evalfleet score --scorer exact_match --file outputs.jsonl"""
 )
 @click.argument("names", nargs=-1, metavar="[SCORER]...")
+@json_option
 @click.pass_obj
-def scorers(session: Session, names: tuple[str, ...]) -> None:
+def scorers(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:
     """List the scorers, or show what one measures, its parameters and exactly which one it is."""
-    if not names:
-        session.out.print(_scorers_table(session.fleet.scoring.scorers()))
+    found = [session.fleet.scoring.scorer(each) for each in names] if names else session.fleet.scoring.scorers()
+    if write_json(found, json_path):
         return
-    for scorer in [session.fleet.scoring.scorer(each) for each in names]:
+    if not names:
+        session.out.print(_scorers_table(found))
+        return
+    for scorer in found:
         _show(session, scorer)
 
 
