@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from evalfleet.cli.completion import completes
 from evalfleet.cli.session import Session
 
 from services.distillation.plan import LEAST_BUDGET, Plan
@@ -35,7 +36,11 @@ What comes next: name the folder in the guards file and let it decide what it is
 )
 @click.argument("rows", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option(
-    "--teacher", required=True, metavar="NAME", help="The guard of the running service that labels the texts."
+    "--teacher",
+    required=True,
+    metavar="NAME",
+    shell_complete=completes("guards"),
+    help="The guard of the running service that labels the texts.",
 )
 @click.option(
     "--student",

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import grpc
 import structlog
+from evalfleet.connections import VERSION_KEY
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
@@ -21,6 +23,24 @@ _UNREADY_SECONDS = 0.5
 ReadinessCheck = Callable[[], Awaitable[bool]]
 
 
+class _VersionedHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package ships no types
+    """Also tells the version of this service, so that nobody has to guess what is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            self._version = version("evalfleet-services")
+        except PackageNotFoundError:
+            self._version = "unknown"
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        """Answer one check."""
+        context.set_trailing_metadata(((VERSION_KEY, self._version),))
+        return await super().Check(request, context)
+
+
 class HealthBoard:
     """Holds what the health service answers.
 
@@ -31,7 +51,7 @@ class HealthBoard:
     """
 
     def __init__(self, checks: Mapping[str, ReadinessCheck | None], *, interval_seconds: float) -> None:
-        self._servicer = health_aio.HealthServicer()
+        self._servicer = _VersionedHealth()
         self._checks = dict(checks)
         self._interval_seconds = interval_seconds
         self._ready: dict[str, bool] = {}

@@ -17,6 +17,9 @@ LARGEST_PAGE = 1000
 CALLER_KEY = "evalfleet-caller"
 """Metadata entry by which a caller names itself; the services sum up cost by it."""
 
+VERSION_KEY = "evalfleet-version"
+"""Trailing metadata of a health check: the version of the service."""
+
 
 class PagedAnswer(Protocol):
     """An answer of a list method."""

@@ -17,6 +17,7 @@ from evalfleet.answers import Answer
 from evalfleet.calibration.fitting import CascadeFit
 from evalfleet.calibration.guard_quality import MeasuredGuard
 from evalfleet.comparison_results import ComparedRuns, ItemAnalysis, Regressions
+from evalfleet.doctor import Finding
 from evalfleet.goals import CallerBudget, RunPlan
 from evalfleet.ledger import Pruned
 from evalfleet.rankings import Ranking
@@ -46,6 +47,7 @@ ROOTS: tuple[type, ...] = (
     Answer,
     MeasuredGuard,
     CascadeFit,
+    Finding,
 )
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", datetime: "time", NoneType: "null"}
 

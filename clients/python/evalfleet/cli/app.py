@@ -12,6 +12,8 @@ from evalfleet.cli import (
     calibrate_judge,
     classify,
     compare,
+    completion,
+    doctor,
     gate,
     generate,
     guards,
@@ -38,6 +40,16 @@ _PLUGIN_HINTS = {
     "distill-guard": "pip install 'evalfleet-services[ngrams]'",
     "up": "pip install 'evalfleet-services[standalone]'",
 }
+# What belongs together, in the order of first use; a command of another distribution that is not named here comes last.
+_SECTIONS = (
+    ("Fleet", ("up", "doctor", "completion")),
+    ("Evaluate", ("run", "gate", "plan", "budget")),
+    ("Runs", ("runs", "show", "watch", "cancel", "prune")),
+    ("Compare", ("compare", "rank", "rankings", "regressions", "items")),
+    ("Models and suites", ("models", "suites", "generate")),
+    ("Safety and scores", ("classify", "guards", "policies", "score", "scorers", "bulk")),
+    ("Calibrate", ("calibrate-guard", "calibrate-judge", "distill-guard")),
+)
 
 
 class FleetGroup(click.Group):
@@ -46,6 +58,18 @@ class FleetGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List our commands and the plug-ins', ordered by name."""
         return sorted({*super().list_commands(ctx), *(each.name for each in _plugins())})
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in sections."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        shown = {name: each for name, each in commands.items() if each is not None and not each.hidden}
+        width = formatter.width - 6 - max((len(name) for name in shown), default=0)
+        named = {name for _, names in _SECTIONS for name in names}
+        for title, names in (*_SECTIONS, ("Other commands", tuple(name for name in shown if name not in named))):
+            rows = [(name, shown[name].get_short_help_str(width)) for name in names if name in shown]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command here or among the plug-ins."""
@@ -166,5 +190,7 @@ for command in (
     calibrate_guard.calibrate_guard,
     calibrate_judge.calibrate_judge,
     generate.generate,
+    doctor.doctor,
+    completion.completion,
 ):
     cli.add_command(command)

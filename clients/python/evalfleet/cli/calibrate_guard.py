@@ -13,6 +13,7 @@ from evalfleet.calibration.guard_quality import MeasuredGuard, measure_guard
 from evalfleet.calibration.quality_records import guard_record
 from evalfleet.calibration.risk_control import HANDS_ALL_ON
 from evalfleet.calibration.rows import JudgedTexts, Text, judge_texts, read_texts
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import fields_of, json_option, write_json
 from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
@@ -55,6 +56,7 @@ the promise is about such texts, and about no others.""",
     multiple=True,
     required=True,
     metavar="NAME",
+    shell_complete=completes("guards"),
     help="A guard of the cascade; repeat, cheapest first. One alone is measured against the rows' labels.",
 )
 @click.option("--name", default="cascade", show_default=True, callback=_check_name, help="The cascade's name.")

@@ -9,6 +9,7 @@ from rich.console import Console
 from evalfleet.calibration.document import write_document
 from evalfleet.calibration.judge_record import judge_record
 from evalfleet.calibration.judged_rows import judge_rows, read_labelled
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.reports import results_console
 from evalfleet.cli.scorer_parameters import parsed_parameters
@@ -32,7 +33,12 @@ baseline or tie. A rubric that wants reference answers needs "reference": a text
 )
 @click.argument("rows", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option(
-    "--judge", "judges", multiple=True, metavar="MODEL", help="The judge; default: the service's. Repeatable."
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=completes("models"),
+    help="The judge; default: the service's. Repeatable.",
 )
 @click.option("--rubric", default="quality", show_default=True, help="By what it judges.")
 @click.option(

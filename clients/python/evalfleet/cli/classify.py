@@ -11,6 +11,7 @@ from typing import IO, TypeAlias
 import click
 from rich.console import Console
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.conversations import read_line, write_line
 from evalfleet.cli.json_output import STANDARD_OUTPUT, json_option, write_json
 from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
@@ -53,8 +54,18 @@ Exit code: 0 when everything was judged, 1 when something was not."""
 @click.option(
     "--output", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Where to write; default: stdout."
 )
-@click.option("--guard", metavar="NAME", help="The guard; default: the service's.  [see: evalfleet guards]")
-@click.option("--policy", metavar="NAME", help="Which hazards count, and from where on.  [see: evalfleet policies]")
+@click.option(
+    "--guard",
+    metavar="NAME",
+    shell_complete=completes("guards"),
+    help="The guard; default: the service's.  [see: evalfleet guards]",
+)
+@click.option(
+    "--policy",
+    metavar="NAME",
+    shell_complete=completes("policies"),
+    help="Which hazards count, and from where on.  [see: evalfleet policies]",
+)
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Default: the policy's or the guard's.")
 @click.option(
     "--aspect", type=click.Choice(["prompt", "response"]), help="As what to judge the last turn; default: by its role."

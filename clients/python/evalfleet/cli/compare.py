@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from evalfleet.cli.comparison_tables import comparison_remarks, comparison_table
+from evalfleet.cli.completion import completes
 from evalfleet.cli.goal_options import BudgetType
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.rank import follow_ranking, saved_line
@@ -48,16 +49,28 @@ BASE and VARIANT are runs, or both are models: checkpoint folders or models/NAME
 the same items of one task in the same order, and no more of them once the answer is known.
 Exit code with --margin: 0 not inferior, 1 inferior, 2 undecided or an error; else 0, or 2."""
 )
-@click.argument("base")
-@click.argument("variant")
+@click.argument("base", shell_complete=completes("runs", folders=True))
+@click.argument("variant", shell_complete=completes("runs", folders=True))
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="M",
     help="How much worse VARIANT may be, as a difference of means (0.01: one point of a hundred).",
 )
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; of runs, repeatable.")
-@click.option("--suite", metavar="NAME", help="Of models: the suite of the task; default: the task alone.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completes("tasks"),
+    help="Only this task; of runs, repeatable.",
+)
+@click.option(
+    "--suite",
+    metavar="NAME",
+    shell_complete=completes("suites"),
+    help="Of models: the suite of the task; default: the task alone.",
+)
 @click.option(
     "--budget", type=BudgetType(), metavar="LIMIT,...", help="Of models: what both may spend together: 2usd, 9000items."
 )

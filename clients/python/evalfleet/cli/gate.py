@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.goal_options import GateType, cost_options, previous_option
 from evalfleet.cli.json_output import json_option
 from evalfleet.cli.reports import results_console
@@ -31,8 +32,19 @@ Exit code: 0 every gate passed, 1 a gate failed, 2 not decided (the budget was u
 was cancelled) or an error, 130 interrupted."""
 )
 @click.argument("gates", type=GateType(), nargs=-1, required=True, metavar="TASK>=NUMBER...")
-@click.option("--model", required=True, metavar="DIR|NAME", help="A checkpoint folder, or a registered model's name.")
-@click.option("--suite", metavar="NAME", help="The suite of the tasks; may be left out if there is one task.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="DIR|NAME",
+    shell_complete=completes("models", folders=True),
+    help="A checkpoint folder, or a registered model's name.",
+)
+@click.option(
+    "--suite",
+    metavar="NAME",
+    shell_complete=completes("suites"),
+    help="The suite of the tasks; may be left out if there is one task.",
+)
 @click.option("--concurrency", type=click.IntRange(1, 1024), metavar="N", help="Items in flight at once, up to 1024.")
 @click.option("--all", "goes_on", is_flag=True, help="Go on after a gate has failed, until all are decided.")
 @cost_options

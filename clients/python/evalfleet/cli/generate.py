@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from evalfleet.answers import Answer, Prompt, Role, Sampling
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
@@ -19,7 +20,7 @@ Examples:
 
 Ctrl-C stops the engine's work, too."""
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completes("models"))
 @click.argument("prompt")
 @click.option("--system", metavar="TEXT", help="Instructions before the conversation.")
 @click.option("--raw", is_flag=True, help="Give PROMPT to the model as it is, without its chat template.")

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.goals import Budget, Gate
 
 TIERS = ("smoke", "standard", "deep", "auto")
@@ -75,6 +76,7 @@ previous_option = click.option(
     "--previous",
     metavar="RUN",
     default="",
+    shell_complete=completes("runs"),
     help="The run of the checkpoint before this one, whose results say best where to look. Saves items.",
 )
 

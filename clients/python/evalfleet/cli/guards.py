@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import guard_table, guards_table, number, policies_table
@@ -16,7 +17,7 @@ Examples:
   evalfleet guards minilm-hazard        its hazard categories and digests
   evalfleet classify "…" --guard minilm-hazard"""
 )
-@click.argument("names", nargs=-1, metavar="[GUARD]...")
+@click.argument("names", nargs=-1, metavar="[GUARD]...", shell_complete=completes("guards"))
 @json_option
 @click.pass_obj
 def guards(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:
@@ -56,7 +57,7 @@ Examples:
 A policy of your own is a YAML file in a folder of $EVALFLEET_POLICY_DIRS of the
 safety service; docs/api/safety.md shows one."""
 )
-@click.argument("names", nargs=-1, metavar="[POLICY]...")
+@click.argument("names", nargs=-1, metavar="[POLICY]...", shell_complete=completes("policies"))
 @json_option
 @click.pass_obj
 def policies(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from evalfleet.cli.comparison_tables import item_flags, item_remarks, items_table
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.reports import known_suite, results_console
 from evalfleet.cli.session import Session
@@ -26,9 +27,16 @@ Examples:
 An item is saturated if every model gets it right, dead if none does, suspect if better models do
 worse on it (its answer may be wrong), and a duplicate if its text is nearly that of another one."""
 )
-@click.argument("task")
+@click.argument("task", shell_complete=completes("tasks"))
 @click.option("--metric", help="The metric; default: the task's primary one.")
-@click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run, the newest first; repeatable.")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    shell_complete=completes("runs"),
+    help="Only this run, the newest first; repeatable.",
+)
 @click.option("--most-runs", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most runs to use.")
 @click.option(
     "--similarity",

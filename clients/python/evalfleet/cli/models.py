@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import error_fields, json_option, write_json
 from evalfleet.cli.reports import results_console
 from evalfleet.cli.session import Session
@@ -197,7 +198,7 @@ def connect(
 
 
 @models.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completes("models"))
 @json_option
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], json_path: Path | None) -> None:

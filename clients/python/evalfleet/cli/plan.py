@@ -7,6 +7,7 @@ import click
 from rich.table import Table
 
 from evalfleet.cli.budget import left_text
+from evalfleet.cli.completion import completes
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
@@ -34,12 +35,30 @@ there is no such run, an upper bound of the tokens by the length of the prompts.
 gate takes depends on how far the score is from it: the last known score is taken, or one that is
 five points away. Caches may make a run cheaper. Nothing is started, and no checkpoint is loaded."""
 )
-@click.option("--suite", required=True, metavar="NAME", help="The suite; `evalfleet suites` lists them.")
-@click.option("--model", metavar="DIR|NAME", help="A registered model whose earlier runs say what items cost.")
+@click.option(
+    "--suite",
+    required=True,
+    metavar="NAME",
+    shell_complete=completes("suites"),
+    help="The suite; `evalfleet suites` lists them.",
+)
+@click.option(
+    "--model",
+    metavar="DIR|NAME",
+    shell_complete=completes("models", folders=True),
+    help="A registered model whose earlier runs say what items cost.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Most items a task: the first of the seeded order."
 )
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task of the suite; repeatable.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completes("tasks"),
+    help="Only this task of the suite; repeatable.",
+)
 @gate_option
 @precision_option
 @cost_options

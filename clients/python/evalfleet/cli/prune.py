@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.ledger import Pruned
@@ -22,7 +23,7 @@ Without runs or days, only texts that no result refers to any more are removed. 
 results are deleted stays in `evalfleet runs`; what shows or compares it says that they are gone.
 Runs in progress are left alone."""
 )
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=completes("runs"))
 @click.option(
     "--keep-runs-days",
     type=click.IntRange(min=1),

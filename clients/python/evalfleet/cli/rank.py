@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.decisions import Undecided
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import BudgetType
@@ -60,9 +61,22 @@ called tied, and not asked everything.
 Exit code: 0 the best are known, 2 they are not (budget used up, cancelled, all items asked and
 still open) or an error, 130 interrupted."""
 )
-@click.argument("models", nargs=-1, required=True, metavar="DIR|NAME...")
-@click.option("--task", metavar="NAME", default="", help="The task; may be left out if the suite has one.")
-@click.option("--suite", metavar="NAME", help="The suite of the task; default: the task alone.")
+@click.argument(
+    "models", nargs=-1, required=True, metavar="DIR|NAME...", shell_complete=completes("models", folders=True)
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    default="",
+    shell_complete=completes("tasks"),
+    help="The task; may be left out if the suite has one.",
+)
+@click.option(
+    "--suite",
+    metavar="NAME",
+    shell_complete=completes("suites"),
+    help="The suite of the task; default: the task alone.",
+)
 @click.option("--metric", metavar="NAME", default="", help="Rank by this metric.  [default: the primary one]")
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="K", help="How many are wanted."
@@ -150,7 +164,7 @@ Exit code with a NAME: 0 the best are known, or none is inferior by more than th
 was cancelled as asked; 1 one is inferior by more than the margin; 2 undecided, ended otherwise or
 an error; 130 interrupted."""
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completes("rankings"))
 @click.option("--cancel", is_flag=True, help="Stop it; what is done stays.")
 @json_option
 @click.pass_obj

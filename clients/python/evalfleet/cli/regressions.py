@@ -8,6 +8,7 @@ import click
 
 from evalfleet.cli.compare import NoAnswerError
 from evalfleet.cli.comparison_tables import alarm_lines, regressions_table, skipped_lines
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.reports import known_suite, results_console
 from evalfleet.cli.session import Session
@@ -33,10 +34,19 @@ are left out. Ask again after every checkpoint: the chance of any false alarm in
 training stays below --false-alarms.
 Exit code: 0 no alarm, 1 an alarm, 2 an error."""
 )
-@click.argument("runs", nargs=-1)
-@click.option("--suite", metavar="NAME", help="The runs of this suite; needed without RUNS.")
+@click.argument("runs", nargs=-1, shell_complete=completes("runs"))
+@click.option(
+    "--suite", metavar="NAME", shell_complete=completes("suites"), help="The runs of this suite; needed without RUNS."
+)
 @click.option("--model", metavar="PATTERN", default="*", help="Only models whose name matches, like 'step-*'.")
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completes("tasks"),
+    help="Only this task; repeatable.",
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1, max_open=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.decisions import Undecided
 from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, starting_tier
 from evalfleet.cli.failures import explained
@@ -46,12 +47,31 @@ A folder is registered first, which loads it; `models/NAME` always means a regis
 Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did not,
 2 wrong usage, 130 interrupted. With gates: 0 all passed, 1 one failed, 2 not decided or an error."""
 )
-@click.option("--model", required=True, metavar="DIR|NAME", help="A checkpoint folder, or a registered model's name.")
-@click.option("--suite", required=True, metavar="NAME", help="The suite; `evalfleet suites` lists them.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="DIR|NAME",
+    shell_complete=completes("models", folders=True),
+    help="A checkpoint folder, or a registered model's name.",
+)
+@click.option(
+    "--suite",
+    required=True,
+    metavar="NAME",
+    shell_complete=completes("suites"),
+    help="The suite; `evalfleet suites` lists them.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Most items a task: the first of the seeded order."
 )
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task of the suite; repeatable.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completes("tasks"),
+    help="Only this task of the suite; repeatable.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(-(2**63), 2**63 - 1),

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from evalfleet.calibration.quality_records import read_quality
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.reports import groups_option, known_suite, report, results_console
 from evalfleet.cli.run import watch_run
@@ -45,7 +46,7 @@ Examples:
   evalfleet runs --model step-100 --limit 5
   evalfleet runs --json | jq -r '.[] | select(.state == "failed") | .name'"""
 )
-@click.option("--model", metavar="NAME", help="Only runs of this model.")
+@click.option("--model", metavar="NAME", shell_complete=completes("models"), help="Only runs of this model.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most runs to list.")
 @json_option
 @click.pass_obj
@@ -73,7 +74,7 @@ Examples:
 The last one also shows the rates of `unsafe` corrected for the guard's errors: of 200 texts
 labelled unsafe it found 182, of 400 labelled safe it cleared 391."""
 )
-@click.argument("run")
+@click.argument("run", shell_complete=completes("runs"))
 @click.option(
     "--failed", is_flag=True, help="Also list the items that could not be judged, or in some metrics not, and why."
 )
@@ -126,7 +127,7 @@ Example:
 Ctrl-C stops the watching, not the run.
 Exit code: 0 the run succeeded, 1 it did not, 130 interrupted."""
 )
-@click.argument("run")
+@click.argument("run", shell_complete=completes("runs"))
 @groups_option
 @json_option
 @click.pass_obj
@@ -140,7 +141,7 @@ def watch(session: Session, run: str, *, groups: bool, json_path: Path | None) -
 Example:
   evalfleet cancel r-1a2b3c"""
 )
-@click.argument("run")
+@click.argument("run", shell_complete=completes("runs"))
 @json_option
 @click.pass_obj
 def cancel(session: Session, run: str, json_path: Path | None) -> None:

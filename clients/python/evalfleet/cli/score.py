@@ -10,6 +10,7 @@ from typing import IO
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import STANDARD_OUTPUT, error_fields, json_option, write_json
 from evalfleet.cli.line_files import line_count, numbered_lines, outcomes_in_order, progress_bar
 from evalfleet.cli.scorer_parameters import parsed_parameters
@@ -53,7 +54,13 @@ Exit code: 0 when everything was scored, 1 when something was not."""
     type=click.File("r", encoding="utf-8", errors="surrogateescape"),
     help="Outputs as JSON lines; - is standard input.",
 )
-@click.option("--scorer", default="", metavar="NAME", help="Of lines that name none.  [see: evalfleet scorers]")
+@click.option(
+    "--scorer",
+    default="",
+    metavar="NAME",
+    shell_complete=completes("scorers"),
+    help="Of lines that name none.  [see: evalfleet scorers]",
+)
 @click.option(
     "--parameter",
     "-p",

@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import plain_table
@@ -22,7 +23,7 @@ Examples:
   evalfleet scorers exact_match         its parameters, metrics and digest
   evalfleet score --scorer exact_match --file outputs.jsonl"""
 )
-@click.argument("names", nargs=-1, metavar="[SCORER]...")
+@click.argument("names", nargs=-1, metavar="[SCORER]...", shell_complete=completes("scorers"))
 @json_option
 @click.pass_obj
 def scorers(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:

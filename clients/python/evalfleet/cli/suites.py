@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.session import Session
 from evalfleet.cli.tables import suites_table, tasks_table, tiers_table
@@ -16,7 +17,7 @@ Examples:
   evalfleet suites demo                         its tasks with their metrics, and its tiers
   evalfleet suites --json | jq '.[].name'"""
 )
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completes("suites"))
 @json_option
 @click.pass_obj
 def suites(session: Session, names: tuple[str, ...], *, json_path: Path | None) -> None:
