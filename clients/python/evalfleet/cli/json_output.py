@@ -12,14 +12,11 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from evalfleet.errors import EvalFleetError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 STANDARD_OUTPUT = Path("-")
 
@@ -82,8 +79,8 @@ def json_text(value: object) -> str:
     return json.dumps(plain(value), indent=2, allow_nan=False)
 
 
-def fields_of(value: "DataclassInstance") -> dict[str, object]:
-    """Return the fields of a dataclass by their names, to write more beside them."""
+def fields_of(value: Any) -> dict[str, object]:
+    """Return the fields of a dataclass's value by their names, to write more beside them."""
     return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
 
 
