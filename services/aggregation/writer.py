@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.schema import Table
 
 from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, RunDeletedError
@@ -86,6 +87,8 @@ class LedgerWriter:
         self._wake = asyncio.Event()
         self._memory = _Memory()
         self._is_closed = False
+        # Made once: every transaction notes a lease, and to make a statement takes as long as to execute it.
+        self._note_lease = self._lease_note()
 
     async def append(self, results: Sequence[Result], lease: RunLease | None = None) -> AppendCounts:
         """Store the results whose keys are new; on return they are committed, all or none.
@@ -182,13 +185,17 @@ class LedgerWriter:
         for lease in seen:
             newest[lease.run] = max(lease.epoch, newest.get(lease.run, 0))
         for run in sorted(newest):
-            statement = self._insert_into(RUN_LEASES).values(run=run, epoch=newest[run])
-            known, told = RUN_LEASES.c.epoch, statement.excluded.epoch
-            statement = statement.on_conflict_do_update(
-                index_elements=[RUN_LEASES.c.run], set_={"epoch": case((known > told, known), else_=told)}
-            )
-            newest[run] = (await connection.execute(statement.returning(RUN_LEASES.c.epoch))).scalar_one()
+            noted = {"run": run, "epoch": newest[run]}
+            newest[run] = (await connection.execute(self._note_lease, noted)).scalar_one()
         return newest
+
+    def _lease_note(self) -> ReturningInsert[int]:
+        """What notes the lease of a run, unless a newer one is known, and returns the newest."""
+        noted = self._insert_into(RUN_LEASES)
+        known, told = RUN_LEASES.c.epoch, noted.excluded.epoch
+        newest = case((known > told, known), else_=told)
+        upsert = noted.on_conflict_do_update(index_elements=[RUN_LEASES.c.run], set_={"epoch": newest})
+        return upsert.returning(RUN_LEASES.c.epoch)
 
     async def _note_takeovers(self, connection: AsyncConnection, names: set[str]) -> None:
         """A run that a worker takes over, before its next result, is one in progress."""

@@ -25,6 +25,11 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both together."""
+        # Most scorers cost nothing, and an item adds several costs up.
+        if other is NO_USAGE:
+            return self
+        if self is NO_USAGE:
+            return other
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
@@ -46,6 +51,10 @@ class Usage:
         )
 
 
+NO_USAGE: Final = Usage()
+"""What costs nothing."""
+
+
 class Meter:
     """Sums up what was spent, also when what comes next fails.
 
@@ -54,7 +63,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = NO_USAGE
 
     def add(self, usage: Usage) -> None:
         """Add a cost."""

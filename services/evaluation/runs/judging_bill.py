@@ -7,7 +7,7 @@ from services.evaluation.runs.fatal_errors import is_fatal
 from services.evaluation.runs.peers import SafetyVerdict, ScoredOutput, ScorerCall
 from services.evaluation.runs.retry import is_transient
 from services.runtime.errors import FleetError
-from services.runtime.usage import Usage, usage_of
+from services.runtime.usage import NO_USAGE, usage_of
 
 Score: TypeAlias = Callable[[Sequence[ScorerCall]], Awaitable[Sequence[ScoredOutput | FleetError]]]
 
@@ -23,7 +23,7 @@ class JudgingBill:
     """
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = NO_USAGE
         self._known: dict[int, ScoredOutput | FleetError] = {}
 
     async def pay(self, score: Score, calls: Sequence[ScorerCall]) -> list[ScoredOutput | FleetError]:

@@ -13,7 +13,7 @@ from services.evaluation.items import ChatPrompt, Message, PlainPrompt, Prompt
 from services.evaluation.judging_specification import ScorerUse
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import GeneratedText, GenerationOptions, SafetyVerdict, ScoredOutput, ScorerCall
-from services.runtime.usage import Usage
+from services.runtime.usage import NO_USAGE, Usage
 from services.runtime.usage_messages import usage_from_proto, usage_to_proto
 
 _ROLES = {
@@ -164,7 +164,7 @@ def scored_from_proto(response: scoring_pb2.ScoreResponse) -> ScoredOutput:
         metrics=dict(response.metrics),
         extracted_answer=response.extracted_answer if response.HasField("extracted_answer") else None,
         scorer=JudgeReference(response.scorer.name, response.scorer.version, response.scorer.digest),
-        usage=usage_from_proto(response.usage),
+        usage=usage_from_proto(response.usage) if response.HasField("usage") else NO_USAGE,
     )
 
 
