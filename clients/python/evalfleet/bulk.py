@@ -3,142 +3,152 @@
 import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Generic, TypeVar
 
-from evalfleet.errors import CancelledCallError, EvalFleetError, UnavailableError
+from evalfleet.errors import EvalFleetError
+from evalfleet.window import WINDOW_ITEMS, MessageT, Patience, Sent, Window, may_reopen, stream_ended
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
-class OutcomeMessage(Protocol):
-    """An answer of a bulk stream."""
+class _Feed(Generic[RequestT, MessageT]):
+    """Reads the caller's items for the streams that carry them, one stream at a time.
 
-    @property
-    def item_id(self) -> str:
-        """Id of the item."""
-        ...
+    gRPC iterates over a stream's requests in a thread of its own, which may outlive its call.
+    """
 
-
-OutcomeT = TypeVar("OutcomeT", bound=OutcomeMessage)
-
-_PAUSE_SECONDS = 0.5
-
-
-class _Items(Generic[RequestT]):
-    """The caller's items, numbered; remembers those that have no outcome yet."""
-
-    def __init__(self, source: Iterable[RequestT]) -> None:
-        self._source = enumerate(source)
-        self._open: dict[int, RequestT] = {}
-        self._lock = threading.Lock()
-        self._attempt = 0
-        self._is_exhausted = False
+    def __init__(self, source: Iterable[RequestT | EvalFleetError], window: Window[RequestT, MessageT]) -> None:
+        self._source = iter(source)
+        self._window = window
+        self._changed = threading.Condition()
+        # Apart from the condition: while the source makes us wait, outcomes must still be told.
+        self._reading = threading.Lock()
+        self._stream_number = 0
         self.failure: Exception | None = None
 
-    @property
-    def is_done(self) -> bool:
-        return self._is_exhausted and not self._open
+    def stream(self) -> Iterator[Sent[RequestT]]:
+        """Return what is to be sent, until nothing more can come; a later call ends the earlier ones."""
+        with self._changed:
+            self._stream_number += 1
+            self._window.begin_stream()
+            self._changed.notify_all()
+            return self._items_of(self._stream_number)
 
-    def close(self, number: int) -> bool:
-        """Note an outcome; false if the item already had one."""
-        return self._open.pop(number, None) is not None
+    def first(self) -> Iterator[tuple[int, MessageT | EvalFleetError]]:
+        """Read until there is something to send, or nothing more; yield what is told of what cannot be sent."""
+        with self._changed:
+            self._stream_number += 1
+            mine = self._stream_number
+        while not self._window.open_count and not self._window.is_exhausted:
+            self._read(mine)
+            yield from self.take(None)
+        yield from self.take(None)
 
-    def stream(self) -> Iterator[tuple[int, RequestT]]:
-        """Yield what has no outcome, then what is new; a later call ends the earlier ones.
+    def take(self, message: MessageT | None) -> list[tuple[int, MessageT | EvalFleetError]]:
+        """Note an outcome, and return those that are to be told now."""
+        with self._changed:
+            if message is not None:
+                self._window.outcome(message)
+            told = list(self._window.told())
+            self._changed.notify_all()
+        return told
 
-        gRPC iterates in a thread of its own, which may outlive its call.
-        """
-        with self._lock:
-            self._attempt += 1
-            mine, again = self._attempt, list(self._open.items())
-        yield from again
+    def end(self) -> None:
+        """Let the threads of all streams go."""
+        with self._changed:
+            self._stream_number += 1
+            self._changed.notify_all()
+
+    def _items_of(self, stream_number: int) -> Iterator[Sent[RequestT]]:
         while True:
-            with self._lock:
-                if mine != self._attempt or self._is_exhausted:
+            with self._changed:
+                if stream_number != self._stream_number or self._window.is_done or self._window.is_idle:
                     return
-                try:
-                    entry = next(self._source, None)
-                except Exception as error:
-                    # gRPC would swallow it in its own thread: kept for the caller's.
-                    self.failure = error
-                    raise
-                if entry is None:
-                    self._is_exhausted = True
+                sent = self._window.next_to_send()
+                if sent is None and not (self._window.has_room and not self._window.is_exhausted):
+                    self._changed.wait(self._window.next_due_seconds())
+                    continue
+            if sent is not None:
+                yield sent
+            else:
+                self._read(stream_number)
+
+    def _read(self, stream_number: int) -> None:
+        with self._reading:
+            with self._changed:
+                # While this thread waited for its turn, another may have read.
+                may_read = self._window.has_room and not self._window.is_exhausted and not self._window.has_to_send
+                if stream_number != self._stream_number or not may_read:
                     return
-                self._open[entry[0]] = entry[1]
-            yield entry
+            try:
+                items = [next(self._source)]
+            except StopIteration:
+                items = []
+            except Exception as error:  # noqa: BLE001 - in gRPC's thread it would be lost: kept for the caller's
+                self.failure = error
+                items = []
+            with self._changed:
+                self._window.is_exhausted = not items
+                for each in items:
+                    self._window.read(each)
+                self._changed.notify_all()
 
 
 def answered_items(
-    source: Iterable[RequestT],
-    exchange: Callable[[Iterator[tuple[int, RequestT]]], Iterator[OutcomeT]],
+    source: Iterable[RequestT | EvalFleetError],
+    exchange: Callable[[Iterator[Sent[RequestT]]], Generator[MessageT]],
     *,
+    error_of: Callable[[MessageT], EvalFleetError | None],
     patience_seconds: float,
-) -> Iterator[tuple[int, OutcomeT]]:
-    """Yield (number, outcome) of every item, once each, in the order in which they are answered.
+    in_order: bool = False,
+    window: int = WINDOW_ITEMS,
+) -> Iterator[tuple[int, MessageT | EvalFleetError]]:
+    """Yield (number, outcome) of every item, once each; of one that cannot be sent, its error.
 
     Args:
-        source: the items; read as fast as the service takes them.
-        exchange: opens a stream for numbered items.
-        patience_seconds: longest time that the service may be away.
+        source: the items, or what is wrong with them; read as fast as the service takes them.
+        exchange: opens a stream for items.
+        error_of: the error that an outcome holds.
+        patience_seconds: longest time that the service may be away while items wait for their outcome.
+        in_order: in the order of the items; otherwise as they are answered.
+        window: most items that are read and not told.
 
     Raises:
         EvalFleetError: what the service answered to the stream; after ``patience_seconds`` without an outcome,
             UnavailableError, or STREAM_ENDED if its streams end as if nothing were missing.
-        Exception: what ``source`` raised.
+        Exception: what ``source`` raised, once all that it had given is told.
     """
-    items = _Items(source)
-    silent_since: float | None = None
-    while True:
-        try:
-            for outcome in exchange(items.stream()):
-                silent_since = None
-                number = int(outcome.item_id)
-                if items.close(number):
-                    yield number, outcome
-            if items.is_done:
-                return
-            if silent_since and time.monotonic() - silent_since > patience_seconds and items.failure is None:
-                raise EvalFleetError("the service ends its streams without answering all items", reason="STREAM_ENDED")
-        except (UnavailableError, CancelledCallError):
-            # Its replica is going away, or the connection was too old.
-            if items.failure is None and silent_since and time.monotonic() - silent_since > patience_seconds:
-                raise
-        finally:
-            if items.failure is not None:
-                raise items.failure
-        silent_since = silent_since or time.monotonic()
-        time.sleep(_PAUSE_SECONDS)
-
-
-def answered_sendable_items(
-    source: Iterable[RequestT | EvalFleetError],
-    exchange: Callable[[Iterator[tuple[int, RequestT]]], Iterator[OutcomeT]],
-    *,
-    patience_seconds: float,
-) -> Iterator[tuple[int, OutcomeT | EvalFleetError]]:
-    """Yield what ``answered_items`` does, and in between the items that cannot be sent, with their errors."""
-    unsendable: deque[tuple[int, EvalFleetError]] = deque()
-    numbers: dict[int, int] = {}
-
-    def sendable() -> Iterator[RequestT]:
-        sent = 0
-        for number, each in enumerate(source):
-            if isinstance(each, EvalFleetError):
-                unsendable.append((number, each))
-                continue
-            numbers[sent] = number
-            sent += 1
-            yield each
-
-    for sent, outcome in answered_items(sendable(), exchange, patience_seconds=patience_seconds):
-        while unsendable:
-            yield unsendable.popleft()
-        yield numbers.pop(sent), outcome
-    yield from unsendable
+    held: Window[RequestT, MessageT] = Window(window, in_order=in_order, error_of=error_of)
+    feed = _Feed(source, held)
+    patience = Patience(patience_seconds)
+    try:
+        while True:
+            yield from feed.first()
+            if held.is_done:
+                break
+            problem: EvalFleetError = stream_ended()
+            try:
+                with closing(exchange(feed.stream())) as messages:
+                    for message in messages:
+                        patience.heard()
+                        yield from feed.take(message)
+            except EvalFleetError as error:
+                if not may_reopen(error):
+                    raise
+                problem = error
+            yield from feed.take(None)
+            if held.open_count:
+                pause = patience.pause_after(problem)
+                if pause is None:
+                    raise problem
+                time.sleep(pause)
+        if feed.failure is not None:
+            raise feed.failure
+    finally:
+        feed.end()
 
 
 def answered_batches(
@@ -161,11 +171,22 @@ def answered_batches(
     requests = iter(source)
     while some := list(itertools.islice(requests, largest)):
         sent = [each for each in some if not isinstance(each, EvalFleetError)]
-        results = ask(sent) if sent else ()
-        if len(results) != len(sent):
-            raise EvalFleetError(
-                f"the service gave {len(results)} results for {len(sent)} requests", reason="WRONG_RESULT_COUNT"
-            )
-        answers = iter(results)
-        outcomes += [each if isinstance(each, EvalFleetError) else next(answers) for each in some]
+        outcomes += in_place(some, ask(sent) if sent else ())
     return outcomes
+
+
+def in_place(
+    requests: Sequence[RequestT | EvalFleetError], results: Sequence[ResultT]
+) -> list[ResultT | EvalFleetError]:
+    """Return the results in the places of the requests that were sent, and the others' errors in theirs.
+
+    Raises:
+        EvalFleetError: WRONG_RESULT_COUNT: nobody knows which result is whose.
+    """
+    sent_count = sum(not isinstance(each, EvalFleetError) for each in requests)
+    if len(results) != sent_count:
+        raise EvalFleetError(
+            f"the service gave {len(results)} results for {sent_count} requests", reason="WRONG_RESULT_COUNT"
+        )
+    answers = iter(results)
+    return [each if isinstance(each, EvalFleetError) else next(answers) for each in requests]

@@ -1,38 +1,74 @@
-"""Channels to the services of a fleet: kept alive, retried where that is safe, one channel a service."""
+"""Channels to the services of a fleet: kept alive, encrypted where told so, one channel a service."""
 
-import json
-from collections.abc import Iterable
+import os
+from typing import Final
 
 import grpc
+import grpc.aio
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-KEEPALIVE_SECONDS = 60
-KEEPALIVE_TIMEOUT_SECONDS = 20
+from evalfleet.errors import ForkedProcessError
+from evalfleet.security import Security, is_local
 
-# Idempotent: they read, they carry a request id, or repeating them changes nothing. DeleteModel is not: its
-# repetition would answer NOT_FOUND. gRPC never retries a stream that has begun; Fleet.watch reconnects itself.
-_IDEMPOTENT_METHODS = (
-    "evalfleet.evaluation.v1.EvaluationService",
-    "evalfleet.aggregation.v1.AggregationService/GetEstimates",
-    "evalfleet.aggregation.v1.AggregationService/ListResults",
-    "evalfleet.generation.v1.ModelService/CreateModel",
-    "evalfleet.generation.v1.ModelService/GetModel",
-    "evalfleet.generation.v1.ModelService/ListModels",
-    "evalfleet.safety.v1.SafetyService",
-)
-_RETRY_POLICY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+KEEPALIVE_SECONDS: Final = 60
+KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+
+FORK_VARIABLE: Final = "GRPC_ENABLE_FORK_SUPPORT"
+# gRPC reads it once, when it is first imported.
+_IS_FORKING_SUPPORTED: Final = os.environ.get(FORK_VARIABLE, "").lower() in ("1", "true", "yes", "on")
+
+# gRPC's threads and locks belong to a process, not to a client: what a forked child may do depends on which channels
+# were opened before, by anybody. Whether each process has opened one for an event loop, by process id.
+_processes_with_channels: dict[int, bool] = {}
+
+_PLAINTEXT: Final = Security()
 
 
-def open_channel(target: str) -> grpc.Channel:
-    """Open a channel to ``target`` (``host:port`` or any gRPC target); nothing is sent before the first call."""
+def open_channel(target: str, security: Security = _PLAINTEXT) -> grpc.Channel:
+    """Open a channel to ``target`` (``host:port`` or any gRPC target); nothing is sent before the first call.
+
+    Raises:
+        SecurityError: certificates or token cannot be used with this target.
+        ForkedProcessError: gRPC cannot work in this process.
+    """
+    credentials = security.credentials(target)
+    _enter_process(is_async=False)
+    if credentials is None:
+        return grpc.insecure_channel(target, options=_options(target))
+    return grpc.secure_channel(target, credentials, options=_options(target))
+
+
+def open_async_channel(target: str, security: Security = _PLAINTEXT) -> grpc.aio.Channel:
+    """Open a channel for the running event loop; otherwise like ``open_channel``."""
+    credentials = security.credentials(target)
+    _enter_process(is_async=True)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=_options(target))
+    return grpc.aio.secure_channel(target, credentials, options=_options(target))
+
+
+def _enter_process(*, is_async: bool) -> None:
+    """Note that this process has channels, or refuse to open any.
+
+    A call in a child of a process that had used gRPC would wait for threads that a fork leaves behind, without end.
+    """
+    own = os.getpid()
+    ancestors = [had_async for process, had_async in _processes_with_channels.items() if process != own]
+    # The thread that serves event loops is always inside of gRPC, which then leaves its fork handlers out.
+    if any(ancestors) or (ancestors and not _IS_FORKING_SUPPORTED):
+        raise ForkedProcessError(
+            "this process was forked after its parent had connected to a fleet, so gRPC cannot work in it: start "
+            f"processes with `spawn`, connect only after the fork, or set {FORK_VARIABLE}=1 before Python starts, "
+            "which helps where the parent used no AsyncFleet",
+            reason="FORKED_PROCESS",
+        )
+    _processes_with_channels[own] = is_async or _processes_with_channels.get(own, False)
+
+
+def _options(target: str) -> list[tuple[str, int | str]]:
     options: list[tuple[str, int | str]] = [
-        ("grpc.service_config", service_config(_IDEMPOTENT_METHODS)),
+        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+        # The library itself repeats calls; gRPC still resends what no service has seen.
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
@@ -43,26 +79,7 @@ def open_channel(target: str) -> grpc.Channel:
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 5000),
     ]
-    if target.startswith(("127.", "localhost", "[::1]")):
+    if is_local(target):
         # gRPC would send even loopback connections to the proxy of $http_proxy.
         options.append(("grpc.enable_http_proxy", 0))
-    return grpc.insecure_channel(target, options=options)
-
-
-def service_config(retryable_methods: Iterable[str]) -> str:
-    """Return gRPC's service config as JSON: round robin, and retries on UNAVAILABLE for the named methods.
-
-    Args:
-        retryable_methods: ``package.Service/Method``, or ``package.Service`` for all of its methods.
-    """
-    names = []
-    for each in retryable_methods:
-        service, _, method = each.partition("/")
-        names.append({"service": service, "method": method} if method else {"service": service})
-    return json.dumps(
-        {
-            "loadBalancingConfig": [{"round_robin": {}}],
-            "methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}],
-            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-        }
-    )
+    return options

@@ -3,18 +3,12 @@
 from collections.abc import Sequence
 
 from evalfleet import comparison_decoding
-from evalfleet.aggregation.v1 import (
-    aggregation_pb2_grpc,
-    comparison_pb2,
-    item_analysis_pb2,
-    regressions_pb2,
-)
+from evalfleet import comparison_messages as messages
+from evalfleet.aggregation.v1 import aggregation_pb2_grpc
+from evalfleet.comparison_messages import LONGEST_CALL_SECONDS
 from evalfleet.comparison_results import ComparedMetric, ComparedRuns, ItemAnalysis, Regressions, WatchedMetric
 from evalfleet.connections import Connection
 from evalfleet.names import full_name
-
-LONGEST_CALL_SECONDS = 600.0
-"""Runs of a million items, or many runs, take the service a while."""
 
 
 class Comparisons:
@@ -22,7 +16,10 @@ class Comparisons:
 
     def __init__(self, aggregation: Connection) -> None:
         self._connection = aggregation
-        self._stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
+
+    @property
+    def _stub(self) -> aggregation_pb2_grpc.AggregationServiceStub:
+        return self._connection.stub(aggregation_pb2_grpc.AggregationServiceStub)
 
     def compare(
         self,
@@ -50,20 +47,10 @@ class Comparisons:
             FailedPreconditionError: with the reason ``RUNS_NOT_COMPARABLE``: items, prompts or judges are not the same.
         """
         base, variant = full_name("runs", base_run), full_name("runs", variant_run)
-        request = comparison_pb2.CompareRunsRequest(
-            base_run=base,
-            variant_run=variant,
-            metrics=[
-                comparison_pb2.ComparedMetric(
-                    task=each.task,
-                    metric=each.metric,
-                    lower_is_better=each.lower_is_better,
-                    base_digest=each.base_digest,
-                    variant_digest=each.variant_digest,
-                    item_count=each.item_count,
-                )
-                for each in metrics
-            ],
+        request = messages.compare_request(
+            base,
+            variant,
+            metrics,
             margin=margin,
             confidence_level=confidence_level,
             cluster_column=cluster_column,
@@ -94,11 +81,11 @@ class Comparisons:
             duplicate_similarity: of two texts from which on they are near-duplicates; default: 0.8.
             flagged_only: only items that are saturated, dead, suspect or duplicates.
         """
-        request = item_analysis_pb2.AnalyzeItemsRequest(
-            task=task,
-            metric=metric,
+        request = messages.items_request(
+            task,
+            metric,
             lower_is_better=lower_is_better,
-            runs=[full_name("runs", each) for each in runs],
+            runs=runs,
             run_limit=run_limit,
             duplicate_similarity=duplicate_similarity,
             flagged_only=flagged_only,
@@ -123,14 +110,6 @@ class Comparisons:
             false_alarm_rate: largest probability of any false alarm over all of them; default: 0.05.
         """
         names = [full_name("runs", each) for each in runs]
-        request = regressions_pb2.CheckRegressionsRequest(
-            runs=names,
-            metrics=[
-                regressions_pb2.WatchedMetric(task=each.task, metric=each.metric, lower_is_better=each.lower_is_better)
-                for each in metrics
-            ],
-            tolerance=tolerance,
-            false_alarm_rate=false_alarm_rate,
-        )
+        request = messages.regressions_request(names, metrics, tolerance=tolerance, false_alarm_rate=false_alarm_rate)
         answer = self._connection.call(self._stub.CheckRegressions, request, timeout_seconds=LONGEST_CALL_SECONDS)
         return comparison_decoding.regressions(names, answer)

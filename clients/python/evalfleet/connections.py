@@ -2,20 +2,21 @@
 
 from __future__ import annotations  # grpc's callables are generic in its type stubs alone
 
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import grpc
 
 from evalfleet.channels import open_channel
+from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
 from evalfleet.errors import from_rpc_error
+from evalfleet.racing import first_answer
 
-CALL_TIMEOUT_SECONDS = 30.0
 LARGEST_PAGE = 1000
-CALLER_KEY = "evalfleet-caller"
-"""Metadata entry by which a caller names itself; the services sum up cost by it."""
 
 VERSION_KEY = "evalfleet-version"
 """Trailing metadata of a health check: the version of the service."""
@@ -30,6 +31,7 @@ class PagedAnswer(Protocol):
         ...
 
 
+StubT = TypeVar("StubT")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 PagedT = TypeVar("PagedT", bound=PagedAnswer)
@@ -38,21 +40,44 @@ PagedT = TypeVar("PagedT", bound=PagedAnswer)
 class Connection(AbstractContextManager["Connection"]):
     """A channel to one service, which knows the service's name and address for its error messages.
 
+    In a forked child it opens a channel of its own, and leaves its parent's alone.
+
     Attributes:
         service: the service's name: ``evaluation``.
         target: its address.
-        channel: what its stubs are built on.
     """
 
-    def __init__(self, service: str, target: str, *, caller: str = "") -> None:
+    def __init__(self, service: str, target: str, settings: ClientSettings | None = None) -> None:
         self.service = service
-        self._metadata = ((CALLER_KEY, caller),) if caller else ()
         self.target = target
-        self.channel = open_channel(target)
+        self._settings = settings or ClientSettings()
+        self._plans = CallPlans(self._settings)
+        # Channels of processes that this one was forked from: closing one here would wait for threads of another
+        # process, and so may collecting it as garbage.
+        self._of_ancestors: list[grpc.Channel] = []
+        self._process = os.getpid()
+        self._channel = open_channel(target, self._settings.security)
+        self._stubs: dict[object, object] = {}
+
+    def stub(self, make: Callable[[grpc.Channel], StubT]) -> StubT:
+        """Return the stub that ``make`` builds on the channel, always the same one in a process.
+
+        Raises:
+            ForkedProcessError: this process was forked, and gRPC cannot work in it.
+        """
+        if self._process != os.getpid():
+            channel = open_channel(self.target, self._settings.security)
+            self._of_ancestors.append(self._channel)
+            self._channel, self._stubs, self._process = channel, {}, os.getpid()
+            self._plans = CallPlans(self._settings)
+        if make not in self._stubs:
+            self._stubs[make] = make(self._channel)
+        return cast("StubT", self._stubs[make])
 
     def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
-        self.channel.close()
+        if self._process == os.getpid():
+            self._channel.close()
 
     def __exit__(
         self,
@@ -68,16 +93,54 @@ class Connection(AbstractContextManager["Connection"]):
         request: RequestT,
         *,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        is_idempotent: bool = True,
+        may_be_hedged: bool = False,
     ) -> ResponseT:
-        """Make one call.
+        """Make one call, and repeat it where that is in order.
+
+        Args:
+            method: of a stub.
+            request: its message.
+            timeout_seconds: for all tries together.
+            is_idempotent: whether it may be repeated.
+            may_be_hedged: whether it may be asked twice at the same time.
 
         Raises:
-            EvalFleetError: the subclass of the status that the service answered.
+            EvalFleetError: the subclass of the status that the service answered at last.
         """
-        try:
-            return method(request, timeout=timeout_seconds, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target) from None
+        attempts = self._plans.attempts(timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
+        request_id = new_request_id()
+        while True:
+            try:
+                answer = self._attempt(method, request, attempts.remaining_seconds, request_id, may_be_hedged)
+            except grpc.RpcError as raised:
+                error = from_rpc_error(raised, service=self.service, target=self.target, request_id=request_id)
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise error from None
+            else:
+                attempts.succeeded()
+                return answer
+            time.sleep(pause)
+
+    def _attempt(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        timeout_seconds: float,
+        request_id: str,
+        may_be_hedged: bool,
+    ) -> ResponseT:
+        metadata = self._plans.metadata(request_id)
+        hedger = self._plans.hedger if may_be_hedged else None
+        if hedger is None:
+            return method(request, timeout=timeout_seconds, metadata=metadata)
+        ends_at = time.monotonic() + timeout_seconds
+
+        def begin() -> grpc.Future[ResponseT]:
+            return method.future(request, timeout=max(0.0, ends_at - time.monotonic()), metadata=metadata)
+
+        return first_answer(begin, hedger, request)
 
     def pages(
         self, method: grpc.UnaryUnaryMultiCallable[RequestT, PagedT], request_for: Callable[[str], RequestT]
@@ -90,7 +153,7 @@ class Connection(AbstractContextManager["Connection"]):
         """
         token = ""
         while True:
-            answer = self.call(method, request_for(token))
+            answer = self.call(method, request_for(token), may_be_hedged=True)
             yield answer
             token = answer.next_page_token
             if not token:
@@ -102,32 +165,38 @@ class Connection(AbstractContextManager["Connection"]):
         request: RequestT,
         *,
         timeout_seconds: float | None = None,
-    ) -> Iterator[ResponseT]:
+    ) -> Generator[ResponseT]:
         """Make one call and yield its answers; it is cancelled when the caller stops reading.
 
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
-        call = method(request, timeout=timeout_seconds, metadata=self._metadata)
+        request_id = new_request_id()
+        call = method(request, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target) from None
+            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
         finally:
             call.cancel()
 
     def exchange(
-        self, method: grpc.StreamStreamMultiCallable[RequestT, ResponseT], requests: Iterator[RequestT]
-    ) -> Iterator[ResponseT]:
+        self,
+        method: grpc.StreamStreamMultiCallable[RequestT, ResponseT],
+        requests: Iterator[RequestT],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Generator[ResponseT]:
         """Send requests and yield the answers as they come; the call is cancelled when the caller stops reading.
 
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
-        call = method(requests, metadata=self._metadata)
+        request_id = new_request_id()
+        call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target) from None
+            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
         finally:
             call.cancel()

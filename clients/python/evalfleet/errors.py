@@ -11,6 +11,9 @@ from google.rpc import error_details_pb2, status_pb2
 DetailT = TypeVar("DetailT", bound=Message)
 
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# What a call of grpc.aio says of a connection that broke while it was sending.
+_BROKEN_WHILE_SENDING = "Internal error from Core"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class EvalFleetError(Exception):
         metadata: the dynamic values of the message, for machines.
         field_violations: invalid fields of the request.
         retry_after_seconds: when the service asks to come back; ``None`` promises nothing.
+        is_retry_refused: the service asks not to come back.
+        request_id: of the failed call, as the services' logs have it; empty when no call was made.
     """
 
     code: ClassVar[grpc.StatusCode | None] = None
@@ -43,6 +48,8 @@ class EvalFleetError(Exception):
         metadata: Mapping[str, str] | None = None,
         field_violations: Sequence[FieldViolation] = (),
         retry_after_seconds: float | None = None,
+        is_retry_refused: bool = False,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -50,6 +57,8 @@ class EvalFleetError(Exception):
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.field_violations = tuple(field_violations)
         self.retry_after_seconds = retry_after_seconds
+        self.is_retry_refused = is_retry_refused
+        self.request_id = request_id
 
     def explanation(self) -> str:
         """Return the message with the invalid fields beneath it, one a line."""
@@ -64,6 +73,18 @@ class EvalFleetError(Exception):
 
 class EndpointError(EvalFleetError):
     """It is not known where a service is, or the fleet that was there has gone."""
+
+
+class SecurityError(EvalFleetError):
+    """The certificates or the token cannot be used as they are; nothing was sent."""
+
+
+class ForkedProcessError(EvalFleetError):
+    """This process was forked from one that had used gRPC, which does not work on the far side of a fork."""
+
+
+class MissingExtraError(EvalFleetError):
+    """A library is not installed that an extra of this one brings."""
 
 
 class CalibrationError(EvalFleetError):
@@ -178,20 +199,30 @@ _CLASS_BY_CODE: Mapping[grpc.StatusCode, type[EvalFleetError]] = {
 _CLASS_BY_NUMBER = {code.value[0]: each for code, each in _CLASS_BY_CODE.items()}
 
 
-def from_rpc_error(error: grpc.RpcError, *, service: str, target: str) -> EvalFleetError:
+def from_rpc_error(error: grpc.RpcError, *, service: str, target: str, request_id: str = "") -> EvalFleetError:
     """Turn what a stub raised into a typed error, keeping the service's reason, metadata and field violations.
 
     Args:
         error: what the stub raised.
         service: name of the called service, for the message: ``evaluation``.
         target: its address, for the message.
+        request_id: the id that the call carried.
     """
     code = error.code()
     status = _rich_status(error)
+    if code is grpc.StatusCode.INTERNAL and error.details() == _BROKEN_WHILE_SENDING:
+        code = grpc.StatusCode.UNAVAILABLE
     if status is None:
         error_class = _CLASS_BY_CODE.get(code, UnknownError)
-        return error_class(_plain_message(code, error.details() or "", service, target))
-    return from_status(status)
+        typed = error_class(_plain_message(code, error.details() or "", service, target))
+    else:
+        typed = from_status(status)
+    pushback = _pushback_seconds(error)
+    if pushback is not None and typed.retry_after_seconds is None:
+        typed.is_retry_refused = pushback < 0
+        typed.retry_after_seconds = None if pushback < 0 else pushback
+    typed.request_id = request_id
+    return typed
 
 
 def from_status(status: status_pb2.Status) -> EvalFleetError:
@@ -225,10 +256,23 @@ def _plain_message(code: grpc.StatusCode, details: str, service: str, target: st
             return f"{where} answered {code.name}: {details or 'no message'}"
 
 
-def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
     # The stub calls an entry of the trailers a nominal type; at run time each is a (key, value) tuple.
-    trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-    for key, value in trailers:
+    return cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+
+
+def _pushback_seconds(error: grpc.RpcError) -> float | None:
+    """Return when gRPC's pushback says to come back, below 0 for never; ``None`` if there is none."""
+    for key, value in _trailers(error):
+        if key == _PUSHBACK_KEY:
+            text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+            # gRPC's rule: what is no number says never.
+            return int(text) / 1000 if text.isascii() and text.isdigit() else -1.0
+    return None
+
+
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    for key, value in _trailers(error):
         if key == _STATUS_DETAILS_KEY and isinstance(value, bytes):
             try:
                 return status_pb2.Status.FromString(value)

@@ -1,6 +1,5 @@
 """A fleet as its users see it."""
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -8,30 +7,33 @@ from pathlib import Path
 from types import TracebackType
 
 from evalfleet.answers import Generation
+from evalfleet.client_settings import ClientSettings
 from evalfleet.comparisons import Comparisons
 from evalfleet.connections import Connection
 from evalfleet.endpoints import Endpoints, find_endpoints
+from evalfleet.hedging import Hedging
 from evalfleet.ledger import Ledger
 from evalfleet.models import Models
 from evalfleet.rankings import Rankings
+from evalfleet.retrying import DEFAULT_RETRIES, RetryPolicy
 from evalfleet.runs import Runs
 from evalfleet.scores import Scoring
+from evalfleet.security import Security
 from evalfleet.suites import Suites
 from evalfleet.verdicts import Safety
-
-CALLER_VARIABLE = "EVALFLEET_CALLER"
 
 
 class Fleet(AbstractContextManager["Fleet"]):
     """The services of one fleet; use it in a ``with`` statement, which closes its connections.
 
     A service is looked up and connected to when it is first needed, so a client of the safety service alone needs no
-    other. Every call raises ``evalfleet.errors.EvalFleetError`` or a subclass and ends in bounded time.
+    other. Every call raises ``evalfleet.errors.EvalFleetError`` or a subclass and ends in bounded time. Threads may
+    share a fleet; a forked child connects anew, where gRPC can: see docs/client.md.
     """
 
-    def __init__(self, endpoints: Endpoints, *, caller: str | None = None) -> None:
+    def __init__(self, endpoints: Endpoints, settings: ClientSettings | None = None) -> None:
         self._endpoints = endpoints
-        self._caller = os.environ.get(CALLER_VARIABLE, "") if caller is None else caller
+        self._settings = settings or ClientSettings.with_environment()
         self._connections: dict[str, Connection] = {}
 
     @classmethod
@@ -41,6 +43,9 @@ class Fleet(AbstractContextManager["Fleet"]):
         *,
         state_dir: Path | None = None,
         caller: str | None = None,
+        security: Security | None = None,
+        retries: RetryPolicy = DEFAULT_RETRIES,
+        hedging: Hedging | None = None,
     ) -> "Fleet":
         """Find the services (see ``evalfleet.endpoints``); no call is made yet.
 
@@ -49,11 +54,15 @@ class Fleet(AbstractContextManager["Fleet"]):
             state_dir: state folder of an ``evalfleet up`` on this machine.
             caller: who is asking, for the sums of cost: 1 to 64 letters, digits, ``.``, ``_``, ``@``, ``/``, ``-``;
                 default: the environment's ``EVALFLEET_CALLER``, or nobody in particular.
+            security: certificates and token; default: the environment's, see ``evalfleet.security``.
+            retries: how often calls are repeated that may be.
+            hedging: ask slow calls a second time; default: never.
 
         Raises:
             EndpointError: ``targets`` names an unknown service.
         """
-        return cls(find_endpoints(targets, state_dir=state_dir), caller=caller)
+        settings = ClientSettings.with_environment(caller=caller, security=security, retries=retries, hedging=hedging)
+        return cls(find_endpoints(targets, state_dir=state_dir), settings)
 
     @cached_property
     def models(self) -> Models:
@@ -116,5 +125,5 @@ class Fleet(AbstractContextManager["Fleet"]):
     def _connection(self, service: str) -> Connection:
         if service not in self._connections:
             target = self._endpoints.target(service)
-            self._connections[service] = Connection(service, target, caller=self._caller)
+            self._connections[service] = Connection(service, target, self._settings)
         return self._connections[service]

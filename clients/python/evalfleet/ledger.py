@@ -26,7 +26,10 @@ class Ledger:
 
     def __init__(self, aggregation: Connection) -> None:
         self._connection = aggregation
-        self._stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
+
+    @property
+    def _stub(self) -> aggregation_pb2_grpc.AggregationServiceStub:
+        return self._connection.stub(aggregation_pb2_grpc.AggregationServiceStub)
 
     def prune(
         self,
@@ -50,12 +53,38 @@ class Ledger:
             FailedPreconditionError: with the reason ``RUN_MAY_BE_IN_PROGRESS``, ``RUN_RESULTS_DELETED``,
                 ``PRUNE_IN_PROGRESS`` or ``TEXTS_MOVING``.
         """
-        request = aggregation_pb2.PruneLedgerRequest(
-            runs=[full_name("runs", each) for each in runs],
+        request = prune_request(
+            runs,
             keep_runs_days=keep_runs_days,
             keep_text_days=keep_text_days,
             runs_have_ended=runs_have_ended,
             dry_run=dry_run,
         )
-        answer = self._connection.call(self._stub.PruneLedger, request, timeout_seconds=LONGEST_CALL_SECONDS)
-        return Pruned(tuple(answer.runs), answer.result_count, answer.text_count, answer.text_bytes)
+        return pruned(
+            self._connection.call(
+                self._stub.PruneLedger, request, timeout_seconds=LONGEST_CALL_SECONDS, is_idempotent=False
+            )
+        )
+
+
+def prune_request(
+    runs: Sequence[str],
+    *,
+    keep_runs_days: int | None,
+    keep_text_days: int | None,
+    runs_have_ended: bool,
+    dry_run: bool,
+) -> aggregation_pb2.PruneLedgerRequest:
+    """Ask for results to be taken out."""
+    return aggregation_pb2.PruneLedgerRequest(
+        runs=[full_name("runs", each) for each in runs],
+        keep_runs_days=keep_runs_days,
+        keep_text_days=keep_text_days,
+        runs_have_ended=runs_have_ended,
+        dry_run=dry_run,
+    )
+
+
+def pruned(message: aggregation_pb2.PruneLedgerResponse) -> Pruned:
+    """Translate what was taken out."""
+    return Pruned(tuple(message.runs), message.result_count, message.text_count, message.text_bytes)

@@ -30,7 +30,10 @@ class Models:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = model_pb2_grpc.ModelServiceStub(connection.channel)
+
+    @property
+    def _stub(self) -> model_pb2_grpc.ModelServiceStub:
+        return self._connection.stub(model_pb2_grpc.ModelServiceStub)
 
     def list(self) -> tuple[Model, ...]:
         """List the registered models, ordered by name."""
@@ -167,7 +170,9 @@ class Models:
 
     def remove(self, name: str) -> None:
         """Unload a model and forget it; its files are left alone."""
-        self._connection.call(self._stub.DeleteModel, model_pb2.DeleteModelRequest(name=full_name("models", name)))
+        request = model_pb2.DeleteModelRequest(name=full_name("models", name))
+        # Repeated, it would answer NOT_FOUND.
+        self._connection.call(self._stub.DeleteModel, request, is_idempotent=False)
 
 
 def _location(path: str | os.PathLike[str]) -> str:

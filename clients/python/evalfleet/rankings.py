@@ -132,7 +132,10 @@ class Rankings:
 
     def __init__(self, evaluation: Connection) -> None:
         self._connection = evaluation
-        self._stub = ranking_pb2_grpc.RankingServiceStub(evaluation.channel)
+
+    @property
+    def _stub(self) -> ranking_pb2_grpc.RankingServiceStub:
+        return self._connection.stub(ranking_pb2_grpc.RankingServiceStub)
 
     def start(
         self,

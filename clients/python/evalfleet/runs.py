@@ -1,24 +1,22 @@
 """The runs of a fleet: start them, follow them, read what they found."""
 
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 
 from evalfleet import decoding, goal_messages
-from evalfleet.aggregation.v1 import aggregation_pb2, aggregation_pb2_grpc
-from evalfleet.common.v1 import common_pb2
-from evalfleet.connections import LARGEST_PAGE, Connection
+from evalfleet import run_messages as messages
+from evalfleet.aggregation.v1 import aggregation_pb2_grpc
+from evalfleet.connections import Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
-from evalfleet.goal_messages import add_goal
 from evalfleet.goals import Budget, CallerBudget, Gate, ModelChange, RunPlan
 from evalfleet.item_decoding import item_result
 from evalfleet.item_results import ItemResult
 from evalfleet.names import full_name
-from evalfleet.results import FailedItem, GuardQuality, JudgeReference, Run, RunSnapshot
+from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
+from evalfleet.run_messages import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 60.0
 _RECONNECT_SECONDS = 0.5
 
 
@@ -27,9 +25,12 @@ class Runs:
 
     def __init__(self, evaluation: Connection, aggregation: Callable[[], Connection]) -> None:
         self._evaluation = evaluation
-        self._stub = evaluation_pb2_grpc.EvaluationServiceStub(evaluation.channel)
         # A function, because most calls need the evaluation service alone.
         self._aggregation = aggregation
+
+    @property
+    def _stub(self) -> evaluation_pb2_grpc.EvaluationServiceStub:
+        return self._evaluation.stub(evaluation_pb2_grpc.EvaluationServiceStub)
 
     def start(
         self,
@@ -83,28 +84,24 @@ class Runs:
         Raises:
             ValueError: a gate, the budget or the change cannot be read.
         """
-        request = evaluation_pb2.CreateRunRequest(
-            suite=full_name("suites", suite),
-            model=full_name("models", model),
-            run_id=run_id,
-            seed=seed,
-            item_limit=item_limit,
+        request = messages.create_request(
+            model=model,
+            suite=suite,
             tasks=tasks,
+            item_limit=item_limit,
+            seed=seed,
             concurrency=concurrency,
-            request_id=str(uuid.uuid4()),
+            run_id=run_id,
             priority=priority,
-            stop_at_failure=stop_at_failure,
-            escalate=escalate,
-        )
-        add_goal(
-            request,
             gates=gates,
             precision=precision,
             confidence=confidence,
             budget=budget,
             tier=tier,
             use_history=use_history,
+            stop_at_failure=stop_at_failure,
             previous_run=previous_run,
+            escalate=escalate,
             change=change,
             sample_count=sample_count,
             temperature=temperature,
@@ -132,12 +129,11 @@ class Runs:
         Raises:
             ValueError: a gate or the budget cannot be read.
         """
-        wanted = full_name("models", model) if model else ""
-        run = evaluation_pb2.CreateRunRequest(
-            suite=full_name("suites", suite), model=wanted, tasks=tasks, item_limit=item_limit
-        )
-        add_goal(
-            run,
+        request = messages.plan_request(
+            suite=suite,
+            model=model,
+            tasks=tasks,
+            item_limit=item_limit,
             gates=gates,
             precision=precision,
             confidence=confidence,
@@ -145,7 +141,6 @@ class Runs:
             tier=tier,
             use_history=use_history,
         )
-        request = evaluation_pb2.EstimateRunRequest(run=run)
         return goal_messages.plan(self._evaluation.call(self._stub.EstimateRun, request))
 
     def caller_budget(self, caller: str = "") -> CallerBudget:
@@ -155,19 +150,15 @@ class Runs:
 
     def list(self, *, model: str | None = None, limit: int = 50) -> tuple[Run, ...]:
         """List up to ``limit`` runs, newest first; only those of ``model`` if it is given."""
-        wanted = full_name("models", model) if model else ""
         pages = self._evaluation.pages(
-            self._stub.ListRuns,
-            lambda token: evaluation_pb2.ListRunsRequest(
-                page_size=min(limit, LARGEST_PAGE), page_token=token, model=wanted
-            ),
+            self._stub.ListRuns, lambda token: messages.runs_request(token, model=model, limit=limit)
         )
         return tuple(decoding.run(each) for each in islice((each for page in pages for each in page.runs), limit))
 
     def get(self, name: str) -> Run:
         """Read one run."""
         request = evaluation_pb2.GetRunRequest(name=full_name("runs", name))
-        return decoding.run(self._evaluation.call(self._stub.GetRun, request).run)
+        return decoding.run(self._evaluation.call(self._stub.GetRun, request, may_be_hedged=True).run)
 
     def cancel(self, name: str) -> Run:
         """Stop a run; what is done stays. Cancelling a finished run changes nothing."""
@@ -197,7 +188,7 @@ class Runs:
                 for answer in self._evaluation.stream(self._stub.WatchRun, request):
                     silent_since = None
                     request.resume_token = answer.resume_token
-                    snapshot = _snapshot(answer)
+                    snapshot = messages.watched(answer)
                     yield snapshot
                     if snapshot.run.state.is_final:
                         return
@@ -223,29 +214,9 @@ class Runs:
         """
         run = self.get(name)
         aggregation = self._aggregation()
-        stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
-        request = aggregation_pb2.GetEstimatesRequest(
-            run=run.name,
-            guard_qualities=[
-                aggregation_pb2.GuardQuality(
-                    metric=each.metric,
-                    unsafe_count=each.unsafe_count,
-                    unsafe_found_count=each.unsafe_found,
-                    safe_count=each.safe_count,
-                    safe_cleared_count=each.safe_cleared,
-                    judge=_reference(each.judge),
-                )
-                for each in guard_qualities
-            ],
-            with_set_measures=with_set_measures,
-        )
-        answer = aggregation.call(stub.GetEstimates, request)
-        return RunSnapshot(
-            run=run,
-            estimates=tuple(decoding.estimate(each) for each in answer.estimates),
-            totals=tuple(decoding.totals(each) for each in answer.totals),
-            set_measures=tuple(decoding.set_measure(each) for each in answer.set_measures),
-        )
+        stub = aggregation.stub(aggregation_pb2_grpc.AggregationServiceStub)
+        request = messages.estimates_request(run.name, guard_qualities, with_set_measures=with_set_measures)
+        return messages.estimated(run, aggregation.call(stub.GetEstimates, request, may_be_hedged=True))
 
     def results(self, name: str, *, task: str = "", failed_only: bool = False) -> Iterator[ItemResult]:
         """Yield what became of every sample of every item, ordered by task, item and sample, a page at a time.
@@ -256,16 +227,10 @@ class Runs:
             failed_only: only items that failed, and those of which a metric did.
         """
         aggregation = self._aggregation()
-        stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
+        stub = aggregation.stub(aggregation_pb2_grpc.AggregationServiceStub)
         pages = aggregation.pages(
             stub.ListResults,
-            lambda token: aggregation_pb2.ListResultsRequest(
-                run=full_name("runs", name),
-                task=task,
-                failed_only=failed_only,
-                page_size=LARGEST_PAGE,
-                page_token=token,
-            ),
+            lambda token: messages.results_request(token, run=name, task=task, failed_only=failed_only),
         )
         return (item_result(each) for page in pages for each in page.results)
 
@@ -275,28 +240,10 @@ class Runs:
         They are ordered by task and item.
         """
         aggregation = self._aggregation()
-        stub = aggregation_pb2_grpc.AggregationServiceStub(aggregation.channel)
+        stub = aggregation.stub(aggregation_pb2_grpc.AggregationServiceStub)
         pages = aggregation.pages(
             stub.ListResults,
-            lambda token: aggregation_pb2.ListResultsRequest(
-                run=full_name("runs", name), failed_only=True, page_size=min(limit, LARGEST_PAGE), page_token=token
-            ),
+            lambda token: messages.results_request(token, run=name, failed_only=True, limit=limit),
         )
         results = (each for page in pages for each in page.results)
         return tuple(islice((failed for each in results for failed in decoding.failed_items(each)), limit))
-
-
-def _reference(judge: JudgeReference | None) -> common_pb2.JudgeReference | None:
-    if judge is None:
-        return None
-    return common_pb2.JudgeReference(name=judge.name, version=judge.version, digest=judge.digest)
-
-
-def _snapshot(answer: evaluation_pb2.WatchRunResponse) -> RunSnapshot:
-    return RunSnapshot(
-        run=decoding.run(answer.run),
-        estimates=tuple(decoding.estimate(each) for each in answer.estimates),
-        totals=tuple(decoding.totals(each) for each in answer.totals),
-        events=tuple(decoding.run_event(each) for each in answer.events),
-        resume_token=answer.resume_token,
-    )

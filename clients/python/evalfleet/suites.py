@@ -12,7 +12,10 @@ class Suites:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = evaluation_pb2_grpc.EvaluationServiceStub(connection.channel)
+
+    @property
+    def _stub(self) -> evaluation_pb2_grpc.EvaluationServiceStub:
+        return self._connection.stub(evaluation_pb2_grpc.EvaluationServiceStub)
 
     def list(self) -> tuple[Suite, ...]:
         """List the suites, ordered by name."""

@@ -1,32 +1,26 @@
 """Verdicts of a fleet's guard models."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from evalfleet import decoding, policies
-from evalfleet.bulk import answered_batches, answered_sendable_items
-from evalfleet.common.v1 import common_pb2
-from evalfleet.connections import LARGEST_PAGE, Connection
-from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
+from evalfleet import verdict_messages as messages
+from evalfleet.bulk import answered_batches, answered_items
+from evalfleet.connections import Connection
+from evalfleet.errors import EvalFleetError
 from evalfleet.names import full_name
 from evalfleet.results import Guard, Policy, RollingVerdict, Verdict
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
+from evalfleet.verdict_messages import (
+    BATCH_TIMEOUT_SECONDS,
+    LARGEST_BATCH,
+    PATIENCE_SECONDS,
+    Aspect,
+    Conversation,
+    Role,
+)
+from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
 
-LARGEST_BATCH = 256
-BATCH_TIMEOUT_SECONDS = 300.0
-PATIENCE_SECONDS = 60.0
-
-Aspect = Literal["prompt", "response"]
-Role = Literal["system", "user", "assistant"]
-Conversation: TypeAlias = Sequence[tuple[Role, str]]
-"""(role, text) of each turn, oldest first; the last one is judged."""
-
-_ASPECTS = {"prompt": safety_pb2.ASPECT_PROMPT, "response": safety_pb2.ASPECT_RESPONSE}
-_ROLES = {
-    "system": common_pb2.ROLE_SYSTEM,
-    "user": common_pb2.ROLE_USER,
-    "assistant": common_pb2.ROLE_ASSISTANT,
-}
+__all__ = ["Aspect", "Conversation", "Role", "Safety"]
 
 
 class Safety:
@@ -40,7 +34,10 @@ class Safety:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = safety_pb2_grpc.SafetyServiceStub(connection.channel)
+
+    @property
+    def _stub(self) -> safety_pb2_grpc.SafetyServiceStub:
+        return self._connection.stub(safety_pb2_grpc.SafetyServiceStub)
 
     def classify(
         self,
@@ -52,8 +49,10 @@ class Safety:
         policy: str | Policy | None = None,
     ) -> Verdict:
         """Judge the last turn of a conversation."""
-        request = _request(conversation, aspect, guard, threshold, policy)
-        return decoding.verdict(self._connection.call(self._stub.Classify, request).verdict)
+        request = messages.classify_request(
+            conversation, aspect=aspect, guard=guard, threshold=threshold, policy=policy
+        )
+        return decoding.verdict(self._connection.call(self._stub.Classify, request, may_be_hedged=True).verdict)
 
     def classify_batch(
         self,
@@ -69,13 +68,19 @@ class Safety:
 
         Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
         """
-        requests = (_request_or_error(each, aspect, guard, threshold, policy) for each in conversations)
+        requests = (
+            messages.classify_request_or_error(each, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
+            for each in conversations
+        )
 
         def ask(some: list[safety_pb2.ClassifyRequest]) -> Sequence[safety_pb2.ClassifyResult]:
             batch = safety_pb2.BatchClassifyRequest(requests=some)
-            return self._connection.call(self._stub.BatchClassify, batch, timeout_seconds=timeout_seconds).results
+            answer = self._connection.call(
+                self._stub.BatchClassify, batch, timeout_seconds=timeout_seconds, may_be_hedged=True
+            )
+            return answer.results
 
-        return [_outcome(each) for each in answered_batches(requests, ask, largest=LARGEST_BATCH)]
+        return [messages.outcome(each) for each in answered_batches(requests, ask, largest=LARGEST_BATCH)]
 
     def classify_many(
         self,
@@ -86,22 +91,47 @@ class Safety:
         threshold: float | None = None,
         policy: str | Policy | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        in_order: bool = False,
+        window: int = WINDOW_ITEMS,
     ) -> Iterator[tuple[int, Verdict | EvalFleetError]]:
-        """Yield (index of the conversation, its verdict or error), in the order in which they are ready.
+        """Yield (index of the conversation, its verdict or error), once each, in the order in which they are ready.
 
-        Conversations are read as fast as the service takes them, so there may be any number. A service that is
-        restarted meanwhile is waited for, up to ``patience_seconds``; leaving the loop stops the guards' work.
+        There may be any number of conversations: no more are held than ``window``. A service that is restarted
+        meanwhile is waited for; leaving the loop stops the guards' work.
+
+        Args:
+            conversations: read as fast as the service takes them, in a thread of its own.
+            aspect: as in ``classify``.
+            guard: as in ``classify``.
+            threshold: as in ``classify``.
+            policy: as in ``classify``.
+            patience_seconds: longest time that the service may be away.
+            in_order: yield them in the order of the conversations.
+            window: most conversations that are read and whose outcome is not yielded.
         """
-        requests = (_request_or_error(each, aspect, guard, threshold, policy) for each in conversations)
+        requests = (
+            messages.classify_request_or_error(each, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
+            for each in conversations
+        )
 
         def exchange(
-            items: Iterator[tuple[int, safety_pb2.ClassifyRequest]],
-        ) -> Iterator[safety_pb2.StreamClassifyResponse]:
-            messages = (safety_pb2.StreamClassifyRequest(item_id=str(number), request=each) for number, each in items)
-            return self._connection.exchange(self._stub.StreamClassify, messages)
+            items: Iterator[Sent[safety_pb2.ClassifyRequest]],
+        ) -> Generator[safety_pb2.StreamClassifyResponse]:
+            return self._connection.exchange(
+                self._stub.StreamClassify,
+                (messages.stream_request(each) for each in items),
+                timeout_seconds=LONGEST_STREAM_SECONDS,
+            )
 
-        for index, outcome in answered_sendable_items(requests, exchange, patience_seconds=patience_seconds):
-            yield index, _outcome(outcome)
+        for index, outcome in answered_items(
+            requests,
+            exchange,
+            error_of=messages.error_in,
+            patience_seconds=patience_seconds,
+            in_order=in_order,
+            window=window,
+        ):
+            yield index, messages.outcome(outcome)
 
     def classify_growing(
         self,
@@ -127,33 +157,23 @@ class Safety:
             threshold: as in ``classify``.
             policy: as in ``classify``.
         """
-        opening = safety_pb2.ResponseOpening(
-            conversation=_conversation(conversation),
-            guard=full_name("guards", guard) if guard else "",
-            threshold=threshold,
-            policy=_policy_name(policy),
-            inline_policy=_own_policy(policy),
-            verdict_every_characters=every_characters or 0,
-        )
+        opening = messages.opening(conversation, every_characters, guard=guard, threshold=threshold, policy=policy)
         failures: list[BaseException] = []
 
-        def messages() -> Iterator[safety_pb2.StreamClassifyRequest]:
-            yield safety_pb2.StreamClassifyRequest(item_id="response", opening=opening)
+        def requests() -> Iterator[safety_pb2.StreamClassifyRequest]:
+            yield opening
             try:
                 for text in pieces:
-                    piece = safety_pb2.ResponsePiece(text=text)
-                    yield safety_pb2.StreamClassifyRequest(item_id="response", piece=piece)
+                    yield messages.piece(text)
             except Exception as error:
                 # gRPC would swallow it in its own thread: kept for the caller's.
                 failures.append(error)
                 raise
-            last = safety_pb2.ResponsePiece(last=True)
-            yield safety_pb2.StreamClassifyRequest(item_id="response", piece=last)
+            yield messages.last_piece()
 
         try:
-            for each in self._connection.exchange(self._stub.StreamClassify, messages()):
-                current = decoding.verdict(each.current_verdict) if each.HasField("current_verdict") else None
-                yield RollingVerdict(_outcome(each), each.final, each.judged_characters, current)
+            for each in self._connection.exchange(self._stub.StreamClassify, requests()):
+                yield messages.rolling_verdict(each)
                 if each.final:
                     return
         finally:
@@ -162,81 +182,20 @@ class Safety:
 
     def guards(self) -> tuple[Guard, ...]:
         """Return the guards of the service, ordered by name."""
-        pages = self._connection.pages(
-            self._stub.ListGuards,
-            lambda token: safety_pb2.ListGuardsRequest(page_size=LARGEST_PAGE, page_token=token),
-        )
+        pages = self._connection.pages(self._stub.ListGuards, messages.guards_request)
         return tuple(decoding.guard(each) for page in pages for each in page.guards)
 
     def guard(self, name: str) -> Guard:
         """Return one guard; its name may be shortened to the part behind ``guards/``."""
         request = safety_pb2.GetGuardRequest(name=full_name("guards", name))
-        return decoding.guard(self._connection.call(self._stub.GetGuard, request).guard)
+        return decoding.guard(self._connection.call(self._stub.GetGuard, request, may_be_hedged=True).guard)
 
     def policies(self) -> tuple[Policy, ...]:
         """Return the policies of the service, ordered by name."""
-        pages = self._connection.pages(
-            self._stub.ListPolicies,
-            lambda token: safety_pb2.ListPoliciesRequest(page_size=LARGEST_PAGE, page_token=token),
-        )
+        pages = self._connection.pages(self._stub.ListPolicies, messages.policies_request)
         return tuple(policies.from_message(each) for page in pages for each in page.policies)
 
     def policy(self, name: str) -> Policy:
         """Return one policy; its name may be shortened to the part behind ``policies/``."""
         request = safety_pb2.GetPolicyRequest(name=full_name("policies", name))
-        return policies.from_message(self._connection.call(self._stub.GetPolicy, request).policy)
-
-
-def _request(
-    conversation: Conversation,
-    aspect: Aspect | None,
-    guard: str | None,
-    threshold: float | None,
-    policy: str | Policy | None,
-) -> safety_pb2.ClassifyRequest:
-    as_what = aspect or ("response" if conversation and conversation[-1][0] == "assistant" else "prompt")
-    return safety_pb2.ClassifyRequest(
-        conversation=_conversation(conversation),
-        aspect=_ASPECTS[as_what],
-        threshold=threshold,
-        guard=full_name("guards", guard) if guard else "",
-        policy=_policy_name(policy),
-        inline_policy=_own_policy(policy),
-    )
-
-
-def _request_or_error(
-    conversation: Conversation,
-    aspect: Aspect | None,
-    guard: str | None,
-    threshold: float | None,
-    policy: str | Policy | None,
-) -> safety_pb2.ClassifyRequest | EvalFleetError:
-    """Return the request, or what is wrong with this one of many: it must not keep the others from being judged."""
-    try:
-        return _request(conversation, aspect, guard, threshold, policy)
-    except UnicodeEncodeError:
-        return InvalidArgumentError("the conversation's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
-
-
-def _policy_name(policy: str | Policy | None) -> str:
-    return full_name("policies", policy) if isinstance(policy, str) and policy else ""
-
-
-def _own_policy(policy: str | Policy | None) -> safety_pb2.Policy | None:
-    return policies.to_message(policy) if isinstance(policy, Policy) else None
-
-
-def _conversation(turns: Conversation) -> common_pb2.Conversation:
-    return common_pb2.Conversation(
-        messages=[common_pb2.Message(role=_ROLES[role], content=text) for role, text in turns]
-    )
-
-
-def _outcome(
-    message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse | EvalFleetError,
-) -> Verdict | EvalFleetError:
-    """Translate one result of a batch or a stream; one that holds nothing is an error, never a verdict."""
-    if isinstance(message, EvalFleetError):
-        return message
-    return decoding.verdict(message.verdict) if message.HasField("verdict") else from_status(message.status)
+        return policies.from_message(self._connection.call(self._stub.GetPolicy, request, may_be_hedged=True).policy)

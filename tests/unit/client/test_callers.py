@@ -1,6 +1,7 @@
 import pytest
-from evalfleet.connections import CALLER_KEY, Connection
-from evalfleet.fleet import CALLER_VARIABLE, Fleet
+from evalfleet.client_settings import CALLER_KEY, CALLER_VARIABLE, REQUEST_ID_KEY, ClientSettings
+from evalfleet.connections import Connection
+from evalfleet.fleet import Fleet
 
 from tests.fakes.fleet import FakeFleet
 
@@ -9,19 +10,21 @@ class Recorder:
     """Stands for a stub's method and notes the metadata of its calls."""
 
     def __init__(self) -> None:
-        self.metadata: list[object] = []
+        self.metadata: list[dict[str, str]] = []
 
-    def __call__(self, request: object, *, timeout: float = 0.0, metadata: object = None) -> object:
-        self.metadata.append(metadata)
+    def __call__(self, request: object, *, timeout: float = 0.0, metadata: tuple[tuple[str, str], ...] = ()) -> object:
+        self.metadata.append(dict(metadata))
         return request
 
 
 def test_a_connection_names_its_caller() -> None:
     recorder = Recorder()
-    with Connection("evaluation", "127.0.0.1:1", caller="team/a") as named, Connection("x", "127.0.0.1:1") as nameless:
+    settings = ClientSettings(caller="team/a")
+    with Connection("evaluation", "127.0.0.1:1", settings) as named, Connection("x", "127.0.0.1:1") as nameless:
         named.call(recorder, "request")  # type: ignore[arg-type]
         nameless.call(recorder, "request")  # type: ignore[arg-type]
-    assert recorder.metadata == [((CALLER_KEY, "team/a"),), ()]
+    assert [each.get(CALLER_KEY) for each in recorder.metadata] == ["team/a", None]
+    assert [set(each) - {CALLER_KEY} for each in recorder.metadata] == [{REQUEST_ID_KEY}] * 2
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "from/environment"), ("given", "given"), ("", "")])
@@ -30,9 +33,9 @@ def test_the_caller_comes_from_the_argument_or_the_environment(
 ) -> None:
     callers: list[str] = []
 
-    def connect(service: str, target: str, *, caller: str) -> Connection:
-        callers.append(caller)
-        return Connection(service, target, caller=caller)
+    def connect(service: str, target: str, settings: ClientSettings) -> Connection:
+        callers.append(settings.caller)
+        return Connection(service, target, settings)
 
     monkeypatch.setattr("evalfleet.fleet.Connection", connect)
     monkeypatch.setenv(CALLER_VARIABLE, "from/environment")

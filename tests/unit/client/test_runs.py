@@ -120,7 +120,7 @@ def test_failed_items_are_listed_with_their_reasons(fleet: Fleet) -> None:
 def test_runs_are_listed_up_to_the_limit_over_pages(
     fake: FakeFleet, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalfleet.runs.LARGEST_PAGE", 2)
+    monkeypatch.setattr("evalfleet.run_messages.LARGEST_PAGE", 2)
     for number in range(5):
         fake.evaluation.put(make_run(f"r{number}", model="models/a" if number else "models/b"))
     assert [each.name for each in fleet.runs.list(limit=3)] == ["runs/r0", "runs/r1", "runs/r2"]

@@ -1,0 +1,196 @@
+"""Calls to one service on an event loop, each of which ends in an answer or a typed error, in bounded time."""
+
+from __future__ import annotations  # grpc's callables are generic in its type stubs alone
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import NamedTuple, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from evalfleet.aio.racing import first_answer
+from evalfleet.channels import open_async_channel
+from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
+from evalfleet.connections import PagedT, RequestT, ResponseT
+from evalfleet.errors import EvalFleetError, from_rpc_error
+
+StubT = TypeVar("StubT")
+
+
+class _Open(NamedTuple):
+    """A channel, and the process and the event loop that it belongs to."""
+
+    process: int
+    loop: asyncio.AbstractEventLoop
+    channel: grpc.aio.Channel
+    stubs: dict[object, object]
+
+
+class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
+    """A channel to one service, opened by the first call.
+
+    A channel belongs to its event loop: under another loop (a second ``asyncio.run``), or in a forked child, another
+    one is opened.
+
+    Attributes:
+        service: the service's name: ``evaluation``.
+        target: its address.
+    """
+
+    def __init__(self, service: str, target: str, settings: ClientSettings | None = None) -> None:
+        self.service = service
+        self.target = target
+        self._settings = settings or ClientSettings()
+        self._plans = CallPlans(self._settings)
+        self._open: _Open | None = None
+        # Kept from being collected: as garbage of another loop or process, a channel may wait for it.
+        self._left_behind: list[_Open] = []
+
+    def stub(self, make: Callable[[grpc.aio.Channel], StubT]) -> StubT:
+        """Return the stub that ``make`` builds on the channel of the running loop.
+
+        Raises:
+            RuntimeError: no event loop is running.
+            ForkedProcessError: this process was forked, and gRPC cannot work in it.
+            SecurityError: certificates or token cannot be used with this target.
+        """
+        loop = asyncio.get_running_loop()
+        opened = self._open
+        if opened is None or opened.loop is not loop or opened.process != os.getpid():
+            channel = open_async_channel(self.target, self._settings.security)
+            if opened is not None:
+                self._left_behind.append(opened)
+            self._open = opened = _Open(os.getpid(), loop, channel, {})
+        if make not in opened.stubs:
+            opened.stubs[make] = make(opened.channel)
+        return cast("StubT", opened.stubs[make])
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        opened, self._open = self._open, None
+        if opened is not None and opened.process == os.getpid() and opened.loop is asyncio.get_running_loop():
+            await opened.channel.close()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        is_idempotent: bool = True,
+        may_be_hedged: bool = False,
+    ) -> ResponseT:
+        """Make one call, and repeat it where that is in order; it is cancelled with the task that waits for it.
+
+        Arguments and errors are those of ``Connection.call``.
+        """
+        attempts = self._plans.attempts(timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
+        request_id = new_request_id()
+        while True:
+            try:
+                answer = await self._attempt(method, request, attempts.remaining_seconds, request_id, may_be_hedged)
+            except grpc.RpcError as raised:
+                error = self._typed(raised, request_id)
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise error from None
+            else:
+                attempts.succeeded()
+                return answer
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        timeout_seconds: float,
+        request_id: str,
+        may_be_hedged: bool,
+    ) -> ResponseT:
+        metadata = self._plans.metadata(request_id)
+        hedger = self._plans.hedger if may_be_hedged else None
+        if hedger is None:
+            return await method(request, timeout=timeout_seconds, metadata=metadata)
+        ends_at = asyncio.get_running_loop().time() + timeout_seconds
+
+        async def ask() -> ResponseT:
+            left = max(0.0, ends_at - asyncio.get_running_loop().time())
+            return await method(request, timeout=left, metadata=metadata)
+
+        return await first_answer(ask, hedger, request)
+
+    async def pages(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[RequestT, PagedT], request_for: Callable[[str], RequestT]
+    ) -> AsyncGenerator[PagedT, None]:
+        """Yield the pages of a list method; each is asked for when it is wanted.
+
+        Args:
+            method: the list method.
+            request_for: makes the request for a page token.
+        """
+        token = ""
+        while True:
+            answer = await self.call(method, request_for(token), may_be_hedged=True)
+            yield answer
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Make one call and yield its answers; it is cancelled when the generator is closed.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        request_id = new_request_id()
+        call = method(request, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
+        try:
+            async for each in call:
+                yield each
+        except grpc.RpcError as error:
+            raise self._typed(error, request_id) from None
+        finally:
+            call.cancel()
+
+    async def exchange(
+        self,
+        method: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT],
+        requests: AsyncIterator[RequestT],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Send requests and yield the answers as they come; the call is cancelled when the generator is closed.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        request_id = new_request_id()
+        call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
+        try:
+            async for each in call:
+                yield each
+        except grpc.RpcError as error:
+            raise self._typed(error, request_id) from None
+        finally:
+            call.cancel()
+
+    def _typed(self, error: grpc.RpcError, request_id: str) -> EvalFleetError:
+        return from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)

@@ -1,0 +1,84 @@
+"""A fleet as its users on an event loop see it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from evalfleet.aio.connections import AsyncConnection
+from evalfleet.aio.generation import AsyncGeneration
+from evalfleet.aio.safety import AsyncSafety
+from evalfleet.aio.scoring import AsyncScoring
+from evalfleet.client_settings import ClientSettings
+from evalfleet.endpoints import Endpoints, find_endpoints
+from evalfleet.hedging import Hedging
+from evalfleet.retrying import DEFAULT_RETRIES, RetryPolicy
+from evalfleet.security import Security
+
+
+class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
+    """The services of one fleet, to be awaited; use it in an ``async with`` statement, which closes its connections.
+
+    It has what ``evalfleet.fleet.Fleet`` has, under the same names. It may be made anywhere, also outside of an event
+    loop: a service is looked up and connected to by the first call. A call is cancelled together with the task that
+    waits for it, on the wire too.
+    """
+
+    def __init__(self, endpoints: Endpoints, settings: ClientSettings | None = None) -> None:
+        self._endpoints = endpoints
+        self._settings = settings or ClientSettings.with_environment()
+        self._connections: dict[str, AsyncConnection] = {}
+
+    @classmethod
+    def connect(
+        cls,
+        targets: Mapping[str, str] | None = None,
+        *,
+        state_dir: Path | None = None,
+        caller: str | None = None,
+        security: Security | None = None,
+        retries: RetryPolicy = DEFAULT_RETRIES,
+        hedging: Hedging | None = None,
+    ) -> "AsyncFleet":
+        """Find the services; no call is made yet. The arguments are those of ``Fleet.connect``.
+
+        Raises:
+            EndpointError: ``targets`` names an unknown service.
+        """
+        settings = ClientSettings.with_environment(caller=caller, security=security, retries=retries, hedging=hedging)
+        return cls(find_endpoints(targets, state_dir=state_dir), settings)
+
+    @cached_property
+    def generation(self) -> AsyncGeneration:
+        """Answers and log-likelihoods of the registered checkpoints."""
+        return AsyncGeneration(self._connection("generation"))
+
+    @cached_property
+    def safety(self) -> AsyncSafety:
+        """The guard models."""
+        return AsyncSafety(self._connection("safety"))
+
+    @cached_property
+    def scoring(self) -> AsyncScoring:
+        """The scorers of outputs."""
+        return AsyncScoring(self._connection("scoring"))
+
+    async def close(self) -> None:
+        """Close all connections; calls in flight are cancelled."""
+        for connection in self._connections.values():
+            await connection.close()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _connection(self, service: str) -> AsyncConnection:
+        if service not in self._connections:
+            target = self._endpoints.target(service)
+            self._connections[service] = AsyncConnection(service, target, self._settings)
+        return self._connections[service]

@@ -1,0 +1,157 @@
+"""How a client and a fleet trust each other: certificates and a token, said explicitly or in the environment."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from evalfleet.errors import SecurityError
+
+CA_VARIABLE: Final = "EVALFLEET_TLS_CA"
+CERTIFICATE_VARIABLE: Final = "EVALFLEET_TLS_CERT"
+KEY_VARIABLE: Final = "EVALFLEET_TLS_KEY"
+TOKEN_VARIABLE: Final = "EVALFLEET_TOKEN"
+TOKEN_FILE_VARIABLE: Final = "EVALFLEET_TOKEN_FILE"
+SYSTEM_ROOTS: Final = "system"
+_TOKEN_KEY: Final = "authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What a client shows and whom it trusts; with nothing given, connections are in plaintext.
+
+    Attributes:
+        ca_file: PEM file of the authorities that sign the services' certificates, or ``system`` for those of this
+            machine; it turns TLS on for all services but those at a ``unix:`` path.
+        certificate_file: PEM file of the client's own certificate chain, for services that ask for one.
+        key_file: PEM file of its key.
+        token: sent with every call.
+        token_file: file of the token, in place of ``token``; read again whenever it changes.
+    """
+
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Security":
+        """Read EVALFLEET_TLS_CA, EVALFLEET_TLS_CERT, EVALFLEET_TLS_KEY, and EVALFLEET_TOKEN or EVALFLEET_TOKEN_FILE."""
+        environ = os.environ if environ is None else environ
+        return cls(
+            ca_file=environ.get(CA_VARIABLE, ""),
+            certificate_file=environ.get(CERTIFICATE_VARIABLE, ""),
+            key_file=environ.get(KEY_VARIABLE, ""),
+            token=environ.get(TOKEN_VARIABLE, "").strip(),
+            token_file=environ.get(TOKEN_FILE_VARIABLE, ""),
+        )
+
+    def credentials(self, target: str) -> grpc.ChannelCredentials | None:
+        """Return the credentials of a channel to ``target``; ``None`` for one in plaintext.
+
+        Raises:
+            SecurityError: a file cannot be read, one of certificate and key is missing, or a token would travel in
+                plaintext to another machine.
+        """
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise SecurityError(
+                f"a client's certificate and its key go together: set {CERTIFICATE_VARIABLE} and {KEY_VARIABLE}",
+                reason="CLIENT_CERTIFICATE_INCOMPLETE",
+            )
+        if not self.ca_file or is_unix_socket(target):
+            self._check_plaintext(target)
+            return None
+        return grpc.ssl_channel_credentials(
+            root_certificates=None if self.ca_file == SYSTEM_ROOTS else _read(self.ca_file),
+            private_key=_read(self.key_file) if self.key_file else None,
+            certificate_chain=_read(self.certificate_file) if self.certificate_file else None,
+        )
+
+    def _check_plaintext(self, target: str) -> None:
+        if self.certificate_file and not is_unix_socket(target):
+            raise SecurityError(
+                f"a client's certificate needs {CA_VARIABLE}: the file of whom it trusts, or {SYSTEM_ROOTS}",
+                reason="CLIENT_CERTIFICATE_INCOMPLETE",
+            )
+        if (self.token or self.token_file) and not is_local(target):
+            raise SecurityError(
+                f"a token is not sent in plaintext to {target}: set {CA_VARIABLE} to the file of whom to trust, "
+                f"or to {SYSTEM_ROOTS}, and have the service speak TLS",
+                reason="TOKEN_NEEDS_TLS",
+                metadata={"target": target},
+            )
+
+
+class TokenSource:
+    """The token of a ``Security``, as metadata; a file is read again when it was replaced or written."""
+
+    def __init__(self, security: Security) -> None:
+        self._file = security.token_file
+        self._token = security.token
+        self._seen: tuple[int, int, int] | None = None
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return the entry that carries the token; none if there is no token.
+
+        Raises:
+            SecurityError: the file cannot be read, or what it holds is no token.
+        """
+        if self._file:
+            self._refresh()
+        return ((_TOKEN_KEY, f"Bearer {self._token}"),) if self._token else ()
+
+    def _refresh(self) -> None:
+        try:
+            status = os.stat(self._file)
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if seen == self._seen:
+                return
+            token = Path(self._file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError) as error:
+            raise SecurityError(f"the token's file cannot be read: {error}", reason="TOKEN_UNREADABLE") from None
+        if not token or not token.isprintable() or " " in token:
+            # What it holds may be a secret all the same: it is not shown.
+            raise SecurityError(f"{self._file} holds no token on one line", reason="TOKEN_UNREADABLE")
+        self._token, self._seen = token, seen
+
+
+def is_local(target: str) -> bool:
+    """Return whether a gRPC target is this machine itself; names other than ``localhost`` are not looked up."""
+    if is_unix_socket(target):
+        return True
+    address = _without_scheme(target)
+    host = address[1:].partition("]")[0] if address.startswith("[") else address.partition(":")[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_unix_socket(target: str) -> bool:
+    """Return whether a gRPC target is a socket of this machine."""
+    return target.startswith(("unix:", "unix-abstract:"))
+
+
+def _without_scheme(target: str) -> str:
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        if target.startswith(scheme):
+            # `dns://authority/host:port` asks another name server; several addresses may follow `ipv4:`.
+            rest = target[len(scheme) :]
+            if "," in rest or (rest.startswith("//") and not rest.startswith("///")):
+                return ""
+            return rest.lstrip("/")
+    return target
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SecurityError(f"{path} cannot be read: {error.strerror}", reason="CERTIFICATE_UNREADABLE") from None

@@ -1,0 +1,215 @@
+"""The items of a bulk call between being read and being told: which are to be sent, which are open, what came back.
+
+Nothing here waits, locks or sends; ``bulk`` and ``aio.bulk`` do, and share these rules.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from evalfleet.errors import CancelledCallError, DeadlineExceededError, EvalFleetError
+from evalfleet.retrying import is_worth_repeating, pause_seconds
+
+WINDOW_ITEMS: Final = 1024
+"""Items that are read and not yet told, by default."""
+LONGEST_STREAM_SECONDS: Final = 3600.0
+"""A stream is replaced after this long; a service that gives no outcome in two of them is taken to be away."""
+
+_TRIES: Final = 5
+_FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+
+RequestT = TypeVar("RequestT")
+
+
+class OutcomeMessage(Protocol):
+    """An answer of a bulk stream."""
+
+    @property
+    def item_id(self) -> str:
+        """Id of the item."""
+        ...
+
+
+MessageT = TypeVar("MessageT", bound=OutcomeMessage)
+
+
+class Sent(NamedTuple, Generic[RequestT]):
+    """An item as it goes over a stream: under an id that no stream has seen before."""
+
+    item_id: str
+    request: RequestT
+
+
+@dataclass(slots=True)
+class _Open(Generic[RequestT]):
+    """An item without an outcome, and how often it was tried in vain."""
+
+    request: RequestT
+    failures: int = 0
+
+
+class Window(Generic[RequestT, MessageT]):
+    """What is known of the items in hand; never more than ``size``.
+
+    Items have the number of their place in the source. One whose outcome says that it may succeed later is sent again,
+    up to five times in all.
+
+    Args:
+        size: most items that are read and not told.
+        in_order: outcomes are told in the order of the items; otherwise as they come.
+        error_of: the error that an outcome holds, or ``None``.
+        clock: tells seconds.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        in_order: bool,
+        error_of: Callable[[MessageT], EvalFleetError | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if size < 1:
+            raise ValueError("a window holds at least one item")
+        self._size = size
+        self._in_order = in_order
+        self._error_of = error_of
+        self._clock = clock
+        self._read_count = 0
+        self._told_count = 0
+        self._open: dict[int, _Open[RequestT]] = {}
+        self._to_send: deque[int] = deque()
+        self._later: list[tuple[float, int]] = []
+        self._ready: dict[int, MessageT | EvalFleetError] = {}
+        self.is_exhausted = False
+        """Set by whoever reads the source, when it has no more."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another item may be read."""
+        return self._read_count - self._told_count < self._size
+
+    @property
+    def has_to_send(self) -> bool:
+        """Whether an item is to be sent now."""
+        return bool(self._to_send)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the source is exhausted and every item has its outcome, told or ready to be."""
+        return self.is_exhausted and not self._open
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether outcomes wait to be told while no other can come: a stream that goes on would hold them up."""
+        return bool(self._ready) and not self._open
+
+    @property
+    def open_count(self) -> int:
+        """Items without an outcome."""
+        return len(self._open)
+
+    def read(self, item: RequestT | EvalFleetError) -> None:
+        """Take the next item of the source, or what is wrong with it."""
+        number = self._read_count
+        self._read_count += 1
+        if isinstance(item, EvalFleetError):
+            self._ready[number] = item
+        else:
+            self._open[number] = _Open(item)
+            self._to_send.append(number)
+
+    def begin_stream(self) -> None:
+        """Have everything without an outcome sent again, the oldest first."""
+        self._to_send = deque(sorted(self._open))
+        self._later.clear()
+
+    def next_to_send(self) -> Sent[RequestT] | None:
+        """Return the next item to send, if one is due."""
+        self._wake()
+        if not self._to_send:
+            return None
+        number = self._to_send.popleft()
+        item = self._open[number]
+        # A stream takes no id twice.
+        name = f"{number}.{item.failures}" if item.failures else str(number)
+        return Sent(name, item.request)
+
+    def next_due_seconds(self) -> float | None:
+        """Return how long until an item is to be sent again; ``None`` if none waits for that."""
+        return max(0.0, min(self._later)[0] - self._clock()) if self._later else None
+
+    def outcome(self, message: MessageT) -> None:
+        """Take an outcome; one of an item that has one already, or of none, is dropped."""
+        text, _, tried = message.item_id.partition(".")
+        number = int(text) if text.isascii() and text.isdigit() else -1
+        item = self._open.get(number)
+        if item is None or str(item.failures) != (tried or "0"):
+            return
+        error = self._error_of(message)
+        if error is not None and is_worth_repeating(error) and item.failures + 1 < _TRIES:
+            mean = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**item.failures)
+            item.failures += 1
+            self._later.append((self._clock() + pause_seconds(error, mean), number))
+            return
+        del self._open[number]
+        self._ready[number] = message
+
+    def told(self) -> Iterator[tuple[int, MessageT | EvalFleetError]]:
+        """Yield the outcomes that are to be told now; each makes room for another item."""
+        while self._ready:
+            number = self._told_count if self._in_order else next(iter(self._ready))
+            if number not in self._ready:
+                return
+            outcome = self._ready.pop(number)
+            self._told_count += 1
+            yield number, outcome
+
+    def _wake(self) -> None:
+        now = self._clock()
+        due = sorted(each for each in self._later if each[0] <= now)
+        if due:
+            self._later = [each for each in self._later if each[0] > now]
+            self._to_send.extend(number for _, number in due)
+
+
+def may_reopen(error: EvalFleetError) -> bool:
+    """Return whether a stream that ended so is worth another: its replica went away, or its time was up."""
+    return isinstance(error, CancelledCallError | DeadlineExceededError) or is_worth_repeating(error)
+
+
+def stream_ended() -> EvalFleetError:
+    """Return the error of a service that ends a stream as if nothing were missing."""
+    return EvalFleetError("the service ends its streams without answering all items", reason="STREAM_ENDED")
+
+
+class Patience:
+    """Says when a service has been away for too long.
+
+    Args:
+        seconds: longest time without an outcome, while there are items without one.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._silent_since: float | None = None
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+
+    def heard(self) -> None:
+        """Note an outcome."""
+        self._silent_since = None
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+
+    def pause_after(self, error: EvalFleetError) -> float | None:
+        """Return how long to wait after a stream that ended so; ``None``: the error stands."""
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > self._seconds:
+            return None
+        pause = pause_seconds(error, self._pause_seconds)
+        self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
+        return min(pause, self._seconds)
