@@ -8,7 +8,7 @@ from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.items import InvalidItem, Item
 from services.evaluation.loading import LoadedTask, load_task, present_tasks
-from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.task_items import TaskItems
 from services.evaluation.tasks import Suite, Task
 from services.runtime.errors import not_found
 

@@ -19,10 +19,10 @@ from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets
-from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.paced_peers import PacedGenerator, PacedSafetyJudge, PacedScorerPanel, PeerLimitMetrics
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
 from services.evaluation.runs.remote_drawings import RemoteDrawings

@@ -4,23 +4,19 @@ Torch-free. Every failure is a typed FleetError, every call is bounded by the ca
 its caller gives up is cancelled inside the engine.
 """
 
-import asyncio
 import json
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as kserve
-from tritonclient.grpc import service_pb2_grpc
 
 from services.inference import contract
 from services.inference.contract import ModelEntry, Prompt
-from services.inference.engine_watch import EngineWatch
-from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
+from services.inference.model_calls import PROBE_TIMEOUT_SECONDS, ModelCalls
 from services.inference.request_inputs import generation_request, prompt_inputs
 from services.inference.results import (
     Classified,
@@ -36,7 +32,7 @@ from services.inference.results import (
     read_scored,
 )
 from services.inference.sampling import SamplingParameters
-from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers, sharing_streams
+from services.inference.shared_streams import sharing_streams
 from services.inference.tensors import (
     Array,
     add_inputs,
@@ -46,30 +42,9 @@ from services.inference.tensors import (
     text_array,
     write_request,
 )
-from services.runtime.errors import (
-    DeadlineExceededError,
-    FleetError,
-    InternalError,
-    InvalidArgumentError,
-    UnavailableError,
-)
+from services.runtime.errors import InvalidArgumentError
 
-PROBE_TIMEOUT_SECONDS: Final = 5.0
 _CLASSIFYING: Final = "classifying"
-ENGINE_WATCH_SECONDS: Final = 5.0
-"""How often a model with requests in flight is asked whether its process lives."""
-
-# The messages of this protocol have no natural bound (a batch of long texts, all continuations of a context).
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # A host that starts, or is started again, is there within seconds; the default waits up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
 
 
 class InferenceClient:
@@ -84,13 +59,9 @@ class InferenceClient:
     """
 
     def __init__(self, target: str, *, model_control_key: str | None = None) -> None:
-        self._target = target
         self.model_control_key = model_control_key or ""
-        self._control_metadata = ((contract.MODEL_CONTROL_HEADER, model_control_key or ""),)
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._watch = EngineWatch(self._is_engine_alive, interval_seconds=ENGINE_WATCH_SECONDS)
-        self._shared = SharedStreams(self._stub.ModelStreamInfer, self._watch, target)
+        self._calls = ModelCalls(target, model_control_key=self.model_control_key)
+        self._stub = self._calls.stub
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,9 +73,7 @@ class InferenceClient:
 
     async def close(self) -> None:
         """Close the connection; running requests are cancelled."""
-        self._watch.close()
-        self._shared.close()
-        await self._channel.close()
+        await self._calls.close()
 
     async def is_ready(self, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
         """Return whether the host answers and takes requests; never raises."""
@@ -131,21 +100,23 @@ class InferenceClient:
         request.parameters["config"].string_param = entry.config
         for path, content in entry.files.items():
             request.parameters[f"file:{path}"].bytes_param = content
-        await self._unary(self._stub.RepositoryModelLoad, request, name, timeout_seconds, control=True)
+        await self._calls.unary(self._stub.RepositoryModelLoad, request, name, timeout_seconds, control=True)
 
     async def unload_model(self, name: str, *, timeout_seconds: float) -> None:
         """Unload a model; its process ends after the requests in flight. An unknown name is no error."""
         request = kserve.RepositoryModelUnloadRequest(model_name=name)
-        await self._unary(self._stub.RepositoryModelUnload, request, name, timeout_seconds, control=True)
+        await self._calls.unary(self._stub.RepositoryModelUnload, request, name, timeout_seconds, control=True)
 
     async def list_models(self, *, timeout_seconds: float) -> tuple[RepositoryModel, ...]:
         """List the models that the host knows, by name; READY ones take requests."""
-        index = await self._unary(
+        index = await self._calls.unary(
             self._stub.RepositoryIndex, kserve.RepositoryIndexRequest(), "", timeout_seconds, control=True
         )
         models = {each.name: RepositoryModel(each.name, each.state, each.reason) for each in index.models}
         # Triton's index leaves out models that were loaded without a folder; its statistics know all that are ready.
-        statistics = await self._unary(self._stub.ModelStatistics, kserve.ModelStatisticsRequest(), "", timeout_seconds)
+        statistics = await self._calls.unary(
+            self._stub.ModelStatistics, kserve.ModelStatisticsRequest(), "", timeout_seconds
+        )
         for each in statistics.model_stats:
             models.setdefault(each.name, RepositoryModel(each.name, "READY", ""))
         return tuple(models[name] for name in sorted(models))
@@ -153,7 +124,7 @@ class InferenceClient:
     async def classifier_labels(self, model: str, *, timeout_seconds: float) -> tuple[str, ...]:
         """Return the labels of a loaded classifier, in the order of its probabilities."""
         request = kserve.ModelConfigRequest(name=model)
-        reply = await self._unary(self._stub.ModelConfig, request, model, timeout_seconds)
+        reply = await self._calls.unary(self._stub.ModelConfig, request, model, timeout_seconds)
         labels = reply.config.parameters[contract.LABELS_PARAMETER].string_value
         if not labels:
             raise InvalidArgumentError(f"model {model!r} is not a classifier", reason="MODEL_LACKS_FEATURE")
@@ -187,7 +158,7 @@ class InferenceClient:
         )
         if want_cumulative_logprob:
             add_inputs(request, {contract.RETURN_CUMULATIVE_LOGPROB: flag_array(True)})
-        return read_generated(first_values(await self._answer(model, request, timeout_seconds)))
+        return read_generated(first_values(await self._calls.answer(model, request, timeout_seconds)))
 
     async def generate_stream(
         self,
@@ -203,7 +174,7 @@ class InferenceClient:
         request = generation_request(
             model, prompt, sampling, checkpoint=checkpoint, stream=True, truncate_input=truncate_input
         )
-        async with aclosing(self._responses(model, request, timeout_seconds)) as responses:
+        async with aclosing(self._calls.responses(model, request, timeout_seconds)) as responses:
             async for response in responses:
                 yield read_chunk(first_values(response))
 
@@ -234,7 +205,7 @@ class InferenceClient:
         inputs = {**prompt_inputs(context, checkpoint), contract.CONTINUATIONS: text_array(*continuations)}
         if truncate_input:
             inputs[contract.TRUNCATE_INPUT] = flag_array(True)
-        answer = await self._answer(model, write_request(model, "", inputs), timeout_seconds)
+        answer = await self._calls.answer(model, write_request(model, "", inputs), timeout_seconds)
         return read_scored(read_response(answer), len(continuations))
 
     async def classify(
@@ -258,7 +229,9 @@ class InferenceClient:
 
     async def ask(self, model: str, inputs: Mapping[str, Array], *, timeout_seconds: float) -> Mapping[str, Array]:
         """Return the output tensors of the only response to any other request to a decoupled model."""
-        return read_response(await self._single_response(model, write_request(model, "", inputs), timeout_seconds))
+        return read_response(
+            await self._calls.single_response(model, write_request(model, "", inputs), timeout_seconds)
+        )
 
     async def _read_texts(
         self, model: str, texts: Sequence[str], timeout_seconds: float, max_windows: int
@@ -271,102 +244,5 @@ class InferenceClient:
         request = write_request(model, "", inputs)
         # Computed soon in any case: what a caller gives up costs less than a stream of its own for every call.
         with sharing_streams(_CLASSIFYING):
-            answer = await self._answer(model, request, timeout_seconds)
+            answer = await self._calls.answer(model, request, timeout_seconds)
         return read_response(answer)
-
-    async def _unary(
-        self, method: Any, request: Any, model: str, timeout_seconds: float, *, control: bool = False
-    ) -> Any:
-        _check_time_left(model, timeout_seconds)
-        metadata = self._control_metadata if control else None
-        try:
-            return await method(request, timeout=timeout_seconds, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, model=model, target=self._target) from error
-
-    async def _answer(
-        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
-    ) -> kserve.ModelInferResponse:
-        """Return the only response to a request, on a stream that it shares if whoever makes it allows that."""
-        sharers = current_sharers()
-        if sharers is None or request.ByteSize() > LARGEST_SHARED_BYTES:
-            return await self._single_response(model, request, timeout_seconds)
-        _check_time_left(model, timeout_seconds)
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        return await self._shared.ask(sharers, model, request, timeout_seconds=timeout_seconds)
-
-    async def _single_response(
-        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
-    ) -> kserve.ModelInferResponse:
-        answer: kserve.ModelInferResponse | None = None
-        async with aclosing(self._responses(model, request, timeout_seconds)) as responses:
-            async for response in responses:
-                answer = response
-        if answer is None:
-            raise InternalError(f"model {model!r} gave no answer", reason="INFERENCE_ANSWER_INCOMPLETE")
-        return answer
-
-    async def _responses(
-        self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
-    ) -> AsyncGenerator[kserve.ModelInferResponse, None]:
-        """Yield the responses to one request on a stream of its own, because a cancel ends a whole stream."""
-        _check_time_left(model, timeout_seconds)
-        request.id = uuid.uuid4().hex
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        call = self._stub.ModelStreamInfer(_once(request), timeout=timeout_seconds)
-        try:
-            with self._watch.watching(model, call), self._typed_stream_errors(model, call):
-                is_complete = False
-                error: FleetError | None = None
-                async for message in call:
-                    if message.error_message:
-                        error = error or from_triton_text(message.error_message, model=model)
-                    elif message.infer_response.outputs:
-                        yield message.infer_response
-                    is_complete |= message.infer_response.parameters["triton_final_response"].bool_param
-                # Read to the end of the stream: cancelling one that is just ending makes Triton keep the request,
-                # and with it a model that is unloaded later.
-                if error is not None:
-                    raise error
-                if not is_complete:
-                    raise InternalError(f"model {model!r} broke off its answer", reason="INFERENCE_ANSWER_INCOMPLETE")
-        finally:
-            call.cancel()
-
-    @contextmanager
-    def _typed_stream_errors(self, model: str, call: Any) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, model=model, target=self._target) from error
-        except asyncio.CancelledError:
-            if not self._watch.was_ended(call):
-                raise
-            raise UnavailableError(
-                f"the process of model {model!r} has died; load the model again",
-                reason=ENGINE_CRASHED,
-                metadata={"model": model},
-            ) from None
-
-    async def _is_engine_alive(self, model: str) -> bool:
-        """Ask for an answer to nothing, which a living engine refuses at once."""
-        request = write_request(model, uuid.uuid4().hex, {contract.TEXT_INPUT: text_array("")})
-        is_alive = True
-        try:
-            async for message in self._stub.ModelStreamInfer(_once(request), timeout=PROBE_TIMEOUT_SECONDS):
-                is_alive = from_triton_text(message.error_message, model=model).reason != ENGINE_CRASHED
-        except grpc.aio.AioRpcError:
-            # Whether the server is there is seen by the calls in flight themselves.
-            return True
-        return is_alive
-
-
-async def _once(request: kserve.ModelInferRequest) -> AsyncIterator[kserve.ModelInferRequest]:
-    yield request
-
-
-def _check_time_left(model: str, timeout_seconds: float) -> None:
-    if timeout_seconds <= 0:
-        raise DeadlineExceededError(
-            f"no time left to ask model {model!r}", reason="INFERENCE_DEADLINE_EXCEEDED", metadata={"model": model}
-        )

@@ -8,7 +8,6 @@ from services.evaluation.errors import LeaseLostError
 from services.evaluation.items import Message, PlainPrompt, Prompt
 from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.budget import Spend
-from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.evaluation.runs.peers import (
@@ -17,6 +16,7 @@ from services.evaluation.runs.peers import (
     GeneratedText,
     GenerationOptions,
     ItemKey,
+    Peers,
     SafetyVerdict,
     ScoredOutput,
     ScorerCall,

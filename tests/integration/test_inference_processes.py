@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from services.inference import client as client_module
-from services.inference import repository
+from services.inference import model_calls, repository
 from services.inference.client import InferenceClient
 from services.inference.contract import CausalLMArguments
 from services.inference.platform_checks import TritonUnavailableError, check_platform, gather_platform_facts
@@ -197,7 +196,7 @@ def test_requests_to_an_engine_that_dies_do_not_wait_for_their_deadline(
 ) -> None:
     host = start(STARTUP_MODELS=with_tiny_model(tiny_checkpoint))
     target = address(tmp_path, host)
-    monkeypatch.setattr(client_module, "ENGINE_WATCH_SECONDS", 0.5)
+    monkeypatch.setattr(model_calls, "ENGINE_WATCH_SECONDS", 0.5)
     triton, *_, stub = descendants(host.pid)
     assert triton != stub
     # Stopped rather than busy, so that the request is surely in flight when the process is killed.

@@ -13,10 +13,11 @@ from services.evaluation.runs.accounts import Grant
 from services.evaluation.runs.allowances import Allowance
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.drawings import Draw
-from services.evaluation.runs.executor import Peers, TaskItems
 from services.evaluation.runs.fatal_errors import RunCannotGoOnError
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.record import RunState, StopReason
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.task_items import TaskItems
 from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
 
 _TURN_ITEMS = 8

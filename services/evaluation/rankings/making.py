@@ -5,9 +5,9 @@ import time
 from functools import partial
 
 from services.evaluation.rankings.record import Contender, Ranking, RankingRequest, new_ranking_id
-from services.evaluation.runs.executor import Peers
-from services.evaluation.runs.making import SuiteBook
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.task_items import SuiteBook
 from services.evaluation.tasks import Suite, Task
 from services.runtime.callers import current_caller
 from services.runtime.deadlines import child_timeout

@@ -19,12 +19,13 @@ from services.evaluation.rankings.making import new_ranking
 from services.evaluation.rankings.record import Ranking, RankingRequest, member_runs
 from services.evaluation.rankings.store import RankingClaim, RankingStore
 from services.evaluation.runs.allowances import Allowance, Allowances
-from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.leases import LeaseTimes
-from services.evaluation.runs.making import SuiteBook
+from services.evaluation.runs.live_work import LiveWork
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.record import RunFailure, RunState
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import SuiteBook
 from services.runtime.callers import ANONYMOUS, current_caller
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.deadlines import child_timeout
@@ -73,10 +74,10 @@ class RankingManager:
         self._allowances = allowances
         self._owner = f"{socket.gethostname()[:200]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._places = asyncio.Semaphore(parallel_rankings)
-        self._live: dict[str, Ranking] = {}
+        self._live: LiveWork[Ranking] = LiveWork(
+            poll_seconds=lease_times.poll_seconds, patience_seconds=patience_seconds
+        )
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Condition()
-        self._unsent_change = asyncio.Event()
         self._may_have_work = asyncio.Event()
         self._own_tasks: list[asyncio.Task[None]] = []
 
@@ -85,7 +86,7 @@ class RankingManager:
         if not self._store.is_shared:
             # A file is used by one process, and this one holds nothing yet.
             await self._store.give_back()
-        self._own_tasks = [asyncio.create_task(self._announce_changes()), asyncio.create_task(self._take_rankings())]
+        self._own_tasks = [asyncio.create_task(self._live.announce()), asyncio.create_task(self._take_rankings())]
 
     async def stop(self) -> None:
         """Put all rankings down where they are; another replica, or the next start, takes them up again."""
@@ -142,7 +143,7 @@ class RankingManager:
 
     async def _earlier(self, request: RankingRequest) -> Ranking | None:
         earlier = await self._store.find_request(request.request_id) if request.request_id else None
-        return None if earlier is None else self._live.get(earlier.ranking_id, earlier)
+        return None if earlier is None else self._live.newest(earlier.ranking_id, earlier)
 
     async def get(self, ranking_id: str) -> Ranking:
         """Read a ranking as it stands; raises NotFoundError with the nearest names."""
@@ -154,7 +155,7 @@ class RankingManager:
 
     async def page(self, *, size: int, after: tuple[float, str] | None = None) -> Sequence[Ranking]:
         """Rankings, newest first; see RankingStore.page."""
-        return [self._live.get(each.ranking_id, each) for each in await self._store.page(size=size, after=after)]
+        return [self._live.newest(each.ranking_id, each) for each in await self._store.page(size=size, after=after)]
 
     async def cancel(self, ranking_id: str) -> Ranking:
         """Stop a ranking for good, whichever replica works on it; outcomes that the ledger has stay there.
@@ -165,7 +166,7 @@ class RankingManager:
         left = await self._drop(ranking_id)
         epoch = await self._store.cancel(ranking_id, left)
         await self._drop(ranking_id)  # it may have been taken meanwhile
-        self._unsent_change.set()
+        self._live.tell()
         ended = await self.get(ranking_id)
         if epoch is not None:
             _LOG.info("ranking_ended", ranking=ended.name, state=ended.state.value)
@@ -179,7 +180,7 @@ class RankingManager:
         if (job := self._jobs.get(ranking_id)) is not None:
             job.cancel()
             await asyncio.wait([job])
-        return self._live.pop(ranking_id, None)
+        return self._live.pop(ranking_id)
 
     async def _shut_out(self, ranking: Ranking, epoch: int) -> None:
         """Let the ledger refuse what a replica sends that does not know yet that a ranking was cancelled."""
@@ -192,24 +193,9 @@ class RankingManager:
             # That replica learns of it within seconds anyway.
             _LOG.warning("ranking_not_shut_out", ranking=ranking.name, message=error.message)
 
-    async def watch(self, ranking_id: str) -> AsyncGenerator[Ranking, None]:
+    def watch(self, ranking_id: str) -> AsyncGenerator[Ranking, None]:
         """The ranking now, and again whenever it has changed, until it has ended."""
-        ranking = await self.get(ranking_id)
-        yield ranking
-        while not ranking.state.is_final:
-            seen = ranking
-            await self._may_have_changed(seen)
-            ranking = await wait_out(partial(self.get, ranking_id), patience_seconds=self._patience_seconds)
-            if ranking != seen:
-                yield ranking
-
-    async def _may_have_changed(self, seen: Ranking) -> None:
-        """Wait until a ranking that is worked on here has changed, or for a moment if it is worked on elsewhere."""
-        is_here = seen.ranking_id in self._live
-        with contextlib.suppress(TimeoutError):
-            async with self._changed, asyncio.timeout(None if is_here else self._times.poll_seconds):
-                while self._live.get(seen.ranking_id) == (seen if is_here else None):
-                    await self._changed.wait()
+        return self._live.watch(ranking_id, self.get)
 
     async def _take_rankings(self) -> None:
         """Take rankings whenever there is a place for one, until cancelled."""
@@ -235,12 +221,11 @@ class RankingManager:
 
     def _launch(self, claim: RankingClaim) -> None:
         ranking = claim.ranking
-        self._live[ranking.ranking_id] = ranking
+        self._live.note(ranking.ranking_id, ranking)
         with bind_deadline(None), bind_ids(run_id=ranking.ranking_id, caller=ranking.caller):
             job = asyncio.create_task(self._execute(claim), name=ranking.name)
         self._jobs[ranking.ranking_id] = job
         job.add_done_callback(partial(self._put_down, ranking.ranking_id))
-        self._unsent_change.set()
 
     def _put_down(self, ranking_id: str, job: asyncio.Task[None]) -> None:
         self._jobs.pop(ranking_id, None)
@@ -262,8 +247,8 @@ class RankingManager:
         except (LeaseLostError, RunsUnavailableError) as error:
             # Somebody else's by now, or it will be: whoever takes it finds in the ledger what was done.
             _LOG.warning("ranking_left", ranking=claim.ranking.name, epoch=claim.epoch, message=error.message)
-        self._live.pop(claim.ranking.ranking_id, None)
-        self._unsent_change.set()
+        self._live.pop(claim.ranking.ranking_id)
+        self._live.tell()
 
     async def _failure_of(self, claim: RankingClaim) -> RunFailure | None:
         """Work on a ranking to its end; return why it could not go on, if so."""
@@ -320,11 +305,11 @@ class RankingManager:
             items,
             dataclasses.replace(self._peers, ledger=ledger),
             self._judge,
-            on_change=self._note,
+            on_change=partial(self._live.note, ranking.ranking_id),
             patience_seconds=self._patience_seconds,
             allowance=self._allowance_of(ranking),
         )
-        self._note(executor.ranking)
+        self._live.note(ranking.ranking_id, executor.ranking)
         # Before the first item, so that a restart can tell whether data were changed.
         save = partial(self._store.save, executor.ranking, claim.epoch, lease_seconds=self._times.lease_seconds)
         await wait_out(save, patience_seconds=self._patience_seconds)
@@ -341,16 +326,3 @@ class RankingManager:
         """Put the runs of a ranking that has ended into the list of runs, over what was there of them."""
         for run in member_runs(ranking):
             await self._runs.add_ended(run)
-
-    def _note(self, ranking: Ranking) -> None:
-        self._live[ranking.ranking_id] = ranking
-        self._unsent_change.set()
-
-    async def _announce_changes(self) -> None:
-        """Wake the watchers, at most ten times a second however fast items come."""
-        while True:
-            await self._unsent_change.wait()
-            self._unsent_change.clear()
-            async with self._changed:
-                self._changed.notify_all()
-            await asyncio.sleep(0.1)

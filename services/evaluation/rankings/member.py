@@ -9,11 +9,11 @@ from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Population
 from services.evaluation.runs.drawn_task import DrawnTask
-from services.evaluation.runs.executor import Peers
 from services.evaluation.runs.gates import TaskQuestions
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.outcome import ItemOutcome
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.pipeline import ItemPipeline
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.tasks import Task

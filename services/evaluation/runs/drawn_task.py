@@ -12,9 +12,13 @@ from services.evaluation.runs.block_account import BlockAccount
 from services.evaluation.runs.blocks import BLOCK_ITEMS, part_of_others
 from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
+from services.evaluation.runs.gates import TaskQuestions
 from services.evaluation.runs.outcome import ItemOutcome
 from services.evaluation.runs.pipeline import ItemPipeline
+from services.evaluation.runs.record import Run
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.runs.task_items import TaskItems
+from services.runtime.errors import InternalError
 
 _LEAST_UNDECIDED: Final = 32
 _MOST_DRAWS: Final = 1024
@@ -182,3 +186,31 @@ class DrawnTask:
     def sample_count(self) -> int:
         """Outcomes that an item has."""
         return self._pipeline.sample_count
+
+
+def drawn_task_of(
+    run: Run,
+    items: TaskItems,
+    pipeline: ItemPipeline,
+    questions: TaskQuestions,
+    drawings: Drawings,
+    *,
+    earlier_runs: Sequence[str],
+    patience_seconds: float,
+) -> DrawnTask:
+    """A task of a run that has questions; ``earlier_runs`` may tell which of its items are worth asking first."""
+    if items.population is None:
+        raise InternalError(f"the items of task {items.task.name} cannot be drawn")
+    request = DrawingRequest(
+        run=run.name,
+        seed=run.seed,
+        model=run.model,
+        model_digest=run.model_digest,
+        data_digest=items.data_digest,
+        sample_count=pipeline.sample_count,
+        uses_history=run.goal.uses_history,
+        earlier_runs=tuple(earlier_runs),
+        previous_run=run.goal.previous_run,
+        questions=questions,
+    )
+    return DrawnTask(request, items.population, pipeline, drawings, patience_seconds=patience_seconds)

@@ -15,6 +15,7 @@ from services.evaluation.runs.decisions import TaskDecision
 from services.evaluation.runs.drawings import Draw
 from services.evaluation.runs.drawn_task import DrawnTask
 from services.evaluation.runs.outcome import ItemOutcome
+from services.evaluation.runs.record import StopReason
 from services.runtime.usage import Usage
 
 _TURN_ITEMS = 32
@@ -72,6 +73,16 @@ class DrawnTasks:
         return self._stops_at_failure and any(
             task.decision is not None and task.decision.has_failed for task in self._tasks
         )
+
+    def stop_reason(self, decisions: Sequence[TaskDecision]) -> StopReason:
+        """Why it has ended, by its last decisions."""
+        if all(each.is_exact for each in decisions):
+            return StopReason.COMPLETE
+        if self.has_failed:
+            return StopReason.GATE_FAILED
+        if all(each.is_decided for each in decisions):
+            return StopReason.DECIDED
+        return StopReason.CALLER_BUDGET_EXHAUSTED if self.used_up_allowance else StopReason.BUDGET_EXHAUSTED
 
     @property
     def ran_out(self) -> bool:

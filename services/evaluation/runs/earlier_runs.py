@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.record import Run, RunState
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import TaskItems
 
 _RUNS_LOOKED_AT = 500
 _MOST_RUNS = 50

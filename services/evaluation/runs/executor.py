@@ -5,19 +5,17 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from services.evaluation.items import InvalidItem, Item
 from services.evaluation.runs.allowances import Allowance
 from services.evaluation.runs.block_sharing import BlockSharing
 from services.evaluation.runs.blocks import LEAST_PLACES, BlockBoard
 from services.evaluation.runs.budget import BudgetKeeper, Spend
 from services.evaluation.runs.decisions import TaskDecision
-from services.evaluation.runs.drawings import Draw, DrawingRequest, Drawings, Population
-from services.evaluation.runs.drawn_task import DrawnTask
+from services.evaluation.runs.drawings import Draw
+from services.evaluation.runs.drawn_task import DrawnTask, drawn_task_of
 from services.evaluation.runs.drawn_tasks import DrawnTasks
 from services.evaluation.runs.fatal_errors import RunCannotGoOnError
 from services.evaluation.runs.gates import Depth, TaskQuestions, questions_of
@@ -25,54 +23,16 @@ from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.open_shards import ShardTask
 from services.evaluation.runs.outcome import ItemOutcome
-from services.evaluation.runs.peers import Generator, Ledger, SafetyJudge, ScorerPanel
-from services.evaluation.runs.pipeline import ItemPipeline
+from services.evaluation.runs.peers import Peers
+from services.evaluation.runs.pipeline import ItemPipeline, pipeline_of
 from services.evaluation.runs.record import Run, RunState, StopReason, TaskProgress
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.shards import OwnBoard, ShardBoard, ShardPlan
-from services.evaluation.tasks import Task
-from services.runtime.errors import FailedPreconditionError, FleetError, InternalError
+from services.evaluation.runs.task_items import TaskItems
+from services.runtime.errors import FailedPreconditionError, FleetError
 
 _LOG = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Peers:
-    """The four services that a run is made with."""
-
-    generator: Generator
-    safety: SafetyJudge
-    scorers: ScorerPanel
-    ledger: Ledger
-    drawings: Drawings
-
-
-@dataclass(frozen=True, slots=True)
-class TaskItems:
-    """A task and its items in the order in which this run draws them, already cut to the run's limit.
-
-    ``data_digest`` covers definition and rows; a run does not go on with other data than it began with. ``population``
-    has the same items in the order of the data, for tasks whose items are drawn by the aggregation service.
-    """
-
-    task: Task
-    items: Sequence[Item | InvalidItem]
-    data_digest: str
-    population: Population | None = None
-
-
-def pipeline_of(run: Run, task: Task, peers: Peers, *, patience_seconds: float) -> ItemPipeline:
-    """The way of one task's items through the fleet."""
-    return ItemPipeline(
-        task,
-        model=run.model,
-        seed=run.seed,
-        generator=peers.generator,
-        safety=peers.safety,
-        scorers=peers.scorers,
-        patience_seconds=patience_seconds,
-    )
 
 
 class RunExecutor:
@@ -183,7 +143,7 @@ class RunExecutor:
 
     async def _prepare_drawn(self, writer: LedgerWriter) -> None:
         """Take up the tasks whose items are drawn, with what an earlier process has spent."""
-        tasks = [self._drawn_task(each) for each in self._tasks if each.task.name in self._questions]
+        tasks = self._drawn_tasks()
         if not tasks:
             return
         began = self._run.start_time or time.time()
@@ -218,6 +178,21 @@ class RunExecutor:
             sharing=self._sharing(),
         )
 
+    def _drawn_tasks(self) -> Sequence[DrawnTask]:
+        return [
+            drawn_task_of(
+                self._run,
+                each,
+                self._pipelines[each.task.name],
+                self._questions[each.task.name],
+                self._peers.drawings,
+                earlier_runs=self._earlier_runs.get(each.task.name, ()),
+                patience_seconds=self._patience_seconds,
+            )
+            for each in self._tasks
+            if each.task.name in self._questions
+        ]
+
     def _sharing(self) -> BlockSharing | None:
         """What hands drawn items to helpers, where a run is large enough and has other replicas beside it."""
         if self._blocks is None or self._run.concurrency < LEAST_PLACES:
@@ -243,26 +218,6 @@ class RunExecutor:
             return frozenset()
         return {(key.task, key.item) async for key in self._peers.ledger.keys(escalation.earlier_run)}
 
-    def _drawn_task(self, each: TaskItems) -> DrawnTask:
-        if each.population is None:
-            raise InternalError(f"the items of task {each.task.name} cannot be drawn")
-        pipeline = self._pipelines[each.task.name]
-        request = DrawingRequest(
-            run=self._run.name,
-            seed=self._run.seed,
-            model=self._run.model,
-            model_digest=self._run.model_digest,
-            data_digest=each.data_digest,
-            sample_count=pipeline.sample_count,
-            uses_history=self._run.goal.uses_history,
-            earlier_runs=tuple(self._earlier_runs.get(each.task.name, ())),
-            previous_run=self._run.goal.previous_run,
-            questions=self._questions[each.task.name],
-        )
-        return DrawnTask(
-            request, each.population, pipeline, self._peers.drawings, patience_seconds=self._patience_seconds
-        )
-
     async def _conclude(self) -> None:
         """Read the last decisions and note why the run has ended."""
         if self._drawn is None:
@@ -271,18 +226,7 @@ class RunExecutor:
         read = partial(self._peers.drawings.decisions, self._run.name)
         for decision in await wait_out(read, patience_seconds=self._patience_seconds):
             self._note_decision(decision)
-        decisions = self._run.decisions
-        if all(each.is_exact for each in decisions):
-            reason = StopReason.COMPLETE
-        elif self._drawn.has_failed:
-            reason = StopReason.GATE_FAILED
-        elif all(each.is_decided for each in decisions):
-            reason = StopReason.DECIDED
-        elif self._drawn.used_up_allowance:
-            reason = StopReason.CALLER_BUDGET_EXHAUSTED
-        else:
-            reason = StopReason.BUDGET_EXHAUSTED
-        self._change(dataclasses.replace(self._run, stop_reason=reason))
+        self._change(dataclasses.replace(self._run, stop_reason=self._drawn.stop_reason(self._run.decisions)))
 
     async def _read_ledger(self) -> None:
         """Learn which outcomes exist already, so that nothing is asked twice after a restart."""

@@ -9,17 +9,19 @@ import structlog
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.block_store import BlockStore, HelperBoard
-from services.evaluation.runs.executor import Peers, TaskItems, pipeline_of
 from services.evaluation.runs.fencing import FencedLedger
 from services.evaluation.runs.known_outcomes import KnownOutcomes
 from services.evaluation.runs.leases import RunLeases
 from services.evaluation.runs.ledger_writer import LedgerWriter
 from services.evaluation.runs.open_shards import ShardTask
+from services.evaluation.runs.peers import Peers
+from services.evaluation.runs.pipeline import pipeline_of
 from services.evaluation.runs.record import Run
 from services.evaluation.runs.shard_store import ShardStore
 from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.stored_board import StoredBoard
+from services.evaluation.runs.task_items import TaskItems
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.errors import FailedPreconditionError, as_fleet_error
 

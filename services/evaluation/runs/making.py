@@ -4,16 +4,14 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 from services.evaluation.runs.accounts import left_of
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.choosing import with_tier
-from services.evaluation.runs.executor import Peers, TaskItems
 from services.evaluation.runs.model_changes import ModelContent, TierChoice
+from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.record import (
     Escalation,
     Run,
@@ -24,6 +22,7 @@ from services.evaluation.runs.record import (
 )
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import SuiteBook
 from services.evaluation.runs.tiers import SMOKE, goal_of, next_tier, suite_for
 from services.evaluation.tasks import Suite
 from services.runtime.callers import ANONYMOUS, current_caller
@@ -34,18 +33,6 @@ _LONGEST_ID = 63
 _CUT_DIGITS = 8
 _LONGEST_CREATE_SECONDS = 30.0
 """How long a run waits to be made for a model whose content is still being read, or a service that restarts."""
-
-
-class SuiteBook(Protocol):
-    """Where runs get their suites and items from."""
-
-    async def resolve(self, suite: str, tasks: Sequence[str] = ()) -> Suite:
-        """The suite, or only some of its tasks; raises NotFoundError with the nearest names."""
-        ...
-
-    async def draw(self, suite: Suite, *, seed: int, limit: int | None) -> Sequence[TaskItems]:
-        """Each task's items in the run's seeded order; raises typed errors for data that cannot be used."""
-        ...
 
 
 class RunMaker:

@@ -13,22 +13,23 @@ from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.block_store import BlockStore, StoredBlocks
 from services.evaluation.runs.earlier_runs import earlier_runs
-from services.evaluation.runs.executor import Peers, RunExecutor, TaskItems
+from services.evaluation.runs.executor import RunExecutor
 from services.evaluation.runs.fencing import FencedLedger
 from services.evaluation.runs.helping import Helper
 from services.evaluation.runs.leases import LeaseTimes, RunLeases
-from services.evaluation.runs.making import RunMaker, SuiteBook
-from services.evaluation.runs.peers import Ledger
+from services.evaluation.runs.live_work import LiveWork
+from services.evaluation.runs.making import RunMaker
+from services.evaluation.runs.peers import Ledger, Peers
 from services.evaluation.runs.record import Run, RunFailure, RunRequest, RunState
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.shard_store import ShardStore
 from services.evaluation.runs.store import Claim, RunStore
 from services.evaluation.runs.stored_board import StoredBoard
-from services.evaluation.runs.tiers import suite_for
+from services.evaluation.runs.task_items import SuiteBook, TaskItems, tasks_of
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.deadlines import child_timeout
-from services.runtime.errors import FailedPreconditionError, FleetError, as_fleet_error, not_found
+from services.runtime.errors import FleetError, as_fleet_error, not_found
 
 _LONGEST_FENCE_SECONDS = 5.0
 """How long a cancellation waits for a ledger that is away."""
@@ -69,10 +70,8 @@ class RunManager:
         )
         self._patience_seconds = patience_seconds
         self._places = asyncio.Semaphore(parallel_runs)
-        self._live: dict[str, Run] = {}
+        self._live: LiveWork[Run] = LiveWork(poll_seconds=lease_times.poll_seconds, patience_seconds=patience_seconds)
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Condition()
-        self._unsent_change = asyncio.Event()
         self._may_have_work = asyncio.Event()
         self._own_tasks: list[asyncio.Task[None]] = []
         self._shards = ShardStore(store.engine)
@@ -92,7 +91,7 @@ class RunManager:
         """Begin to work on runs, those first that an earlier process or another replica left unfinished."""
         await self._leases.start()
         self._own_tasks = [
-            asyncio.create_task(self._announce_changes()),
+            asyncio.create_task(self._live.announce()),
             asyncio.create_task(self._take_runs()),
         ]
         if self._store.is_shared:
@@ -115,7 +114,7 @@ class RunManager:
         """Store and start a run; see ``RunMaker.make`` for the errors."""
         run = await self._maker.make(request)
         self._may_have_work.set()
-        return self._live.get(run.run_id, run)
+        return self._live.newest(run.run_id, run)
 
     async def get(self, run_id: str) -> Run:
         """Read a run as it stands; raises NotFoundError with the nearest names."""
@@ -127,7 +126,7 @@ class RunManager:
     async def page(self, *, size: int, model: str = "", after: tuple[float, str] | None = None) -> Sequence[Run]:
         """Runs, newest first; see RunStore.page."""
         runs = await self._store.page(size=size, model=model, after=after)
-        return [self._live.get(run.run_id, run) for run in runs]
+        return [self._live.newest(run.run_id, run) for run in runs]
 
     async def cancel(self, run_id: str) -> Run:
         """Stop a run for good, whichever replica works on it; outcomes that the ledger has stay there."""
@@ -135,7 +134,7 @@ class RunManager:
         live = await self._drop(run_id)
         fence = await self._store.cancel(run_id, None if live is None else live.progress)
         await self._drop(run_id)  # it may have been taken meanwhile
-        self._unsent_change.set()
+        self._live.tell()
         if fence is not None:
             _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
             await self._shut_out(run, fence)
@@ -147,7 +146,7 @@ class RunManager:
         if (job := self._jobs.get(run_id)) is not None:
             job.cancel()
             await asyncio.wait([job])
-        return self._live.pop(run_id, None)
+        return self._live.pop(run_id)
 
     async def _shut_out(self, run: Run, fence: int) -> None:
         """Let the ledger refuse what a replica sends that does not know yet that a run was cancelled."""
@@ -158,24 +157,9 @@ class RunManager:
             # That replica learns of it within seconds anyway.
             _LOG.warning("run_not_shut_out", run=run.name, message=error.message)
 
-    async def watch(self, run_id: str) -> AsyncGenerator[Run, None]:
+    def watch(self, run_id: str) -> AsyncGenerator[Run, None]:
         """The run now, and again whenever it has changed, until it has ended."""
-        run = await self.get(run_id)
-        yield run
-        while not run.state.is_final:
-            seen = run
-            await self._may_have_changed(seen)
-            run = await wait_out(partial(self.get, run_id), patience_seconds=self._patience_seconds)
-            if run != seen:
-                yield run
-
-    async def _may_have_changed(self, seen: Run) -> None:
-        """Wait until a run that is worked on here has changed, or for a moment if it is worked on elsewhere."""
-        is_here = seen.run_id in self._live
-        with contextlib.suppress(TimeoutError):
-            async with self._changed, asyncio.timeout(None if is_here else self._poll_seconds):
-                while self._live.get(seen.run_id) == (seen if is_here else None):
-                    await self._changed.wait()
+        return self._live.watch(run_id, self.get)
 
     async def _take_runs(self) -> None:
         """Take runs whenever there is a place for one, until cancelled."""
@@ -200,12 +184,11 @@ class RunManager:
 
     def _launch(self, claim: Claim) -> None:
         run = claim.run
-        self._live[run.run_id] = run
+        self._live.note(run.run_id, run)
         with bind_deadline(None), bind_ids(run_id=run.run_id, caller=run.caller):
             job = asyncio.create_task(self._execute(claim), name=run.name)
         self._jobs[run.run_id] = job
         job.add_done_callback(partial(self._put_down, run.run_id))
-        self._unsent_change.set()
 
     def _put_down(self, run_id: str, job: asyncio.Task[None]) -> None:
         self._jobs.pop(run_id, None)
@@ -217,8 +200,8 @@ class RunManager:
             await self._end(claim, RunState.FAILED if failure else RunState.SUCCEEDED, failure)
         except (LeaseLostError, RunsUnavailableError) as error:
             # Somebody else's run by now, or it will be: whoever takes it finds in the ledger what was done.
-            self._live.pop(claim.run.run_id, None)
-            self._unsent_change.set()
+            self._live.pop(claim.run.run_id)
+            self._live.tell()
             _LOG.warning("run_left", run=claim.run.name, epoch=claim.epoch, message=error.message)
             await self._give_shards_back(claim.run.run_id)
 
@@ -235,28 +218,7 @@ class RunManager:
         return None
 
     async def _tasks_of(self, run: Run) -> Sequence[TaskItems]:
-        """A run's tasks with their items.
-
-        Raises:
-            FailedPreconditionError: SUITE_CHANGED, MODEL_CHANGED: they are not what the run began with.
-        """
-        suite = suite_for(run.goal, await self._suites.resolve(run.suite, run.tasks))
-        if suite.digest != run.suite_digest:
-            raise FailedPreconditionError(
-                f"suite {run.suite!r} was changed while the run was in progress; start a new run",
-                reason="SUITE_CHANGED",
-                metadata={"suite": run.suite, "expected_digest": run.suite_digest, "found_digest": suite.digest},
-            )
-        digest = await wait_out(
-            partial(self._peers.generator.model_digest, run.model), patience_seconds=self._patience_seconds
-        )
-        if digest != run.model_digest:
-            raise FailedPreconditionError(
-                f"{run.model} was replaced while the run was in progress; start a new run",
-                reason="MODEL_CHANGED",
-                metadata={"model": run.model, "expected_digest": run.model_digest, "found_digest": digest},
-            )
-        return await self._suites.draw(suite, seed=run.seed, limit=run.item_limit)
+        return await tasks_of(run, self._suites, self._peers.generator, patience_seconds=self._patience_seconds)
 
     async def _work_on(self, claim: Claim) -> None:
         run = claim.run
@@ -282,7 +244,7 @@ class RunManager:
         executor = RunExecutor(
             run,
             peers,
-            on_change=self._note,
+            on_change=partial(self._live.note, run.run_id),
             patience_seconds=self._patience_seconds,
             earlier_runs=await earlier_runs(run, tasks, self._store),
             allowance=None if self._allowances is None else self._allowances.of(run.caller or ANONYMOUS),
@@ -294,24 +256,11 @@ class RunManager:
         _LOG.info("run_started", suite=run.suite, model=run.model, items=sum(len(each.items) for each in tasks))
         await executor.execute()
         # Under the lease, however long a judge of the next tier is away.
-        self._note(await self._with_next_tier(executor.run))
+        self._live.note(run.run_id, await self._with_next_tier(executor.run))
 
     async def _save(self, run: Run, epoch: int, *, lease_seconds: float | None = None) -> None:
         save = partial(self._store.save, run, epoch, lease_seconds=lease_seconds)
         await wait_out(save, patience_seconds=self._patience_seconds)
-
-    def _note(self, run: Run) -> None:
-        self._live[run.run_id] = run
-        self._unsent_change.set()
-
-    async def _announce_changes(self) -> None:
-        """Wake the watchers, at most ten times a second however fast items come."""
-        while True:
-            await self._unsent_change.wait()
-            self._unsent_change.clear()
-            async with self._changed:
-                self._changed.notify_all()
-            await asyncio.sleep(0.1)
 
     async def _with_next_tier(self, run: Run) -> Run:
         """Let the next tier follow, if one does; the run has succeeded even if that cannot be made."""
@@ -334,8 +283,8 @@ class RunManager:
         self._may_have_work.set()
         if self._store.is_shared:
             await self._forget_shards(run_id)
-        self._live.pop(run_id, None)
-        self._unsent_change.set()
+        self._live.pop(run_id)
+        self._live.tell()
         _LOG.info("run_ended", run=ended.name, state=state.value)
 
     async def _give_shards_back(self, run_id: str) -> None:

@@ -8,6 +8,7 @@ from services.evaluation.items import Message, Prompt
 from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.decisions import TaskDecision
+from services.evaluation.runs.drawings import Drawings
 from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome, JudgeReference
 from services.runtime.errors import FleetError
@@ -201,3 +202,14 @@ class Ledger(Protocol):
     def keys(self, run: str) -> AsyncIterator[ItemKey]:
         """Every outcome that the ledger has of a run; none for a run that it doesn't know."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The four services that a run is made with."""
+
+    generator: Generator
+    safety: SafetyJudge
+    scorers: ScorerPanel
+    ledger: Ledger
+    drawings: Drawings

@@ -12,7 +12,8 @@ from services.evaluation.runs.fatal_errors import RunCannotGoOnError, is_fatal
 from services.evaluation.runs.judging import OutputJudge
 from services.evaluation.runs.judging_bill import JudgingBill
 from services.evaluation.runs.outcome import Failure, ItemOutcome
-from services.evaluation.runs.peers import Generator, SafetyJudge, ScorerPanel
+from services.evaluation.runs.peers import Generator, Peers, SafetyJudge, ScorerPanel
+from services.evaluation.runs.record import Run
 from services.evaluation.tasks import Task
 from services.runtime.errors import FleetError
 
@@ -108,3 +109,16 @@ class ItemPipeline:
             truncated=output.truncated,
             complete_time=time.time(),
         )
+
+
+def pipeline_of(run: Run, task: Task, peers: Peers, *, patience_seconds: float) -> ItemPipeline:
+    """The way of one task's items through the fleet."""
+    return ItemPipeline(
+        task,
+        model=run.model,
+        seed=run.seed,
+        generator=peers.generator,
+        safety=peers.safety,
+        scorers=peers.scorers,
+        patience_seconds=patience_seconds,
+    )

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from services.evaluation.runs.allowances import Allowances, CallerAccount
 from services.evaluation.runs.choosing import with_tier
-from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import questions_of
-from services.evaluation.runs.making import SuiteBook
 from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.peers import Generator, Ledger, TaskFindings
 from services.evaluation.runs.planning import EarlierRun, RunPlan, plan_run, plan_task
 from services.evaluation.runs.record import Run, RunRequest
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import SuiteBook, TaskItems
 from services.evaluation.runs.tiers import AUTO, goal_of, suite_for
 from services.runtime.callers import current_caller
 from services.runtime.errors import FailedPreconditionError

@@ -10,9 +10,9 @@ from typing import Final
 from services.evaluation.items import ChatPrompt, InvalidItem, Item, PlainPrompt, Prompt
 from services.evaluation.runs.allowances import CallerAccount
 from services.evaluation.runs.budget import Budget, Spend
-from services.evaluation.runs.executor import TaskItems
 from services.evaluation.runs.gates import Gate, Precision, TaskQuestions
 from services.evaluation.runs.peers import TaskFindings
+from services.evaluation.runs.task_items import TaskItems
 from services.evaluation.specification import TaskSpec
 
 _FEWEST_ITEMS: Final = 32

@@ -10,8 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as kserve
 from tritonclient.grpc import service_pb2_grpc
 
-from services.inference import client as client_module
-from services.inference import shared_streams
+from services.inference import model_calls, shared_streams
 from services.inference.client import InferenceClient
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.sampling import SamplingParameters
@@ -210,10 +209,10 @@ async def test_a_server_that_goes_away_is_unavailable_to_all() -> None:
 
 
 async def test_the_death_of_the_models_process_ends_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "ENGINE_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(model_calls, "ENGINE_WATCH_SECONDS", 0.01)
     fake = FakeInference()
     async with asking(fake) as client:
-        monkeypatch.setattr(client._watch, "_is_alive", lambda model: asyncio.sleep(0, result=False))
+        monkeypatch.setattr(client._calls._watch, "_is_alive", lambda model: asyncio.sleep(0, result=False))
         asked = [asyncio.create_task(ask(client, f"hang {number}", "call")) for number in range(3)]
         results = await asyncio.gather(*asked, return_exceptions=True)
     assert [getattr(each, "reason", each) for each in results] == ["ENGINE_CRASHED"] * 3

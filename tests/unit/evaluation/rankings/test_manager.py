@@ -76,14 +76,14 @@ async def test_only_the_owner_says_how_the_runs_of_a_ranking_ended(desk: Desk, m
         return failures.pop(0)
 
     monkeypatch.setattr(manager, "_failure_of", next_failure)
-    manager._live[ranking.ranking_id] = begun
+    manager._live.note(ranking.ranking_id, begun)
     await manager._execute(slow)
     assert await runs.page(size=10) == []
     # As a replica that was taken over in the middle of it would leave them; the third is somebody else's.
     left = member_runs(dataclasses.replace(begun, state=RunState.FAILED))
     for run in (*left[:2], dataclasses.replace(left[2], create_time=1.0)):
         await runs.add(run)
-    manager._live[ranking.ranking_id] = begun
+    manager._live.note(ranking.ranking_id, begun)
     await manager._execute(fast)
     states = [found and found.state for found in [await runs.get(each.run_id) for each in contenders]]
     assert states == [RunState.SUCCEEDED, RunState.SUCCEEDED, RunState.FAILED]

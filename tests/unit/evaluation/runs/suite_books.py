@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from services.evaluation.items import InvalidItem, Item
-from services.evaluation.runs.executor import TaskItems
+from services.evaluation.runs.task_items import TaskItems
 from services.evaluation.tasks import Suite
 from services.runtime.errors import not_found
 

@@ -11,12 +11,13 @@ import pytest
 from services.evaluation.runs.account_store import AccountStore
 from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets, CallerBudgetsSpec
-from services.evaluation.runs.executor import RunExecutor, TaskItems
+from services.evaluation.runs.executor import RunExecutor
 from services.evaluation.runs.gates import Goal
 from services.evaluation.runs.manager import RunManager
 from services.evaluation.runs.peers import GeneratedText
 from services.evaluation.runs.record import Run, RunRequest, RunState, StopReason
 from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import TaskItems
 from services.evaluation.tasks import Suite
 from services.runtime.calls import bind_ids
 from services.runtime.errors import ResourceExhaustedError

@@ -11,10 +11,11 @@ import pytest
 from services.evaluation.items import Item
 from services.evaluation.runs.budget import Budget
 from services.evaluation.runs.decisions import Answer
-from services.evaluation.runs.executor import RunExecutor, TaskItems
+from services.evaluation.runs.executor import RunExecutor
 from services.evaluation.runs.gates import Goal, parsed_gate
 from services.evaluation.runs.peers import GeneratedText
 from services.evaluation.runs.record import Run, RunState, StopReason
+from services.evaluation.runs.task_items import TaskItems
 from services.runtime.errors import InvalidArgumentError, UnavailableError
 from services.runtime.usage import Usage
 from tests.unit.evaluation.runs.suite_books import ListedItems, some_items

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.evaluation.runs.executor import RunExecutor, TaskItems
+from services.evaluation.runs.executor import RunExecutor
 from services.evaluation.runs.record import Run, RunState, TaskProgress
+from services.evaluation.runs.task_items import TaskItems
 from services.runtime.errors import (
     DeadlineExceededError,
     FleetError,
