@@ -22,6 +22,7 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
 
     def __init__(self) -> None:
         self.estimate_requests: list[aggregation_pb2.GetEstimatesRequest] = []
+        self.estimates_of: dict[str, aggregation_pb2.GetEstimatesResponse] = {}
         self.set_measures: list[aggregation_pb2.SetMeasure] = []
         self.estimates = demo_estimates()
         self.totals = demo_totals()
@@ -54,6 +55,8 @@ class FakeAggregation(aggregation_pb2_grpc.AggregationServiceServicer):
         self, request: aggregation_pb2.GetEstimatesRequest, context: grpc.ServicerContext
     ) -> aggregation_pb2.GetEstimatesResponse:
         self.estimate_requests.append(request)
+        if request.run in self.estimates_of:
+            return self.estimates_of[request.run]
         return aggregation_pb2.GetEstimatesResponse(
             estimates=self.estimates,
             totals=self.totals,

@@ -23,6 +23,7 @@ from evalfleet.cli import (
     prune,
     rank,
     regressions,
+    report,
     run,
     runs,
     score,
@@ -44,7 +45,7 @@ _PLUGIN_HINTS = {
 _SECTIONS = (
     ("Fleet", ("up", "doctor", "completion")),
     ("Evaluate", ("run", "gate", "plan", "budget")),
-    ("Runs", ("runs", "show", "watch", "cancel", "prune")),
+    ("Runs", ("runs", "show", "watch", "report", "export", "cancel", "prune")),
     ("Compare", ("compare", "rank", "rankings", "regressions", "items")),
     ("Models and suites", ("models", "suites", "generate")),
     ("Safety and scores", ("classify", "guards", "policies", "score", "scorers", "bulk")),
@@ -142,6 +143,7 @@ Examples:
   evalfleet show RUN --failed                   its table and its failed items
   evalfleet compare BASE VARIANT --margin 0.01  did the variant lose anything?
   evalfleet rank MODEL MODEL MODEL --task gsm8k which is the best?
+  evalfleet report RUN...                       one HTML file of all that was found
 
 Each command has --help with more examples.""",
 )
@@ -180,6 +182,7 @@ for command in (
     rank.rankings,
     items.items,
     regressions.regressions,
+    report.report,
     models.models,
     suites.suites,
     scorers.scorers,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from evalfleet.cli.comparison_tables import comparison_remarks, comparison_table
 from evalfleet.cli.completion import completes
+from evalfleet.cli.difference_plots import check_plot, write_difference_plot
 from evalfleet.cli.goal_options import BudgetType
 from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.rank import follow_ranking, saved_line
@@ -41,6 +42,7 @@ Examples:
   evalfleet compare demo-1a2b3c demo-4d5e6f --margin 0.01 --stop    VARIANT may still be running
   evalfleet compare out/base out/base-int4 --margin 0.01 --task gsm8k    asks both models
   evalfleet compare demo-1a2b3c demo-4d5e6f --cluster passage --json - | jq .comparisons
+  evalfleet compare demo-1a2b3c demo-4d5e6f --plot difference.svg    (pip install 'evalfleet[plots]')
 
 \b
 With --margin it says whether VARIANT is worse than BASE by more than the margin, over all items
@@ -92,6 +94,14 @@ Exit code with --margin: 0 not inferior, 1 inferior, 2 undecided or an error; el
 @click.option(
     "--stop", is_flag=True, help="Wait while VARIANT is running, and cancel it as soon as the answer is known."
 )
+@click.option(
+    "--plot",
+    "plot_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_plot,
+    metavar="FILE.svg|png",
+    help="Also draw the differences with their intervals into this file.",
+)
 @json_option
 @click.pass_obj
 def compare(
@@ -109,6 +119,7 @@ def compare(
     cluster: str,
     unpaired: bool,
     stop: bool,
+    plot_path: Path | None,
     json_path: Path | None,
 ) -> None:
     """Compare two runs, or two models, item by item: how large is the difference, and may it be chance?"""
@@ -151,6 +162,8 @@ def compare(
         kept = tuple(each for each in compared.comparisons if each.task in tasks)
         compared = dataclasses.replace(compared, comparisons=kept)
     _report(session, runs, compared, margin, json_path)
+    if plot_path is not None:
+        write_difference_plot(compared, runs, margin, plot_path)
     raise SystemExit(EXIT_CODES[compared.verdict])
 
 

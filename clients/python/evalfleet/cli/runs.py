@@ -1,13 +1,12 @@
 """`evalfleet runs`, `show`, `watch` and `cancel`."""
 
-import re
 from pathlib import Path
 
 import click
 
-from evalfleet.calibration.quality_records import read_quality
 from evalfleet.cli.completion import completes
 from evalfleet.cli.json_output import json_option, write_json
+from evalfleet.cli.quality_options import guard_quality_option
 from evalfleet.cli.reports import groups_option, known_suite, report, results_console
 from evalfleet.cli.run import watch_run
 from evalfleet.cli.session import Session
@@ -16,27 +15,6 @@ from evalfleet.names import short_name
 from evalfleet.results import GuardQuality
 
 _FAILED_SHOWN = 1000
-_COUNT = r"([0-9]{1,15})"
-_QUALITY = re.compile(rf"(?:([^=]+)=)?{_COUNT}/{_COUNT},{_COUNT}/{_COUNT}")
-
-
-def _parsed_qualities(
-    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
-) -> tuple[GuardQuality, ...]:
-    qualities = []
-    for value in values:
-        metric, at, file = value.partition("=@")
-        if at and metric:
-            qualities.append(read_quality(Path(file), metric))
-            continue
-        match = _QUALITY.fullmatch(value)
-        if match is None:
-            raise click.BadParameter(
-                f"{value!r} is not [METRIC=]FOUND/UNSAFE,CLEARED/SAFE, for example 182/200,391/400, or METRIC=@FILE"
-            )
-        found, unsafe, cleared, safe = (int(each) for each in match.groups()[1:])
-        qualities.append(GuardQuality(match[1] or "unsafe", unsafe, found, safe, cleared))
-    return tuple(qualities)
 
 
 @click.command(
@@ -78,15 +56,7 @@ labelled unsafe it found 182, of 400 labelled safe it cleared 391."""
 @click.option(
     "--failed", is_flag=True, help="Also list the items that could not be judged, or in some metrics not, and why."
 )
-@click.option(
-    "--guard-quality",
-    "guard_qualities",
-    multiple=True,
-    metavar="[METRIC=]FOUND/UNSAFE,CLEARED/SAFE",
-    callback=_parsed_qualities,
-    help="How the guard behind a metric (default: unsafe) did on labelled texts; its rate is corrected. METRIC=@FILE: "
-    "a record of calibrate-judge, or of calibrate-guard with one guard, of exactly who judged the run. Repeatable.",
-)
+@guard_quality_option
 @groups_option
 @json_option
 @click.pass_obj
