@@ -1,5 +1,6 @@
 """`evalfleet report`, and the drawing of `evalfleet compare`."""
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,14 @@ def test_a_report_is_one_file_named_for_its_last_run(invoke: Invoke, fake: FakeF
     assert text.startswith("<!doctype html>")
     assert "20 of 316 outcomes are embedded." in text
     assert [each.name for each in tmp_path.iterdir()] == ["report-step-1000.html"]
+
+
+def test_what_was_written_is_told_as_json(invoke: Invoke, fake: FakeFleet) -> None:
+    fill(fake)
+    result = invoke("report", "step-100", "--items", "3", "--json")
+    assert json.loads(result.stdout) == {
+        "file": "report-step-100.html", "embedded_count": 3, "outcome_count": 158, "figures": [],
+    }  # fmt: skip
 
 
 def test_a_guards_quality_is_asked_for(invoke: Invoke, fake: FakeFleet) -> None:

@@ -42,7 +42,7 @@ Examples:
   evalfleet compare demo-1a2b3c demo-4d5e6f --margin 0.01 --stop    VARIANT may still be running
   evalfleet compare out/base out/base-int4 --margin 0.01 --task gsm8k    asks both models
   evalfleet compare demo-1a2b3c demo-4d5e6f --cluster passage --json - | jq .comparisons
-  evalfleet compare demo-1a2b3c demo-4d5e6f --plot difference.svg    (pip install 'evalfleet[plots]')
+  evalfleet compare demo-1a2b3c demo-4d5e6f --plot difference.svg
 
 \b
 With --margin it says whether VARIANT is worse than BASE by more than the margin, over all items
@@ -100,7 +100,7 @@ Exit code with --margin: 0 not inferior, 1 inferior, 2 undecided or an error; el
     type=click.Path(dir_okay=False, path_type=Path),
     callback=check_plot,
     metavar="FILE.svg|png",
-    help="Also draw the differences with their intervals into this file.",
+    help="Also draw the differences with their intervals into this file (pip install 'evalfleet[plots]').",
 )
 @json_option
 @click.pass_obj

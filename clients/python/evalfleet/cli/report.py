@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from evalfleet.cli.completion import completes
+from evalfleet.cli.json_output import json_option, write_json
 from evalfleet.cli.quality_options import guard_quality_option
 from evalfleet.cli.session import Session
 from evalfleet.names import short_name
@@ -20,14 +21,14 @@ _MOST_ITEMS = 20_000
 Examples:
   evalfleet report demo-1a2b3c                          writes report-demo-1a2b3c.html
   evalfleet report demo-1a2b3c --out report.html --items 1000
-  evalfleet report step-100-run step-200-run step-300-run    checkpoints, in the order of training
+  evalfleet report run-100 run-200 run-300              checkpoints, in the order of training
   evalfleet report demo-1a2b3c --guard-quality unsafe=@guard.json
-  evalfleet report demo-1a2b3c --plots figures/         also PNG and SVG (pip install 'evalfleet[plots]')
+  evalfleet report demo-1a2b3c --plots figures/         also PNG and SVG
 
 \b
 The file needs nothing else: it opens without a network, prints, and fits a phone. It has the
-decisions first, then estimates with intervals, safety by hazard, the way along the checkpoints,
-cost and savings, failures, and items to read and search. Texts that models wrote are shown,
+decisions first, then estimates with intervals, safety by hazard, the way along the
+checkpoints, cost and savings, failures, and items to read and search. Texts that models wrote are shown,
 never run."""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completes("runs"))
@@ -48,9 +49,10 @@ never run."""
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Also write the figures as PNG and SVG into this folder.",
+    help="Also write the figures as PNG and SVG into this folder (pip install 'evalfleet[plots]').",
 )
 @guard_quality_option
+@json_option
 @click.pass_obj
 def report(
     session: Session,
@@ -60,6 +62,7 @@ def report(
     item_count: int,
     plots: Path | None,
     guard_qualities: tuple[GuardQuality, ...],
+    json_path: Path | None,
 ) -> None:
     """Write a report of RUN, or of several checkpoints' runs, as one HTML file."""
     path = out or Path(f"report-{short_name(runs[-1])}.html")
@@ -83,6 +86,14 @@ def report(
             figures = write_figures(facts, plots)
     except OSError as error:
         raise click.ClickException(f"{error.filename or path} cannot be written: {error.strerror}") from None
+    told = {
+        "file": str(path),
+        "embedded_count": len(facts.items),
+        "outcome_count": facts.item_total,
+        "figures": [str(each) for each in figures],
+    }
+    if write_json(told, json_path):
+        return
     embedded = f"{len(facts.items):,} of {facts.item_total:,} outcomes embedded"
     session.out.print(f"{path}: {written / 1024:,.0f} KiB, {embedded}", markup=False, soft_wrap=True)
     if figures:
