@@ -28,8 +28,8 @@ Examples:
 \b
 The file needs nothing else: it opens without a network, prints, and fits a phone. It has the
 decisions first, then estimates with intervals, safety by hazard, the way along the
-checkpoints, cost and savings, failures, and items to read and search. Texts that models wrote are shown,
-never run."""
+checkpoints, cost and savings, failures, and items to read and search. Texts that models
+wrote are shown, never run."""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completes("runs"))
 @click.option(
