@@ -97,7 +97,7 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 
-bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead ## Run every benchmark
+bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -157,6 +157,9 @@ bench-ledger: $(STAMP) ## Results a second that the ledger takes, and what decid
 bench-scoring: $(STAMP) ## Outputs that an exact match judges a second, beside lm-evaluation-harness's and Inspect AI's scorers
 	$(BIN)/python -m benchmarks.scoring --json $(RESULTS)/scoring.json
 
+bench-classify-many: $(STAMP) ## A million rows through classify_many: memory of the client, and a restart in the middle
+	$(BIN)/python -m benchmarks.classify_many --json $(RESULTS)/classify_many.json
+
 chaos: $(STAMP) ## Kill processes of a whole fleet 54 times during a run of 20,000 items
 	$(BIN)/python -m benchmarks.chaos --json $(RESULTS)/chaos.json
 
@@ -178,4 +181,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing constraints clean

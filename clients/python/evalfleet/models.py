@@ -2,27 +2,19 @@
 
 import os
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable
 
 from evalfleet import decoding
-from evalfleet.connections import LARGEST_PAGE, Connection
-from evalfleet.errors import ModelLoadError
+from evalfleet import model_messages as messages
+from evalfleet.connections import Connection
 from evalfleet.generation.v1 import model_pb2, model_pb2_grpc
+from evalfleet.model_messages import LOAD_TIMEOUT_SECONDS, ForeignProtocol
 from evalfleet.names import full_name
-from evalfleet.results import Model, ModelState
+from evalfleet.results import Model
 
-LOAD_TIMEOUT_SECONDS = 600.0
+__all__ = ["LOAD_TIMEOUT_SECONDS", "ForeignProtocol", "Models"]
+
 _POLL_SECONDS = 0.5
-
-ForeignProtocol = Literal["vllm-backend", "tensorrt-llm"]
-"""Whose tensors the model of a foreign Triton takes and gives."""
-
-_PROTOCOLS: Mapping[ForeignProtocol, model_pb2.ForeignProtocol.ValueType] = {
-    "vllm-backend": model_pb2.FOREIGN_PROTOCOL_VLLM_BACKEND,
-    "tensorrt-llm": model_pb2.FOREIGN_PROTOCOL_TENSORRT_LLM,
-}
 
 
 class Models:
@@ -37,16 +29,13 @@ class Models:
 
     def list(self) -> tuple[Model, ...]:
         """List the registered models, ordered by name."""
-        pages = self._connection.pages(
-            self._stub.ListModels,
-            lambda token: model_pb2.ListModelsRequest(page_size=LARGEST_PAGE, page_token=token),
-        )
+        pages = self._connection.pages(self._stub.ListModels, messages.models_request)
         return tuple(decoding.model(each) for page in pages for each in page.models)
 
     def get(self, name: str) -> Model:
         """Read one model."""
         request = model_pb2.GetModelRequest(name=full_name("models", name))
-        return decoding.model(self._connection.call(self._stub.GetModel, request).model)
+        return decoding.model(self._connection.call(self._stub.GetModel, request, may_be_hedged=True).model)
 
     def add(
         self,
@@ -80,14 +69,14 @@ class Models:
         Raises:
             ModelLoadError: it could not be loaded, or not in time.
         """
-        request = model_pb2.CreateModelRequest(
+        request = messages.add_request(
+            checkpoint,
+            adapter=adapter,
+            hub=hub,
+            revision=revision,
             model_id=model_id,
-            checkpoint_path="" if checkpoint is None else _location(checkpoint),
-            adapter_path="" if adapter is None else _location(adapter),
-            hub=None if hub is None else model_pb2.HubCheckpoint(repo_id=hub, revision=revision),
             dtype=dtype,
             engine=engine,
-            request_id=str(uuid.uuid4()),
         )
         return self._registered(request, timeout_seconds, on_state)
 
@@ -124,18 +113,16 @@ class Models:
         Raises:
             ModelLoadError: it was not found in order in time.
         """
-        request = model_pb2.CreateModelRequest(
+        request = messages.connect_request(
+            target,
+            model_name,
+            protocol=protocol,
+            tokenizer=tokenizer,
+            hub=hub,
+            hub_revision=hub_revision,
+            model_version=model_version,
+            revision=revision,
             model_id=model_id,
-            checkpoint_path="" if tokenizer is None else _location(tokenizer),
-            hub=None if hub is None else model_pb2.HubCheckpoint(repo_id=hub, revision=hub_revision),
-            foreign=model_pb2.ForeignTriton(
-                target=target,
-                model_name=model_name,
-                model_version=model_version,
-                protocol=_PROTOCOLS[protocol],
-                revision=revision,
-            ),
-            request_id=str(uuid.uuid4()),
         )
         return self._registered(request, timeout_seconds, on_state)
 
@@ -149,23 +136,13 @@ class Models:
         # It answers within seconds once the checkpoint is hashed, but that may be many gigabytes.
         answer = self._connection.call(self._stub.CreateModel, request, timeout_seconds=timeout_seconds)
         model = decoding.model(answer.model)
-        while model.state not in (ModelState.READY, ModelState.FAILED, ModelState.EVICTED):
+        while messages.is_still_loading(model):
             if on_state:
                 on_state(model)
             if time.monotonic() > give_up_at:
-                raise ModelLoadError(
-                    f"{model.name} is still loading after {timeout_seconds:.0f} s; look again with `evalfleet models`",
-                    reason="MODEL_LOADING",
-                    metadata={"model": model.name},
-                )
+                raise messages.loading_error(model, timeout_seconds)
             time.sleep(_POLL_SECONDS)
             model = self.get(model.name)
-        if model.state is ModelState.FAILED:
-            raise ModelLoadError(
-                f"{model.name} could not be loaded: {model.failure}",
-                reason="MODEL_FAILED",
-                metadata={"model": model.name},
-            )
         return model
 
     def remove(self, name: str) -> None:
@@ -173,9 +150,3 @@ class Models:
         request = model_pb2.DeleteModelRequest(name=full_name("models", name))
         # Repeated, it would answer NOT_FOUND.
         self._connection.call(self._stub.DeleteModel, request, is_idempotent=False)
-
-
-def _location(path: str | os.PathLike[str]) -> str:
-    """Return a folder's absolute path; a URL stays as it is."""
-    text = os.fspath(path)
-    return text if "://" in text else os.path.abspath(text)

@@ -28,4 +28,4 @@ class Suites:
     def get(self, name: str) -> Suite:
         """Read one suite."""
         request = evaluation_pb2.GetSuiteRequest(name=full_name("suites", name))
-        return decoding.suite(self._connection.call(self._stub.GetSuite, request).suite)
+        return decoding.suite(self._connection.call(self._stub.GetSuite, request, may_be_hedged=True).suite)

@@ -194,19 +194,23 @@ def test_a_comparison_that_failed_is_no_verdict(fake: FakeFleet, invoke: Invoke)
 
 
 def test_contenders_are_in_order_of_what_is_known() -> None:
-    from evalfleet.rankings import _ranking
+    from evalfleet.ranking_messages import ranking as translated
 
     ranking = make_ranking()
     late = ranking_pb2.Contender()
     late.CopyFrom(ranking.contenders[0])
     late.model, late.decided_after, late.value = "models/late", 300, 0.1
     ranking.contenders.append(late)
-    assert [each.model for each in _ranking(ranking).in_order] == ["models/step-200", "models/late", "models/step-100"]
+    assert [each.model for each in translated(ranking).in_order] == [
+        "models/step-200",
+        "models/late",
+        "models/step-100",
+    ]
     tied = ranking_pb2.Contender()
     tied.CopyFrom(ranking.contenders[1])
     tied.model, tied.standing, tied.value = "models/tied", judged_pb2.STANDING_TIED, 0.9
     ranking.contenders.append(tied)
-    assert [each.model for each in _ranking(ranking).in_order][:2] == ["models/step-200", "models/tied"]
+    assert [each.model for each in translated(ranking).in_order][:2] == ["models/step-200", "models/tied"]
 
 
 def test_intervals_are_drawn_to_scale() -> None:

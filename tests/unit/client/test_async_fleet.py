@@ -11,7 +11,7 @@ from evalfleet.fleet import Fleet
 
 from tests.fakes.fleet import FakeFleet
 
-SERVICES = ["generation", "safety", "scoring"]
+SERVICES = ["models", "generation", "suites", "runs", "rankings", "comparisons", "ledger", "safety", "scoring"]
 
 
 def methods(of: type) -> dict[str, Callable[..., Any]]:

@@ -6,10 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+from evalfleet.aio.comparisons import AsyncComparisons
 from evalfleet.aio.connections import AsyncConnection
 from evalfleet.aio.generation import AsyncGeneration
+from evalfleet.aio.ledger import AsyncLedger
+from evalfleet.aio.models import AsyncModels
+from evalfleet.aio.rankings import AsyncRankings
+from evalfleet.aio.runs import AsyncRuns
 from evalfleet.aio.safety import AsyncSafety
 from evalfleet.aio.scoring import AsyncScoring
+from evalfleet.aio.suites import AsyncSuites
 from evalfleet.client_settings import ClientSettings
 from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.hedging import Hedging
@@ -50,9 +56,39 @@ class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
         return cls(find_endpoints(targets, state_dir=state_dir), settings)
 
     @cached_property
+    def models(self) -> AsyncModels:
+        """The registered checkpoints."""
+        return AsyncModels(self._connection("generation"))
+
+    @cached_property
     def generation(self) -> AsyncGeneration:
         """Answers and log-likelihoods of the registered checkpoints."""
         return AsyncGeneration(self._connection("generation"))
+
+    @cached_property
+    def suites(self) -> AsyncSuites:
+        """The suites that can be run."""
+        return AsyncSuites(self._connection("evaluation"))
+
+    @cached_property
+    def runs(self) -> AsyncRuns:
+        """The runs and their results."""
+        return AsyncRuns(self._connection("evaluation"), lambda: self._connection("aggregation"))
+
+    @cached_property
+    def rankings(self) -> AsyncRankings:
+        """Several models on the same items."""
+        return AsyncRankings(self._connection("evaluation"))
+
+    @cached_property
+    def comparisons(self) -> AsyncComparisons:
+        """Runs beside each other."""
+        return AsyncComparisons(self._connection("aggregation"))
+
+    @cached_property
+    def ledger(self) -> AsyncLedger:
+        """The store of all runs' results."""
+        return AsyncLedger(self._connection("aggregation"))
 
     @cached_property
     def safety(self) -> AsyncSafety:
