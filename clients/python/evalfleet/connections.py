@@ -180,6 +180,24 @@ class Connection(AbstractContextManager["Connection"]):
         finally:
             call.cancel()
 
+    def send(
+        self,
+        method: grpc.StreamUnaryMultiCallable[RequestT, ResponseT],
+        requests: Iterator[RequestT],
+        *,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+    ) -> ResponseT:
+        """Make one call that takes several messages.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        request_id = new_request_id()
+        try:
+            return method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
+
     def exchange(
         self,
         method: grpc.StreamStreamMultiCallable[RequestT, ResponseT],

@@ -1,0 +1,1 @@
+"""EvalFleet inside other harnesses; each package here is an extra of its own (docs/plugins.md)."""
