@@ -109,6 +109,7 @@ def run(message: evaluation_pb2.Run) -> Run:
         next_run=message.next_run,
         sample_count=message.sample_count if message.HasField("sample_count") else None,
         temperature=message.temperature if message.HasField("temperature") else None,
+        caller=message.caller,
     )
 
 

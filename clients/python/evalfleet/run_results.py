@@ -52,6 +52,7 @@ class Run:
         escalates: whether the next tier follows when no gate has failed.
         earlier_run, next_run: the runs of the tiers before and after this one; empty where there is none (yet).
         sample_count, temperature: of generated answers; ``None``: as each task says.
+        caller: who asked for it; empty where nobody said so.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Run:
     next_run: str = ""
     sample_count: int | None = None
     temperature: float | None = None
+    caller: str = ""
 
     @property
     def is_of_ranking(self) -> bool:

@@ -38,12 +38,13 @@ from evalfleet.errors import EvalFleetError
 PLUGIN_GROUP = "evalfleet.commands"
 # Commands that other distributions bring, and what to install for them.
 _PLUGIN_HINTS = {
+    "dashboard": "pip install 'evalfleet-services[dashboard]'",
     "distill-guard": "pip install 'evalfleet-services[ngrams]'",
     "up": "pip install 'evalfleet-services[standalone]'",
 }
 # What belongs together, in the order of first use; a command of another distribution that is not named here comes last.
 _SECTIONS = (
-    ("Fleet", ("up", "doctor", "completion")),
+    ("Fleet", ("up", "dashboard", "doctor", "completion")),
     ("Evaluate", ("run", "gate", "plan", "budget")),
     ("Runs", ("runs", "show", "watch", "report", "export", "cancel", "prune")),
     ("Compare", ("compare", "rank", "rankings", "regressions", "items")),

@@ -25,12 +25,12 @@ def page(title: str, header: Markup, sections: Sequence[Section], *, footer: Chi
     Style and script are inside, and a content security policy allows this one script by its digest and nothing from
     elsewhere: a text that got through as HTML could still neither run nor fetch anything.
     """
-    style, script = Markup(_resource("page.css")), Markup(_resource("page.js"))
+    style, script = page_style(), page_script()
     links = [tag("a", each.title, href=f"#{each.key}") for each in sections]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy(script_digest(script))),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
@@ -42,14 +42,15 @@ def page(title: str, header: Markup, sections: Sequence[Section], *, footer: Chi
         tag("a", "Skip to the content", href="#content", class_="skip"),
         tag("header", header, class_="masthead"),
         tag("nav", *links, aria_label="Sections"),
-        tag("main", *map(_section, sections), id="content", tabindex=-1),
+        tag("main", *map(section_markup, sections), id="content", tabindex=-1),
         tag("footer", footer) if footer else None,
         tag("script", script),
     )
     return "<!doctype html>\n" + tag("html", head, "\n", body, lang="en") + "\n"
 
 
-def _section(section: Section) -> Markup:
+def section_markup(section: Section) -> Markup:
+    """Lay out one section."""
     return joined(
         tag(
             "section",
@@ -63,9 +64,23 @@ def _section(section: Section) -> Markup:
     )
 
 
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    rules = ("default-src 'none'", f"script-src 'sha256-{digest}'", "style-src 'unsafe-inline'", "base-uri 'none'")
+def page_style() -> Markup:
+    """The style sheet of all pages."""
+    return Markup(_resource("page.css"))
+
+
+def page_script() -> Markup:
+    """The script that filters and walks through items."""
+    return Markup(_resource("page.js"))
+
+
+def script_digest(script: str) -> str:
+    """Return the name by which a content security policy allows a script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _policy(digest: str) -> str:
+    rules = ("default-src 'none'", f"script-src {digest}", "style-src 'unsafe-inline'", "base-uri 'none'")
     return "; ".join((*rules, "form-action 'none'"))
 
 

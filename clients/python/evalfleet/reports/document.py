@@ -3,7 +3,7 @@
 from evalfleet.names import short_name
 from evalfleet.pages.markup import Markup, joined, tag
 from evalfleet.pages.numbers import count, seconds
-from evalfleet.pages.page import page
+from evalfleet.pages.page import Section, page
 from evalfleet.reports.cost_section import cost_section
 from evalfleet.reports.decisions_section import decisions_section
 from evalfleet.reports.estimates_section import estimates_section
@@ -34,9 +34,13 @@ def report_page(facts: ReportFacts) -> str:
         tag("h1", title),
         tag("ul", *map(_run, facts.runs), class_="runs"),
     )
-    sections = [section for make in _SECTIONS if (section := make(facts)) is not None]
     made = f"Made {facts.created:%Y-%m-%d %H:%M} UTC from the fleet's own figures. This file needs no network."
-    return page(f"{title} – EvalFleet", header, sections, footer=made)
+    return page(f"{title} – EvalFleet", header, report_sections(facts), footer=made)
+
+
+def report_sections(facts: ReportFacts) -> list[Section]:
+    """Lay out all that the facts have something to say about."""
+    return [section for make in _SECTIONS if (section := make(facts)) is not None]
 
 
 def _run(facts: RunFacts) -> Markup:

@@ -398,6 +398,7 @@ class Run(_message.Message):
     NEXT_RUN_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `runs/{run}`."""
     suite: _builtins.str
@@ -434,6 +435,8 @@ class Run(_message.Message):
     """Samples of each generated answer; absent: as each task says."""
     temperature: _builtins.float
     """Temperature of generated answers; absent: as each task says."""
+    caller: _builtins.str
+    """Who asked for it, as the caller's metadata said; empty where nobody did."""
     @_builtins.property
     def failure(self) -> _status_pb2.Status:
         """Why it failed; set only in state FAILED."""
@@ -505,10 +508,11 @@ class Run(_message.Message):
         next_run: _builtins.str = ...,
         sample_count: _builtins.int | None = ...,
         temperature: _builtins.float | None = ...,
+        caller: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "item_limit", b"item_limit", "precision", b"precision", "sample_count", b"sample_count", "spend", b"spend", "start_time", b"start_time", "temperature", b"temperature", "tier_choice", b"tier_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "earlier_run", b"earlier_run", "end_time", b"end_time", "escalates", b"escalates", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "next_run", b"next_run", "precision", b"precision", "priority", b"priority", "sample_count", b"sample_count", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "temperature", b"temperature", "tier", b"tier", "tier_choice", b"tier_choice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit", "_precision", b"_precision", "_sample_count", b"_sample_count", "_temperature", b"_temperature", "budget", b"budget", "caller", b"caller", "confidence", b"confidence", "create_time", b"create_time", "decisions", b"decisions", "earlier_run", b"earlier_run", "end_time", b"end_time", "escalates", b"escalates", "failure", b"failure", "gates", b"gates", "item_limit", b"item_limit", "model", b"model", "model_digest", b"model_digest", "name", b"name", "next_run", b"next_run", "precision", b"precision", "priority", b"priority", "sample_count", b"sample_count", "seed", b"seed", "spend", b"spend", "start_time", b"start_time", "state", b"state", "stop_reason", b"stop_reason", "suite", b"suite", "suite_digest", b"suite_digest", "tasks", b"tasks", "temperature", b"temperature", "tier", b"tier", "tier_choice", b"tier_choice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item_limit: _TypeAlias = _typing.Literal["item_limit"]  # noqa: Y015
     _WhichOneofArgType__item_limit: _TypeAlias = _typing.Literal["_item_limit", b"_item_limit"]  # noqa: Y015

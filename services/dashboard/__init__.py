@@ -1,0 +1,1 @@
+"""The dashboard: pages over the evaluation and the aggregation service, for looking only."""

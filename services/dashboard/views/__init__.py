@@ -1,0 +1,1 @@
+"""What the dashboard's pages show, each made from a fleet's own figures."""
