@@ -38,12 +38,13 @@ NUM_TRUNCATED_TOKENS: Final = "num_truncated_tokens"
 NUM_CACHED_TOKENS: Final = "num_cached_tokens"
 ENGINE_SECONDS: Final = "engine_seconds"
 
-# The sequence classifier: a row a window in `probabilities` and `num_tokens`, a row a text in the others.
+# The sequence classifier: a row a window in `probabilities`, `num_tokens` and `unknown_share`, else a row a text.
 TEXT: Final = "text"
 MAX_WINDOWS: Final = "max_windows"
 PROBABILITIES: Final = "probabilities"
 NUM_TOKENS: Final = "num_tokens"
 NUM_WINDOWS: Final = "num_windows"
+UNKNOWN_SHARE: Final = "unknown_share"
 TRUNCATED: Final = "truncated"
 # The sentence encoder has the same tensors, with these rows in place of `probabilities`.
 EMBEDDINGS: Final = "embeddings"
@@ -286,6 +287,7 @@ def _text_reader_config(rows: str, width: int) -> dict[str, Any]:
             _tensor(rows, "TYPE_FP32", [-1, width]),
             _tensor(NUM_TOKENS, "TYPE_UINT32", [-1]),
             _tensor(NUM_WINDOWS, "TYPE_UINT32", [-1]),
+            _tensor(UNKNOWN_SHARE, "TYPE_FP32", [-1]),
             _tensor(TRUNCATED, "TYPE_BOOL", [-1]),
             _tensor(ENGINE_SECONDS, "TYPE_FP64", [1]),
         ],

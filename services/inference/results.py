@@ -106,6 +106,8 @@ class Classified:
         num_tokens: uint32 [windows], tokens that the model read.
         num_windows: uint32 [texts], at least 1 each.
         truncated: bool [texts], whether the text was longer than its windows.
+        unknown_share: float32 [windows], the largest share of tokens in a stretch of 32 that stand for what the model's
+            vocabulary lacks; unknown emoji count neither way, and 1 says that nothing was read.
         engine_seconds: this request's share of the engine's time.
     """
 
@@ -113,6 +115,7 @@ class Classified:
     num_tokens: NDArray[np.uint32]
     num_windows: NDArray[np.uint32]
     truncated: NDArray[np.bool_]
+    unknown_share: NDArray[np.float32]
     engine_seconds: float | None = None
 
 
@@ -219,7 +222,14 @@ def read_scored(outputs: Mapping[str, Array], expected: int) -> ScoredContinuati
 
 def read_classified(outputs: Mapping[str, Array], expected: int) -> Classified:
     """Read the response to a classification of ``expected`` texts."""
-    return Classified(*_windows(outputs, contract.PROBABILITIES, expected))
+    probabilities, num_tokens, num_windows, truncated, seconds = _windows(outputs, contract.PROBABILITIES, expected)
+    unknown_share = _required(outputs, contract.UNKNOWN_SHARE).ravel().astype(np.float32)
+    if len(unknown_share) != len(num_tokens):
+        raise InternalError(
+            f"got {len(unknown_share)} shares of unknown tokens for {len(num_tokens)} windows",
+            reason="INFERENCE_ANSWER_INCOMPLETE",
+        )
+    return Classified(probabilities, num_tokens, num_windows, truncated, unknown_share, seconds)
 
 
 def read_embedded(outputs: Mapping[str, Array], expected: int) -> Embedded:

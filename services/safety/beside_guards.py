@@ -180,6 +180,7 @@ def classifier_guard(
         timeout_seconds=settings.guard_timeout_seconds,
         later_windows=model.file.later_windows,
         scripts=model.file.scripts,
+        most_unknown=model.file.most_unknown,
     )
 
 

@@ -18,7 +18,7 @@ from services.safety.guard import Classifier, LabelledText
 from services.safety.judgement import GuardReference
 from services.safety.reading import LabelReader
 
-_VERSION: Final = "evalfleet/classified-text/3"
+_VERSION: Final = "evalfleet/classified-text/4"
 
 
 class CachedClassifier:
@@ -108,8 +108,9 @@ class CachedClassifier:
                     bool(truncated),
                     cached=True,
                     usage=Usage(prompt_tokens=int(num_tokens)).from_cache,
+                    unknown_share=float(unknown_share),
                 )
-                for probabilities, num_tokens in windows
+                for probabilities, num_tokens, unknown_share in windows
             ]
             return replace(first, later=tuple(later)) if later else first
         except (CorruptEntryError, ValueError, TypeError) as error:
@@ -130,6 +131,7 @@ def _each_paid_once(keys: Sequence[bytes], known: Mapping[bytes, LabelledText]) 
 
 def _written(key: bytes, answer: LabelledText) -> bytes:
     windows = [
-        [[float(each) for each in window.probabilities], window.num_tokens] for window in (answer, *answer.later)
+        [[float(each) for each in window.probabilities], window.num_tokens, window.unknown_share]
+        for window in (answer, *answer.later)
     ]
     return encode_entry(key, json.dumps([answer.truncated, windows], separators=(",", ":")).encode())

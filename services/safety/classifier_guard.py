@@ -10,7 +10,7 @@ from services.runtime.off_loop import off_loop
 from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
-from services.safety.guard_file import LaterWindows
+from services.safety.guard_file import MOST_UNKNOWN, LaterWindows
 from services.safety.judgement import Decision, GuardDescription, JudgedTurn, Verdict
 from services.safety.reading import LabelReader, is_unmapped
 from services.safety.scripts import UNFAMILIAR_REASON, ReadScripts
@@ -36,6 +36,7 @@ class ClassifierGuard:
         timeout_seconds: longest time of one request to the classifier.
         later_windows: how what is found in the windows of a long text after the first counts.
         scripts: those that the classifier reads; None for all. A text in others is not SAFE.
+        most_unknown: largest share of unknown tokens in a stretch of a text; one with more is not SAFE.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ClassifierGuard:
         timeout_seconds: float,
         later_windows: LaterWindows = _AS_THE_FIRST,
         scripts: ReadScripts | None = None,
+        most_unknown: float = MOST_UNKNOWN,
     ) -> None:
         self._about = about
         self._classifier = classifier
@@ -54,6 +56,7 @@ class ClassifierGuard:
         self._timeout_seconds = timeout_seconds
         self._later_windows = later_windows
         self._scripts = scripts
+        self._most_unknown = most_unknown
 
     @property
     def about(self) -> GuardDescription:
@@ -87,10 +90,17 @@ class ClassifierGuard:
         return await off_loop(lambda: [scripts.is_unfamiliar(text) for text in texts], characters=sum(map(len, texts)))
 
     def _verdict(self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError) -> Verdict:
-        first = read_verdict(self._about, self._reader, turn, answer)
         later = () if isinstance(answer, UnusableAnswerError) else answer.later
-        bar = self._later_windows
-        return worst([first, *(read_verdict(self._about, self._reader, turn, each, bar) for each in later)])
+        return worst(
+            [self._of_window(turn, answer), *(self._of_window(turn, each, self._later_windows) for each in later)]
+        )
+
+    def _of_window(
+        self, turn: JudgedTurn, answer: LabelledText | UnusableAnswerError, bar: LaterWindows = _AS_THE_FIRST
+    ) -> Verdict:
+        verdict = read_verdict(self._about, self._reader, turn, answer, bar)
+        is_read = isinstance(answer, UnusableAnswerError) or answer.unknown_share <= self._most_unknown
+        return verdict if is_read else _unread(verdict)
 
     async def _ask_any(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
         answers: dict[int, LabelledText | UnusableAnswerError] = {}

@@ -41,6 +41,8 @@ class LabelledText:
         later: of a text that is longer than what it reads at once, what it says of the windows after the first, in
             their order; all of them together are the text, but for what ``truncated`` says is left out.
         usage: what this window cost in the inference server, its share of the request; of a known one what it saved.
+        unknown_share: the largest share of tokens in any stretch of 32 of this window that stand for what the
+            classifier's vocabulary lacks, so that it says nothing of them; 1 where nothing was read.
     """
 
     probabilities: Sequence[float]
@@ -49,6 +51,7 @@ class LabelledText:
     cached: bool = False
     later: tuple["LabelledText", ...] = ()
     usage: Usage = NO_USAGE
+    unknown_share: float = 0.0
 
     @property
     def from_cache(self) -> "LabelledText":

@@ -15,6 +15,9 @@ from services.safety.yaml_file import file_error, hint, read_yaml_mapping, valid
 _MAX_WINDOWS: Final = 80
 """At the overlap of a quarter they reach about as far as 64 did at an eighth."""
 
+MOST_UNKNOWN: Final = 0.2
+"""Hazardous words hide behind more; of ordinary English rows one in ten thousand has more."""
+
 SAFE_LABEL: Final = "safe"
 UNSAFE_LABEL: Final = "unsafe"
 CALIBRATION_FILE: Final = "calibration.json"
@@ -83,6 +86,8 @@ class GuardFile(BaseModel):
         max_windows: most windows of one text; what is behind them is left out, and the verdict is marked as truncated.
         later_windows: how what is found in the windows after the first counts; default: as in the first.
         scripts: those that the model reads: what is not UNSAFE, but in others, is an ERROR; default: it reads all.
+        most_unknown: largest share of tokens, of any 32 in a row, that stand for what the tokenizer's vocabulary lacks;
+            what has more, and is not UNSAFE, is an ERROR. Unknown emoji count neither way.
         special_tokens: tokens that the tokenizer adds to every text; a text that has no other was not read.
         threshold: on the unsafe probability; calibration.json beside the file goes first.
         taxonomy: name of the taxonomy that the category codes belong to; empty where there are none.
@@ -102,6 +107,7 @@ class GuardFile(BaseModel):
     max_windows: int = Field(_MAX_WINDOWS, ge=1, le=1024)
     later_windows: LaterWindows = LaterWindows()
     scripts: ReadScripts | None = None
+    most_unknown: float = Field(MOST_UNKNOWN, ge=0, lt=1)
     special_tokens: int = Field(0, ge=0)
     threshold: float | None = Field(None, gt=0, le=1)
     taxonomy: str = ""

@@ -122,6 +122,7 @@ def _guard_model(described_by: Path, file: GuardFile, arguments: ClassifierArgum
             {
                 "threshold": file.threshold,
                 "special_tokens": file.special_tokens,
+                "most_unknown": file.most_unknown,
                 "later_windows": file.later_windows.model_dump(),
                 "taxonomy": [file.taxonomy, file.taxonomy_version],
                 "labels": [[label, file.meaning(label)] for label in labels],

@@ -17,7 +17,8 @@ class ReadScripts(BaseModel):
 
     A text is unfamiliar if in any stretch of a thousand characters too many of the letters belong to other scripts, or
     to none: the letters of mathematics spell words, too. A name or a quotation in another script makes none so. It
-    says nothing of a foreign language in a script that is read.
+    says nothing of a foreign language in a script that is read, nor of letters that Unicode counts to that script or
+    takes for symbols (fullwidth, circled, Braille): which of those the classifier reads, its tokenizer tells.
 
     Attributes:
         read: names of scripts as Unicode has them: Latin, Cyrillic, Han.

@@ -120,6 +120,7 @@ class TritonClassifier:
         if (
             answer.probabilities.shape[1] != len(self._labels)
             or rows != len(answer.num_tokens)
+            or rows != len(answer.unknown_share)
             or rows != int(answer.num_windows.sum())
             or not answer.num_windows.all()
             or len(answer.num_windows) != len(answer.truncated)
@@ -128,12 +129,14 @@ class TritonClassifier:
         counts = answer.num_tokens.tolist()
         # The engine measures the request; a window's share of it is that of the tokens.
         seconds_a_token = (answer.engine_seconds or 0.0) / max(1, sum(counts))
-        windows = zip(answer.probabilities.tolist(), counts, strict=True)
+        windows = zip(answer.probabilities.tolist(), counts, answer.unknown_share.tolist(), strict=True)
         texts: list[LabelledText] = []
         for count, truncated in zip(answer.num_windows.tolist(), answer.truncated.tolist(), strict=True):
             first, *later = [
-                LabelledText(probabilities, tokens, truncated, usage=_usage(tokens, seconds_a_token))
-                for probabilities, tokens in itertools.islice(windows, count)
+                LabelledText(
+                    probabilities, tokens, truncated, usage=_usage(tokens, seconds_a_token), unknown_share=unknown
+                )
+                for probabilities, tokens, unknown in itertools.islice(windows, count)
             ]
             texts.append(replace(first, later=tuple(later)) if later else first)
         return texts

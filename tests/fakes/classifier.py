@@ -39,10 +39,12 @@ class FakeClassifier:
         return await given if isinstance(given, Awaitable) else given
 
 
-def answer(*probabilities: float, num_tokens: int = 9, truncated: bool = False) -> LabelledText:
+def answer(
+    *probabilities: float, num_tokens: int = 9, truncated: bool = False, unknown_share: float = 0.0
+) -> LabelledText:
     """Build one answer; missing probabilities of the four labels are 0."""
     filled = [*probabilities, *[0.0] * (len(LABELS) - len(probabilities))]
-    return LabelledText(filled, num_tokens, truncated, usage=cost_of(num_tokens))
+    return LabelledText(filled, num_tokens, truncated, usage=cost_of(num_tokens), unknown_share=unknown_share)
 
 
 def cost_of(num_tokens: int) -> Usage:

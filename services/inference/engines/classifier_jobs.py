@@ -131,6 +131,9 @@ class ClassifierJob:
             name: np.stack(rows).astype(np.float32),
             contract.NUM_TOKENS: np.array([len(ids) for text in texts for ids in text.windows], dtype=np.uint32),
             contract.NUM_WINDOWS: np.array([len(text.windows) for text in texts], dtype=np.uint32),
+            contract.UNKNOWN_SHARE: np.array(
+                [each for text in texts for each in text.unknown_shares], dtype=np.float32
+            ),
             contract.TRUNCATED: np.array([text.is_truncated for text in texts], dtype=np.bool_),
             contract.ENGINE_SECONDS: np.array([self.engine_seconds], dtype=np.float64),
         }

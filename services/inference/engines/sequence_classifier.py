@@ -48,6 +48,7 @@ class ClassifiedTexts:
         num_tokens: uint32 [windows], tokens of each.
         num_windows: uint32 [texts], windows of each.
         truncated: bool [texts], whether the text was longer than its windows.
+        unknown_share: float32 [windows], see ``TextWindows``.
         engine_seconds: what computing them took of the engine's time.
     """
 
@@ -55,6 +56,7 @@ class ClassifiedTexts:
     num_tokens: NDArray[np.uint32]
     num_windows: NDArray[np.uint32]
     truncated: NDArray[np.bool_]
+    unknown_share: NDArray[np.float32]
     engine_seconds: float
 
 
@@ -144,6 +146,7 @@ class SequenceClassifierEngine:
             found[contract.NUM_TOKENS],
             found[contract.NUM_WINDOWS],
             found[contract.TRUNCATED],
+            found[contract.UNKNOWN_SHARE],
             float(found[contract.ENGINE_SECONDS][0]),
         )
 

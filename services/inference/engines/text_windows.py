@@ -1,14 +1,22 @@
 """Texts to windows of tokens: a text that is longer than a model reads is divided into windows of the full length."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 
 _OVERLAP: Final = 4
 """Two neighbours share at least one part in so many of a window, so that most sentences are whole in one of them."""
+_EMOJI: Final = re.compile(
+    "[\u2600-\u27bf\U0001f300-\U0001f6ff\U0001f900-\U0001f9ff\U0001fa70-\U0001faff\ufe0f\u200d]+"
+)
+"""Pictures and what joins them, but no letters in a frame (circled, squared, of flags): those spell words."""
+_STRETCH_TOKENS: Final = 32
+"""Unknown tokens are counted among so many, about a sentence, so that a page does not cover one that is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +25,13 @@ class TextWindows:
 
     Attributes:
         windows: token ids of each, special ones included; at least one.
+        unknown_shares: of each, the largest share of tokens in any stretch of 32 that stand for what the vocabulary
+            lacks. Special tokens and unknown emoji count neither way; a window that holds nothing else was not read: 1.
         is_truncated: the text is longer than its windows.
     """
 
     windows: tuple[Sequence[int], ...]
+    unknown_shares: tuple[float, ...]
     is_truncated: bool
 
 
@@ -36,6 +47,7 @@ class WindowReader:
 
     def __init__(self, tokenizer: Any, max_tokens: int, window_tokens: int | None = None) -> None:
         self._tokenizer = tokenizer
+        self._unknown_id: int | None = getattr(tokenizer, "unk_token_id", None)
         marks = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
         plain = [index for index, is_special in enumerate(marks) if not is_special] or [0]
         self._before, self._after = plain[0], len(marks) - 1 - plain[-1]
@@ -49,16 +61,51 @@ class WindowReader:
         ``[SEP]`` in a text is five characters of it, and no token that divides what the model reads.
         """
         encoded: list[list[int]] = self._tokenizer(list(texts), verbose=False, split_special_tokens=True)["input_ids"]
-        return [self._divided(ids, max_windows) for ids in encoded]
+        return [self._divided(text, ids, max_windows) for text, ids in zip(texts, encoded, strict=True)]
 
-    def _divided(self, ids: list[int], max_windows: int) -> TextWindows:
-        if len(ids) <= self._max_tokens:
-            return TextWindows((ids,), is_truncated=False)
+    def _divided(self, text: str, ids: list[int], max_windows: int) -> TextWindows:
         first, last = self._before, len(ids) - self._after
+        told = self._told(text, ids)
+        if len(ids) <= self._max_tokens:
+            return TextWindows((ids,), (unknown_share(told[first:last]),), is_truncated=False)
         spans, is_truncated = window_spans(last - first, self._room, self._window_room, max_windows)
+        places = [slice(first + start, first + end) for start, end in spans]
         return TextWindows(
-            tuple([*ids[:first], *ids[first + start : first + end], *ids[last:]] for start, end in spans), is_truncated
+            tuple([*ids[:first], *ids[place], *ids[last:]] for place in places),
+            tuple(unknown_share(told[place]) for place in places),
+            is_truncated,
         )
+
+    def _told(self, text: str, ids: Sequence[int]) -> list[bool | None]:
+        """Return of each token whether the vocabulary lacks what it stands for; None if that is emoji alone."""
+        if self._unknown_id is None or self._unknown_id not in ids:
+            return [False] * len(ids)
+        if not self._tokenizer.is_fast:
+            # Such a tokenizer does not say where in the text a token stands.
+            return [each == self._unknown_id for each in ids]
+        places: list[tuple[int, int]] = self._tokenizer(
+            text, verbose=False, split_special_tokens=True, return_offsets_mapping=True
+        )["offset_mapping"]
+        return [
+            None
+            if (is_unknown := each == self._unknown_id) and _EMOJI.fullmatch(text[start:end].strip())
+            else is_unknown
+            for each, (start, end) in zip(ids, places, strict=True)
+        ]
+
+
+def unknown_share(told: Sequence[bool | None]) -> float:
+    """Return the largest share of unknown tokens in any stretch of 32; 1 where no token counts.
+
+    Args:
+        told: of each token whether it is unknown; None if it does not count.
+    """
+    counted = [each for each in told if each is not None]
+    if not counted:
+        return 1.0
+    size = min(_STRETCH_TOKENS, len(counted))
+    before = list(accumulate(counted, initial=0))
+    return max(end - start for start, end in zip(before, before[size:], strict=False)) / size
 
 
 def window_spans(length: int, first: int, later: int, most: int) -> tuple[list[tuple[int, int]], bool]:

@@ -140,7 +140,8 @@ def test_a_bad_request_fails_alone(
         engine.submit(tensors, answers[reason])
     [good] = answers.pop("").wait()
     assert {name: each.shape for name, each in good.items()} == {
-        "probabilities": (2, 3), "num_tokens": (2,), "num_windows": (2,), "truncated": (2,), "engine_seconds": (1,),
+        "probabilities": (2, 3), "num_tokens": (2,), "num_windows": (2,), "truncated": (2,), "unknown_share": (2,),
+        "engine_seconds": (1,),
     }  # fmt: skip
     for reason, each in answers.items():
         with pytest.raises(InferenceFailure) as caught:

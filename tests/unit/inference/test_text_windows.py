@@ -1,11 +1,13 @@
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from services.inference.engines.text_windows import WindowReader, window_spans, window_starts
+from services.inference.engines.text_windows import WindowReader, unknown_share, window_spans, window_starts
 
 
 @given(st.integers(1, 3000), st.integers(1, 254), st.integers(1, 64))
@@ -62,15 +64,74 @@ def test_every_token_is_in_a_window_between_the_special_ones(
     assert text.endswith(inner[-1])
 
 
-def test_a_special_token_that_a_text_spells_is_plain_text() -> None:
-    vocabulary = {token: index for index, token in enumerate(("[UNK]", "[CLS]", "[SEP]", "kill", "[", "]", "SEP"))}
-    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+@pytest.fixture(scope="module")
+def word_tokenizer() -> Any:
+    words = ("[UNK]", "[CLS]", "[SEP]", "kill", "[", "]", "SEP", "a", "plain", "word", "\U0001f600")
+    tokens = Tokenizer(models.WordLevel({token: index for index, token in enumerate(words)}, unk_token="[UNK]"))
     tokens.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokens.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokens, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    [read] = WindowReader(tokenizer, 16).read(["kill [SEP] kill"], 1)
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def test_a_special_token_that_a_text_spells_is_plain_text(word_tokenizer: Any) -> None:
+    [read] = WindowReader(word_tokenizer, 16).read(["kill [SEP] kill"], 1)
     assert list(read.windows[0]) == [1, 3, 4, 6, 5, 3, 2]
+    assert read.unknown_shares == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("a plain word", 0.0),
+        ("[UNK]", 1 / 3),
+        ("\uff4b\uff49\uff4c\uff4c", 1.0),
+        ("\u24da\u24d8\u24db\u24db a plain word", 0.25),
+        ("\U0001f17a\U0001f178\U0001f17b\U0001f17b", 1.0),
+        ("\U0001f1f0\U0001f1ee\U0001f1f1\U0001f1f1", 1.0),
+        ("\u2805\u280a\u2807\u2807", 1.0),
+        # Emoji count neither way, but hide no word to which they are glued, and dilute nothing.
+        ("a plain word \U0001f602\U0001f602 \u2764\ufe0f \U0001f469\u200d\U0001f4bb", 0.0),
+        ("\U0001f602 \U0001f602", 1.0),
+        ("\uff4b\uff49\uff4c\uff4c a" + " \U0001f602" * 9, 0.5),
+        ("a plain kill\U0001f602", 1 / 3),
+        ("", 1.0),
+        ("\x00", 1.0),
+    ],
+)
+def test_what_the_vocabulary_lacks_is_told(text: str, share: float, word_tokenizer: Any) -> None:
+    [read] = WindowReader(word_tokenizer, 64).read([text], 1)
+    assert read.unknown_shares == pytest.approx((share,))
+
+
+def test_a_stretch_that_is_not_read_is_told_of_the_windows_that_have_it(word_tokenizer: Any) -> None:
+    hidden = "\uff4b\uff49\uff4c\uff4c " * 8
+    [whole, long] = WindowReader(word_tokenizer, 130, 34).read(
+        ["a word " * 30 + hidden + "a word " * 30, "a word " * 200 + hidden], 64
+    )
+    assert whole.unknown_shares == (0.25,)
+    assert long.unknown_shares[0] == 0.0
+    assert long.unknown_shares[-1] == 0.25
+
+
+def test_a_tokenizer_that_has_no_unknown_token_or_tells_no_places_is_read_all_the_same(word_tokenizer: Any) -> None:
+    class Slow:
+        unk_token_id = word_tokenizer.unk_token_id
+        is_fast = False
+
+        def __call__(self, *given: object, **options: object) -> Any:
+            assert "return_offsets_mapping" not in options
+            return word_tokenizer(*given, **options)
+
+    assert WindowReader(LetterTokenizer(), 64).read(["\U0001f602"], 1)[0].unknown_shares == (0.0,)
+    assert WindowReader(Slow(), 64).read(["a \U0001f602"], 1)[0].unknown_shares == (0.5,)
+
+
+@given(st.lists(st.sampled_from([True, False, None]), max_size=100))
+def test_the_share_is_that_of_the_worst_stretch(told: list[bool | None]) -> None:
+    counted = [each for each in told if each is not None]
+    stretches = [counted[start : start + 32] for start in range(max(1, len(counted) - 31))]
+    expected = max((sum(each) / len(each) for each in stretches if each), default=1.0)
+    assert unknown_share(told) == pytest.approx(expected)
+    assert (unknown_share(told) == 0.0) == (bool(counted) and True not in counted)

@@ -41,6 +41,15 @@ async def test_known_texts_are_not_asked_again(store: SqliteCacheStore) -> None:
     assert await ask(classifier, "a") == known[:1]
 
 
+async def test_what_was_not_read_of_a_known_text_is_known(store: SqliteCacheStore) -> None:
+    long = in_windows(answer(0.1), answer(0.1, unknown_share=0.75))
+    classifier = cached(FakeClassifier(lambda texts: [long for _ in texts]), store)
+    for _ in range(2):
+        [found] = await ask(classifier, "a")
+        assert [each.unknown_share for each in (found, *found.later)] == [0.0, 0.75]
+    assert found.cached
+
+
 async def test_of_equal_texts_the_first_pays_and_known_ones_only_save(store: SqliteCacheStore) -> None:
     long = in_windows(answer(0.1, num_tokens=9), answer(0.25, num_tokens=4))
     classifier = cached(FakeClassifier(lambda texts: [long for _ in texts]), store)

@@ -21,7 +21,7 @@ from services.runtime.errors import (
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
-from services.safety.guard_file import LaterWindows
+from services.safety.guard_file import MOST_UNKNOWN, LaterWindows
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.reading import LabelReader
 from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file, in_windows
@@ -133,6 +133,32 @@ async def test_a_higher_bar_makes_no_window_judged_that_was_not() -> None:
 async def test_a_text_longer_than_all_windows_is_marked() -> None:
     [verdict] = await judge(lambda texts: [in_windows(answer(0.1, truncated=True), answer(0.1))], "x")
     assert (verdict.decision, verdict.truncated) == (Decision.SAFE, True)
+
+
+async def test_what_the_vocabulary_lacks_is_not_called_safe() -> None:
+    said = {
+        "read": answer(0.1, unknown_share=MOST_UNKNOWN),
+        "unread": answer(0.1, unknown_share=MOST_UNKNOWN + 0.01),
+        "no number": answer(0.1, unknown_share=math.nan),
+        "later": in_windows(answer(0.1), answer(0.1), answer(0.1, unknown_share=1.0)),
+        "hazard": answer(0.9, unknown_share=1.0),
+        "hazard elsewhere": in_windows(answer(0.1, unknown_share=1.0), answer(0.1, 0.9)),
+    }
+    read, *unread, hazard, elsewhere = await judge(lambda texts: [said[text] for text in texts], *said)
+    assert (read.decision, read.unsafe_probability) == (Decision.SAFE, 0.1)
+    for each in unread:
+        assert (each.decision, each.error_reason) == (Decision.ERROR, "TEXT_UNFAMILIAR")
+        assert each.unsafe_probability is None
+    for each in (hazard, elsewhere):
+        assert (each.decision, each.unjudged_reason) == (Decision.UNSAFE, "TEXT_UNFAMILIAR")
+
+
+async def test_a_guard_says_how_much_may_be_unknown() -> None:
+    classifier = FakeClassifier(lambda texts: [answer(0.1, unknown_share=0.1) for _ in texts])
+    reader = LabelReader(LABELS, guard_file())
+    strict = ClassifierGuard(description(), classifier, reader, timeout_seconds=30, most_unknown=0.05)
+    [verdict] = await strict.judge(turns("x"))
+    assert (verdict.decision, verdict.error_reason) == (Decision.ERROR, "TEXT_UNFAMILIAR")
 
 
 async def test_only_the_judged_turn_is_read() -> None:

@@ -211,6 +211,7 @@ CLASSIFIER_MATRIX: dict[str, Callable[[], LabelledText | BaseException]] = {
     "unknown code": lambda: answer(0.1, 0.0, 0.0, 0.9),
     "empty": lambda: LabelledText([], 9, False),
     "nothing read": lambda: answer(0.1, num_tokens=2),
+    "letters that its vocabulary lacks": lambda: answer(0.1, unknown_share=0.5),
     "truncated": lambda: LabelledText([0.1], 9, False),
     "NaN": lambda: answer(math.nan),
     "very long text": lambda: FailedPreconditionError("too long", reason="PROMPT_TOO_LONG"),

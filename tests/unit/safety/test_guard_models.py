@@ -68,6 +68,9 @@ def test_digests_follow_what_they_name(checkpoint: Path) -> None:
     assert stricter.about.reference.calibration_digest != before.about.reference.calibration_digest
     assert stricter.model_name == before.model_name, "the same windows: what is kept of them counts anew"
     assert stricter.about.reference.template_digest == before.about.reference.template_digest
+    write_guard_yaml(checkpoint, GUARD + "most_unknown: 0.1\n")
+    wary = checkpoint_guard(checkpoint, None, "float32")
+    assert wary.about.reference.calibration_digest != before.about.reference.calibration_digest
     write_guard_yaml(checkpoint, GUARD + "max_windows: 65\n")
     farther = checkpoint_guard(checkpoint, None, "float32")
     assert farther.about.reference.template_digest != before.about.reference.template_digest

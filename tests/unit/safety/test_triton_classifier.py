@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,6 +75,7 @@ class FakeHost:
             np.arange(7, 7 + rows, dtype=np.uint32),
             windows,
             np.zeros(len(texts), np.bool_),
+            np.linspace(0, 0.5, rows, dtype=np.float32),
             engine_seconds=float(sum(range(7, 7 + rows))),
         )
 
@@ -124,6 +126,8 @@ async def test_windows_come_back_with_their_text(host: FakeHost, classifier: Tri
     answers = await classifier.classify(["x", "x y z", "x"], timeout_seconds=LONGEST_WAIT_SECONDS)
     told = [[each.num_tokens for each in (answer, *answer.later)] for answer in answers]
     assert told == [[7], [8, 9, 10], [11]]
+    unknown = [each.unknown_share for answer in answers for each in (answer, *answer.later)]
+    assert unknown == [0.0, 0.125, 0.25, 0.375, 0.5]
     # The request took a second a token.
     shares = [each.usage for answer in answers for each in (answer, *answer.later)]
     assert shares == [
@@ -227,6 +231,20 @@ async def test_an_answer_of_another_shape_is_unusable(host: FakeHost, classifier
     host.loaded, host.columns = True, 3
     with pytest.raises(UnusableAnswerError):
         await classifier.classify(["x"], timeout_seconds=LONGEST_WAIT_SECONDS)
+
+
+async def test_an_answer_that_does_not_tell_of_every_window_what_was_read_is_unusable(
+    host: FakeHost, classifier: TritonClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.loaded = True
+    whole = await host.classify("guard-x", ["x y"], timeout_seconds=LONGEST_WAIT_SECONDS, max_windows=2)
+
+    async def classify(*_: object, **__: object) -> Classified:
+        return replace(whole, unknown_share=whole.unknown_share[:1])
+
+    monkeypatch.setattr(host, "classify", classify)
+    with pytest.raises(UnusableAnswerError):
+        await classifier.classify(["x y"], timeout_seconds=LONGEST_WAIT_SECONDS)
 
 
 async def test_other_failures_are_the_callers_to_judge(
