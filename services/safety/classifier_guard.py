@@ -7,6 +7,7 @@ from typing import Final
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import DeadlineExceededError, FleetError
 from services.runtime.off_loop import off_loop
+from services.runtime.usage import Meter, usage_of, with_usage
 from services.safety.combining import worst
 from services.safety.errors import CALL_FAILURES, UnusableAnswerError
 from services.safety.guard import Classifier, LabelledText
@@ -104,14 +105,20 @@ class ClassifierGuard:
 
     async def _ask_any(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
         answers: dict[int, LabelledText | UnusableAnswerError] = {}
-        for request in _requests(texts):
-            answers.update(zip(request, await self._ask([texts[index] for index in request]), strict=True))
+        spent = Meter()
+        try:
+            for request in _requests(texts):
+                answers.update(zip(request, await self._ask([texts[index] for index in request], spent), strict=True))
+        except FleetError as error:
+            raise with_usage(error, usage_of(error) + spent.usage) from error
         return [answers[index] for index in range(len(texts))]
 
-    async def _ask(self, texts: Sequence[str]) -> list[LabelledText | UnusableAnswerError]:
+    async def _ask(self, texts: Sequence[str], spent: Meter) -> list[LabelledText | UnusableAnswerError]:
         budget = child_timeout(self._timeout_seconds)
         try:
             answers = await self._classifier.classify(texts, timeout_seconds=budget)
+            for answer in answers:
+                spent.add(sum((each.usage for each in answer.later), answer.usage))
             if len(answers) == len(texts):
                 return list(answers)
             problem = UnusableAnswerError("WRONG_ANSWER_COUNT")
@@ -128,7 +135,7 @@ class ClassifierGuard:
         if len(texts) == 1:
             return [problem]
         middle = len(texts) // 2
-        return [*await self._ask(texts[:middle]), *await self._ask(texts[middle:])]
+        return [*await self._ask(texts[:middle], spent), *await self._ask(texts[middle:], spent)]
 
 
 def _unread(verdict: Verdict) -> Verdict:

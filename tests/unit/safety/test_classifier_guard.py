@@ -18,13 +18,14 @@ from services.runtime.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from services.runtime.usage import usage_of
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.errors import UnusableAnswerError
 from services.safety.guard import LabelledText
 from services.safety.guard_file import MOST_UNKNOWN, LaterWindows
 from services.safety.judgement import Aspect, Decision, JudgedTurn, Role, Turn, Verdict
 from services.safety.reading import LabelReader
-from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, description, guard_file, in_windows
+from tests.fakes.classifier import LABELS, Answer, FakeClassifier, answer, cost_of, description, guard_file, in_windows
 
 
 def guard(classifier: FakeClassifier, timeout_seconds: float = 30, **bar: float) -> ClassifierGuard:
@@ -267,6 +268,22 @@ async def test_a_request_gets_no_more_time_than_the_guard_is_given() -> None:
 async def test_a_guard_that_is_away_fails_the_call(error: FleetError) -> None:
     with pytest.raises(type(error)):
         await judge(refuses(error), "a", "b")
+
+
+@pytest.mark.parametrize("dear_characters", [10, 70_000], ids=["half of a request", "a request before"])
+async def test_what_was_spent_before_a_guard_went_away_is_told(dear_characters: int) -> None:
+    cheap, dear = "a" * 10, "b" * dear_characters
+
+    def given_answer(asked: Sequence[str]) -> Sequence[LabelledText]:
+        if len(asked) == 2:
+            raise InternalError("x", reason="INFERENCE_FAILED")
+        if dear in asked:
+            raise UnavailableError("away", reason="GUARD_UNAVAILABLE")
+        return [in_windows(answer(0.1, num_tokens=9), answer(0.1, num_tokens=4)) for _ in asked]
+
+    with pytest.raises(UnavailableError) as caught:
+        await judge(given_answer, cheap, dear)
+    assert usage_of(caught.value) == cost_of(9) + cost_of(4)
 
 
 async def test_a_cancelled_call_stays_cancelled() -> None:
