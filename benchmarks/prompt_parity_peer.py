@@ -85,7 +85,7 @@ def load_with_rows(
     manager: Any, name: str, peer_task: str, data: Path, constants: Mapping[str, Any], few_shot_count: int
 ) -> Any:
     """Return a task of the harness that has the rows of our files, and takes the first for examples if it has some."""
-    splits = {split: list(rows) for split, rows in _splits(name, constants, data).items()}
+    splits = {split: list(rows) for split, rows in harness_rows(name, constants, data).items()}
     task = load_peer_task(manager, peer_task, splits)
     if few_shot_count:
         task.sampler = lm_eval.api.samplers.FirstNSampler(list(splits.get(_EXAMPLES) or task.fewshot_docs()))
@@ -155,7 +155,7 @@ def _right_choices(task: Any, document: Row, count: int) -> list[int]:
     return right
 
 
-def _splits(name: str, constants: Mapping[str, Any], data: Path) -> dict[str, Iterator[Row]]:
+def harness_rows(name: str, constants: Mapping[str, Any], data: Path) -> dict[str, Iterator[Row]]:
     """The splits of our data folder that a task needs, in the columns of the harness's hub data set."""
     if name.startswith("mmlu_"):
         files = {split: data / f"mmlu/{split}/{constants['subject']}_{split}.csv" for split in ("test", "dev")}

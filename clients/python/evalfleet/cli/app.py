@@ -17,6 +17,7 @@ from evalfleet.cli import (
     gate,
     generate,
     guards,
+    import_task,
     items,
     models,
     plan,
@@ -48,7 +49,7 @@ _SECTIONS = (
     ("Evaluate", ("run", "gate", "plan", "budget")),
     ("Runs", ("runs", "show", "watch", "report", "export", "cancel", "prune")),
     ("Compare", ("compare", "rank", "rankings", "regressions", "items")),
-    ("Models and suites", ("models", "suites", "generate")),
+    ("Models and suites", ("models", "suites", "generate", "import-task")),
     ("Safety and scores", ("classify", "guards", "policies", "score", "scorers", "bulk")),
     ("Calibrate", ("calibrate-guard", "calibrate-judge", "distill-guard")),
 )
@@ -194,6 +195,7 @@ for command in (
     calibrate_guard.calibrate_guard,
     calibrate_judge.calibrate_judge,
     generate.generate,
+    import_task.import_task,
     doctor.doctor,
     completion.completion,
 ):
