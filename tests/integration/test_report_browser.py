@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from evalfleet.fleet import Fleet
@@ -32,7 +33,11 @@ FLAGS = (
     "--disable-sync",
 )
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-SIZES = {"desktop": (1280, 900, "light"), "phone": (375, 812, "light"), "dark": (1280, 900, "dark")}
+SIZES: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
+    "desktop": (1280, 900, "light"),
+    "phone": (375, 812, "light"),
+    "dark": (1280, 900, "dark"),
+}
 RUN = "report-of-a-real-run"
 
 
