@@ -11,7 +11,7 @@ from services.runtime.status import to_status
 ResultT = TypeVar("ResultT")
 
 _LARGEST_GROUP_BYTES: Final = 256 * 1024
-"""Nothing is added to a message that is larger than this, so that only an outcome alone can be too large to be sent."""
+"""Outcomes that are larger together go apart, so that only an outcome alone can be too large to be sent."""
 
 
 class OutcomesMessage(Protocol):
@@ -43,26 +43,27 @@ def outcome_messages(
     message: MessageT | None = None
     size = 0
     for outcome in outcomes:
+        said, field = _said(outcome, respond)
+        size += said.ByteSize()
         part: Any
         if message is None or not together or size > _LARGEST_GROUP_BYTES:
             if message is not None:
                 yield message
             part = message = new_message()
-            size = 0
+            size = said.ByteSize()
         else:
             part = message.more.add()
-        _write(part, outcome, respond)
-        size += part.ByteSize()
+        part.item_id = outcome.item_id
+        getattr(part, field).CopyFrom(said)
     if message is not None:
         yield message
 
 
-def _write(part: Any, outcome: Outcome[ResultT], respond: Callable[[ResultT], Message]) -> None:
-    part.item_id = outcome.item_id
+def _said(outcome: Outcome[ResultT], respond: Callable[[ResultT], Message]) -> tuple[Message, str]:
+    """Return what became of an item, and the field of its message that holds it."""
     if isinstance(outcome.result, BaseException):
-        part.status.CopyFrom(to_status(outcome.result))
-        return
+        return to_status(outcome.result), "status"
     try:
-        part.response.CopyFrom(respond(outcome.result))
+        return respond(outcome.result), "response"
     except Exception as error:  # noqa: BLE001 - a result that no message can hold is a bug of whoever gave it alone
-        part.status.CopyFrom(to_status(error))
+        return to_status(error), "status"
