@@ -125,7 +125,7 @@ class ModelLoading:
 
     async def _wait_until_loaded(self, lost: FleetError, seconds: float) -> None:
         if self._refused is not None and time.monotonic() < self._not_before:
-            raise _again(self._refused)
+            raise self._refused.again()
         task = self._load_in_background(restart=lost.reason == ENGINE_CRASHED)
         await asyncio.wait([task], timeout=min(seconds, self._ready_wait_seconds))
         if not task.done() or task.cancelled():
@@ -134,7 +134,7 @@ class ModelLoading:
         if isinstance(error, UnavailableError):
             raise self._away(error) from error
         if isinstance(error, self._terms.refused):
-            raise _again(error) from error
+            raise error.again() from error
         if error is not None:
             raise error
 
@@ -182,8 +182,3 @@ class ModelLoading:
             self._pause_seconds = min(2 * self._pause_seconds, longest)
         event = f"{self._terms.event}_load_failed"
         self._log.warning(event, model=self._model, error=str(error) or type(error).__name__)
-
-
-def _again(error: FailedPreconditionError) -> FailedPreconditionError:
-    """Return a copy: an exception that many calls raise would collect all their tracebacks."""
-    return type(error)(error.message, reason=error.reason, metadata=error.metadata)

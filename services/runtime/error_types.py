@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -61,6 +61,13 @@ class FleetError(Exception):
         self.field_violations = tuple(field_violations)
         self.retry_after_seconds = retry_after_seconds
         self.quota_violations = tuple(quota_violations)
+
+    def again(self) -> Self:
+        """Return a copy to raise: one exception that many calls raise would collect and keep all their tracebacks."""
+        # Not by copy.copy(), which calls the class: each has parameters of its own.
+        told = type(self).__new__(type(self), *self.args)
+        told.__dict__.update(self.__dict__)
+        return told
 
 
 class InvalidArgumentError(FleetError):

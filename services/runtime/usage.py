@@ -101,8 +101,6 @@ def _figure(metadata: Mapping[str, str], name: str) -> float:
 def _with_metadata(error: FleetError, metadata: Mapping[str, str]) -> FleetError:
     if metadata == error.metadata:
         return error
-    # Not by copy.copy(), which calls the class: each has parameters of its own.
-    told = type(error).__new__(type(error), *error.args)
-    told.__dict__.update(error.__dict__)
+    told = error.again()
     told.metadata = dict(metadata)
     return told

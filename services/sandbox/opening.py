@@ -55,13 +55,13 @@ class Opening(Generic[OpenedT]):
 
     async def _open(self) -> OpenedT:
         if self._refusal is not None and time.monotonic() - self._refused_at < _RETRY_SECONDS:
-            raise self._refusal
+            raise self._refusal.again()
         try:
             self._opened = await self._make()
         except (SandboxUnavailableError, OSError) as error:
             self._refusal, self._refused_at = refusal_of(error), time.monotonic()
             _log.error("sandbox_unavailable", reason=self._refusal.message)
-            raise self._refusal from error
+            raise self._refusal.again() from error
         return self._opened
 
 

@@ -85,7 +85,7 @@ class GvisorSandbox:
 
     async def _container(self) -> "_Container":
         if self._spoiled is not None:
-            raise self._spoiled
+            raise self._spoiled.again()
         return await self._opening.get()
 
     async def _run_in(self, container: "_Container", program: Program) -> Run:
@@ -93,7 +93,7 @@ class GvisorSandbox:
             process = await container.take()
             if self._spoiled is not None:
                 container.begin_clearing(process, self._spoil)
-                raise self._spoiled
+                raise self._spoiled.again()
             try:
                 started = time.perf_counter()
                 told = await process.run(program)
@@ -117,7 +117,7 @@ class GvisorSandbox:
                 )
             await container.cleared()
             if self._spoiled is not None:
-                raise self._spoiled
+                raise self._spoiled.again()
         except BaseException:
             await container.close()
             raise
@@ -130,7 +130,7 @@ class GvisorSandbox:
         )
         return container
 
-    def _spoil(self, error: OSError) -> None:
+    def _spoil(self, error: Exception) -> None:
         if self._spoiled is not None:
             return
         self._spoiled = SandboxUnavailableError(f"nothing is run here any more: {error}")
@@ -200,7 +200,7 @@ class _Container:
             await process.end()
         raise SandboxUnavailableError("the sandbox has been closed")
 
-    def begin_clearing(self, process: SandboxProcess, on_spoiled: Callable[[OSError], None]) -> None:
+    def begin_clearing(self, process: SandboxProcess, on_spoiled: Callable[[Exception], None]) -> None:
         """Begin to remove a program with all that it left.
 
         Args:
@@ -224,12 +224,12 @@ class _Container:
                 await (await self._next).end()
         await asyncio.to_thread(self.folder.remove)
 
-    async def _clear(self, process: SandboxProcess, on_spoiled: Callable[[OSError], None]) -> None:
-        await process.end()
+    async def _clear(self, process: SandboxProcess, on_spoiled: Callable[[Exception], None]) -> None:
         try:
+            await process.end()
             await self._vanished()
             await asyncio.to_thread(remove_leftovers, self.root.folder / "tmp")
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody knows what is left
             on_spoiled(error)
 
     async def _vanished(self) -> None:

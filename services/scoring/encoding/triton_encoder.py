@@ -93,13 +93,21 @@ class TritonTextEncoder:
 
     async def encode(self, texts: Sequence[str], *, max_windows: int) -> EncodedTexts:
         """Encode texts; see ``TextEncoder``."""
-        found = await asyncio.shield(self._search())
+        found = await self._searched()
 
         async def ask(seconds: float) -> Embedded:
             return await self._host.embed(found.name, texts, timeout_seconds=seconds, max_windows=max_windows)
 
         answer = await found.loading.retried(ask, child_timeout(self._limits.request_seconds))
         return EncodedTexts(_texts(answer), found.digest, answer.engine_seconds or 0.0)
+
+    async def _searched(self) -> _Found:
+        task = self._search()
+        # It is not cancelled with who waits.
+        await asyncio.wait([task])
+        if isinstance(error := task.exception(), FleetError):
+            raise error.again()
+        return task.result()
 
     def _search(self) -> "asyncio.Task[_Found]":
         task = self._finding

@@ -27,9 +27,7 @@ def of_judge(error: FleetError, model: str) -> FleetError:
     Class and wait stay, so that whoever waits out a model that is being loaded goes on doing so.
     """
     reason = error.reason if error.reason.startswith("JUDGE_") else f"JUDGE_{error.reason}"[:63]
-    # Not by copy.copy(), which calls the class: each has parameters of its own.
-    told = type(error).__new__(type(error), *error.args)
-    told.__dict__.update(error.__dict__)
+    told = error.again()
     told.message = f"judge {model}: {error.message}"
     told.reason = reason
     told.metadata = {**error.metadata, "judge": model}

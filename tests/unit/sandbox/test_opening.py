@@ -54,6 +54,18 @@ async def test_a_refusal_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPat
     assert await opened.get() == 2
 
 
+async def test_a_refusal_that_many_are_told_keeps_none_of_them_alive() -> None:
+    maker = Maker()
+    maker.error = SandboxUnavailableError("no namespaces")
+    opened = Opening(maker.make)
+    depths = []
+    for _ in range(4):
+        with pytest.raises(SandboxUnavailableError, match="no namespaces") as caught:
+            await opened.get()
+        depths.append(len(caught.traceback))
+    assert len(set(depths[1:])) == 1
+
+
 async def test_what_was_taken_is_not_made_again() -> None:
     maker = Maker()
     opened = Opening(maker.make)

@@ -91,8 +91,9 @@ async def test_a_missing_encoder_is_looked_for_again_after_a_while(
     with pytest.raises(EncoderNotFoundError):
         await impatient.encode(["a"], max_windows=1)
     folder.symlink_to(encoder_folder, target_is_directory=True)
-    with pytest.raises(EncoderNotFoundError):
+    with pytest.raises(EncoderNotFoundError) as told:
         await patient.encode(["a"], max_windows=1)
+    assert told.value is not caught.value, "one that all raise would keep all that they hold"
     assert len((await impatient.encode(["a"], max_windows=1)).texts) == 1
     await patient.close()
     await impatient.close()
