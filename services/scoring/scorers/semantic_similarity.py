@@ -70,13 +70,14 @@ class SemanticSimilarity:
         first, *others = [each.vector for each in encoded.texts]
         cosines = [min(1.0, max(-1.0, float(first @ other))) if text.strip() else 0.0 for other in others]
         nearest = max(cosines)
+        tokens = sum(int(each.num_tokens.sum()) for each in encoded.texts)
         metrics = {"similarity": max(0.0, nearest), "cosine": nearest}
         if parameters.threshold is not None:
             metrics["similar"] = float(nearest >= parameters.threshold)
         return Score(
             metrics,
             targets[cosines.index(nearest)],
-            usage=Usage(engine_seconds=encoded.engine_seconds),
+            usage=Usage(prompt_tokens=tokens, computed_prompt_tokens=tokens, engine_seconds=encoded.engine_seconds),
             decided_by=hashlib.sha256(f"{encoded.encoder_digest} {_POOLING}".encode()).hexdigest(),
         )
 

@@ -21,7 +21,7 @@ async def test_the_nearest_target_counts() -> None:
     found = await score(encoder, TextOutput("the red fox"), "a blue whale", "the red dog", "the end")
     assert found.extracted_answer == "the red dog"
     assert found.metrics == {"similarity": pytest.approx(2 / 3), "cosine": pytest.approx(2 / 3)}
-    assert found.usage == Usage(engine_seconds=0.25)
+    assert found.usage == Usage(prompt_tokens=11, computed_prompt_tokens=11, engine_seconds=0.25)
     assert encoder.asked == [("the red fox", "a blue whale", "the red dog", "the end")]
 
 
