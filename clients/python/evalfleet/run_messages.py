@@ -43,6 +43,7 @@ class RunOptions(PlanOptions, total=False):
     change: ModelChange | str | None
     sample_count: int | None
     temperature: float | None
+    request_id: str | None
 
 
 def create_request(*, model: str, suite: str, **options: Unpack[RunOptions]) -> evaluation_pb2.CreateRunRequest:
@@ -59,7 +60,7 @@ def create_request(*, model: str, suite: str, **options: Unpack[RunOptions]) -> 
         item_limit=options.get("item_limit"),
         tasks=options.get("tasks", ()),
         concurrency=options.get("concurrency"),
-        request_id=str(uuid.uuid4()),
+        request_id=options.get("request_id") or str(uuid.uuid4()),
         priority=options.get("priority", 0),
         stop_at_failure=options.get("stop_at_failure"),
         escalate=options.get("escalate", False),

@@ -55,6 +55,7 @@ class Runs:
         change: ModelChange | str | None = None,
         sample_count: int | None = None,
         temperature: float | None = None,
+        request_id: str | None = None,
     ) -> Run:
         """Start a run and return at once; it goes on without this client.
 
@@ -80,6 +81,7 @@ class Runs:
             change: for the tier ``auto``: what is new in the model, if that is known better than its digests tell.
             sample_count: samples of each generated answer; default: the tier's, or what each task says.
             temperature: of generated answers, above 0 where there are several samples; default: likewise.
+            request_id: a UUID: the same one again returns the run that it made; default: a new one.
 
         Raises:
             ValueError: a gate, the budget or the change cannot be read.
@@ -92,6 +94,7 @@ class Runs:
             seed=seed,
             concurrency=concurrency,
             run_id=run_id,
+            request_id=request_id,
             priority=priority,
             gates=gates,
             precision=precision,
