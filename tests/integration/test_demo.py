@@ -1,4 +1,4 @@
-"""The demo, as `make demo` runs it, on checkpoints that are trained already."""
+"""The demo, as `make demo` runs it, with a short training."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def demo(tiny_policy: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demo on a few items of the little trained policy; its temporary files lie in ``tmp_path``."""
-    command = [sys.executable, "-m", "examples.demo", f"--trained={tiny_policy.parent}", "--limit=3"]
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demo with a few steps and items; its temporary files lie in ``tmp_path``."""
+    command = [sys.executable, "-m", "examples.training_loop", "--steps=16", "--checkpoints=4", "--limit=3", "--away=1"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -38,18 +38,22 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     return read
 
 
-def test_two_checkpoints_are_evaluated_compared_and_nothing_is_left(
+def test_a_training_loses_its_fleet_and_nothing_else(
     demo: subprocess.Popen[str], processes_of: ProcessesOf, tmp_path: Path
 ) -> None:
-    beginning = read_until(demo, "=== 3. evalfleet run --model ")
+    beginning = read_until(demo, "=== 2. Train ")
     assert "inference (triton)" in beginning
     assert processes_of(tmp_path)
     rest, _ = demo.communicate(timeout=500)
-    assert rest.count("demo_arithmetic ") == 3
-    assert rest.count("tokens computed: 0;") == 1
+    assert "step 8: the fleet is killed (SIGKILL); training goes on" in rest
+    # The training is long over when the fleet is back.
+    assert " checkpoints wait, and training goes on" in rest
+    for step in (4, 8, 12, 16):
+        assert f"step {step}: was evaluated: " in rest
+    assert "tokens computed: 0;" in rest
     assert "The fleet has drained; none of its processes is left." in rest
-    assert "=== 7. Compare" in rest
-    # Twelve steps of training decide nothing, so either may be ahead.
+    assert "=== 5. Compare" in rest
+    # Sixteen steps of training decide nothing, so either may be ahead.
     assert demo.returncode in (0, 1)
     assert processes_of(tmp_path) == {}
     assert list(tmp_path.glob("evalfleet-*")) == []
@@ -59,7 +63,7 @@ def test_two_checkpoints_are_evaluated_compared_and_nothing_is_left(
 def test_an_interrupted_demo_leaves_nothing(
     demo: subprocess.Popen[str], processes_of: ProcessesOf, tmp_path: Path, number: signal.Signals
 ) -> None:
-    read_until(demo, "=== 3. evalfleet run --model ")
+    read_until(demo, "=== 2. Train ")
     assert processes_of(tmp_path)
     demo.send_signal(number)
     rest, _ = demo.communicate(timeout=250)
