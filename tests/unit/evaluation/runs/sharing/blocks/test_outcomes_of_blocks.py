@@ -9,7 +9,7 @@ import pytest
 
 from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.runs.block_store import StoredBlocks
-from services.evaluation.runs.blocks import BLOCK_ITEMS
+from services.evaluation.runs.blocks import BLOCK_ITEMS, BlocksLook
 from services.evaluation.runs.budget import Spend
 from services.runtime.errors import UnavailableError
 from tests.patience import LONGEST_WAIT_SECONDS, until
@@ -42,14 +42,21 @@ async def test_items_that_a_helper_took_over_count_as_what_was_reserved(
     store: SharedStore, fleet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed = HandedOut(store, fleet)
+    may_look, look = asyncio.Event(), StoredBlocks.look
+
+    async def look_later(self: StoredBlocks) -> BlocksLook:
+        await may_look.wait()
+        return await look(self)
+
     # The owner looks too late to take it back.
-    monkeypatch.setattr(StoredBlocks, "poll_seconds", 0.5)
+    monkeypatch.setattr(StoredBlocks, "look", look_later)
     sharing = await handed.begin()
     await handed.taken("first")
     await handed.brought(*range(10))
     await handed.shards.give_back("first")
     claim = await handed.taken("second")
     await handed.tell("second", claim, scored_count=BLOCK_ITEMS, spent=Spend(22, 220))
+    may_look.set()
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         assert await sharing == ()
     assert handed.cost == (BLOCK_ITEMS, Spend(0, 220), 10)
