@@ -94,7 +94,11 @@ class BlockStore(Statements):
         if (await self.write(renewed.values(end_time=end))).rowcount:
             return
         new = select(literal(run_id), literal(helper), end).where(others.exists())
-        if not (await self.write(insert(RUN_HELPERS).from_select(["run_id", "helper", "end_time"], new))).rowcount:
+        try:
+            added = await self.write(insert(RUN_HELPERS).from_select(["run_id", "helper", "end_time"], new))
+        except IntegrityError:
+            return  # it has just said so, for as long
+        if not added.rowcount:
             raise LeaseLostError(f"runs/{run_id} has ended or needs no help of its owner")
 
     async def leave(self, helper: str, run_id: str | None = None) -> None:

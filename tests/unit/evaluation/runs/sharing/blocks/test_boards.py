@@ -18,6 +18,7 @@ from services.evaluation.runs.stored_board import StoredBoard
 from tests.unit.evaluation.runs.sharing.blocks.handed_out import HandedOut
 from tests.unit.evaluation.runs.sharing.blocks.stepped_replicas import (
     block_numbers,
+    helper_count,
     until_async,
 )
 from tests.unit.evaluation.runs.stored_runs import SharedStore
@@ -113,5 +114,15 @@ async def test_who_has_lost_a_run_moves_its_fence_no_more(store: SharedStore, fl
     with pytest.raises(LeaseLostError):
         await old.shut_out()
     assert await store.fence("r") == taken.fence
+    sharing.cancel()
+    await asyncio.gather(sharing, return_exceptions=True)
+
+
+async def test_a_helper_that_says_twice_at_once_that_it_waits_is_one_that_waits(store: SharedStore, fleet: Any) -> None:
+    handed = HandedOut(store, fleet)
+    sharing = await handed.begin()
+    # It asks for a block and keeps those that it has at the same time, and the database may answer late.
+    await asyncio.gather(*(handed.blocks.attend("r", "helper", seconds=60.0) for _ in range(2)))
+    assert await helper_count(store) == 1
     sharing.cancel()
     await asyncio.gather(sharing, return_exceptions=True)
