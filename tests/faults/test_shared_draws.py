@@ -2,8 +2,9 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from evalfleet.fleet import Fleet
@@ -29,41 +30,65 @@ BLOCKS = "SELECT lease_owner FROM evaluation.run_shards WHERE positions IS NOT N
 
 @dataclass
 class DrawnRuns:
-    """A fleet whose answers take a moment, and its replicas; those that die come back."""
+    """A fleet whose answers take a moment, and its replicas; those that die come back.
+
+    Attributes:
+        limits: answers that come of each checkpoint, unless all do.
+    """
 
     fleet: TrivialFleet
     server: PostgresServer
     url: str
     replicas: Sequence[EvaluationReplica]
+    limits: dict[str, int] = field(default_factory=dict)
 
     def start(self, client: Fleet, name: str, *, budget: Budget | None = None, precision: float | None = None) -> Run:
-        """Start a run, and wait until a helper has a block of it: however fast the machine is, there is enough left."""
+        """Start a run of which a few items are answered, until ``helper`` and ``let_go`` let it go on."""
         model = client.models.add(self.fleet.new_checkpoint(name)).name
+        self.limits[name] = FIRST_ITEMS
         self.fleet.limit(name, FIRST_ITEMS)
         # Without history the order depends on the seed alone, so that all runs draw the same.
-        run = client.runs.start(
+        return client.runs.start(
             model=model, suite=SUITE, concurrency=64, budget=budget, precision=precision, use_history=False
         )
-        run_id = run.name.split("/")[1]
-        self._until_any(f"SELECT helper FROM evaluation.run_helpers WHERE run_id = '{run_id}'")
-        limit = FIRST_ITEMS
 
-        def allow_more() -> None:
+    def helper(self, name: str, run: Run, *, besides: int | None = None) -> EvaluationReplica:
+        """Wait until a replica has a block, and return it: however fast the machine is, there is enough left then.
+
+        Args:
+            name: of the run's checkpoint.
+            run: whose block.
+            besides: the process of one that does not count, since it is dead.
+        """
+        named, dead = f"run_id = '{run.name.split('/')[1]}'", f"%:{besides or ''}:%"
+        self._until(lambda: self._rows(f"SELECT helper FROM evaluation.run_helpers WHERE {named}", "helper", dead))
+        found: list[EvaluationReplica] = []
+
+        def is_found() -> bool:
+            for row in self._rows(f"{BLOCKS} AND {named}", "lease_owner", dead):
+                if (replica := self.named(row["lease_owner"])) is not None:
+                    found.append(replica)
+                    return True
             # Places come to be free for a block only as items end.
-            nonlocal limit
-            limit += FURTHER_ITEMS
-            self.fleet.limit(name, limit)
+            self.limits[name] += FURTHER_ITEMS
+            self.fleet.limit(name, self.limits[name])
+            return False
 
-        self._until_any(f"{BLOCKS} AND run_id = '{run_id}'", allow_more)
+        self._until(is_found)
+        return found[0]
+
+    def let_go(self, name: str) -> None:
+        """Answer the rest."""
         self.fleet.limit(name, None)
-        return run
 
-    def _until_any(self, query: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def _until(self, is_so: Callable[[], object]) -> None:
         give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-        while not self.server.query(self.url, query):
-            assert time.monotonic() < give_up_at, query
-            meanwhile()
+        while not is_so():
+            assert time.monotonic() < give_up_at
             time.sleep(0.1)
+
+    def _rows(self, query: str, column: str, dead: str) -> Sequence[Mapping[str, Any]]:
+        return self.server.query(self.url, f"{query} AND {column} NOT LIKE '{dead}'")
 
     def client(self, replica: EvaluationReplica) -> Fleet:
         return Fleet.connect({**self.fleet.endpoints, "evaluation": replica.target})
@@ -75,16 +100,6 @@ class DrawnRuns:
 
     def named(self, lease_owner: str) -> EvaluationReplica | None:
         return next((each for each in self.replicas if f":{each.pid}:" in lease_owner), None)
-
-    def helper(self) -> EvaluationReplica:
-        """Wait until a replica has a block, and return it."""
-        give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-        while time.monotonic() < give_up_at:
-            for row in self.server.query(self.url, BLOCKS):
-                if (found := self.named(row["lease_owner"])) is not None:
-                    return found
-            time.sleep(0.02)
-        raise AssertionError("nobody has taken a block")
 
     def shared_count(self, run: Run) -> int:
         """Items of a run that helpers have asked, as its owner has logged it."""
@@ -103,7 +118,10 @@ def drawn_runs(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactor
 def calm(drawn_runs: DrawnRuns) -> Run:
     """A budgeted run that is left alone."""
     with drawn_runs.client(drawn_runs.replicas[0]) as client:
-        *_, last = client.runs.watch(drawn_runs.start(client, "calm", budget=BUDGET).name)
+        run = drawn_runs.start(client, "calm", budget=BUDGET)
+        drawn_runs.helper("calm", run)
+        drawn_runs.let_go("calm")
+        *_, last = client.runs.watch(run.name)
     return last.run
 
 
@@ -122,7 +140,7 @@ def assert_as(drawn_runs: DrawnRuns, run: Run, calm: Run) -> None:
 
 def test_helpers_ask_a_part_of_a_budgeted_run(drawn_runs: DrawnRuns, calm: Run) -> None:
     assert_as(drawn_runs, calm, calm)
-    assert drawn_runs.shared_count(calm) >= 64
+    assert drawn_runs.shared_count(calm) >= 32
     rows = rows_of(drawn_runs.fleet.endpoints["aggregation"], calm.name)
     assert calm.spend is not None
     tokens = sum(row.usage.computed_prompt_tokens + row.usage.computed_completion_tokens for row in rows)
@@ -132,7 +150,8 @@ def test_helpers_ask_a_part_of_a_budgeted_run(drawn_runs: DrawnRuns, calm: Run) 
 def test_helpers_ask_a_part_of_a_run_that_stops_at_a_precision(drawn_runs: DrawnRuns) -> None:
     with drawn_runs.client(drawn_runs.replicas[0]) as client:
         run = drawn_runs.start(client, "precise", precision=0.02)
-        drawn_runs.helper()
+        drawn_runs.helper("precise", run)
+        drawn_runs.let_go("precise")
         *_, last = client.runs.watch(run.name)
     (decision,) = last.run.decisions
     assert last.run.stop_reason is StopReason.DECIDED
@@ -148,13 +167,17 @@ def test_a_run_that_loses_a_helper_and_then_its_owner_finds_what_an_undisturbed_
 ) -> None:
     with drawn_runs.client(drawn_runs.replicas[0]) as client:
         run = drawn_runs.start(client, "disturbed", budget=BUDGET)
-    drawn_runs.helper().send(signal.SIGKILL)
+    first = drawn_runs.helper("disturbed", run)
+    dead = first.pid
+    first.send(signal.SIGKILL)
+    second = drawn_runs.helper("disturbed", run, besides=dead)
     owner, epoch = drawn_runs.lease(run)
-    drawn_runs.helper()
     replica = drawn_runs.named(owner)
     assert replica is not None
+    assert second is not replica
     replica.send(signal.SIGKILL)
     killed_at = time.monotonic()
+    drawn_runs.let_go("disturbed")
     while drawn_runs.lease(run)[1] == epoch:
         assert time.monotonic() < killed_at + TAKEOVER_SECONDS
         time.sleep(0.05)
