@@ -161,23 +161,23 @@ async def kill_under_a_program(runners: Sequence[Runner]) -> Runner:
             await asyncio.sleep(0.02)
 
 
-async def one_is_killed_under_a_program(runners: Sequence[Runner]) -> None:
+async def one_is_killed_under_a_program(monkeypatch: pytest.MonkeyPatch, runners: Sequence[Runner]) -> None:
     """Check that the other one runs it, and that it has no ending once there is no other."""
-    program = Program("import time\ntime.sleep(1)", "", LONGEST_WAIT_SECONDS)
+    program = Program("import time\ntime.sleep(2)", "", LONGEST_WAIT_SECONDS)
     async with remote(runners) as sandbox:
         run = asyncio.ensure_future(sandbox.run(program))
         killed = await kill_under_a_program(runners)
         assert (await run).ending is Ending.PASSED
         [other] = [each for each in runners if each is not killed]
         run = asyncio.ensure_future(sandbox.run(program))
+        # Nobody comes again.
+        monkeypatch.setattr(remote_sandbox, "_RESTART_SECONDS", 1.0)
         await kill_under_a_program([other])
         with pytest.raises(CodeRunnerUnreachableError):
             await run
 
 
 async def test_the_scorer_says_the_same_with_and_without_code_runners(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_sandbox, "_CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(remote_sandbox, "_RESTART_SECONDS", 1.0)
     passed = {"passed": 1.0, "pass_at_k": 1.0, "pass_power_k": 1.0}
     expected = {
         each: passed if ending is Ending.PASSED else {ending.value: 1.0} for each, (ending, _) in VERDICTS.items()
@@ -187,7 +187,7 @@ async def test_the_scorer_says_the_same_with_and_without_code_runners(monkeypatc
     async with AsyncExitStack() as stack:
         runners = await asyncio.gather(*(stack.enter_async_context(code_runner()) for _ in range(2)))
         assert await verdicts(monkeypatch, target_of(runners)) == expected
-        await one_is_killed_under_a_program(runners)
+        await one_is_killed_under_a_program(monkeypatch, runners)
 
 
 async def test_a_runner_that_can_contain_nothing_serves_nothing() -> None:
