@@ -113,7 +113,18 @@ async def container(folder: Path) -> AsyncIterator[str]:
         await process.wait()
 
 
+async def can_start_here(folder: Path) -> bool:
+    """Whether gVisor works at all: some containers allow neither ptrace nor KVM."""
+    probe = (RUNSC, "--root", str(folder / "probe"), "--ignore-cgroups", "--network=none", "do", "true")
+    process = await asyncio.create_subprocess_exec(*probe, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    return await process.wait() == 0
+
+
+# A program takes about a second in such a place, and others use the machine.
+@pytest.mark.timeout(400)
 async def test_programs_are_contained_in_a_container_of_gvisors(tmp_path: Path) -> None:
+    if not await can_start_here(tmp_path):
+        pytest.skip("gVisor cannot start containers here")
     async with container(tmp_path) as address, open_channel(address) as channel:
         sandbox = RemoteSandbox(channel, target=address, programs=2, metrics=CollectorRegistry())
         assert (await sandbox.describe()).boundary == "gvisor"
