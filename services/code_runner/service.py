@@ -1,5 +1,6 @@
 """The code runner's gRPC face: validate, translate, run, translate back."""
 
+import asyncio
 import time
 from typing import Final
 
@@ -8,13 +9,15 @@ from evalfleet.code_runner.v1 import code_runner_pb2, code_runner_pb2_grpc
 
 from services.code_runner.messages import SANDBOX_NAME, program_from_proto, run_to_proto, sandbox_to_proto
 from services.code_runner.metrics import CodeRunnerMetrics
-from services.runtime.errors import not_found
+from services.runtime.errors import ResourceExhaustedError, not_found
 from services.runtime.interceptors.admission import Gate
 from services.runtime.server import HostedService
 from services.sandbox.contract import Sandbox
 from services.sandbox.errors import SandboxUnavailableError
+from services.sandbox.remote_terms import LONGEST_TURN_SECONDS, PROGRAM_BEGUN
 
 FULL_NAME: Final = code_runner_pb2.DESCRIPTOR.services_by_name["CodeRunnerService"].full_name
+_RETRY_SECONDS: Final = 1.0
 
 
 class CodeRunnerServicer(code_runner_pb2_grpc.CodeRunnerServiceServicer):
@@ -42,9 +45,11 @@ class CodeRunnerServicer(code_runner_pb2_grpc.CodeRunnerServiceServicer):
         description = await self._sandbox.describe()
         gate = self._gate = self._gate or _gate(description.programs, self._waiting)
         if not gate.try_enter():
-            await gate.enter()
+            await _turn(gate)
         began = time.monotonic()
         try:
+            # If this process goes away from now on, the program may be why; what has to wait is none of it.
+            await context.send_initial_metadata(PROGRAM_BEGUN)
             run = await self._sandbox.run(program)
         finally:
             gate.leave(time.monotonic() - began)
@@ -86,6 +91,20 @@ def hosted(sandbox: Sandbox, metrics: CodeRunnerMetrics, *, waiting: int = 2) ->
         lambda server: code_runner_pb2_grpc.add_CodeRunnerServiceServicer_to_server(servicer, server),
         readiness=servicer.is_ready,
     )
+
+
+async def _turn(gate: Gate) -> None:
+    """Wait for a place, but not so long that too little of the call's time is left to run."""
+    try:
+        async with asyncio.timeout(LONGEST_TURN_SECONDS):
+            await gate.enter()
+    except TimeoutError:
+        raise ResourceExhaustedError(
+            f"{gate.running} programs run here and {gate.queued} wait, and this one waited for "
+            f"{LONGEST_TURN_SECONDS:.0f} s for its turn",
+            reason="PROGRAM_HAD_NO_TURN",
+            retry_after_seconds=_RETRY_SECONDS,
+        ) from None
 
 
 def _gate(programs: int, waiting: int) -> Gate:

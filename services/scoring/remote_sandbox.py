@@ -1,8 +1,6 @@
 """A sandbox elsewhere: programs are run by code runners, over gRPC."""
 
 import asyncio
-import random
-import time
 from typing import Final
 
 import grpc.aio
@@ -13,12 +11,10 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.runtime.deadlines import child_timeout, remaining_seconds
 from services.runtime.errors import (
-    CancelledCallError,
     DeadlineExceededError,
     FailedPreconditionError,
     FleetError,
     InternalError,
-    ResourceExhaustedError,
     UnavailableError,
     from_rpc_error,
 )
@@ -26,22 +22,18 @@ from services.runtime.places import Places
 from services.sandbox.contract import Ending, Program, Run, SandboxDescription, SandboxLimits
 from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
 from services.sandbox.own_time import LONGEST_TIMES
+from services.sandbox.remote_terms import LONGEST_TURN_SECONDS, has_begun
+from services.scoring.program_attempts import LOST, SHORTEST_RUN_SECONDS, ProgramAttempts, may_be_lost
 
-_ATTEMPTS: Final = 3
-"""Code runners under which a program may lose its run before that is told: it may be what ends them."""
 _CONNECT_SECONDS: Final = 10.0
 _RESTART_SECONDS: Final = 60.0
-"""Instead of those for a connection, once a program has lost its run: it may have ended all code runners there are."""
+"""Instead of those for a connection, once a program was not run: it may have ended all code runners there are."""
 _DESCRIBE_SECONDS: Final = 5.0
-_LONGEST_WAIT_SECONDS: Final = 60.0
-"""For a program's turn, in one call."""
-_PATIENCE_SECONDS: Final = 300.0
-"""With code runners that have too much in hand, where the caller itself sets no limit."""
-_FIRST_BACKOFF_SECONDS: Final = 0.2
-_SHORTEST_RUN_SECONDS: Final = 1.0
-"""With less time left than that, a call that was late is the caller's lateness."""
-_LOST: Final = (UnavailableError, CancelledCallError, DeadlineExceededError)
+_WHY_SECONDS: Final = 1.0
+_SPARE_SECONDS: Final = 30.0
+"""Of a call, beyond a program's turn and its time: its code runner may have to look first what it can contain."""
 
+_THE_SANDBOX: Final = code_runner_pb2.GetSandboxRequest(name="sandbox")
 _ENDINGS: Final = {code_runner_pb2.Ending.Value(f"ENDING_{each.name}"): each for each in Ending}
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +48,7 @@ class CodeRunnerLostError(FailedPreconditionError):
 
 
 class CodeRunnerUnreachableError(UnavailableError):
-    """No code runner answers."""
+    """No code runner answers, or none that can contain programs."""
 
     default_reason = "CODE_RUNNER_UNREACHABLE"
 
@@ -89,9 +81,8 @@ class RemoteSandbox:
     async def describe(self) -> SandboxDescription:
         """Say what a code runner runs programs in; see ``Sandbox.describe``."""
         await self._connected()
-        request = code_runner_pb2.GetSandboxRequest(name="sandbox")
         try:
-            told = (await self._stub.GetSandbox(request, timeout=_DESCRIBE_SECONDS)).sandbox
+            told = (await self._stub.GetSandbox(_THE_SANDBOX, timeout=_DESCRIBE_SECONDS)).sandbox
         except grpc.aio.AioRpcError as error:
             raise _typed(error) from error
         limits = told.limits
@@ -120,7 +111,7 @@ class RemoteSandbox:
             FleetError: what else they say.
         """
         async with self._places.place():
-            seconds = LONGEST_TIMES * program.timeout_seconds + _LONGEST_WAIT_SECONDS
+            seconds = LONGEST_TURN_SECONDS + LONGEST_TIMES * program.timeout_seconds + _SPARE_SECONDS
             response = await self._response(_request(program), seconds)
         ending = _ENDINGS.get(response.ending)
         if ending is None:
@@ -138,30 +129,23 @@ class RemoteSandbox:
     async def _response(
         self, request: code_runner_pb2.RunProgramRequest, timeout_seconds: float
     ) -> code_runner_pb2.RunProgramResponse:
-        lost = 0
-        patience_ends = time.monotonic() + _PATIENCE_SECONDS
+        attempts = ProgramAttempts()
         while True:
-            await self._connected(_RESTART_SECONDS if lost else _CONNECT_SECONDS)
+            await self._connected(_RESTART_SECONDS if attempts.count else _CONNECT_SECONDS)
             try:
                 return await self._stub.RunProgram(request, timeout=timeout_seconds)
             except grpc.aio.AioRpcError as error:
-                failure = _typed(error)
-            if isinstance(failure, SandboxBusyError):
-                # As where there is no code runner: the program has had its share of a machine that is too busy.
-                raise failure
-            if isinstance(failure, ResourceExhaustedError) and failure.retry_after_seconds is not None:
-                wait_seconds = failure.retry_after_seconds
-                if time.monotonic() + wait_seconds > patience_ends:
-                    raise failure
-            elif _may_end_otherwise(failure):
-                lost += 1
-                if lost == _ATTEMPTS:
-                    raise await self._given_up(failure)
-                wait_seconds = random.uniform(0.5, 1.0) * _FIRST_BACKOFF_SECONDS * 2**lost
-            else:
-                raise failure
+                failure, is_begun = _typed(error), has_begun(error.initial_metadata())
+            wait_seconds = attempts.wait_after(failure, has_begun=is_begun)
+            if wait_seconds is None:
+                raise await self._told_of(failure, attempts)
             self._retries.labels(failure.code.name).inc()
-            _log.info("program_given_to_another_code_runner", reason=failure.reason, wait_seconds=wait_seconds)
+            _log.info(
+                "program_given_to_another_code_runner",
+                reason=failure.reason,
+                had_begun=is_begun,
+                wait_seconds=wait_seconds,
+            )
             await asyncio.sleep(wait_seconds)
 
     async def _connected(self, seconds: float | None = None) -> None:
@@ -173,34 +157,47 @@ class RemoteSandbox:
                 await self._channel.channel_ready()
         except TimeoutError:
             left = remaining_seconds()
-            if left is not None and left < _SHORTEST_RUN_SECONDS:
+            if left is not None and left < SHORTEST_RUN_SECONDS:
                 raise DeadlineExceededError("no time is left to run a program", reason="NO_TIME_LEFT") from None
-            raise self._unreachable() from None
+            raise await self._unreachable() from None
 
-    def _unreachable(self) -> CodeRunnerUnreachableError:
+    async def _unreachable(self) -> CodeRunnerUnreachableError:
+        why = "it answers by now"
+        try:
+            await self._stub.GetSandbox(_THE_SANDBOX, timeout=_WHY_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            why = error.details() or error.code().name
+        except DeadlineExceededError:
+            why = "no time is left to ask why"
         return CodeRunnerUnreachableError(
-            f"no code runner answers at {self._target}, which EVALFLEET_CODE_RUNNER_TARGET names",
+            f"no code runner that can contain programs answers at {self._target}, which EVALFLEET_CODE_RUNNER_TARGET "
+            f"names: {why}",
             metadata={"target": self._target},
         )
 
-    async def _given_up(self, failure: FleetError) -> FleetError:
+    async def _told_of(self, failure: FleetError, attempts: ProgramAttempts) -> FleetError:
         """Return what is said of a program that nobody has run to its end: that nobody is there, or what it did."""
-        if isinstance(failure, SandboxUnavailableError):
+        if not may_be_lost(failure):
             return failure
+        if not attempts.has_ended_code_runners:
+            return CodeRunnerUnreachableError(
+                f"the code runner {self._target} went away before it had begun with a program: {failure.message}",
+                metadata={"target": self._target},
+            )
         try:
             await self._connected(_RESTART_SECONDS)
             await self.describe()
-        except _LOST as nobody:
-            if isinstance(nobody, CodeRunnerUnreachableError) or not _may_end_otherwise(nobody):
+        except LOST as nobody:
+            if isinstance(nobody, CodeRunnerUnreachableError) or not may_be_lost(nobody):
                 return nobody
-            return self._unreachable()
+            return await self._unreachable()
         except FleetError:
             # Somebody is there, whatever it says.
             pass
         return CodeRunnerLostError(
-            f"the code runner {self._target} went away under a program {_ATTEMPTS} times, the last time with: "
-            f"{failure.message}",
-            metadata={"target": self._target, "attempts": str(_ATTEMPTS)},
+            f"the code runner {self._target} went away under a program {attempts.lost_count} times, the last time "
+            f"with: {failure.message}",
+            metadata={"target": self._target, "attempts": str(attempts.lost_count)},
         )
 
     async def _notice(self, digest: str) -> None:
@@ -239,12 +236,3 @@ def _typed(error: grpc.aio.AioRpcError) -> FleetError:
     if failure.reason == SandboxBusyError.default_reason:
         return SandboxBusyError(failure.message, retry_after_seconds=failure.retry_after_seconds)
     return failure
-
-
-def _may_end_otherwise(failure: FleetError) -> bool:
-    """Whether another code runner, or the same one later, may run the program to its end."""
-    if isinstance(failure, DeadlineExceededError):
-        # The caller's own time is not up: the code runner hangs, or has too much to do.
-        left = remaining_seconds()
-        return left is None or left > _SHORTEST_RUN_SECONDS
-    return isinstance(failure, (*_LOST, SandboxUnavailableError))

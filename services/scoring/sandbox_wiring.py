@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from typing import Final
 
+from evalfleet.code_runner.v1 import code_runner_pb2
 from prometheus_client import CollectorRegistry
 
 from services.runtime.channels import open_channel
@@ -12,6 +13,7 @@ from services.scoring.remote_sandbox import RemoteSandbox
 from services.scoring.settings import ScoringSettings
 
 _REMOTE_PROGRAMS: Final = 16
+_CODE_RUNNER: Final = code_runner_pb2.DESCRIPTOR.services_by_name["CodeRunnerService"].full_name
 
 
 async def open_sandbox(settings: ScoringSettings, metrics: CollectorRegistry, stack: AsyncExitStack) -> Sandbox:
@@ -23,6 +25,7 @@ async def open_sandbox(settings: ScoringSettings, metrics: CollectorRegistry, st
         sandbox = choose_sandbox(settings.sandbox, settings.sandbox_limits, settings.sandbox_programs)
         stack.push_async_callback(sandbox.close)
         return sandbox
-    channel = await stack.enter_async_context(open_channel(settings.code_runner_target))
+    # One that cannot contain programs is not asked: others may.
+    channel = await stack.enter_async_context(open_channel(settings.code_runner_target, health_service=_CODE_RUNNER))
     programs = settings.sandbox_programs or _REMOTE_PROGRAMS
     return RemoteSandbox(channel, target=settings.code_runner_target, programs=programs, metrics=metrics)

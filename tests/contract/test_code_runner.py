@@ -15,7 +15,7 @@ from services.runtime.errors import InvalidArgumentError
 from services.runtime.testing import run_in_process
 from services.sandbox.contract import Ending, Program, Run, Sandbox
 from services.sandbox.errors import SandboxUnavailableError
-from services.scoring import remote_sandbox
+from services.scoring import program_attempts, remote_sandbox
 from services.scoring.remote_sandbox import RemoteSandbox
 from tests.fakes.sandbox import DESCRIPTION, FakeSandbox
 
@@ -52,7 +52,8 @@ async def test_the_sandbox_is_described_as_it_is() -> None:
 
 
 async def test_a_code_runner_without_a_sandbox_is_told_from_one_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_sandbox, "_FIRST_BACKOFF_SECONDS", 0.001)
+    # There is no other.
+    monkeypatch.setattr(program_attempts, "_REPLACEMENT_SECONDS", 0.0)
     sandbox = FakeSandbox(lambda _: Ending.PASSED)
     sandbox.is_available = False
     async with remote(sandbox) as runner:

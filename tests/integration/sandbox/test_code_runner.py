@@ -24,7 +24,7 @@ from services.runtime.free_ports import free_port
 from services.runtime.testing import serve_in_process
 from services.sandbox.contract import Ending, Program
 from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
-from services.scoring import remote_sandbox
+from services.scoring import program_attempts, remote_sandbox
 from services.scoring.remote_sandbox import CodeRunnerUnreachableError, RemoteSandbox
 from services.scoring.settings import ScoringSettings
 from services.scoring.wiring import wire
@@ -190,7 +190,9 @@ async def test_the_scorer_says_the_same_with_and_without_code_runners(monkeypatc
         await one_is_killed_under_a_program(monkeypatch, runners)
 
 
-async def test_a_runner_that_can_contain_nothing_serves_nothing() -> None:
+async def test_a_runner_that_can_contain_nothing_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no other.
+    monkeypatch.setattr(program_attempts, "_REPLACEMENT_SECONDS", 0.0)
     variables = {"EVALFLEET_SANDBOX": "gvisor", "EVALFLEET_SANDBOX_PROGRAMS": "1"}
     async with code_runner(**variables) as runner, remote([runner]) as sandbox:
         async with open_channel(runner.address) as channel:

@@ -9,12 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from services.code_runner import service
 from services.code_runner.metrics import CodeRunnerMetrics
 from services.code_runner.service import FULL_NAME, hosted
 from services.code_runner.settings import CodeRunnerSettings
-from services.runtime.errors import FleetError, from_rpc_error
+from services.runtime.errors import FleetError, UnavailableError, from_rpc_error
 from services.runtime.testing import run_in_process, serve_in_process
 from services.sandbox.contract import Ending, Program, Run
+from services.sandbox.remote_terms import has_begun
 from tests.fakes.sandbox import DESCRIPTION, FakeSandbox
 from tests.patience import LONGEST_WAIT_SECONDS, until
 
@@ -126,6 +128,39 @@ async def test_more_programs_than_run_and_wait_are_told_when_to_come_back() -> N
         assert {each.ending for each in await asyncio.gather(*in_hand)} == {code_runner_pb2.ENDING_PASSED}
         # There is room again.
         assert (await _run(stub, request())).ending == code_runner_pb2.ENDING_PASSED
+
+
+async def test_a_program_that_waits_too_long_for_its_turn_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LONGEST_TURN_SECONDS", 0.05)
+    sandbox = Endless()
+    async with run_in_process(hosted(sandbox, CodeRunnerMetrics(CollectorRegistry()))) as running:
+        stub = code_runner_pb2_grpc.CodeRunnerServiceStub(running.channel)
+        in_hand = [asyncio.ensure_future(_run(stub, request())) for _ in range(DESCRIPTION.programs)]
+        await until(lambda: sandbox.held == DESCRIPTION.programs)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.RunProgram(request(), timeout=LONGEST_WAIT_SECONDS)
+        failure = from_rpc_error(caught.value)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PROGRAM_HAD_NO_TURN")
+        assert failure.retry_after_seconds
+        assert not has_begun(caught.value.initial_metadata())
+        sandbox.go_on.set()
+        await asyncio.gather(*in_hand)
+        # Its place in the queue is nobody's.
+        assert (await _run(stub, request())).ending == code_runner_pb2.ENDING_PASSED
+
+
+async def test_who_asks_learns_that_the_program_has_begun_even_if_it_fails() -> None:
+    def fail(_: Program) -> Ending:
+        raise UnavailableError("the machine is going down")
+
+    sandbox = FakeSandbox(fail)
+    async with serve_in_process(hosted(sandbox, CodeRunnerMetrics(CollectorRegistry()))) as channel:
+        stub = code_runner_pb2_grpc.CodeRunnerServiceStub(channel)
+        for is_available in (True, False):
+            sandbox.is_available = is_available
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.RunProgram(request(), timeout=LONGEST_WAIT_SECONDS)
+            assert has_begun(caught.value.initial_metadata()) is is_available
 
 
 async def test_a_program_ends_with_its_call() -> None:

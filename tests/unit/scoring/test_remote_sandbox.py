@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from services.evaluation.runs.retry import is_transient
 from services.runtime.channels import open_channel
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import (
+    CancelledCallError,
     DeadlineExceededError,
     FleetError,
     InternalError,
@@ -25,10 +26,13 @@ from services.runtime.free_ports import free_port
 from services.runtime.server import HostedService
 from services.runtime.testing import run_in_process
 from services.sandbox.contract import Ending, Program
-from services.sandbox.errors import SandboxBusyError
-from services.scoring import remote_sandbox
+from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
+from services.sandbox.remote_terms import PROGRAM_BEGUN
+from services.scoring import program_attempts, remote_sandbox
 from services.scoring.remote_sandbox import CodeRunnerLostError, CodeRunnerUnreachableError, RemoteSandbox
-from tests.patience import LONGEST_WAIT_SECONDS
+from services.scoring.sandbox_wiring import open_sandbox
+from services.scoring.settings import ScoringSettings
+from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
 NAME = code_runner_pb2.DESCRIPTOR.services_by_name["CodeRunnerService"].full_name
 PROGRAM = Program("pass", "", 5.0)
@@ -46,6 +50,8 @@ class FakeCodeRunner(code_runner_pb2_grpc.CodeRunnerServiceServicer):
         self.ending = code_runner_pb2.ENDING_PASSED
         self.hang: Callable[[], Any] | None = None
         self.is_gone = False
+        self.has_turns = True
+        self.is_ready = True
 
     async def RunProgram(
         self, request: code_runner_pb2.RunProgramRequest, context: Any
@@ -53,6 +59,8 @@ class FakeCodeRunner(code_runner_pb2_grpc.CodeRunnerServiceServicer):
         self.asked += 1
         self.running += 1
         self.most_running = max(self.most_running, self.running)
+        if self.has_turns:
+            await context.send_initial_metadata(PROGRAM_BEGUN)
         try:
             await asyncio.sleep(0.01)
             if self.hang is not None:
@@ -73,15 +81,24 @@ class FakeCodeRunner(code_runner_pb2_grpc.CodeRunnerServiceServicer):
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_sandbox, "_FIRST_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(program_attempts, "_FIRST_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(program_attempts, "_LONGEST_BACKOFF_SECONDS", 0.01)
+
+
+def hosted(fake: FakeCodeRunner) -> HostedService:
+    async def is_ready() -> bool:
+        return fake.is_ready
+
+    return HostedService(
+        NAME,
+        lambda server: code_runner_pb2_grpc.add_CodeRunnerServiceServicer_to_server(fake, server),
+        readiness=is_ready,
+    )
 
 
 @asynccontextmanager
 async def remote(fake: FakeCodeRunner, registry: CollectorRegistry | None = None) -> AsyncIterator[RemoteSandbox]:
-    service = HostedService(
-        NAME, lambda server: code_runner_pb2_grpc.add_CodeRunnerServiceServicer_to_server(fake, server)
-    )
-    async with run_in_process(service) as running:
+    async with run_in_process(hosted(fake)) as running:
         metrics = registry or CollectorRegistry()
         yield RemoteSandbox(running.channel, target=running.address, programs=2, metrics=metrics)
 
@@ -104,6 +121,57 @@ async def test_a_program_that_ends_every_runner_has_no_ending_and_is_not_asked_a
         assert not is_transient(caught.value)
         assert not is_fatal(caught.value)
     assert fake.asked == 3
+
+
+@pytest.mark.parametrize("failure", [AWAY, CancelledCallError("reset"), DeadlineExceededError("late")])
+async def test_a_program_that_waited_while_its_runners_went_away_has_ended_none(failure: FleetError) -> None:
+    fake = FakeCodeRunner(*[failure] * 3)
+    fake.has_turns = False
+    async with remote(fake) as sandbox:
+        with pytest.raises(CodeRunnerUnreachableError) as caught:
+            await sandbox.run(PROGRAM)
+        assert is_transient(caught.value)
+        assert (await sandbox.run(PROGRAM)).ending is Ending.PASSED
+    assert fake.asked == 4
+
+
+async def test_a_runner_that_can_contain_nothing_is_asked_again_and_its_program_lost_nowhere() -> None:
+    refusal = SandboxUnavailableError("no user namespaces")
+    fake = FakeCodeRunner(AWAY, *[refusal] * 9, AWAY)
+    async with remote(fake) as sandbox:
+        assert (await sandbox.run(PROGRAM)).ending is Ending.PASSED
+    assert fake.asked == 12
+
+
+async def test_runners_none_of_which_can_contain_anything_are_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_attempts, "_REPLACEMENT_SECONDS", 0.1)
+    fake = FakeCodeRunner(*[SandboxUnavailableError("no user namespaces")] * 10_000)
+    async with remote(fake) as sandbox:
+        with pytest.raises(SandboxUnavailableError, match="no user namespaces") as caught:
+            await sandbox.run(PROGRAM)
+        assert is_fatal(caught.value)
+
+
+async def test_a_runner_that_cannot_contain_programs_gets_none_beside_one_that_can() -> None:
+    able, unable = FakeCodeRunner(), FakeCodeRunner(*[SandboxUnavailableError("no user namespaces")] * 10_000)
+    unable.is_ready = False
+    async with run_in_process(hosted(able)) as one, run_in_process(hosted(unable)) as other, AsyncExitStack() as stack:
+        settings = ScoringSettings(code_runner_target=f"ipv4:{other.address},{one.address}", sandbox_programs=4)
+        sandbox = await open_sandbox(settings, CollectorRegistry(), stack)
+        runs = await asyncio.gather(*(sandbox.run(PROGRAM) for _ in range(32)))
+    assert {each.ending for each in runs} == {Ending.PASSED}
+    assert (able.asked, unable.asked) == (32, 0)
+
+
+async def test_where_no_runner_can_contain_programs_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_sandbox, "_CONNECT_SECONDS", 0.2)
+    fake = FakeCodeRunner()
+    fake.is_ready = False
+    async with run_in_process(hosted(fake)) as running, AsyncExitStack() as stack:
+        sandbox = await open_sandbox(ScoringSettings(code_runner_target=running.address), CollectorRegistry(), stack)
+        with pytest.raises(CodeRunnerUnreachableError, match="unhealthy"):
+            await sandbox.run(PROGRAM)
+    assert fake.asked == 0
 
 
 async def test_runners_that_are_gone_are_an_outage() -> None:
@@ -173,12 +241,17 @@ async def test_the_callers_time_goes_before_everything() -> None:
 
 
 async def test_a_runner_that_hangs_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_sandbox, "_LONGEST_WAIT_SECONDS", 0.0)
-    fake = FakeCodeRunner()
-    fake.hang = asyncio.Event().wait
-    async with remote(fake) as sandbox:
-        with pytest.raises(CodeRunnerLostError):
-            await sandbox.run(Program("pass", "", 0.05))
+    monkeypatch.setattr(remote_sandbox, "LONGEST_TURN_SECONDS", 0.0)
+    for seconds in GROWING_SECONDS:
+        monkeypatch.setattr(remote_sandbox, "_SPARE_SECONDS", seconds)
+        fake = FakeCodeRunner()
+        fake.hang = asyncio.Event().wait
+        async with remote(fake) as sandbox:
+            with pytest.raises(FleetError) as caught:
+                await sandbox.run(Program("pass", "", 0.05))
+        if isinstance(caught.value, CodeRunnerLostError):
+            break
+    assert isinstance(caught.value, CodeRunnerLostError)
     assert fake.asked == 3
 
 

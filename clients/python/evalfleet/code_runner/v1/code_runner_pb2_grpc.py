@@ -61,10 +61,13 @@ class CodeRunnerServiceServicer:
         """Runs one program with its tests to its end, its failure or its limit; how it ended is an answer, not an error.
 
         A program that was not run to one of those has an error, and may be asked for again: UNAVAILABLE where the runner
-        went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS) or other
-        processes kept it from running (SANDBOX_BUSY), DEADLINE_EXCEEDED where the call's time was up before the program's own
-        was. Where programs cannot be contained none is run, and the error is
-        FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+        went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS), where
+        it waited for a minute (PROGRAM_HAD_NO_TURN), or where other processes kept it from running (SANDBOX_BUSY),
+        DEADLINE_EXCEEDED where the call's time was up before the program's own was. Where programs cannot be contained none
+        is run, and the error is FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+
+        Initial metadata `evalfleet-program-begun: 1` comes when the program has its turn. A runner that goes away before
+        that did not do so because of this program.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

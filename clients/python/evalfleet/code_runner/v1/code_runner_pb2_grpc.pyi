@@ -41,10 +41,13 @@ class CodeRunnerServiceStub:
     """Runs one program with its tests to its end, its failure or its limit; how it ended is an answer, not an error.
 
     A program that was not run to one of those has an error, and may be asked for again: UNAVAILABLE where the runner
-    went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS) or other
-    processes kept it from running (SANDBOX_BUSY), DEADLINE_EXCEEDED where the call's time was up before the program's own
-    was. Where programs cannot be contained none is run, and the error is
-    FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+    went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS), where
+    it waited for a minute (PROGRAM_HAD_NO_TURN), or where other processes kept it from running (SANDBOX_BUSY),
+    DEADLINE_EXCEEDED where the call's time was up before the program's own was. Where programs cannot be contained none
+    is run, and the error is FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+
+    Initial metadata `evalfleet-program-begun: 1` comes when the program has its turn. A runner that goes away before
+    that did not do so because of this program.
     """
     GetSandbox: _grpc.UnaryUnaryMultiCallable[_code_runner_pb2.GetSandboxRequest, _code_runner_pb2.GetSandboxResponse]
     """Reads what programs are run in."""
@@ -62,10 +65,13 @@ class CodeRunnerServiceAsyncStub(CodeRunnerServiceStub):
     """Runs one program with its tests to its end, its failure or its limit; how it ended is an answer, not an error.
 
     A program that was not run to one of those has an error, and may be asked for again: UNAVAILABLE where the runner
-    went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS) or other
-    processes kept it from running (SANDBOX_BUSY), DEADLINE_EXCEEDED where the call's time was up before the program's own
-    was. Where programs cannot be contained none is run, and the error is
-    FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+    went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS), where
+    it waited for a minute (PROGRAM_HAD_NO_TURN), or where other processes kept it from running (SANDBOX_BUSY),
+    DEADLINE_EXCEEDED where the call's time was up before the program's own was. Where programs cannot be contained none
+    is run, and the error is FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+
+    Initial metadata `evalfleet-program-begun: 1` comes when the program has its turn. A runner that goes away before
+    that did not do so because of this program.
     """
     GetSandbox: _aio.UnaryUnaryMultiCallable[_code_runner_pb2.GetSandboxRequest, _code_runner_pb2.GetSandboxResponse]  # type: ignore[assignment]
     """Reads what programs are run in."""
@@ -86,10 +92,13 @@ class CodeRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs one program with its tests to its end, its failure or its limit; how it ended is an answer, not an error.
 
         A program that was not run to one of those has an error, and may be asked for again: UNAVAILABLE where the runner
-        went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS) or other
-        processes kept it from running (SANDBOX_BUSY), DEADLINE_EXCEEDED where the call's time was up before the program's own
-        was. Where programs cannot be contained none is run, and the error is
-        FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+        went away under it, RESOURCE_EXHAUSTED with the time to come back where too many are in hand (TOO_MANY_CALLS), where
+        it waited for a minute (PROGRAM_HAD_NO_TURN), or where other processes kept it from running (SANDBOX_BUSY),
+        DEADLINE_EXCEEDED where the call's time was up before the program's own was. Where programs cannot be contained none
+        is run, and the error is FAILED_PRECONDITION with the reason SANDBOX_UNAVAILABLE.
+
+        Initial metadata `evalfleet-program-begun: 1` comes when the program has its turn. A runner that goes away before
+        that did not do so because of this program.
         """
 
     @_abc_1.abstractmethod
