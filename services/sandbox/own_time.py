@@ -36,7 +36,7 @@ async def wait_own_time(
             return
         passed, now = time.monotonic() - began, processor_time()
         # No more than nobody of it ran: processes of a program that wait for each other have the processor.
-        kept_waiting = max(0.0, min(now.waited - before.waited, passed - (now.ran - before.ran)))
+        kept_waiting = max(0.0, min(now.waited_since(before), passed - (now.ran - before.ran)))
         left = seconds - (passed - kept_waiting)
         if left <= _NOTHING * seconds:
             return

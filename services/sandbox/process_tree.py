@@ -1,6 +1,8 @@
 """What the processes of a sandbox use and wait for, as the kernel's /proc says it."""
 
+import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTime:
-    """How long processes ran, together, and how long the one of them waited for a core that waited longest; seconds."""
+    """How long processes ran and waited for a core so far; seconds.
+
+    Attributes:
+        ran: all of them together.
+        waits: how long each of their threads was ready to run and did not, by its number.
+    """
 
     ran: float
-    waited: float
+    waits: Mapping[int, float]
+
+    def waited_since(self, before: "ProcessorTime") -> float:
+        """Return how long a thread waited since then: the one that waited longest, which may have begun since."""
+        return max((wait - before.waits.get(thread, 0.0) for thread, wait in self.waits.items()), default=0.0)
 
 
 def children_of(process: int) -> list[int]:
@@ -93,14 +104,12 @@ def processor_time_below(process: int) -> ProcessorTime:
 
     Those that have ended are included if their parent waited for them: a program can keep their time from being told.
     """
-    ran, waited = 0.0, 0.0
+    ran, waits = 0.0, dict[int, float]()
     for each in descendants_of(process):
-        try:
+        with contextlib.suppress(OSError):
             ran += _ran_seconds(_PROC / str(each))
-            waited = max(waited, _waited_seconds(_PROC / str(each)))
-        except OSError:
-            continue
-    return ProcessorTime(ran, waited)
+            waits |= _waits_of(_PROC / str(each))
+    return ProcessorTime(ran, waits)
 
 
 class _ParentsSeen:
@@ -142,9 +151,13 @@ def _listed_children(threads: Path) -> tuple[list[int], bool]:
     try:
         for thread in threads.iterdir():
             try:
-                found += map(int, (thread / "children").read_text().split())
+                listed = (thread / "children").read_text().split()
             except OSError:
                 is_whole = False
+                continue
+            found += map(int, listed)
+            # One that ends while it is read has none, without an error.
+            is_whole &= bool(listed) or thread.exists()
     except OSError:
         # The process has ended.
         return found, True
@@ -158,10 +171,14 @@ def _ran_seconds(process: Path) -> float:
     return sum(map(int, fields[11:15])) / _TICKS_A_SECOND
 
 
-def _waited_seconds(process: Path) -> float:
-    """Return how long its threads were ready to run and did not, of the one that waited longest."""
-    waits = [int((thread / "schedstat").read_text().split()[1]) for thread in (process / "task").iterdir()]
-    return max(waits, default=0) / 1e9
+def _waits_of(process: Path) -> dict[int, float]:
+    """Return for how many seconds each of its threads was ready to run and did not."""
+    waits = {}
+    for thread in (process / "task").iterdir():
+        # One that has just ended says nothing about the others.
+        with contextlib.suppress(OSError):
+            waits[int(thread.name)] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+    return waits
 
 
 def _own_bytes(process: Path) -> int:

@@ -174,13 +174,13 @@ class SandboxProcess:
 
     def _processor_time(self) -> ProcessorTime:
         if self._first_process is None:
-            return ProcessorTime(0.0, 0.0)
+            return ProcessorTime(0.0, {})
         told, ran_seconds = processor_time_below(self._first_process), self._group.ran_seconds()
         if ran_seconds is not None:
-            return ProcessorTime(ran_seconds, told.waited)
+            return ProcessorTime(ran_seconds, told.waits)
         # Whose children's time nobody tells may wait for those: that is its own time.
         self._has_forked |= len(descendants_of(self._first_process)) > self._idle.processes
-        return ProcessorTime(told.ran, 0.0) if self._has_forked else told
+        return ProcessorTime(told.ran, {}) if self._has_forked else told
 
     async def _converse(self, program: Program) -> Report | Exited:
         source, tests, secret = program.source.encode(), program.tests.encode(), secrets.token_hex(16).encode()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.sandbox.process_tree import _listed_children, children_of, descendants_of
+from services.sandbox.process_tree import _listed_children, _waits_of, children_of, descendants_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 LOOKS = 2000
@@ -57,6 +57,29 @@ def test_a_thread_that_ended_takes_no_child_of_another_with_it(tmp_path: Path) -
     found, is_whole = _listed_children(tmp_path)
     assert (sorted(found), is_whole) == ([10, 11, 12], False)
     assert _listed_children(tmp_path / "gone") == ([], True)
+
+
+def test_a_thread_that_ends_while_it_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for thread in ("1", "2"):
+        (tmp_path / thread).mkdir()
+    (tmp_path / "1" / "children").write_text("")
+
+    def read_text(path: Path) -> str:
+        if path.parent.name == "2":
+            path.parent.rmdir()
+        return ""
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert _listed_children(tmp_path) == ([], False)
+    assert _listed_children(tmp_path) == ([], True)
+
+
+def test_a_thread_that_ended_takes_no_wait_of_another_with_it(tmp_path: Path) -> None:
+    for thread in ("1", "2", "3"):
+        (tmp_path / "task" / thread).mkdir(parents=True)
+    (tmp_path / "task" / "1" / "schedstat").write_text("7 500000000 3\n")
+    (tmp_path / "task" / "3" / "schedstat").write_text("7 1500000000 3\n")
+    assert _waits_of(tmp_path) == {1: 0.5, 3: 1.5}
 
 
 def test_descendants_begin_with_the_process_itself() -> None:
