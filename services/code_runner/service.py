@@ -13,7 +13,7 @@ from services.runtime.errors import ResourceExhaustedError, not_found
 from services.runtime.interceptors.admission import Gate
 from services.runtime.server import HostedService
 from services.sandbox.contract import Sandbox
-from services.sandbox.errors import SandboxUnavailableError
+from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
 from services.sandbox.remote_terms import LONGEST_TURN_SECONDS, PROGRAM_BEGUN
 
 FULL_NAME: Final = code_runner_pb2.DESCRIPTOR.services_by_name["CodeRunnerService"].full_name
@@ -71,7 +71,8 @@ class CodeRunnerServicer(code_runner_pb2_grpc.CodeRunnerServiceServicer):
         try:
             await self._sandbox.describe()
             is_available = True
-        except SandboxUnavailableError:
+        except (SandboxUnavailableError, SandboxBusyError):
+            # A machine too busy to tell is looked at again, like one that cannot.
             is_available = False
         self._metrics.show(is_available=is_available)
         return is_available

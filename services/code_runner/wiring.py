@@ -12,7 +12,7 @@ from services.code_runner.settings import CodeRunnerSettings
 from services.runtime.server import HostedService
 from services.sandbox.choosing import choose_sandbox
 from services.sandbox.contract import Sandbox
-from services.sandbox.errors import SandboxUnavailableError
+from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
 from services.sandbox.gvisor.sandbox import GvisorSandbox
 
 
@@ -22,7 +22,7 @@ async def wire(settings: CodeRunnerSettings, metrics: CollectorRegistry) -> Asyn
     sandbox = _open_sandbox(settings)
     try:
         # What is missing is in the log then before anybody asks; health and every call say it, too.
-        with suppress(SandboxUnavailableError):
+        with suppress(SandboxUnavailableError, SandboxBusyError):
             await sandbox.describe()
         yield [hosted(sandbox, CodeRunnerMetrics(metrics), waiting=settings.waiting_programs)]
     finally:

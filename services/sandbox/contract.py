@@ -132,6 +132,7 @@ class Sandbox(Protocol):
 
         Raises:
             SandboxUnavailableError: no program can be contained here.
+            SandboxBusyError: the machine was too busy for the program that would show it; ask again.
             FleetError: it cannot be told now.
         """
         ...

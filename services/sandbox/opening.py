@@ -35,6 +35,7 @@ class Opening(Generic[OpenedT]):
 
         Raises:
             SandboxUnavailableError: it cannot be made on this machine, or has been closed.
+            SandboxBusyError: the machine was too busy to tell; who asks next has it made.
         """
         if self._is_closed:
             raise SandboxUnavailableError("the sandbox has been closed")

@@ -9,13 +9,15 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from services.code_runner import service
+from services.code_runner import service, wiring
 from services.code_runner.metrics import CodeRunnerMetrics
 from services.code_runner.service import FULL_NAME, hosted
 from services.code_runner.settings import CodeRunnerSettings
+from services.code_runner.wiring import wire
 from services.runtime.errors import FleetError, UnavailableError, from_rpc_error
 from services.runtime.testing import run_in_process, serve_in_process
-from services.sandbox.contract import Ending, Program, Run
+from services.sandbox.contract import Ending, Program, Run, SandboxDescription
+from services.sandbox.errors import SandboxBusyError
 from services.sandbox.remote_terms import has_begun
 from tests.fakes.sandbox import DESCRIPTION, FakeSandbox
 from tests.patience import LONGEST_WAIT_SECONDS, until
@@ -67,6 +69,33 @@ async def test_without_a_sandbox_it_is_not_serving_and_runs_nothing() -> None:
                     break
     assert registry.get_sample_value("evalfleet_code_runner_sandbox_available") == 1
     assert sandbox.programs == []
+
+
+class Busy(FakeSandbox):
+    """Is on a machine that is too busy at first for the program that shows whether anything is contained."""
+
+    looks = 0
+
+    async def describe(self) -> SandboxDescription:
+        self.looks += 1
+        if self.looks <= 2:
+            raise SandboxBusyError("this machine is too busy", retry_after_seconds=2.0)
+        return await super().describe()
+
+
+async def test_a_machine_too_busy_to_show_what_it_contains_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Busy(lambda _: Ending.PASSED)
+    monkeypatch.setattr(wiring, "_open_sandbox", lambda _: sandbox)
+    settings = CodeRunnerSettings(port=0, readiness_interval_seconds=0.01)
+    async with wire(settings, CollectorRegistry()) as services:
+        assert sandbox.looks == 1
+        readiness = services[0].readiness
+        assert readiness is not None
+        assert not await readiness()
+        assert await readiness()
+        async with serve_in_process(*services, settings=settings) as channel:
+            stub = code_runner_pb2_grpc.CodeRunnerServiceStub(channel)
+            assert (await _run(stub, request())).ending == code_runner_pb2.ENDING_PASSED
 
 
 async def test_there_is_one_sandbox() -> None:

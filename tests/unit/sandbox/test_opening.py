@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.sandbox import opening
-from services.sandbox.errors import SandboxUnavailableError
+from services.sandbox.errors import SandboxBusyError, SandboxUnavailableError
 from services.sandbox.opening import Opening
 
 
@@ -64,6 +64,16 @@ async def test_a_refusal_that_many_are_told_keeps_none_of_them_alive() -> None:
             await opened.get()
         depths.append(len(caught.traceback))
     assert len(set(depths[1:])) == 1
+
+
+async def test_a_machine_too_busy_to_tell_is_no_refusal() -> None:
+    maker = Maker()
+    maker.error = SandboxBusyError("this machine is too busy", retry_after_seconds=2.0)
+    opened = Opening(maker.make)
+    with pytest.raises(SandboxBusyError):
+        await opened.get()
+    maker.error = None
+    assert await opened.get() == 2
 
 
 async def test_what_was_taken_is_not_made_again() -> None:
