@@ -23,8 +23,12 @@ def add_task_intervals(response: aggregation_pb2.GetEstimatesResponse, decisions
 def withhold_set_intervals(
     response: aggregation_pb2.GetEstimatesResponse, decisions: Mapping[str, TaskDecision]
 ) -> None:
-    """Leave figures of what was drawn with weights without intervals, which take items for a plain sample of all."""
+    """Leave figures of a part of a drawing's items without intervals.
+
+    Those are for a plain sample whose size nothing in it decides. A drawing stops where a rule finds what it has seen
+    to be enough, its own or a ranking's, and it may have drawn with weights.
+    """
     for measure in response.set_measures:
         decision = decisions.get(measure.task)
-        if decision is not None and decision.is_weighted and not decision.is_exact:
+        if decision is not None and not decision.is_exact:
             measure.ClearField("interval")

@@ -244,7 +244,8 @@ class RunTally:
     def set_measures(self, confidence_level: float) -> Iterator[SetMeasure]:
         """Yield the figures of whole sets, task by task in the order of their names, and then those of groups.
 
-        All of them share one budget of resampling, so that they take some seconds whatever the run holds.
+        They share one budget of resampling: groups take some seconds however many there are, whole sets some tens of
+        seconds at most.
         """
         budget = ResampleBudget()
         for of_groups in (False, True):

@@ -30,6 +30,8 @@ _VALUES_A_RESAMPLE: Final = 1000
 _ROUNDING: Final = 1e-6
 MOST_DRAWN_VALUES: Final = 100_000_000
 """Takes a core some seconds."""
+_MOST_OVERDRAWN_VALUES: Final = 800_000_000
+"""Some tens of seconds: four sets of a million items each."""
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class ResampleBudget:
 
     Attributes:
         values_left: that may be drawn; a resample counts as some more.
-        may_overdraw: what is asked for now is granted whatever is left.
+        may_overdraw: what is asked for now is granted far beyond that, but not without end.
     """
 
     values_left: int = MOST_DRAWN_VALUES
@@ -48,7 +50,7 @@ class ResampleBudget:
         """Return how many resamples of so many items may be drawn, and take their cost; 0 if too little is left."""
         resamples = min(_RESAMPLES, max(_FEWEST_RESAMPLES, _DRAWN_VALUES // count))
         cost = resamples * (count + _VALUES_A_RESAMPLE)
-        if cost > self.values_left and not self.may_overdraw:
+        if cost > self.values_left + (_MOST_OVERDRAWN_VALUES if self.may_overdraw else 0):
             return 0
         self.values_left -= cost
         return resamples

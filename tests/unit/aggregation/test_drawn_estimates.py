@@ -10,9 +10,9 @@ SPEC = DrawingSpec("runs/r", "t", "correct", 0, "models/m", "d", "d")
 
 
 @pytest.mark.parametrize(
-    ("completed", "is_weighted", "has_interval"), [(10, True, False), (10, False, True), (20, True, True)]
+    ("completed", "is_weighted", "has_interval"), [(10, True, False), (10, False, False), (20, True, True)]
 )
-def test_a_part_that_was_drawn_with_weights_has_no_intervals_of_sets(
+def test_a_part_whose_size_a_rule_may_have_decided_has_no_intervals_of_sets(
     completed: int, *, is_weighted: bool, has_interval: bool
 ) -> None:
     interval = aggregation_pb2.Interval(lower=0.1, upper=0.2)

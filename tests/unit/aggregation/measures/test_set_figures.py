@@ -114,6 +114,12 @@ def test_resampling_ends_where_its_budget_does() -> None:
     assert budget.values_left == 1_500_000 - 1000 * 1002
 
 
+def test_whole_sets_overdraw_the_budget_and_not_without_end() -> None:
+    budget = ResampleBudget(may_overdraw=True)
+    assert [budget.take(1_000_000) for _ in range(6)] == [200] * 4 + [0] * 2
+    assert budget.take(1000) == 1000
+
+
 def test_the_same_answers_have_the_same_interval() -> None:
     answers = rows((0.9, 1), (0.8, 0), (0.7, 1), (0.6, 1))
     assert calibration_error(answers, LEVEL, ResampleBudget()) == calibration_error(answers, LEVEL, ResampleBudget())

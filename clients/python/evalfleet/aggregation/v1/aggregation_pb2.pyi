@@ -836,8 +836,8 @@ class SetMeasure(_message.Message):
     """Items that the figure is about and leaves out: they failed, or lack one of its metrics."""
     @_builtins.property
     def interval(self) -> Global___Interval:
-        """Interval for more items of this kind; absent where no method has one, of a part of a task's items that was drawn
-        with weights, and of groups that are small or too many to resample.
+        """Interval for more items of this kind; absent where no method has one, of a part of the items of a task with a
+        drawing, whose rule may have stopped at what it saw, and of groups and sets that are small or too many to resample.
         """
 
     def __init__(
