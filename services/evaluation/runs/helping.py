@@ -96,7 +96,12 @@ class Helper:
     async def _help(self, run: Run) -> None:
         self.is_helping = True
         try:
-            await self._work_on(run)
+            try:
+                await self._work_on(run)
+            finally:
+                # Before its blocks are free again: else their owner hands out another one, to nobody.
+                with contextlib.suppress(RunsUnavailableError):
+                    await self._blocks.leave(self._leases.owner, run.run_id)
         except RunsUnavailableError:
             raise
         except BaseException as error:
@@ -114,8 +119,6 @@ class Helper:
                 raise
         finally:
             self.is_helping = False
-            with contextlib.suppress(RunsUnavailableError):
-                await self._blocks.leave(self._leases.owner, run.run_id)
 
     async def _work_on(self, run: Run) -> None:
         tasks = await self._load(run)

@@ -112,9 +112,26 @@ async def test_the_block_of_a_helper_that_dies_goes_back_to_the_owner(
     await owner.runs.stop()
 
 
-async def test_a_helper_that_stops_gives_its_block_back_at_once(store: SharedStore, book: Book, fleet: Any) -> None:
+async def test_a_helper_that_stops_gives_its_block_back_at_once(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, owner, helper = await started(store, book, fleet)
+    steps: list[str] = []
+
+    def noted(of: object, name: str) -> None:
+        do = getattr(of, name)
+
+        async def note(*arguments: Any) -> None:
+            await do(*arguments)
+            steps.append(name)
+
+        monkeypatch.setattr(of, name, note)
+
+    noted(helper.runs._helper._blocks, "leave")
+    noted(helper.runs._helper._shards, "give_back")
     await helper.runs.stop()
+    # An owner that sees the block free reckons with no helper any more.
+    assert steps[:2] == ["leave", "give_back"]
     owner.stepped.allow(ITEMS)
     assert_within_budget(fleet, await owner.end_of(run.run_id))
     assert not helper.stepped.asked
