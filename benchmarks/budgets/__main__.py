@@ -3,9 +3,9 @@
 Each run has random limits (items, tokens, engine seconds, money) and a random number of items in flight. The model is
 a fake that answers at once and says that each prompt costs something else, one in a dozen several times the mean. A
 run keeps its promise if its own account exceeds no limit by more than what one replica may have in flight, and the
-inference server's account none by more than that for each time that a replica lost the run or its part of it: what a
-killed replica has in flight is spent, and nobody is told. Limited items are never exceeded at all. Every replica has
-room for more runs than there are, so that those with many items in flight are shared.
+inference server's account none by more than that for each replica that had the run, and a block for each helper that
+was lost: what a killed replica has in flight is spent, and nobody is told. Limited items are never exceeded at all.
+Every replica has room for more runs than there are, so that those with many items in flight are shared.
 """
 
 import argparse

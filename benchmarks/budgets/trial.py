@@ -14,8 +14,9 @@ from evalfleet.results import Run, RunState
 
 from benchmarks.budgets.costly_triton import DEAREST
 from benchmarks.budgets.trivial_fleet import MOST_MICRO_USD_A_SECOND, MOST_MICRO_USD_A_TOKEN, TrivialFleet
-from benchmarks.chaos.replicas import EvaluationReplica, shared_counts
+from benchmarks.chaos.replicas import EvaluationReplica, lost_block_counts, shared_counts
 from benchmarks.overhead.workload import SUITE, expected_score
+from services.evaluation.runs.blocks import BLOCK_ITEMS
 from services.standalone.postgres_server import PostgresServer
 
 _CONCURRENCIES: Final = (1, 4, 16, 32, 64, 128)
@@ -40,7 +41,7 @@ class BudgetedRun:
     Attributes:
         concurrency: items in flight at once.
         taken_count: how often a replica took it up, the first time included.
-        loss_count: how often the ledger was told to refuse whoever worked on it, or on a part of it, before.
+        lost_block_count: blocks that were taken back from a helper that was lost, as its owners have logged it.
         shared_count: items that helpers have asked, as the last owner knows.
         served: what the inference server says that it has answered: items, tokens, engine seconds.
     """
@@ -48,7 +49,7 @@ class BudgetedRun:
     run: Run
     concurrency: int
     taken_count: int
-    loss_count: int
+    lost_block_count: int
     shared_count: int
     served: Mapping[str, float]
 
@@ -69,14 +70,16 @@ class BudgetedRun:
         return over / (self.concurrency * DEAREST_ITEM[name])
 
     def served_overshoot(self, name: str) -> float | None:
-        """The same by the inference server's account, over what was in flight whenever a replica lost its part.
+        """The same by the inference server's account, over what was in flight in the end and wherever it was lost.
 
-        What is in flight at a replica that dies is lost to the run's account. None: the server knows no prices.
+        With an owner that dies all that is in flight is lost to the run's account, that of its helpers included; with
+        a helper its block. None: the server knows no prices.
         """
         if name not in self.served:
             return None
         over = max(0.0, self.served[name] - self.limits[name])
-        return over / (self.loss_count * self.concurrency * DEAREST_ITEM[name])
+        in_flight = self.taken_count * self.concurrency + self.lost_block_count * BLOCK_ITEMS
+        return over / (in_flight * DEAREST_ITEM[name])
 
     @property
     def problem(self) -> str:
@@ -189,15 +192,16 @@ def run_trial(
     replicas[0].wait_until_serving()
     with Fleet.connect({**fleet.endpoints, "evaluation": replicas[0].target}) as client:
         final = [client.runs.get(run.name) for _, run, _ in started]
-    rows = server.query(url, "SELECT run_id, lease_epoch, fence FROM evaluation.runs")
-    counts = {f"runs/{row['run_id']}": (int(row["lease_epoch"]), int(row["fence"])) for row in rows}
-    shared = shared_counts(replicas)
+    rows = server.query(url, "SELECT run_id, lease_epoch FROM evaluation.runs")
+    taken = {f"runs/{row['run_id']}": int(row["lease_epoch"]) for row in rows}
+    lost, shared = lost_block_counts(replicas), shared_counts(replicas)
     account = fleet.close()
     return [
         BudgetedRun(
             run,
             concurrency,
-            *counts[run.name],
+            taken[run.name],
+            lost.get(run.name, 0),
             shared.get(run.name, 0),
             dict(zip(("items", "tokens", "engine_seconds"), account.get(name, (0.0, 0.0, 0.0)), strict=True)),
         )

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -152,9 +152,24 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
 def shared_counts(replicas: Sequence[EvaluationReplica]) -> Mapping[str, int]:
     """Return how many items of each run helpers have asked, as its owners have logged it."""
     counts: Counter[str] = Counter()
-    for line in "\n".join(each.log for each in replicas).splitlines():
-        if "run_shared" in line:
-            found = re.search(r"\bitems\W+(\d+)", line), re.search(r"\brun\W+(runs/[a-z0-9-]+)", line)
-            if found[0] is not None and found[1] is not None:
-                counts[found[1][1]] += int(found[0][1])
+    for run, line in _logged(replicas, "run_shared"):
+        if (found := re.search(r"\bitems\W+(\d+)", line)) is not None:
+            counts[run] += int(found[1])
     return counts
+
+
+def lost_block_counts(replicas: Sequence[EvaluationReplica]) -> Mapping[str, int]:
+    """Return how many blocks of each run its owners have taken back from helpers that were lost."""
+    lost = [
+        run
+        for run, line in _logged(replicas, "block_taken_back")
+        if re.search(r"\bhad_holder\W+true", line, re.IGNORECASE)
+    ]
+    return Counter(lost)
+
+
+def _logged(replicas: Sequence[EvaluationReplica], event: str) -> Iterator[tuple[str, str]]:
+    """Yield each line of such an event, with the run that it is about."""
+    for line in "\n".join(each.log for each in replicas).splitlines():
+        if event in line and (run := re.search(r"\brun\W+(runs/[a-z0-9-]+)", line)) is not None:
+            yield run[1], line
