@@ -179,7 +179,7 @@ def test_no_more_items_are_held_than_the_window_has_places(in_order: bool) -> No
                 held.clear()
 
     order: list[int] = []
-    for number, outcome in told(source(), backwards, in_order=in_order, window=4):
+    for number, outcome in told(source(), in_a_thread(backwards), in_order=in_order, window=4):
         order.append(number)
         assert isinstance(outcome, FakeOutcome)
         assert outcome.text == str(number)
@@ -238,6 +238,34 @@ def test_a_source_may_wait_for_outcomes() -> None:
         assert isinstance(outcome, FakeOutcome)
         assert outcome.text == "0" + "+" * number
         answers.put(outcome.text)
+
+
+def test_a_source_is_not_asked_for_more_while_something_is_to_be_sent() -> None:
+    """The thread of a broken stream may be the one that reads the next item."""
+    is_read, answers = threading.Event(), queue.Queue[str]()
+    streams = 0
+
+    def source() -> Iterator[str]:
+        yield "a"
+        is_read.wait(LONGEST_WAIT_SECONDS)
+        yield "b"
+        # Asked too early, it would wait for an outcome that nobody gets while it is asked.
+        yield answers.get(timeout=5) + "c"
+
+    def exchange(items: Iterator[Sent[str]]) -> Generator[FakeOutcome]:
+        nonlocal streams
+        streams += 1
+        yield from itertools.islice(echo(items), 1) if streams == 1 else echo(items)
+        if streams == 1:
+            threading.Timer(0.02, is_read.set).start()
+            raise UnavailableError("away")
+
+    seen = []
+    for _, outcome in told(source(), in_a_thread(exchange)):
+        assert isinstance(outcome, FakeOutcome)
+        seen.append(outcome.text)
+        answers.put(outcome.text) if outcome.text == "b" else None
+    assert seen == ["a", "b", "bc"]
 
 
 def in_a_thread(exchange: Exchange) -> Exchange:
