@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from evalfleet.reports import ReportFacts, report_page
+from evalfleet.results import Interval
 
 from tests.fakes.checkpoint_runs import HOSTILE, estimates
 from tests.unit.client.reports.page_reading import Page
@@ -156,3 +157,17 @@ def test_a_run_that_has_nothing_yet_is_a_report_of_that(facts: ReportFacts) -> N
     assert "no gates were asked" in page.section("decisions").text
     assert "There are no estimates: no item of it was scored." in page.section("estimates").text
     assert "There are no items yet." in page.section("items").text
+
+
+def test_a_task_of_which_a_part_was_drawn_shows_what_the_whole_of_it_would_score(facts: ReportFacts) -> None:
+    newest = facts.newest
+    drawn = tuple(
+        replace(each, task_value=0.7, task_interval=Interval(0.6, 0.8, 0.95, "anytime-valid"))
+        if each.metric == "exact_match"
+        else each
+        for each in newest.snapshot.estimates
+    )
+    alone = ReportFacts((replace(newest, snapshot=replace(newest.snapshot, estimates=drawn)),), facts.created)
+    [row] = Page(report_page(alone)).find("tr", data_metric="exact_match", data_group="")
+    assert [row.attributes[f"data-{name}"] for name in ("value", "lower", "upper")] == ["0.7", "0.6", "0.8"]
+    assert "0.600 … 0.800" in row.text
