@@ -54,7 +54,7 @@ def run_message(run: Run) -> evaluation_pb2.Run:
         seed=run.seed,
         item_limit=run.item_limit,
         priority=run.priority,
-        caller=run.caller,
+        caller=run.caller or "",
         tasks=[_progress_message(each) for each in run.progress],
     )
     _add_goal(message, run)
