@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from evalfleet.results import Estimate, Interval, Suite
 from evalfleet.training import CheckpointResult
 
-_LABEL_WIDTH = 34
+_LABEL_WIDTH = 36
 _CELL_WIDTH = 20
 
 

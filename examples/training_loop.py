@@ -44,7 +44,7 @@ class Plan:
         away_seconds: between the end of the fleet and its new start; 0: it is left alone.
     """
 
-    steps: int = 800
+    steps: int = 600
     checkpoints: int = 4
     item_limit: int | None = None
     away_seconds: float = 5.0
