@@ -9,52 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from evalfleet.fleet import Fleet
 from evalfleet.results import RunSnapshot
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from services.standalone.testing import RunningFleet
+from tests.integration.pages.browsing import RUN, Look, opened
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-CHROMIUM = Path("/usr/bin/chromium")
-# No network, no first-run pages, no services of its maker's.
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-SIZES: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
-    "desktop": (1280, 900, "light"),
-    "phone": (375, 812, "light"),
-    "dark": (1280, 900, "dark"),
-}
-RUN = "report-of-a-real-run"
-
-
-@pytest.fixture(scope="module")
-def client(fleet: RunningFleet) -> Iterator[Fleet]:
-    with Fleet.connect(state_dir=fleet.state_dir) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def snapshot(client: Fleet, tiny_policy: Path) -> RunSnapshot:
-    """A run of the demo suite with a gate, which has ended."""
-    model = client.models.add(str(tiny_policy))
-    run = client.runs.start(model=model.name, suite="demo", item_limit=12, run_id=RUN, gates=["demo_arithmetic>=0.5"])
-    for _ in client.runs.watch(run.name):
-        pass
-    return client.runs.snapshot(run.name)
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +29,12 @@ def report(fleet: RunningFleet, snapshot: RunSnapshot, tmp_path_factory: pytest.
     return folder / "report.html"
 
 
-@pytest.fixture(params=list(SIZES))
-def page(request: pytest.FixtureRequest, report: Path, tmp_path: Path) -> Iterator[Page]:
-    """The report in a browser without a network, in one of the sizes; what its console says ends up as an error."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM} (Debian: apt-get install chromium)")
-    width, height, scheme = SIZES[request.param]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch_persistent_context(
-            tmp_path / "user-data",
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,
-            offline=True,
-        )
-        opened = browser.new_page()
-        said: list[str] = []
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.goto(report.as_uri())
-        yield opened
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        opened.screenshot(path=SCREENSHOTS / f"report-{request.param}.png", full_page=True)
-        browser.close()
-        assert said == []
+@pytest.fixture
+def page(look: Look, report: Path) -> Iterator[Page]:
+    """The report in a browser without a network, in one of the sizes."""
+    with opened(look, "report", is_offline=True) as shown:
+        shown.goto(report.as_uri())
+        yield shown
 
 
 def test_the_report_shows_the_apis_numbers_and_its_items_can_be_read(page: Page, snapshot: RunSnapshot) -> None:
