@@ -25,6 +25,7 @@ HEADERS: Final = {
             f"script-src {' '.join(map(script_digest, _SCRIPTS))}",
             "style-src 'unsafe-inline'",
             "connect-src 'self'",
+            "img-src data:",
             "form-action 'self'",
             "frame-ancestors 'none'",
             "base-uri 'none'",
@@ -71,6 +72,8 @@ def framed(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
+        # Browsers ask for an icon, with or without the cookie, unless a page says that it has none.
+        tag("link", rel="icon", href="data:,"),
         tag("title", plain(f"{title} – EvalFleet")),
         tag("style", _STYLE),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from evalfleet.names import short_name
-from evalfleet.pages.markup import Markup, joined, tag
+from evalfleet.pages.markup import Attribute, Markup, joined, tag
 from evalfleet.pages.numbers import count, money, seconds
 from evalfleet.pages.page import Section
 from evalfleet.pages.tables import Row, badge, table
@@ -18,7 +18,8 @@ STATES = {
     RunState.CANCELLED: "quiet",
     RunState.UNKNOWN: "quiet",
 }
-_HEADERS = ("run", "model", "suite", "state", "progress", ">items", ">time", ">cost", "begun (UTC)")
+_ENDED = ("run", "model", "suite", "state", ">items", ">time", ">cost", "made (UTC)")
+_GOING_ON = ("run", "model", "suite", "state", "progress", ">items", "made (UTC)")
 
 
 def runs_sections(runs: Sequence[Run], *, is_cut: bool) -> list[Section]:
@@ -26,10 +27,10 @@ def runs_sections(runs: Sequence[Run], *, is_cut: bool) -> list[Section]:
     going = [each for each in runs if not each.state.is_final]
     ended = [each for each in runs if each.state.is_final]
     note = f"The newest {count(len(runs))} runs." if is_cut else None
-    live = table(None, _HEADERS, map(_row, going)) if going else tag("p", "No run is going on.", class_="note")
+    live = table(None, _GOING_ON, map(_going_on, going)) if going else tag("p", "No run is going on.", class_="note")
     sections = [Section("live", "Going on", live)]
     if ended:
-        sections.append(Section("ended", "Ended", table(None, _HEADERS, map(_row, ended)), note))
+        sections.append(Section("ended", "Ended", table(None, _ENDED, map(_ended, ended)), note))
     return sections
 
 
@@ -39,27 +40,39 @@ def run_link(run: Run) -> Markup:
     return tag("a", tag("bdi", name), href=f"/runs/{quote(name, safe='')}")
 
 
-def _row(run: Run) -> Row:
-    done = sum(each.done_count for each in run.tasks)
+def _going_on(run: Run) -> Row:
+    done = _done(run)
     total = [each.item_count for each in run.tasks]
     whole = sum(each or 0 for each in total) if None not in total else 0
+    return Row((*_first_cells(run), _progress(done, whole), count(done), _made(run)), _attributes(run))
+
+
+def _ended(run: Run) -> Row:
     spend = run.spend.cost_micro_usd / 1e6 if run.spend else 0.0
-    cells = (
-        run_link(run),
-        tag("bdi", short_name(run.model)),
-        tag("bdi", short_name(run.suite)),
-        joined(badge(run.state.value, STATES[run.state]), tag("span", f" {run.failure}") if run.failure else None),
-        _progress(run, done, whole),
-        count(done),
-        seconds(run.seconds) if run.seconds is not None else "",
-        money(spend) if spend else "",
-        f"{run.create_time:%Y-%m-%d %H:%M}" if run.create_time else "",
-    )
-    return Row(cells, {"data_run": run.name, "data_state": run.state.value, "data_items": done})
+    time = seconds(run.seconds) if run.seconds is not None else ""
+    cost = money(spend) if spend else ""
+    return Row((*_first_cells(run), count(_done(run)), time, cost, _made(run)), _attributes(run))
 
 
-def _progress(run: Run, done: int, whole: int) -> Markup | str:
-    if run.state.is_final or not whole:
+def _first_cells(run: Run) -> tuple[Markup, ...]:
+    state = joined(badge(run.state.value, STATES[run.state]), tag("span", f" {run.failure}") if run.failure else None)
+    return run_link(run), tag("bdi", short_name(run.model)), tag("bdi", short_name(run.suite)), state
+
+
+def _done(run: Run) -> int:
+    return sum(each.done_count for each in run.tasks)
+
+
+def _made(run: Run) -> str:
+    return f"{run.create_time:%Y-%m-%d %H:%M}" if run.create_time else ""
+
+
+def _attributes(run: Run) -> dict[str, Attribute]:
+    return {"data_run": run.name, "data_state": run.state.value, "data_items": _done(run)}
+
+
+def _progress(done: int, whole: int) -> Markup | str:
+    if not whole:
         return ""
     # Items that are drawn may be decided long before all were asked.
     return tag("progress", f"{done} of {whole}", value=done, max=whole, title=f"{done} of at most {whole} items")

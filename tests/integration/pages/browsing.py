@@ -58,7 +58,7 @@ def opened(look: Look, what: str, *, is_offline: bool = False) -> Iterator[Page]
         yield page
         keep_screenshot(page, f"{what}-{look.name}")
         browser.close()
-        assert said == []
+        assert not said, said
 
 
 def keep_screenshot(page: Page, name: str) -> None:
