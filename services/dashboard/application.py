@@ -86,8 +86,11 @@ async def _sign_in(access: Access, request: Request) -> Response:
         given = _field(await request.body())
     if given and access.is_token(given):
         return access.signed_in(wanted)
+    # Password managers want to know whose password it is.
+    whose = tag("input", type="text", name="username", value="evalfleet", autocomplete="username", hidden=True)
     form = tag(
         "form",
+        whose,
         tag(
             "label",
             "Token",
