@@ -21,6 +21,7 @@ from evalfleet.doctor import Finding
 from evalfleet.goals import CallerBudget, RunPlan
 from evalfleet.ledger import Pruned
 from evalfleet.rankings import Ranking
+from evalfleet.ray import BulkSummary
 from evalfleet.results import FailedItem, Guard, Model, Policy, Run, RunSnapshot, Suite, Verdict
 from evalfleet.scorer_results import Scorer
 
@@ -48,6 +49,7 @@ ROOTS: tuple[type, ...] = (
     MeasuredGuard,
     CascadeFit,
     Finding,
+    BulkSummary,
 )
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", datetime: "time", NoneType: "null"}
 

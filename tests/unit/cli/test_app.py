@@ -23,11 +23,14 @@ def extra() -> None:
     click.echo("hello")
 
 
+BULK = (("bulk", "classify"), ("bulk", "score"), ("bulk", "generate"))
+
+
 def test_every_command_teaches_with_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     with_plugins(monkeypatch)
     context = click.Context(cli)
     commands = {(): cli} | {(name,): cli.commands[name] for name in cli.list_commands(context)}
-    for path in [*commands, ("models", "add"), ("models", "connect")]:
+    for path in [*commands, ("models", "add"), ("models", "connect"), *BULK]:
         result = CliRunner().invoke(cli, [*path, "--help"])
         assert result.exit_code == 0
         assert "Example" in result.output, path

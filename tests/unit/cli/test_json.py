@@ -98,9 +98,10 @@ def test_what_shows_one_thing_prints_an_object(invoke: Invoke, arguments: tuple[
 def test_every_command_that_shows_results_has_it() -> None:
     without = {"completion", "import-task"}
     commands = dict(cli.commands)
-    models = commands["models"]
-    assert isinstance(models, click.Group)
-    commands |= {f"models {name}": each for name, each in models.commands.items()}
+    for group in ("models", "bulk"):
+        found = commands.pop(group)
+        assert isinstance(found, click.Group)
+        commands |= {f"{group} {name}": each for name, each in found.commands.items()}
     lacking = {name for name, each in commands.items() if not any("--json" in one.opts for one in each.params)}
     assert lacking <= without
 

@@ -8,6 +8,7 @@ import click
 
 from evalfleet.cli import (
     budget,
+    bulk,
     calibrate_guard,
     calibrate_judge,
     classify,
@@ -198,6 +199,7 @@ for command in (
     calibrate_judge.calibrate_judge,
     generate.generate,
     import_task.import_task,
+    bulk.bulk,
     doctor.doctor,
     completion.completion,
 ):

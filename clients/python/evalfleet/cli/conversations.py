@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
 
 from evalfleet.cli.json_output import error_fields
+from evalfleet.conversation_rows import conversation_of
 from evalfleet.errors import EvalFleetError, InvalidArgumentError
 from evalfleet.results import Verdict
-from evalfleet.verdicts import Conversation, Role
-
-_ROLES = get_args(Role)
+from evalfleet.verdicts import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ def read_line(number: int, text: str) -> Line:
         if not isinstance(content, Mapping):
             raise ValueError('must be an object, e.g. {"text": "…"}')
         item_id = content.get("id")
-        return Line(number, item_id, _conversation(content))
+        return Line(number, item_id, conversation_of(content))
     except (ValueError, RecursionError) as error:
         problem = InvalidArgumentError(f"line {number}: {error}", reason="LINE_INVALID")
         return Line(number, item_id, problem)
@@ -90,29 +88,4 @@ def _dumped(result: dict[str, object]) -> str:
     except UnicodeEncodeError:
         # An id of half a character, which only an escape can write.
         return json.dumps(result)
-    return text
-
-
-def _conversation(content: Mapping[str, Any]) -> Conversation:
-    turns = content.get("conversation", content.get("messages"))
-    if turns is None:
-        if "text" not in content:
-            raise ValueError("needs text, conversation or messages")
-        text, prompt = _text(content, "text"), content.get("prompt")
-        return [("user", text)] if prompt is None else [("user", _text(content, "prompt")), ("assistant", text)]
-    if not isinstance(turns, list) or not all(isinstance(each, Mapping) for each in turns):
-        raise ValueError("conversation must be a list of objects with role and content")
-    return [(_role(each.get("role")), _text(each, "content")) for each in turns]
-
-
-def _role(role: object) -> Role:
-    if role not in _ROLES:
-        raise ValueError(f"role must be one of {', '.join(_ROLES)}, not {role!r}")
-    return cast("Role", role)
-
-
-def _text(content: Mapping[str, Any], field: str) -> str:
-    text = content.get(field)
-    if not isinstance(text, str):
-        raise ValueError(f"{field} must be a string")
     return text
