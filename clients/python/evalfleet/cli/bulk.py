@@ -96,7 +96,8 @@ of a bucket or of a hub's data set. The same command again goes on: what is fini
 not asked again, and each row has exactly one result. Needs evalfleet[ray].
 
 \b
-Exit code: 0 every row has a result, 1 some have an error instead, or the job could not be finished."""
+Exit code: 0 every row has a result, 1 some have an error instead or the job could not be
+finished, 130 interrupted."""
 )
 def bulk() -> None:
     """Classify, score or generate over files of any size, with Ray."""
@@ -120,6 +121,7 @@ A row without a verdict is never told as safe."""
 @click.pass_obj
 def classify(
     session: Session,
+    /,
     *,
     guard: str,
     policy: str,
@@ -156,7 +158,7 @@ metrics, extracted_answer, scorer, scorer_digest, error_reason, error_message.""
 )
 @click.pass_obj
 def score(
-    session: Session, *, scorer: str, parameters: Mapping[str, object], columns: Mapping[str, str], **shared: Any
+    session: Session, /, *, scorer: str, parameters: Mapping[str, object], columns: Mapping[str, str], **shared: Any
 ) -> None:
     """Score every row."""
     from evalfleet.ray import ScoreQuestion
@@ -184,6 +186,7 @@ completion_tokens, model_digest, is_cached, error_reason, error_message."""
 @click.pass_obj
 def generate(
     session: Session,
+    /,
     *,
     model: str,
     raw: bool,
