@@ -19,6 +19,7 @@ def main() -> None:
         run_triton_host()
     os.environ.update(patient_threads(os.environ))
     # Only here, because the launcher of Triton must not carry torch.
+    import services.inference.engines.lean_transformers  # noqa: F401 - first
     from services.inference.local_server import wire_local_host
 
     run_service("inference", InferenceSettings, wire_local_host)

@@ -36,6 +36,7 @@ _MODEL_MODULES: Final[dict[EngineKind, str]] = {
     "checkpoint_host": "services.inference.triton_models.checkpoint_host",
     "vllm_host": "services.inference.triton_models.vllm_host",
 }
+_IMPORTED_FIRST: Final = "services.inference.engines.lean_transformers"
 
 
 def check_model_name(name: str) -> str:
@@ -115,7 +116,7 @@ def encoder_entry(arguments: EncoderArguments) -> ModelEntry:
 
 
 def _entry(kind: EngineKind, config: str, arguments: Mapping[str, object]) -> ModelEntry:
-    source = f"from {_MODEL_MODULES[kind]} import TritonPythonModel  # noqa: F401\n"
+    source = f"import {_IMPORTED_FIRST}\nfrom {_MODEL_MODULES[kind]} import TritonPythonModel  # noqa: F401\n"
     return ModelEntry(
         config=config,
         files={

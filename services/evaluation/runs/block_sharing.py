@@ -47,6 +47,11 @@ class _Handed:
     done_count: int = 0
     was_taken: bool = False
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether those who wait for blocks have let it lie for too long."""
+        return time.monotonic() - self.publish_time > _UNCLAIMED_SECONDS
+
 
 class BlockSharing:
     """The blocks of one run.
@@ -177,7 +182,7 @@ class BlockSharing:
                 self._moved.add(handed.shard.task)
             if found.shard.is_done:
                 await self._end(handed)
-            elif found.is_free and (found.epoch or time.monotonic() - handed.publish_time > _UNCLAIMED_SECONDS):
+            elif found.is_free and (found.epoch or not look.helper_count or handed.is_overdue):
                 await self._take_back(handed)
         for number in look.blocks.keys() - self._handed.keys():
             # An owner before this one has published it at the last moment, or it was not withdrawn when it was to be.

@@ -56,7 +56,7 @@ def test_configurations_are_valid_model_configs(tiny_checkpoint: Path, head: Pat
 def test_an_entry_holds_one_import_line_and_the_arguments() -> None:
     arguments = CausalLMArguments(model="/c", dtype="bfloat16", max_num_seqs=5)
     entry = causal_lm_entry(arguments)
-    assert entry.files["1/model.py"].count(b"\n") == 1
+    assert entry.files["1/model.py"].count(b"\n") == 2
     assert b"services.inference.triton_models.causal_lm" in entry.files["1/model.py"]
     assert CausalLMArguments(**json.loads(entry.files["1/model.json"])) == arguments
 

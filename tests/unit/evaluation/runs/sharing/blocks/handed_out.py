@@ -41,6 +41,8 @@ class HandedOut:
         await self.store.add(run)
         claim = await self.store.claim("owner", lease_seconds=60.0)
         assert claim is not None
+        # Somebody waits for blocks; who takes this one is up to the test.
+        await self.blocks.attend("r", "waiting", seconds=600.0)
         board = StoredBlocks(self.blocks, self.shards, "r", claim.epoch)
         drawings = AsyncMock()
         drawings.draw.return_value.decision.task = "shout"

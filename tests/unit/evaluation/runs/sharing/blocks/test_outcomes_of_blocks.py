@@ -63,6 +63,17 @@ async def test_items_that_a_helper_took_over_count_as_what_was_reserved(
     assert all(handed.known.has_all("shout", draw.draw_index) for draw in handed.draws)
 
 
+async def test_a_block_that_nobody_waits_for_any_more_goes_back_at_once(store: SharedStore, fleet: Any) -> None:
+    handed = HandedOut(store, fleet)
+    sharing = await handed.begin()
+    await until_async(lambda: block_numbers(store))
+    await handed.blocks.leave("waiting")
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS / 2):
+        assert await sharing == handed.draws
+    assert handed.cost == (0, Spend(), 0)
+    assert not handed.account.was_taken
+
+
 async def test_what_a_helper_brought_of_a_withdrawn_block_is_counted_once(store: SharedStore, fleet: Any) -> None:
     handed = HandedOut(store, fleet)
     sharing = await handed.begin()
