@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.standalone.testing import RunningFleet
+from tests.integration.quiz import write_quiz
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICY_STEPS = 12
 LOG_TAIL_LINES = 60
 TIMEOUT_SECONDS = 300
+PRICES = {"prices": [{"usd_per_engine_second": 0.01, "usd_per_million_prompt_tokens": 1.0}]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,20 +40,23 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """A whole fleet on free ports, with the real Triton; a test that harms one starts its own.
+    """A whole fleet on free ports, with the real Triton; a test may kill a part, which comes back, but not all of it.
 
-    It may load checkpoints from the session's temporary folders and from ``.cache``, and it knows the public data sets
-    where there are any.
+    It may load checkpoints from the session's temporary folders and from ``.cache``, it knows the quiz, and the public
+    data sets where there are any, and what it computes has a price.
     """
     told = os.environ.get("EVALFLEET_DATA_DIR")
     data_dirs = [Path(told)] if told else [REPOSITORY.parent / "shared" / "data"]
     cache = REPOSITORY / ".cache"
     cache.mkdir(exist_ok=True)
+    own = tmp_path_factory.mktemp("fleet")
+    (own / "prices.json").write_text(json.dumps(PRICES))
+    write_quiz(own / "quiz")
     with RunningFleet(
         data_dirs=[each for each in data_dirs if each.is_dir()],
         checkpoint_roots=[tmp_path_factory.getbasetemp(), cache],
-        suite_dirs=[Path(__file__).parent / "suites"],
-        environment={"EVALFLEET_JUDGE_MODELS": "judge"},
+        suite_dirs=[Path(__file__).parent / "suites", own / "quiz"],
+        environment={"EVALFLEET_JUDGE_MODELS": "judge", "EVALFLEET_PRICE_TABLE": str(own / "prices.json")},
     ) as running:
         yield running
 

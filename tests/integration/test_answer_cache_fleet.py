@@ -3,10 +3,9 @@
 How much sooner it is done, `make bench-second-run` measures.
 """
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -20,36 +19,30 @@ from services.standalone.testing import RunningFleet
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CALLER = "test/second-run"
-PRICES = {"prices": [{"usd_per_engine_second": 0.01, "usd_per_million_prompt_tokens": 1.0}]}
 
 
-@pytest.fixture(scope="module")
-def priced_fleet(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """A fleet of its own: its cache is empty, and computing costs something."""
-    prices = tmp_path_factory.mktemp("prices") / "prices.json"
-    prices.write_text(json.dumps(PRICES))
-    with RunningFleet(
-        checkpoint_roots=[tiny_checkpoint.parent], environment={"EVALFLEET_PRICE_TABLE": str(prices)}
-    ) as running:
-        yield running
+@pytest.fixture
+def fresh_checkpoint(checkpoint_factory: Callable[[int], Path]) -> Path:
+    """A checkpoint of which no cache knows an answer."""
+    return checkpoint_factory(31)
 
 
-def run_demo(fleet: Fleet, model: str) -> RunSnapshot:
-    started = fleet.runs.start(model=model, suite="demo")
-    for snapshot in fleet.runs.watch(started.name):
+def run_demo(client: Fleet, model: str) -> RunSnapshot:
+    started = client.runs.start(model=model, suite="demo")
+    for snapshot in client.runs.watch(started.name):
         state = snapshot.run.state
     assert state is RunState.SUCCEEDED
-    return fleet.runs.snapshot(started.name)
+    return client.runs.snapshot(started.name)
 
 
 def estimates(snapshot: RunSnapshot) -> dict[tuple[str, str, str], float | None]:
     return {(each.task, each.metric, each.group): each.value for each in snapshot.estimates}
 
 
-def test_a_second_identical_run_computes_nothing(priced_fleet: RunningFleet, tiny_checkpoint: Path) -> None:
-    with Fleet.connect(state_dir=priced_fleet.state_dir, caller=CALLER) as fleet:
-        model = fleet.models.add(tiny_checkpoint)
-        first, second = run_demo(fleet, model.name), run_demo(fleet, model.name)
+def test_a_second_identical_run_computes_nothing(fleet: RunningFleet, fresh_checkpoint: Path) -> None:
+    with Fleet.connect(state_dir=fleet.state_dir, caller=CALLER) as client:
+        model = client.models.add(fresh_checkpoint)
+        first, second = run_demo(client, model.name), run_demo(client, model.name)
     for before, after in zip(first.totals, second.totals, strict=True):
         assert before.computed_tokens > 0
         assert before.cost_usd > 0
@@ -59,11 +52,11 @@ def test_a_second_identical_run_computes_nothing(priced_fleet: RunningFleet, tin
         assert tokens == before.computed_tokens + before.prefix_saved_tokens + before.cache_saved_tokens
     assert estimates(first) == estimates(second)
 
-    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={priced_fleet.state_dir}"]
+    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={fleet.state_dir}"]
     shown = subprocess.run([*command, "show", second.run.name.removeprefix("runs/")], capture_output=True, text=True)
     assert "tokens computed: 0; saved by shared prefixes: 0, by the cache of answers: " in shown.stdout
 
-    with grpc.insecure_channel(priced_fleet.endpoints["generation"]) as channel:
+    with grpc.insecure_channel(fleet.endpoints["generation"]) as channel:
         listed = generation_pb2_grpc.GenerationServiceStub(channel).ListCallerUsage(
             generation_pb2.ListCallerUsageRequest(), timeout=60
         )

@@ -14,6 +14,7 @@ from evalfleet.verdicts import Conversation
 
 from services.safety.encoder import packaged_encoder
 from services.standalone.testing import RunningFleet
+from tests.integration.safety_process import SafetyProcess, running_safety
 
 pytestmark = [
     pytest.mark.integration,
@@ -59,14 +60,16 @@ def judged(fleet: Fleet, texts: list[str], guard: str) -> list[Verdict]:
     return [each for each in outcomes if isinstance(each, Verdict)]
 
 
-def turns_by_stage(running: RunningFleet) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{running.metrics_targets['safety']}/metrics", timeout=60) as answer:
+def turns_by_stage(running: SafetyProcess) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{running.metrics_target}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     found = [line for line in lines if line.startswith("evalfleet_safety_cascade_turns_total{")]
     return {line.split('stage="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in found}
 
 
-def test_a_calibrated_cascade_is_a_guard_of_the_fleet_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+def test_a_calibrated_cascade_is_a_guard_of_the_fleet_and_a_changed_one_is_refused(
+    fleet: RunningFleet, tmp_path: Path
+) -> None:
     (tmp_path / "blocklist.yaml").write_text(BLOCKLIST, encoding="utf-8")
     words = "{name: words, kind: keywords, blocklist: blocklist.yaml}"
     rows = tmp_path / "rows.jsonl"
@@ -74,20 +77,20 @@ def test_a_calibrated_cascade_is_a_guard_of_the_fleet_and_a_changed_one_is_refus
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     out = tmp_path / "cascade.json"
 
-    plain = {"EVALFLEET_GUARDS_FILE": str(guards_file(tmp_path, words))}
-    with RunningFleet(environment=plain) as running:
-        command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={running.state_dir}", "calibrate-guard"]
+    with running_safety(fleet, tmp_path, GUARDS_FILE=str(guards_file(tmp_path, words))) as running:
+        endpoint = f"--endpoint=safety={running.target}"
+        command = [sys.executable, "-m", "evalfleet.cli.main", endpoint, "calibrate-guard"]
         options = ["--guard=minilm-hazard", "--guard=words", "--name=two", "--epsilon=0.05", f"--out={out}"]
         done = subprocess.run([*command, str(rows), *options], capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "promise: with confidence 90.0%" in done.stdout
 
     entries = (words, "{name: two, kind: cascade, calibration: cascade.json}")
-    with RunningFleet(environment={"EVALFLEET_GUARDS_FILE": str(guards_file(tmp_path, *entries))}) as running:
-        with Fleet.connect(state_dir=running.state_dir) as fleet:
-            about = fleet.safety.guard("two")
+    with running_safety(fleet, tmp_path, GUARDS_FILE=str(guards_file(tmp_path, *entries))) as running:
+        with Fleet.connect({"safety": running.target}) as client:
+            about = client.safety.guard("two")
             fresh = [template.format("tiny purple") for template in (*HARMFUL, *HARMLESS)]
-            verdicts = judged(fleet, fresh, "two")
+            verdicts = judged(client, fresh, "two")
             assert [each.decision for each in verdicts] == [Decision.UNSAFE] * 2 + [Decision.SAFE] * 2
             assert {each.guard for each in verdicts} == {"guards/two"}
             for verdict in verdicts:
@@ -96,7 +99,7 @@ def test_a_calibrated_cascade_is_a_guard_of_the_fleet_and_a_changed_one_is_refus
             engines = {each.guard_reference.engine for each in verdicts if each.guard_reference}
             assert "cascade/minilm-hazard" in engines
             # A threshold of the caller's own is the last guard's business.
-            asked = fleet.safety.classify(prompt(fresh[0]), guard="two", threshold=0.5)
+            asked = client.safety.classify(prompt(fresh[0]), guard="two", threshold=0.5)
             assert asked.guard_reference is not None
             assert asked.guard_reference.engine == "cascade/words"
         counted = turns_by_stage(running)

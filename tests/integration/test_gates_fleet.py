@@ -1,7 +1,6 @@
 """Gates on a real fleet: a part of the items decides what all of them say, with history a smaller one, and also when
 the service that draws them is killed in between."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,9 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import grpc
@@ -23,66 +20,12 @@ from evalfleet.rankings import Standing
 from evalfleet.results import Run, RunSnapshot, RunState
 from safetensors.torch import load_file, save_file
 
-from examples.tiny_policy.multiple_choice import draw_question
 from services.standalone.testing import RunningFleet
+from tests.integration.quiz import ITEMS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-ITEMS = 5000
 WEIGHTS = "model.safetensors"
-TASK = """\
-name: quiz
-description: Everyday things, thousands of them.
-provenance: {licence: Apache-2.0, citation: Written for this test}
-sources:
-  - root: bundled
-    files: {test: quiz.jsonl}
-    columns: [id, question, options, answer]
-split: test
-item_id: id
-request: multiple_choice
-prompt: "Question: {{ question }}\\nAnswer:"
-choices: options
-gold: answer
-scorers:
-  - {scorer: multiple_choice, metrics: [acc]}
-primary_metric: acc
-"""
-SUITE = """\
-name: quizzes
-description: One quiz, with tiers.
-tasks: [quiz]
-tiers:
-  smoke: {gates: [quiz >= 0.9]}
-"""
-
-
-def _write_quiz(folder: Path) -> None:
-    rng = Random("quiz")
-    rows = []
-    for index in range(ITEMS):
-        question = draw_question(rng, held_out=index % 4 == 0)
-        rows.append(
-            {"id": f"q{index}", "question": question.text, "options": question.choices, "answer": question.answer}
-        )
-    for name, text in (
-        ("tasks/quiz.yaml", TASK),
-        ("suites/quizzes.yaml", SUITE),
-        ("suites/data/quiz.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
-    ):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-@pytest.fixture(scope="module")
-def quiz_fleet(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Iterator[RunningFleet]:
-    """A fleet that knows the quiz."""
-    suites = tmp_path_factory.mktemp("quiz")
-    _write_quiz(suites)
-    roots = [tiny_policy.parent, tmp_path_factory.getbasetemp()]
-    with RunningFleet(suite_dirs=[suites], checkpoint_roots=roots) as running:
-        yield running
 
 
 def finished(client: Fleet, run: Run) -> RunSnapshot:
@@ -108,11 +51,11 @@ def a_little_later(tiny_policy: Path, folder: Path) -> Path:
 
 
 def test_a_part_of_the_items_decides_and_history_makes_it_smaller(
-    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+    fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
 ) -> None:
     gates = ["quiz>=0.18", "quiz<=0.33"]
     decided, exact = [], []
-    with Fleet.connect(quiz_fleet.endpoints) as client:
+    with Fleet.connect(fleet.endpoints) as client:
         checkpoints = [tiny_policy, a_little_later(tiny_policy, checkpoint_folder)]
         models = [client.models.add(each).name for each in checkpoints]
         for model in models:
@@ -138,11 +81,11 @@ def test_a_part_of_the_items_decides_and_history_makes_it_smaller(
 
 
 def test_a_run_decides_the_same_although_its_service_is_killed(
-    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+    fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
 ) -> None:
     # Known answers would end the run before anything can be killed.
     folder = _renamed(tiny_policy, checkpoint_folder)
-    with Fleet.connect(quiz_fleet.endpoints) as client:
+    with Fleet.connect(fleet.endpoints) as client:
         model = client.models.add(folder).name
         # Without history the order depends on the seed alone, so that both runs draw the same.
         run = client.runs.start(model=model, suite="quiz", gates=["quiz>=0.45"], concurrency=2, use_history=False)
@@ -151,7 +94,7 @@ def test_a_run_decides_the_same_although_its_service_is_killed(
         for snapshot in client.runs.watch(run.name):
             events += snapshot.events
             if killed is None and snapshot.run.tasks[0].done_count >= 20:
-                killed = quiz_fleet.processes["evaluation"]
+                killed = fleet.processes["evaluation"]
                 os.kill(killed, signal.SIGKILL)
             last = snapshot
         assert killed is not None, "the run was over before anything could be killed"
@@ -167,11 +110,11 @@ def test_a_run_decides_the_same_although_its_service_is_killed(
     told = [each if isinstance(each, RunState) else each.questions[0].answer for each in events]
     assert told == [RunState.PENDING, RunState.RUNNING, Answer.FAILED, RunState.SUCCEEDED]
 
-    rows = results_of(quiz_fleet, last.run)
+    rows = results_of(fleet, last.run)
     assert Counter(row.item for row in rows).most_common(1)[0][1] == 1
     indices = {row.draw_index: row.item for row in rows}
     assert set(range(disturbed.completed_count)) <= set(indices)
-    others = {row.draw_index: row.item for row in results_of(quiz_fleet, undisturbed.run)}
+    others = {row.draw_index: row.item for row in results_of(fleet, undisturbed.run)}
     common = set(indices) & set(others)
     assert {index: indices[index] for index in common} == {index: others[index] for index in common}
 
@@ -184,20 +127,20 @@ def results_of(fleet: RunningFleet, run: Run) -> list[aggregation_pb2.Result]:
         return list(stub.ListResults(request, timeout=120, wait_for_ready=True).results)
 
 
-def test_a_budget_ends_a_run_with_what_it_has_found(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
-    with Fleet.connect(quiz_fleet.endpoints) as client:
+def test_a_budget_ends_a_run_with_what_it_has_found(fleet: RunningFleet, tiny_policy: Path) -> None:
+    with Fleet.connect(fleet.endpoints) as client:
         model = client.models.add(tiny_policy).name
         snapshot = finished(client, client.runs.start(model=model, suite="quiz", budget="300items", concurrency=16))
     decision = decision_of(snapshot)
     assert snapshot.run.stop_reason is StopReason.BUDGET_EXHAUSTED
     assert snapshot.run.spend is not None
-    assert (snapshot.run.spend.items, decision.completed_count, len(results_of(quiz_fleet, snapshot.run))) == (300,) * 3
+    assert (snapshot.run.spend.items, decision.completed_count, len(results_of(fleet, snapshot.run))) == (300,) * 3
     assert decision.value is not None
     assert 0 < decision.lower < decision.value < decision.upper < 1
 
 
-def test_one_request_climbs_the_tiers_and_pays_for_no_item_twice(quiz_fleet: RunningFleet, tiny_policy: Path) -> None:
-    with Fleet.connect(quiz_fleet.endpoints) as client:
+def test_one_request_climbs_the_tiers_and_pays_for_no_item_twice(fleet: RunningFleet, tiny_policy: Path) -> None:
+    with Fleet.connect(fleet.endpoints) as client:
         model = client.models.add(tiny_policy).name
         wanted: dict[str, Any] = {
             "gates": ["quiz>=0.02"],
@@ -222,17 +165,17 @@ def test_one_request_climbs_the_tiers_and_pays_for_no_item_twice(quiz_fleet: Run
     assert needed is not None
     assert smoke.spend.items <= needed + 4 * 32
     assert decision_of(standard).completed_count >= needed
-    paid = {row.item for row in results_of(quiz_fleet, smoke)}
-    rows = [row for row in results_of(quiz_fleet, standard.run) if row.item in paid]
+    paid = {row.item for row in results_of(fleet, smoke)}
+    rows = [row for row in results_of(fleet, standard.run) if row.item in paid]
     assert len(rows) >= needed
     assert sum(row.usage.computed_prompt_tokens + row.usage.computed_completion_tokens for row in rows) == 0
 
 
 def test_the_command_line_says_what_a_gate_costs_and_answers_with_its_exit_code(
-    quiz_fleet: RunningFleet, tiny_policy: Path
+    fleet: RunningFleet, tiny_policy: Path
 ) -> None:
     def evalfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={quiz_fleet.state_dir}", *arguments]
+        command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={fleet.state_dir}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
     planned = evalfleet("plan", "--suite", "quizzes", "--tier", "smoke", "--model", str(tiny_policy))
@@ -251,16 +194,16 @@ def test_the_command_line_says_what_a_gate_costs_and_answers_with_its_exit_code(
 
 
 def test_the_best_of_several_is_found_although_the_service_is_killed(
-    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+    fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
 ) -> None:
     folders = [_renamed(each, checkpoint_folder) for each in sorted(tiny_policy.parent.glob("step-*"))[-2:]]
-    with Fleet.connect(quiz_fleet.endpoints) as client:
+    with Fleet.connect(fleet.endpoints) as client:
         models = [client.models.add(each).name for each in folders]
         started = client.rankings.start(models=models, suite="quiz", top=1, item_limit=240, concurrency=4)
         killed = None
         for ranking in client.rankings.watch(started.name):
             if killed is None and ranking.asked_count >= 40:
-                killed = quiz_fleet.processes["evaluation"]
+                killed = fleet.processes["evaluation"]
                 os.kill(killed, signal.SIGKILL)
         assert killed is not None, "the ranking was over before anything could be killed"
         assert ranking.state is RunState.SUCCEEDED, ranking.failure
@@ -268,7 +211,7 @@ def test_the_best_of_several_is_found_although_the_service_is_killed(
         means, orders = [], []
         for contender in ranking.contenders:
             run = client.runs.get(contender.run)
-            rows = results_of(quiz_fleet, run)
+            rows = results_of(fleet, run)
             assert Counter(row.item for row in rows).most_common(1)[0][1] == 1
             assert run.tasks[0].done_count == len(rows) == contender.evaluated_count
             means.append(sum(row.scored.metrics["acc"] for row in rows) / len(rows))
@@ -282,10 +225,10 @@ def test_the_best_of_several_is_found_although_the_service_is_killed(
 
 
 def test_a_variant_that_lost_nothing_is_cleared_by_a_part_of_the_items(
-    quiz_fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
+    fleet: RunningFleet, tiny_policy: Path, checkpoint_folder: Path
 ) -> None:
     variant = _renamed(tiny_policy, checkpoint_folder)
-    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={quiz_fleet.state_dir}", "compare"]
+    command = [sys.executable, "-m", "evalfleet.cli.main", f"--state-dir={fleet.state_dir}", "compare"]
     asked = ["--margin", "0.05", "--suite", "quizzes", "--task", "quiz", "--concurrency", "32"]
     result = subprocess.run(
         [*command, str(tiny_policy), str(variant), *asked], capture_output=True, text=True, timeout=200, check=False

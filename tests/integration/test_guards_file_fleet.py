@@ -1,4 +1,4 @@
-"""A fleet with a guards file: a tiny model, taught here to answer like Llama Guard, judges in a real Triton."""
+"""Guards of a file beside the default one: a tiny model, taught here to answer like Llama Guard, in a real Triton."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from evalfleet.common.v1 import common_pb2
 from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 
 from services.standalone.testing import RunningFleet
+from tests.integration.safety_process import running_safety
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -129,18 +130,16 @@ def train_tiny_guard(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
+def stub(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
+    """A safety service with the guards file, beside the fleet's own."""
     folder = tmp_path_factory.mktemp("guards")
     train_tiny_guard(folder / "tiny")
     (folder / "guards.yaml").write_text(GUARDS)
     (folder / "house.yaml").write_text(HOUSE)
-    with RunningFleet(environment={"EVALFLEET_GUARDS_FILE": str(folder / "guards.yaml")}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def stub(fleet: RunningFleet) -> Iterator[Stub]:
-    with grpc.insecure_channel(fleet.endpoints["safety"]) as channel:
+    with (
+        running_safety(fleet, folder, GUARDS_FILE=str(folder / "guards.yaml")) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
         yield safety_pb2_grpc.SafetyServiceStub(channel)
 
 

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ProcessesOf = Callable[[Path], dict[int, str]]
 
+WAITING = "waiting for the end of a fleet that was killed"
 PARTS = {"inference", "evaluation", "generation", "safety", "scoring", "aggregation"}
 GRPC_SERVICES = {
     "evaluation": "evalfleet.evaluation.v1.EvaluationService",
@@ -45,11 +47,44 @@ def wait_for_output(running: RunningFleet, text: str) -> None:
     wait_until(lambda: text in running.output, text)
 
 
-@pytest.fixture
-def own_fleet(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[RunningFleet]:
-    """A fleet that a test may harm."""
-    with RunningFleet(state_dir=tmp_path / "state", checkpoint_roots=[tiny_checkpoint]) as running:
-        yield running
+@dataclass(frozen=True)
+class Succession:
+    """A fleet whose supervisor was killed, the processes that it had, and the fleet on its ports and in its folder."""
+
+    killed: RunningFleet
+    processes: Mapping[int, str]
+    successor: RunningFleet
+
+
+@pytest.fixture(scope="module")
+def succession(
+    processes_of: ProcessesOf, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
+) -> Iterator[Succession]:
+    """Two fleets, one after the other; a test may harm the second. The shell of the first knows no environment."""
+    path = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if ".venv" not in each)
+    state_dir = tmp_path_factory.mktemp("own-fleet") / "state"
+    environment = {"PATH": path, "VIRTUAL_ENV": ""}
+    with RunningFleet(state_dir=state_dir, checkpoint_roots=[tiny_checkpoint], environment=environment) as running:
+        base = int(running.endpoints["evaluation"].rpartition(":")[2])
+        processes = processes_of(state_dir)
+        left = running.processes["scoring"]
+        successor = RunningFleet(state_dir=state_dir, port_base=base, checkpoint_roots=[tiny_checkpoint])
+
+        def let_go() -> None:
+            try:
+                wait_until(lambda: hasattr(successor, "process") and WAITING in successor.output, WAITING)
+            finally:
+                os.kill(left, signal.SIGCONT)
+
+        # It cannot end before the next fleet has seen it.
+        os.kill(left, signal.SIGSTOP)
+        running.process.kill()
+        running.process.wait()
+        letting_go = threading.Thread(target=let_go)
+        letting_go.start()
+        with successor:
+            letting_go.join()
+            yield Succession(running, processes, successor)
 
 
 def test_every_service_is_healthy_and_says_so_by_name(processes_of: ProcessesOf, fleet: RunningFleet) -> None:
@@ -101,10 +136,24 @@ def test_a_second_fleet_on_the_same_ports_is_refused_in_a_line(
     assert processes_of(tmp_path) == {}
 
 
-def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(
-    processes_of: ProcessesOf, own_fleet: RunningFleet, tiny_checkpoint: Path
+def test_a_fleet_starts_although_its_python_environment_is_not_activated(succession: Succession) -> None:
+    # Its guard is loaded into Triton before the safety service counts as healthy.
+    assert "safety" in succession.killed.endpoints
+
+
+def test_children_do_not_outlive_a_killed_supervisor_and_the_next_fleet_waits_for_them(
+    processes_of: ProcessesOf, succession: Succession
 ) -> None:
-    running = own_fleet
+    assert len(succession.processes) > len(PARTS)
+    assert succession.successor.endpoints == succession.killed.endpoints
+    assert WAITING in succession.successor.output
+    assert not succession.processes.keys() & processes_of(succession.successor.state_dir).keys()
+
+
+def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(
+    processes_of: ProcessesOf, succession: Succession, tiny_checkpoint: Path
+) -> None:
+    running = succession.successor
     with Fleet.connect(state_dir=running.state_dir) as client:
         model = client.models.add(tiny_checkpoint)
         for part in ("scoring", "inference"):
@@ -122,35 +171,6 @@ def test_dead_processes_come_back_and_ctrl_c_leaves_nothing(
     assert processes_of(running.state_dir) == {}
     assert running.output.splitlines()[-1] == "stopped; no process is left"
     assert not (running.state_dir / "fleet.json").exists()
-
-
-def test_children_do_not_outlive_a_killed_supervisor_and_the_next_fleet_waits_for_them(
-    processes_of: ProcessesOf, own_fleet: RunningFleet, tiny_checkpoint: Path
-) -> None:
-    running = own_fleet
-    base = int(running.endpoints["evaluation"].rpartition(":")[2])
-    assert len(processes_of(running.state_dir)) > len(PARTS)
-    left = running.processes["scoring"]
-    successor = RunningFleet(state_dir=running.state_dir, port_base=base, checkpoint_roots=[tiny_checkpoint])
-    waiting = "waiting for the end of a fleet that was killed"
-
-    def let_go() -> None:
-        try:
-            wait_until(lambda: hasattr(successor, "process") and waiting in successor.output, waiting)
-        finally:
-            os.kill(left, signal.SIGCONT)
-
-    # It cannot end before the next fleet has seen it.
-    os.kill(left, signal.SIGSTOP)
-    running.process.kill()
-    running.process.wait()
-    letting_go = threading.Thread(target=let_go)
-    letting_go.start()
-    with successor:
-        assert successor.endpoints == running.endpoints
-        assert waiting in successor.output
-    letting_go.join()
-    wait_until(lambda: processes_of(running.state_dir) == {}, "all processes have ended")
 
 
 def test_a_fleet_ends_with_the_process_that_started_it(processes_of: ProcessesOf, tmp_path: Path) -> None:
