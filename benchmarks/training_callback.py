@@ -7,6 +7,7 @@ fleet on the same machine, kills it, and starts it again.
 """
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -139,6 +140,7 @@ def main() -> None:
         "log are left out, the callback's hooks are in",
         "callback_cpu_share: processor time of all threads but the trainer's, over the training's duration, less that "
         "of trainings without the callback",
+        f"load of the machine when it was over, by others too: {os.getloadavg()[1]:.0f} (mean of 5 minutes)",
         "trainer_cpu_ratio: processor time of the trainer's own thread over a whole training, with over without; "
         "unlike step times it does not change with what else the machine does",
         "slowdown_ratio: of median steps, with the callback over without; its interval is a bootstrap over the pairs",

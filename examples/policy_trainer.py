@@ -7,7 +7,7 @@ from random import Random
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from examples.tiny_policy.batches import NO_LOSS, Batch, DocumentEncoder, make_batches, take_tokens
 from examples.tiny_policy.corpus import draw_documents
@@ -72,7 +72,7 @@ def policy_trainer(
         report_to="none",
         dataloader_pin_memory=False,
     )
-    return Trainer(
+    trainer = Trainer(
         model=build_model(tokenizer, seed),
         args=arguments,
         train_dataset=PolicyBatches(tokenizer, seed),
@@ -81,6 +81,9 @@ def policy_trainer(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
+    # It prints everything that is logged, in one line.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _inputs(batch: Batch) -> Mapping[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import Suite
 from evalfleet.training import CheckpointResult, EvaluationRequest
 from evalfleet.training.huggingface import EvalFleetCallback
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from examples.checkpoint_table import print_checkpoint_table, score
@@ -181,7 +181,6 @@ def train(plan: Plan, fleet: BreakableFleet, out: Path) -> TrainedBesideFleet:
     disturbances = [Outage(fleet, outage_step, plan.away_seconds)] if plan.away_seconds > 0 else []
     callbacks = [times, Narrator(), *disturbances]
     trainer = policy_trainer(make_tokenizer(), out, steps=plan.steps, save_steps=plan.save_steps, callbacks=callbacks)
-    trainer.remove_callback(PrinterCallback)
     callback.attach(trainer)
     began, process_began, thread_began = time.monotonic(), time.process_time(), time.thread_time()
     trainer.train()
