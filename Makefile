@@ -47,15 +47,17 @@ demo: $(STAMP) ## Train a tiny policy while a fleet evaluates its checkpoints; t
 
 test: $(STAMP) ## Run all tests (TESTS=tests/unit for a part)
 ifeq ($(TESTS),tests)
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-alone test-processes test-faults
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-alone test-processes test-faults test-sandbox
 else
 	$(BIN)/pytest $(TESTS)
 endif
 
-# Two at a time: most tests that start processes wait for them. What one says beside another comes in one piece.
+# Two at a time, the longest first: most tests that start processes wait for them. What one says beside another comes
+# in one piece.
 test-alone: TESTED = tests/unit tests/contract
-test-faults: TESTED = tests/faults tests/integration/sandbox
-test-alone test-faults:
+test-faults: TESTED = tests/faults
+test-sandbox: TESTED = tests/integration/sandbox
+test-alone test-faults test-sandbox:
 	@log=$$(mktemp); failed=0; $(BIN)/pytest $(TESTED) > $$log 2>&1 || failed=$$?; cat $$log; rm $$log; exit $$failed
 
 test-processes:
@@ -185,4 +187,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean
