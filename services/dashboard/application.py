@@ -18,12 +18,19 @@ from evalfleet.pages.page import Section
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.dashboard.access import SIGN_IN_PATH, Access, RequireToken
+from services.dashboard.access import (
+    HEALTH_PATH,
+    SIGN_IN_PATH,
+    SIGN_OUT_PATH,
+    Access,
+    KnownHosts,
+    RequireToken,
+    signed_out,
+)
 from services.dashboard.frame import framed
 from services.dashboard.known_runs import KnownRuns
 from services.dashboard.pages import Pages
@@ -62,10 +69,11 @@ def make_application(
             Route("/guards", pages.guards),
             Route("/costs", pages.costs),
             Route(SIGN_IN_PATH, partial(_sign_in, access), methods=["GET", "POST"]),
-            Route("/healthz", _healthy),
+            Route(SIGN_OUT_PATH, _sign_out),
+            Route(HEALTH_PATH, _healthy),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=[*_LOOPBACK_NAMES, *allowed_hosts], www_redirect=False),
+            Middleware(KnownHosts, names=[*_LOOPBACK_NAMES, *allowed_hosts]),
             Middleware(RequireToken, access=access),
         ],
         exception_handlers={EvalFleetError: _fleet_error, HTTPException: _http_error},
@@ -74,6 +82,10 @@ def make_application(
 
 async def _healthy(_request: Request) -> Response:
     return PlainTextResponse("ok\n")
+
+
+async def _sign_out(_request: Request) -> Response:
+    return signed_out()
 
 
 async def _sign_in(access: Access, request: Request) -> Response:

@@ -19,7 +19,7 @@ Examples:
   evalfleet dashboard                           of the fleet on this machine; prints a link to open
   evalfleet dashboard --port 9000 --guard-records records/
   {PREFIX}TOKEN_FILE=/run/secrets/dashboard evalfleet dashboard --host 0.0.0.0 \\
-      --tls-certificate server.pem --tls-key server.key
+      --allowed-host eval.example.org --tls-certificate server.pem --tls-key server.key
 
 \b
 It only reads. Programs may look, too: curl -H "Authorization: Bearer TOKEN" ...
@@ -28,6 +28,13 @@ All settings are also environment variables: {PREFIX}HOST, {PREFIX}PORT, ...""",
 )
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8130]")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name that browsers call it by, beside this machine's own; repeatable.",
+)
 @click.option("--tls-certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM file.")
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM file of its key.")
 @click.option(
@@ -52,12 +59,15 @@ def dashboard(ctx: click.Context, /, *, ready_file: Path | None, **given: Any) -
         session.out.print(f"The dashboard is at {link}", soft_wrap=True)
         session.out.print("Ctrl-C stops it.")
         if ready_file is not None:
+            # The link lets whoever reads it in.
             partial = ready_file.with_name(f"{ready_file.name}.part")
+            partial.unlink(missing_ok=True)
+            partial.touch(mode=0o600)
             partial.write_text(link, encoding="utf-8")
             partial.replace(ready_file)
 
     try:
-        settings = DashboardSettings(**{name: value for name, value in given.items() if value is not None})
+        settings = DashboardSettings(**{name: value for name, value in given.items() if value not in (None, ())})
         serve_dashboard(settings, session.fleet, tell)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

@@ -8,6 +8,8 @@ from evalfleet.pages.markup import Child, Markup, joined, plain, tag
 from evalfleet.pages.page import Section, page_script, page_style, script_digest, section_markup
 from starlette.responses import HTMLResponse
 
+from services.dashboard.access import SIGN_OUT_PATH
+
 PLACES: Final = (
     ("/", "Runs"),
     ("/leaderboard", "Leaderboard"),
@@ -63,7 +65,13 @@ def framed(
         "body",
         tag("a", "Skip to the content", href="#content", class_="skip"),
         tag("header", tag("p", "EvalFleet", class_="kicker"), tag("h1", title), header, class_="masthead"),
-        tag("nav", *links, tag("span", id="live-status", role="status"), aria_label="Pages"),
+        tag(
+            "nav",
+            *links,
+            tag("span", id="live-status", role="status"),
+            tag("a", "Sign out", href=SIGN_OUT_PATH) if place else None,
+            aria_label="Pages",
+        ),
         tag("main", *map(section_markup, sections), id="content", tabindex=-1, **live),
         *(tag("script", each) for each in _SCRIPTS),
     )

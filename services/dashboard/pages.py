@@ -1,6 +1,7 @@
 """What answers each path: reads the fleet in a thread of its own and lays the page out."""
 
 import contextlib
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from services.dashboard.known_runs import MOST_LISTED, KnownRuns
 from services.dashboard.views.costs import costs_sections, models_section
 from services.dashboard.views.guards import guards_section, quality_section, read_records, silence_section
 from services.dashboard.views.leaderboard import leaderboard_sections, standing_of
-from services.dashboard.views.outputs import choice_section, chosen_pairs, outputs_section, paired
+from services.dashboard.views.outputs import MOST_READ, choice_section, chosen_pairs, outputs_section, paired
 from services.dashboard.views.runs import STATES, runs_sections
 
 _LISTED = 200
 _EMBEDDED_ITEMS = 200
 _RECENT = 50
+_MOST_READING = 2
 
 
 class Pages:
@@ -40,18 +42,25 @@ class Pages:
     def __init__(self, known: KnownRuns, records: Path | None) -> None:
         self._known = known
         self._records = records
+        # So many read a run's results at once; whoever else comes waits, and the fleet has its runs to do.
+        self._busy = threading.BoundedSemaphore(_MOST_READING)
 
     def runs(self, request: Request) -> Response:
         """List the newest runs."""
         model = request.query_params.get("model", "")
-        runs = self._known.newest(model=full_name("models", model) if model else "", limit=_LISTED)
+        runs = self._known.newest(model=full_name("models", model) if model else "")
         is_live = any(not each.state.is_final for each in runs)
-        sections = runs_sections(runs, is_cut=len(runs) == _LISTED)
-        return framed("Runs", sections, place="/", is_live=is_live)
+        return framed("Runs", runs_sections(runs), place="/", is_live=is_live)
 
     def run(self, request: Request) -> Response:
         """Show one run as its report does."""
-        facts = gather_report(self._known.fleet, [request.path_params["name"]], item_count=_EMBEDDED_ITEMS)
+        fleet, name = self._known.fleet, request.path_params["name"]
+        is_live = not fleet.runs.get(name).state.is_final
+        # Read every few seconds, it has what changes; its items come when it has ended.
+        with self._busy:
+            facts = gather_report(
+                fleet, [name], item_count=0 if is_live else _EMBEDDED_ITEMS, with_set_measures=not is_live
+            )
         run = facts.newest.run
         header = joined(
             tag(
@@ -67,7 +76,6 @@ class Pages:
                 tag("a", "side by side with another run", href=f"/outputs?variant={short_name(run.name)}"),
             )
         )
-        is_live = not run.state.is_final
         return framed(f"Run {short_name(run.name)}", report_sections(facts), place="/", header=header, is_live=is_live)
 
     def leaderboard(self, request: Request) -> Response:
@@ -94,8 +102,10 @@ class Pages:
         results = (
             [self._known.fleet.runs.results(each.name, task=task) for each in chosen] if task else [iter(()), iter(())]
         )
-        pairs, different, total = chosen_pairs(paired(results[0], results[1], (facts[0], facts[1])))
-        section = outputs_section(pairs, different, total, (labels[0], labels[1]))
+        with self._busy:
+            pairs, different, total = chosen_pairs(paired(results[0], results[1], (facts[0], facts[1])))
+        is_cut = any(each.item_count > MOST_READ for one in facts for each in one.snapshot.totals if each.task == task)
+        section = outputs_section(pairs, different, total, (labels[0], labels[1]), is_cut=is_cut)
         return framed("Side by side", [form, section], place="/outputs")
 
     def guards(self, _request: Request) -> Response:

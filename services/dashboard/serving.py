@@ -1,6 +1,7 @@
 """Serves the dashboard with uvicorn until it is told to stop."""
 
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from services.dashboard.access import SIGN_IN_PATH
 from services.dashboard.application import make_application
 from services.dashboard.settings import DashboardSettings
 from services.runtime.errors import StartupError
+from services.runtime.log_setup import configure_logging
 
 _DRAIN_SECONDS = 5
 
@@ -27,6 +29,7 @@ def serve_dashboard(settings: DashboardSettings, fleet: Fleet, told: Callable[[s
         StartupError: the settings do not fit together, or the port is taken.
     """
     token = settings.checked_token()
+    configure_logging(level=settings.log_level, log_format=settings.log_format, service="dashboard", stream=sys.stderr)
     listening = _listen(settings.host, settings.port)
     port = listening.getsockname()[1]
     application = make_application(

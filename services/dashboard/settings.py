@@ -57,7 +57,7 @@ class DashboardSettings(BaseSettings):
         """Return the token; a new one if none is given.
 
         Raises:
-            StartupError: TOKEN_INVALID, TOKEN_REQUIRED, TLS_REQUIRED.
+            StartupError: TOKEN_INVALID, TOKEN_REQUIRED, TLS_REQUIRED, HOSTS_REQUIRED.
         """
         token = self.token.get_secret_value()
         if self.token_file is not None:
@@ -65,6 +65,8 @@ class DashboardSettings(BaseSettings):
                 token = self.token_file.read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise StartupError(f"{PREFIX}TOKEN_FILE cannot be read: {error}", reason="TOKEN_INVALID") from error
+            if not token:
+                raise StartupError(f"{PREFIX}TOKEN_FILE is empty", reason="TOKEN_INVALID")
         if token and len(token) < _LEAST_TOKEN_CHARACTERS:
             raise StartupError(
                 f"a token of the dashboard has at least {_LEAST_TOKEN_CHARACTERS} characters", reason="TOKEN_INVALID"
@@ -79,5 +81,11 @@ class DashboardSettings(BaseSettings):
                 f"beyond loopback the dashboard needs TLS: set {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, "
                 f"or {PREFIX}BEHIND_TLS_PROXY=true",
                 reason="TLS_REQUIRED",
+            )
+        if not self.is_local and not self.allowed_hosts:
+            raise StartupError(
+                "beyond loopback the dashboard must know by which names browsers call it: --allowed-host NAME, "
+                f"or {PREFIX}ALLOWED_HOSTS",
+                reason="HOSTS_REQUIRED",
             )
         return token or secrets.token_urlsafe(_TOKEN_BYTES)

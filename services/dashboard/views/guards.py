@@ -62,9 +62,25 @@ def quality_section(records: Sequence[Record], folder: Path | None) -> Section:
             f", to be put into {folder}." if folder else "; name their folder with EVALFLEET_DASHBOARD_GUARD_RECORDS."
         )
         return Section("quality", "Quality", tag("p", words, class_="note"))
-    headers = ("record", "whose", ">sensitivity", ">specificity", ">unsafe texts", ">safe texts")
-    note = "Of texts labelled unsafe, those found; of texts labelled safe, those cleared; with Wilson's 95 % interval."
-    return Section("quality", "Quality", table(None, headers, map(_record, records)), note)
+    judges = [each for each in records if _is_of_judge(each)]
+    guards = [each for each in records if each not in judges]
+    tables = []
+    if guards:
+        headers = ("record", "guard", ">sensitivity", ">specificity", ">unsafe texts", ">safe texts")
+        caption = "Guards: of texts labelled unsafe, those found; of texts labelled safe, those cleared"
+        tables.append(table(caption, headers, map(_record, guards)))
+    if judges:
+        headers = ("record", "judge", ">passing found", ">failing found", ">passing answers", ">failing answers")
+        caption = (
+            "Judges: of answers that people let pass, and of those that they did not, those that the judge did likewise"
+        )
+        tables.append(table(caption, headers, map(_record, judges)))
+    return Section("quality", "Quality", joined(*tables), "Against labels, with Wilson's 95 % intervals.")
+
+
+def _is_of_judge(record: Record) -> bool:
+    quality = record.quality
+    return isinstance(quality, GuardQuality) and not (quality.judge and quality.judge.name.startswith("guards/"))
 
 
 def _record(record: Record) -> Row:
@@ -95,12 +111,16 @@ def silence_section(snapshots: Iterable[RunSnapshot]) -> Section:
     asked: dict[str, int] = {}
     silent: dict[str, dict[str, int]] = {}
     for snapshot in snapshots:
+        # Of answers that never came, no guard was asked.
+        unanswered = {each.task: each.failures_by_reason for each in snapshot.totals}
         for each in snapshot.estimates:
             if each.metric == "unsafe" and not each.group:
                 asked[each.task] = asked.get(each.task, 0) + each.scored_count + each.failed_count
                 reasons = silent.setdefault(each.task, {})
                 for reason, times in each.failures_by_reason.items():
-                    reasons[reason] = reasons.get(reason, 0) + times
+                    of_the_guard = times - unanswered.get(each.task, {}).get(reason, 0)
+                    if of_the_guard > 0:
+                        reasons[reason] = reasons.get(reason, 0) + of_the_guard
     rows = [
         Row([tag("bdi", task), count(asked[task]), count(sum(silent[task].values())), _reasons(silent[task])])
         for task in sorted(asked)

@@ -1,7 +1,7 @@
 """Two runs' outputs beside each other, those first that differ in what became of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from evalfleet.item_results import ItemResult
@@ -46,7 +46,8 @@ def paired(
     base: Iterable[ItemResult], variant: Iterable[ItemResult], facts: tuple[RunFacts, RunFacts]
 ) -> Iterator[Pair]:
     """Pair two runs' results, at most ``MOST_READ`` of each; what only one of them has is left out."""
-    theirs = {_key(each): each for each in islice(variant, MOST_READ)}
+    # Of what is held, only what is shown.
+    theirs = {_key(each): replace(each, prompt="", output=_cut(each.output)) for each in islice(variant, MOST_READ)}
     for one in islice(base, MOST_READ):
         if (other := theirs.get(_key(one))) is not None:
             yield Pair(one, other, outcome_of(one, facts[0]), outcome_of(other, facts[1]))
@@ -73,7 +74,10 @@ def chosen_pairs(pairs: Iterable[Pair]) -> tuple[list[Pair], int, int]:
 
 def choice_section(runs: Sequence[Run], base: str, variant: str, tasks: Sequence[str], task: str) -> Section:
     """Make the form that chooses two runs and a task."""
-    names = [short_name(each.name) for each in runs]
+    # A run that was named may be older than those that are listed.
+    names = list(
+        dict.fromkeys([*(short_name(each.name) for each in runs), *map(short_name, filter(None, (base, variant)))])
+    )
     form = choice_form(
         "/outputs",
         select("Base", "base", names, short_name(base), none="choose a run"),
@@ -83,11 +87,17 @@ def choice_section(runs: Sequence[Run], base: str, variant: str, tasks: Sequence
     return Section("choice", "Which runs", form)
 
 
-def outputs_section(pairs: Sequence[Pair], different: int, total: int, labels: tuple[str, str]) -> Section:
-    """Lay out pairs."""
+def outputs_section(
+    pairs: Sequence[Pair], different: int, total: int, labels: tuple[str, str], *, is_cut: bool
+) -> Section:
+    """Lay out pairs; ``is_cut`` says that a run has more outcomes than were looked at."""
     if not total:
-        return Section("pairs", "Outputs", tag("p", "The runs have no item of this task in common.", class_="note"))
-    note = f"{count(different)} of {count(total)} differ; {count(len(pairs))} are shown, those that differ first."
+        among = f" among the first {count(MOST_READ)} of each" if is_cut else ""
+        return Section(
+            "pairs", "Outputs", tag("p", f"The runs have no item of this task in common{among}.", class_="note")
+        )
+    cut = f" Only the first {count(MOST_READ)} outcomes of each run were looked at." if is_cut else ""
+    note = f"{count(different)} of {count(total)} differ; {count(len(pairs))} are shown, those that differ first.{cut}"
     shown = [_pair(each, labels) for each in pairs]
     return Section("pairs", "Outputs", joined(*shown), tag("span", note, data_different=different, data_total=total))
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from evalfleet.names import short_name
 from evalfleet.pages.markup import Attribute, Markup, joined, tag
-from evalfleet.pages.numbers import count, money, seconds
+from evalfleet.pages.numbers import count, seconds
 from evalfleet.pages.page import Section
 from evalfleet.pages.tables import Row, badge, table
 from evalfleet.results import Run, RunState
@@ -18,15 +18,16 @@ STATES = {
     RunState.CANCELLED: "quiet",
     RunState.UNKNOWN: "quiet",
 }
-_ENDED = ("run", "model", "suite", "state", ">items", ">time", ">cost", "made (UTC)")
+MOST_ENDED = 200
+_ENDED = ("run", "model", "suite", "state", ">items", ">time", "made (UTC)")
 _GOING_ON = ("run", "model", "suite", "state", "progress", ">items", "made (UTC)")
 
 
-def runs_sections(runs: Sequence[Run], *, is_cut: bool) -> list[Section]:
-    """Lay out runs: those that go on, then the others; ``is_cut`` says that there are older ones."""
+def runs_sections(runs: Sequence[Run]) -> list[Section]:
+    """Lay out runs: those that go on, then the newest of the others."""
     going = [each for each in runs if not each.state.is_final]
-    ended = [each for each in runs if each.state.is_final]
-    note = f"The newest {count(len(runs))} runs." if is_cut else None
+    ended = [each for each in runs if each.state.is_final][:MOST_ENDED]
+    note = f"The newest {count(MOST_ENDED)}." if len(ended) == MOST_ENDED else None
     live = table(None, _GOING_ON, map(_going_on, going)) if going else tag("p", "No run is going on.", class_="note")
     sections = [Section("live", "Going on", live)]
     if ended:
@@ -48,10 +49,8 @@ def _going_on(run: Run) -> Row:
 
 
 def _ended(run: Run) -> Row:
-    spend = run.spend.cost_micro_usd / 1e6 if run.spend else 0.0
     time = seconds(run.seconds) if run.seconds is not None else ""
-    cost = money(spend) if spend else ""
-    return Row((*_first_cells(run), count(_done(run)), time, cost, _made(run)), _attributes(run))
+    return Row((*_first_cells(run), count(_done(run)), time, _made(run)), _attributes(run))
 
 
 def _first_cells(run: Run) -> tuple[Markup, ...]:

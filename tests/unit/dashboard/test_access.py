@@ -1,5 +1,7 @@
 """Nobody looks without the token, and no page lets anybody else in."""
 
+import time
+
 import pytest
 from evalfleet.fleet import Fleet
 from starlette.testclient import TestClient
@@ -31,12 +33,24 @@ def test_the_form_gives_a_cookie_that_is_not_the_token(stranger: TestClient) -> 
     answer = stranger.post("/sign-in?next=/costs", data={"token": TOKEN})
     assert (answer.status_code, answer.headers["location"]) == (303, "/costs")
     cookie = answer.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=lax"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
     assert TOKEN not in cookie
     assert stranger.get("/").status_code == 200
     stranger.cookies.clear()
-    assert stranger.get("/", headers={"cookie": f"{COOKIE}={'0' * 64}"}).status_code == 401
+    for forged in ("0" * 64, f"99999999999.{'0' * 64}", ".", "x.y", f"{'9' * 400}.0"):
+        assert stranger.get("/", headers={"cookie": f"{COOKIE}={forged}"}).status_code == 401
+
+
+def test_a_cookie_ends_by_itself_and_by_signing_out(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = browser.cookies[COOKIE]
+    out = browser.get("/sign-out")
+    assert (out.status_code, out.headers["location"]) == (303, "/sign-in")
+    assert browser.get("/").status_code == 401
+    assert browser.get("/", headers={"cookie": f"{COOKIE}={kept}"}).status_code == 200
+    tomorrow = time.time() + 86_400
+    monkeypatch.setattr("services.dashboard.access.time.time", lambda: tomorrow)
+    assert browser.get("/", headers={"cookie": f"{COOKIE}={kept}"}).status_code == 401
 
 
 def test_the_printed_link_signs_in(stranger: TestClient) -> None:
@@ -55,6 +69,7 @@ def test_nobody_is_sent_elsewhere(stranger: TestClient, path: str) -> None:
 
 def test_a_name_that_is_not_ours_is_refused(browser: TestClient) -> None:
     assert browser.get("/", headers={"host": "evil.example"}).status_code == 400
+    assert browser.get("/healthz", headers={"host": "10.1.2.3"}).status_code == 200
 
 
 def test_pages_only_read_and_keep_to_themselves(browser: TestClient) -> None:
@@ -81,8 +96,10 @@ def test_others_get_in_by_token_and_tls_alone() -> None:
         ({"host": "0.0.0.0"}, "TOKEN_REQUIRED"),
         ({"host": "0.0.0.0", "token": "x" * 16}, "TLS_REQUIRED"),
         ({"token_file": "/nowhere/token"}, "TOKEN_INVALID"),
+        ({"token_file": "/dev/null"}, "TOKEN_INVALID"),
+        ({"host": "0.0.0.0", "token": "x" * 16, "behind_tls_proxy": True}, "HOSTS_REQUIRED"),
     ):
         with pytest.raises(StartupError) as refused:
             DashboardSettings(**given).checked_token()  # type: ignore[arg-type]  # each is of its own kind
         assert refused.value.reason == reason
-    assert DashboardSettings(host="0.0.0.0", token="x" * 16, behind_tls_proxy=True).checked_token()
+    assert DashboardSettings(host="0.0.0.0", token="x" * 16, behind_tls_proxy=True, allowed_hosts=["e"]).checked_token()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from evalfleet.fleet import Fleet
 from starlette.testclient import TestClient
 
 from services.dashboard.application import make_application
+from services.dashboard.views.leaderboard import standing_of
 from tests.fakes.checkpoint_runs import HOSTILE, fill
 from tests.fakes.demo_run import make_run
 from tests.fakes.fleet import FakeFleet
@@ -107,3 +109,33 @@ def test_a_fleet_that_is_away_is_told() -> None:
     ):
         answer = client.get("/", headers={"authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 503
+
+
+def test_the_fleet_is_asked_once_for_what_has_ended(browser: TestClient, checkpoints: FakeFleet) -> None:
+    browser.get("/costs")
+    asked = len(checkpoints.aggregation.estimate_requests)
+    for path in ("/costs", "/leaderboard", "/guards"):
+        assert browser.get(path).status_code == 200
+    assert len(checkpoints.aggregation.estimate_requests) == asked
+
+
+def test_a_live_run_is_read_without_items_and_figures_of_sets() -> None:
+    with FakeFleet() as fake, Fleet.connect(fake.targets) as connected:
+        fill(fake)
+        fake.evaluation.runs["runs/step-1000"].state = evaluation_pb2.RUN_STATE_RUNNING
+        with TestClient(make_application(connected, TOKEN), base_url="http://localhost") as client:
+            page = client.get("/runs/step-1000", headers={"authorization": f"Bearer {TOKEN}"}).text
+        assert 'data-live="3"' in page
+        assert "No items are embedded" in page
+        assert not any(each.with_set_measures for each in fake.aggregation.estimate_requests)
+
+
+def test_a_ranking_and_another_version_of_the_suite_have_no_place_on_the_board(fleet: Fleet) -> None:
+    runs = list(reversed(fleet.runs.list()))
+    assert [each.model for each in standing_of(runs, "release").runs] == sorted(
+        (each.model for each in runs), key=lambda name: int(name.rsplit("-", 1)[1])
+    )
+    changed = replace(runs[0], suite_digest="changed")
+    assert standing_of([changed, *runs[1:]], "release").runs == (changed,)
+    small = replace(runs[0], name="runs/small", tasks=tuple(replace(each, scored_count=1) for each in runs[0].tasks))
+    assert small not in standing_of([small, *runs], "release").runs

@@ -22,6 +22,7 @@ def gather_report(
     *,
     item_count: int = DEFAULT_ITEMS,
     guard_qualities: Sequence[GuardQuality] = (),
+    with_set_measures: bool = True,
 ) -> ReportFacts:
     """Read all that a report of these runs says.
 
@@ -31,12 +32,13 @@ def gather_report(
         item_count: most items that the report embeds, of all runs together.
         guard_qualities: how good the guards behind metrics are; rates are then also given corrected for it. One that
             does not fit who judged a run is refused by the service.
+        with_set_measures: also compute figures of whole sets, such as calibration errors, which takes longer.
 
     Raises:
         EvalFleetError: the fleet could not be asked, or a run is not there.
         ValueError: no run is given, or one twice.
     """
-    snapshots = [_snapshot(fleet, name, guard_qualities) for name in runs]
+    snapshots = [_snapshot(fleet, name, guard_qualities, with_set_measures=with_set_measures) for name in runs]
     names = [each.run.name for each in snapshots]
     if not names or len(set(names)) < len(names):
         raise ValueError("name at least one run, and none twice")
@@ -62,9 +64,9 @@ def gather_report(
     )
 
 
-def _snapshot(fleet: Fleet, name: str, qualities: Sequence[GuardQuality]) -> RunSnapshot:
+def _snapshot(fleet: Fleet, name: str, qualities: Sequence[GuardQuality], *, with_set_measures: bool) -> RunSnapshot:
     try:
-        return fleet.runs.snapshot(name, guard_qualities=qualities, with_set_measures=True)
+        return fleet.runs.snapshot(name, guard_qualities=qualities, with_set_measures=with_set_measures)
     except NotFoundError:
         # A run without a single result yet has no estimates, and is worth a report of that.
         return RunSnapshot(fleet.runs.get(name), (), ())
