@@ -100,6 +100,6 @@ def test_others_get_in_by_token_and_tls_alone() -> None:
         ({"host": "0.0.0.0", "token": "x" * 16, "behind_tls_proxy": True}, "HOSTS_REQUIRED"),
     ):
         with pytest.raises(StartupError) as refused:
-            DashboardSettings(**given).checked_token()  # type: ignore[arg-type]  # each is of its own kind
+            DashboardSettings(**given).checked_token()
         assert refused.value.reason == reason
     assert DashboardSettings(host="0.0.0.0", token="x" * 16, behind_tls_proxy=True, allowed_hosts=["e"]).checked_token()
