@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias
 from evalfleet.common.v1 import common_pb2
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
 from evalfleet.generation.v1 import generation_pb2
+from evalfleet.message_sizes import fitting
 from evalfleet.names import full_name
 from evalfleet.window import Sent
 
@@ -103,11 +104,13 @@ def generate_request(
 
 
 def generate_request_or_error(
-    model: str, prompt: Prompt, sampling: Sampling, *, priority: Priority | None
+    model: str, prompt: Prompt | EvalFleetError, sampling: Sampling, *, priority: Priority | None
 ) -> generation_pb2.GenerateRequest | EvalFleetError:
     """Return the request, or what is wrong with this one of many: it must not keep the others from being answered."""
+    if isinstance(prompt, EvalFleetError):
+        return prompt
     try:
-        return generate_request(model, prompt, sampling, priority=priority)
+        return fitting(generate_request(model, prompt, sampling, priority=priority))
     except UnicodeEncodeError:
         return InvalidArgumentError("the prompt's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
     except (TypeError, ValueError, KeyError) as error:

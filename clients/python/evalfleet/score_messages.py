@@ -7,6 +7,7 @@ from google.protobuf import json_format
 
 from evalfleet.connections import LARGEST_PAGE
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
+from evalfleet.message_sizes import fitting
 from evalfleet.names import full_name
 from evalfleet.scorer_results import Score, score_from_message
 from evalfleet.scoring.v1 import scoring_pb2
@@ -43,11 +44,13 @@ def score_request(
 
 
 def score_request_or_error(
-    output: ScorableOutput, scorer: str, parameters: Mapping[str, object] | None
+    output: ScorableOutput | EvalFleetError, scorer: str, parameters: Mapping[str, object] | None
 ) -> scoring_pb2.ScoreRequest | EvalFleetError:
     """Return the request, or what is wrong with this one of many: it must not keep the others from being judged."""
+    if isinstance(output, EvalFleetError):
+        return output
     try:
-        return score_request(output, scorer, parameters)
+        return fitting(score_request(output, scorer, parameters))
     except EvalFleetError as error:
         return error
 

@@ -7,6 +7,7 @@ from evalfleet import decoding, policies
 from evalfleet.common.v1 import common_pb2
 from evalfleet.connections import LARGEST_PAGE
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
+from evalfleet.message_sizes import fitting
 from evalfleet.names import full_name
 from evalfleet.results import Policy, RollingVerdict, Verdict
 from evalfleet.safety.v1 import safety_pb2
@@ -59,11 +60,13 @@ def classify_request(conversation: Conversation, **options: Unpack[ClassifyOptio
 
 
 def classify_request_or_error(
-    conversation: Conversation, **options: Unpack[ClassifyOptions]
+    conversation: Conversation | EvalFleetError, **options: Unpack[ClassifyOptions]
 ) -> safety_pb2.ClassifyRequest | EvalFleetError:
     """Return the request, or what is wrong with this one of many: it must not keep the others from being judged."""
+    if isinstance(conversation, EvalFleetError):
+        return conversation
     try:
-        return classify_request(conversation, **options)
+        return fitting(classify_request(conversation, **options))
     except UnicodeEncodeError:
         return InvalidArgumentError("the conversation's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
     except (TypeError, ValueError, KeyError) as error:
