@@ -1,6 +1,5 @@
 """Many requests: in batches, or over streams that survive a service that restarts; what cannot be sent fails alone."""
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -8,6 +7,7 @@ from contextlib import closing
 from typing import Generic, TypeVar
 
 from evalfleet.errors import EvalFleetError
+from evalfleet.message_sizes import LARGEST_ITEM_BYTES, is_too_large, size_bytes, too_large_alone
 from evalfleet.window import WINDOW_ITEMS, MessageT, Patience, Sent, Window, may_reopen, stream_ended
 
 RequestT = TypeVar("RequestT")
@@ -159,20 +159,50 @@ def answered_batches(
 ) -> list[ResultT | EvalFleetError]:
     """Return one result a request, in their order; one that cannot be sent has its error.
 
+    A batch that is too large for the service, or has too large an answer, is asked in halves.
+
     Args:
         source: the requests, or why there is none.
-        ask: sends up to ``largest`` of them.
+        ask: sends up to ``largest`` of them, which fit into a message.
         largest: most requests of a batch.
 
     Raises:
         EvalFleetError: what a batch ended with; WRONG_RESULT_COUNT: nobody knows which result is whose.
     """
     outcomes: list[ResultT | EvalFleetError] = []
-    requests = iter(source)
-    while some := list(itertools.islice(requests, largest)):
+    for some in batches_of(source, largest):
         sent = [each for each in some if not isinstance(each, EvalFleetError)]
-        outcomes += in_place(some, ask(sent) if sent else ())
+        outcomes += in_place(some, _asked(sent, ask) if sent else ())
     return outcomes
+
+
+def _asked(
+    requests: list[RequestT], ask: Callable[[list[RequestT]], Sequence[ResultT]]
+) -> list[ResultT | EvalFleetError]:
+    try:
+        return in_place(requests, ask(requests))
+    except EvalFleetError as error:
+        if not is_too_large(error):
+            raise
+        if len(requests) == 1:
+            return [too_large_alone(error)]
+    middle = len(requests) // 2
+    return [*_asked(requests[:middle], ask), *_asked(requests[middle:], ask)]
+
+
+def batches_of(source: Iterable[RequestT | EvalFleetError], largest: int) -> Iterator[list[RequestT | EvalFleetError]]:
+    """Yield up to ``largest`` requests, or why there is none, at a time: as many as fit into a message."""
+    some: list[RequestT | EvalFleetError] = []
+    total = 0
+    for each in source:
+        size = size_bytes(each)
+        if some and (len(some) == largest or total + size > LARGEST_ITEM_BYTES):
+            yield some
+            some, total = [], 0
+        some.append(each)
+        total += size
+    if some:
+        yield some
 
 
 def in_place(

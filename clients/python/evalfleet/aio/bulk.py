@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from itertools import islice
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from evalfleet.bulk import in_place
+from evalfleet.bulk import batches_of, in_place
 from evalfleet.errors import EvalFleetError
+from evalfleet.message_sizes import is_too_large, too_large_alone
 from evalfleet.window import WINDOW_ITEMS, MessageT, Patience, Sent, Window, may_reopen, stream_ended
 
 ItemT = TypeVar("ItemT")
@@ -159,8 +159,21 @@ async def answered_batches(
 ) -> list[ResultT | EvalFleetError]:
     """Return one result a request, in their order; arguments and errors are those of ``bulk.answered_batches``."""
     outcomes: list[ResultT | EvalFleetError] = []
-    requests = iter(source)
-    while some := list(islice(requests, largest)):
+    for some in batches_of(source, largest):
         sent = [each for each in some if not isinstance(each, EvalFleetError)]
-        outcomes += in_place(some, await ask(sent) if sent else ())
+        outcomes += in_place(some, await _asked(sent, ask) if sent else ())
     return outcomes
+
+
+async def _asked(
+    requests: list[RequestT], ask: Callable[[list[RequestT]], Awaitable[Sequence[ResultT]]]
+) -> list[ResultT | EvalFleetError]:
+    try:
+        return in_place(requests, await ask(requests))
+    except EvalFleetError as error:
+        if not is_too_large(error):
+            raise
+        if len(requests) == 1:
+            return [too_large_alone(error)]
+    middle = len(requests) // 2
+    return [*await _asked(requests[:middle], ask), *await _asked(requests[middle:], ask)]
