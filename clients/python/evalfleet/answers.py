@@ -91,7 +91,7 @@ class Generation:
     def generate_many(
         self,
         model: str,
-        prompts: Iterable[Prompt],
+        prompts: Iterable[Prompt | EvalFleetError],
         sampling: Sampling = DEFAULT_SAMPLING,
         *,
         priority: Priority | None = None,
@@ -106,7 +106,8 @@ class Generation:
 
         Args:
             model: name of a registered model.
-            prompts: read as fast as the service takes them, in a thread of its own.
+            prompts: read as fast as the service takes them, in a thread of its own; an error in place of one is its
+                outcome.
             sampling: how to choose tokens.
             priority: whose turn comes first; default: ``evaluation``.
             patience_seconds: longest time that the service may be away.

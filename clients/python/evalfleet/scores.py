@@ -67,7 +67,7 @@ class Scoring:
 
     def score_many(
         self,
-        outputs: Iterable[ScorableOutput],
+        outputs: Iterable[ScorableOutput | EvalFleetError],
         *,
         scorer: str = "",
         parameters: Mapping[str, object] | None = None,
@@ -81,7 +81,8 @@ class Scoring:
         waited for; leaving the loop stops the scorers' work.
 
         Args:
-            outputs: read as fast as the service takes them, in a thread of its own.
+            outputs: read as fast as the service takes them, in a thread of its own; an error in place of one is its
+                outcome.
             scorer: as in ``score``.
             parameters: as in ``score``.
             patience_seconds: longest time that the service may be away.

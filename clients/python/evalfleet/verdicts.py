@@ -84,7 +84,7 @@ class Safety:
 
     def classify_many(
         self,
-        conversations: Iterable[Conversation],
+        conversations: Iterable[Conversation | EvalFleetError],
         *,
         aspect: Aspect | None = None,
         guard: str | None = None,
@@ -100,7 +100,8 @@ class Safety:
         meanwhile is waited for; leaving the loop stops the guards' work.
 
         Args:
-            conversations: read as fast as the service takes them, in a thread of its own.
+            conversations: read as fast as the service takes them, in a thread of its own; an error in place of one is
+                its outcome.
             aspect: as in ``classify``.
             guard: as in ``classify``.
             threshold: as in ``classify``.

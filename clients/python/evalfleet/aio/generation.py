@@ -74,7 +74,7 @@ class AsyncGeneration:
     async def generate_many(
         self,
         model: str,
-        prompts: AnyIterable[Prompt],
+        prompts: AnyIterable[Prompt | EvalFleetError],
         sampling: Sampling = DEFAULT_SAMPLING,
         *,
         priority: Priority | None = None,

@@ -69,7 +69,7 @@ class AsyncSafety:
 
     async def classify_many(
         self,
-        conversations: AnyIterable[Conversation],
+        conversations: AnyIterable[Conversation | EvalFleetError],
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         in_order: bool = False,

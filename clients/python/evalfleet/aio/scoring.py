@@ -66,7 +66,7 @@ class AsyncScoring:
 
     async def score_many(
         self,
-        outputs: AnyIterable[ScorableOutput],
+        outputs: AnyIterable[ScorableOutput | EvalFleetError],
         *,
         scorer: str = "",
         parameters: Mapping[str, object] | None = None,

@@ -98,7 +98,9 @@ class ClassifyQuestion:
     def answers(self, fleet: Fleet, rows: Iterable[Row], asking: Asking) -> Iterator[dict[str, Any]]:
         """See ``Question.answers``."""
 
-        def ask(conversations: Iterator[Conversation]) -> Iterator[tuple[int, Verdict | EvalFleetError]]:
+        def ask(
+            conversations: Iterator[Conversation | EvalFleetError],
+        ) -> Iterator[tuple[int, Verdict | EvalFleetError]]:
             return fleet.safety.classify_many(
                 conversations,
                 aspect=self.aspect,
@@ -149,7 +151,7 @@ class ScoreQuestion:
     def answers(self, fleet: Fleet, rows: Iterable[Row], asking: Asking) -> Iterator[dict[str, Any]]:
         """See ``Question.answers``."""
 
-        def ask(outputs: Iterator[ScorableOutput]) -> Iterator[tuple[int, Score | EvalFleetError]]:
+        def ask(outputs: Iterator[ScorableOutput | EvalFleetError]) -> Iterator[tuple[int, Score | EvalFleetError]]:
             return fleet.scoring.score_many(
                 outputs,
                 scorer=self.scorer,
@@ -202,7 +204,7 @@ class GenerateQuestion:
     def answers(self, fleet: Fleet, rows: Iterable[Row], asking: Asking) -> Iterator[dict[str, Any]]:
         """See ``Question.answers``."""
 
-        def ask(prompts: Iterator[Prompt]) -> Iterator[tuple[int, Answer | EvalFleetError]]:
+        def ask(prompts: Iterator[Prompt | EvalFleetError]) -> Iterator[tuple[int, Answer | EvalFleetError]]:
             return fleet.generation.generate_many(
                 self.model,
                 prompts,

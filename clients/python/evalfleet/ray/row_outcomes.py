@@ -1,6 +1,5 @@
 """Rows in, outcomes out, in the same order: some rows hold nothing that could be asked."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,32 +14,24 @@ ResultT = TypeVar("ResultT")
 def outcomes(
     rows: Iterable[Row],
     request_of: Callable[[Mapping[str, Any]], RequestT],
-    ask: Callable[[Iterator[RequestT]], Iterator[tuple[int, ResultT | EvalFleetError]]],
+    ask: Callable[[Iterator[RequestT | EvalFleetError]], Iterator[tuple[int, ResultT | EvalFleetError]]],
 ) -> Iterator[ResultT | EvalFleetError]:
-    """Yield what became of each row, in their order; a row that holds no request is answered here.
+    """Yield what became of each row, in their order; a row that holds no request has what is wrong with it.
 
     Args:
         rows: read in a thread of gRPC's.
         request_of: makes the request of a row, or raises ValueError.
-        ask: yields (number, outcome) of each request in their order.
+        ask: yields (number, outcome) of each request in their order; an error among them is its own outcome. It counts
+            like the others, so that no more rows are held than may be in flight.
     """
-    waiting: deque[EvalFleetError | None] = deque()
 
-    def requests() -> Iterator[RequestT]:
-        for row in rows:
-            try:
-                if isinstance(row, EvalFleetError):
-                    waiting.append(row)
-                    continue
-                request = request_of(row)
-            except ValueError as error:
-                waiting.append(InvalidArgumentError(f"the row {error}", reason="ROW_INVALID"))
-                continue
-            waiting.append(None)
-            yield request
+    def request_or_error(row: Row) -> RequestT | EvalFleetError:
+        if isinstance(row, EvalFleetError):
+            return row
+        try:
+            return request_of(row)
+        except ValueError as error:
+            return InvalidArgumentError(f"the row {error}", reason="ROW_INVALID")
 
-    for _, outcome in ask(requests()):
-        while (problem := waiting.popleft()) is not None:
-            yield problem
+    for _, outcome in ask(request_or_error(each) for each in rows):
         yield outcome
-    yield from (each for each in waiting if each is not None)

@@ -1,6 +1,7 @@
 """What Ray calls in its workers, called here without Ray: answers as columns, and pieces as files."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,13 @@ from evalfleet.ray.callables import AnsweredPieces
 from evalfleet.ray.output import BulkFolder, added
 from evalfleet.ray.pieces import cut, kept_schema
 from evalfleet.ray.questions import Question
-from evalfleet.ray.row_outcomes import outcomes
+from evalfleet.ray.row_outcomes import Row, outcomes
 from evalfleet.ray.sources import find_files
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scorer_results import Score, ScorerReference
 
 from tests.fakes.fleet import FakeFleet
+from tests.patience import LONGEST_WAIT_SECONDS
 
 QUICK = Asking(window=8, patience_seconds=0.0)
 
@@ -149,6 +151,9 @@ class Many:
     def __call__(self, *arguments: Any, **options: Any) -> Iterator[tuple[int, Any]]:
         requests = next(each for each in arguments if isinstance(each, Iterator))
         for number, request in enumerate(requests):
+            if isinstance(request, EvalFleetError):
+                yield number, request
+                continue
             self.asked.append(request)
             yield number, self.answer(request)
 
@@ -186,10 +191,37 @@ def test_rows_without_a_request_keep_their_places() -> None:
             raise ValueError("is negative")
         return int(row["n"])
 
-    def ask(requests: Iterator[int]) -> Iterator[tuple[int, str]]:
+    def ask(requests: Iterator[int | EvalFleetError]) -> Iterator[tuple[int, str | EvalFleetError]]:
         for number, each in enumerate(requests):
-            yield number, f"answer {each}"
+            yield number, each if isinstance(each, EvalFleetError) else f"answer {each}"
 
     told = [each.reason if isinstance(each, EvalFleetError) else each for each in outcomes(rows, request, ask)]
     assert told == ["ROW_INVALID", "answer 0", "X", "answer 1", "ROW_INVALID"]
     assert list(outcomes([], request, ask)) == []
+
+
+def test_rows_without_a_request_count_among_those_in_flight(fake: FakeFleet) -> None:
+    read = 0
+    is_judging, is_full = threading.Event(), threading.Event()
+
+    def wait(request: safety_pb2.ClassifyRequest) -> safety_pb2.Verdict:
+        is_judging.set()
+        is_full.wait(LONGEST_WAIT_SECONDS)
+        return safety_pb2.Verdict(decision=safety_pb2.DECISION_SAFE)
+
+    def rows() -> Iterator[Row]:
+        nonlocal read
+        yield {"text": "fine"}
+        is_judging.wait(LONGEST_WAIT_SECONDS)
+        for read in range(1, 1000):
+            if read == QUICK.window - 1:
+                # So many may be read; whoever reads more does so before the first row is answered.
+                threading.Timer(0.05, is_full.set).start()
+            yield {}
+
+    fake.safety.judges["guards/g"] = wait
+    with Fleet.connect(fake.targets) as fleet:
+        told = ClassifyQuestion(guard="g").answers(fleet, rows(), QUICK)
+        assert next(told)["decision"] == "safe"
+        assert read < 2 * QUICK.window
+        assert [each["error_reason"] for each in told] == ["ROW_INVALID"] * 999
