@@ -190,11 +190,15 @@ def _kept(text: str, content: Mapping[str, Any], kept: pa.Schema) -> dict[str, s
     """Return the kept columns of a line, all as text: the same ones whatever the line has."""
     if kept.names == [LINE_COLUMN] and LINE_COLUMN not in content:
         return {LINE_COLUMN: text}
-    values = {name: content.get(name) for name in kept.names}
-    return {
-        name: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
+    return {name: _as_text(content.get(name)) for name in kept.names}
+
+
+def _as_text(value: object) -> str | None:
+    """Return a value as a text that a column can hold: JSON may escape half a character, which no UTF-8 has."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:

@@ -103,7 +103,8 @@ def run_bulk(
         BulkError: a piece could not be finished, because the service is away for instance; the message says why.
         EvalFleetError: the job is refused as it is, before anything is asked.
     """
-    files = find_files(job.inputs)
+    # Workers, and the same job when it goes on, may have another working folder.
+    files = find_files([_absolute(each) for each in job.inputs])
     kept = kept_schema(files, job.layout)
     check_names([*kept.names, *(name for name, _ in SOURCE_FIELDS)], answer_schema(job.question, job.prefix))
     told = {job.question.service: find_endpoints(targets, state_dir=state_dir).target(job.question.service)}
@@ -145,8 +146,8 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _absolute(out: str) -> str:
-    return out if "://" in out else os.path.abspath(out)
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(uri)
 
 
 @contextmanager

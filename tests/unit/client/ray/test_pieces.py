@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, NotFoundError
+from evalfleet.ray import BulkJob, ClassifyQuestion, run_bulk
 from evalfleet.ray.pieces import BLOCK_ROWS, Layout, cut, kept_schema, read_blocks
 from evalfleet.ray.sources import find_files, is_rows
 
@@ -80,6 +81,13 @@ def test_named_columns_of_json_lines_are_texts(tmp_path: Path) -> None:
     assert kept.to_pylist() == [{"id": "7"}, {"id": "x"}, {"id": None}]
 
 
+def test_half_a_character_in_a_kept_column_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "id": "x\\ud83dy"}\n{"text": "b", "id": ["\\ude00"]}\n')
+    texts, _, (kept,) = read(Layout(keep=("id",)), tmp_path / "a.jsonl")
+    assert kept.to_pylist() == [{"id": "x?y"}, {"id": '["?"]'}]
+    assert texts == ["a", "b"]
+
+
 def test_a_folder_is_its_files_of_rows_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.jsonl", "deep/a.jsonl", "_SUCCESS", ".hidden.jsonl", "readme.md", "a.jsonl.zst"):
@@ -105,3 +113,14 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         kept_schema(both, Layout(keep=("nothing",)))
     with pytest.raises(InvalidArgumentError, match="not both at once"):
         kept_schema(find_files([str(tmp_path)]), Layout())
+
+
+def test_a_job_goes_on_from_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in.parquet")
+    (tmp_path / "deep").mkdir()
+    for folder, name in ((tmp_path, "in.parquet"), (tmp_path / "deep", "../in.parquet")):
+        monkeypatch.chdir(folder)
+        job = BulkJob(ClassifyQuestion(), (name,), str(tmp_path / "out"))
+        run_bulk(job, targets={"safety": "127.0.0.1:1"})
+    (file,) = json.loads((tmp_path / "out" / "_bulk.json").read_text())["files"]
+    assert file["uri"] == str(tmp_path / "in.parquet")
