@@ -1,14 +1,17 @@
 """Single calls over real gRPC, blocking and awaited: repeated, bounded, named, hedged, cancelled."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeAlias
 
 import grpc
 import pytest
 from evalfleet.aio import AsyncFleet
+from evalfleet.aio.connections import AsyncConnection
 from evalfleet.errors import (
     DeadlineExceededError,
     EvalFleetError,
@@ -215,6 +218,23 @@ def test_one_fleet_serves_several_event_loops(safety: ScriptedSafety) -> None:
     # As cells of a notebook or tests do, each with a loop of its own.
     assert [asyncio.run(ask()) for _ in range(3)] == [Decision.SAFE] * 3
     asyncio.run(fleet.close())
+
+
+def test_channels_of_event_loops_that_have_ended_are_let_go(safety: ScriptedSafety) -> None:
+    connection = AsyncConnection("safety", safety.target)
+    channels: list[weakref.ref[object]] = []
+
+    async def ask() -> None:
+        stub: safety_pb2_grpc.SafetyServiceAsyncStub = connection.stub(safety_pb2_grpc.SafetyServiceStub)
+        await connection.call(stub.Classify, safety_pb2.ClassifyRequest())
+        assert connection._open is not None
+        channels.append(weakref.ref(connection._open.channel))
+
+    for _ in range(4):
+        asyncio.run(ask())
+    gc.collect()
+    assert [each() is None for each in channels] == [True, True, True, False]
+    asyncio.run(connection.close())
 
 
 async def test_an_unreachable_service_is_a_typed_error(safety: ScriptedSafety) -> None:

@@ -47,7 +47,8 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         self._settings = settings or ClientSettings()
         self._plans = CallPlans(self._settings)
         self._open: _Open | None = None
-        # Kept from being collected: as garbage of another loop or process, a channel may wait for it.
+        # Kept from being collected: as garbage of a loop that may still run, or of another process, a channel may wait
+        # for it.
         self._left_behind: list[_Open] = []
 
     def stub(self, make: Callable[[grpc.aio.Channel], StubT]) -> StubT:
@@ -62,9 +63,12 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         opened = self._open
         if opened is None or opened.loop is not loop or opened.process != os.getpid():
             channel = open_async_channel(self.target, self._settings.security)
-            if opened is not None:
-                self._left_behind.append(opened)
+            left_behind = self._left_behind if opened is None else [*self._left_behind, opened]
             self._open = opened = _Open(os.getpid(), loop, channel, {})
+            # Only now may those be closed whose loop has ended: the channel just opened keeps gRPC's thread going.
+            self._left_behind = [
+                each for each in left_behind if each.process != os.getpid() or not each.loop.is_closed()
+            ]
         if make not in opened.stubs:
             opened.stubs[make] = make(opened.channel)
         return cast("StubT", opened.stubs[make])
