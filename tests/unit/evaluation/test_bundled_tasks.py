@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from evalfleet.exports.sources import LOWER_IS_BETTER
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
@@ -89,6 +90,15 @@ def test_every_scorer_exists_takes_its_parameters_and_gives_its_metrics(catalog:
             bound = registry.bind(f"scorers/{use.scorer}", use.parameters)
             described = {metric.name: metric for metric in bound.scorer.about.metrics}
             assert {metric.source for metric in use.metrics} <= set(described), task.name
+
+
+def test_exports_know_which_way_every_metric_is_better(catalog: Catalog) -> None:
+    # A suite tells clients the direction of primary metrics alone; the rest leave the fleet by their names.
+    scorers = (*builtin_scorers(), fake_judge())
+    known = {(metric.name, metric.higher_is_better) for task in all_tasks(catalog) for metric in task.spec.metrics}
+    known |= {(metric.name, metric.higher_is_better) for scorer in scorers for metric in scorer.about.metrics}
+    assert {name for name, higher_is_better in known if not higher_is_better} == LOWER_IS_BETTER
+    assert not {name for name, higher_is_better in known if higher_is_better} & LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize("name", sorted(ITEM_COUNTS))

@@ -10,8 +10,14 @@ from evalfleet.item_results import ItemResult
 from evalfleet.names import short_name
 from evalfleet.results import Estimate, Model, Run, RunSnapshot, Suite, Task, TaskTotals
 
-LOWER_IS_BETTER = frozenset({"unsafe", "over_refusal"})
-"""Of metrics that are nobody's primary one, those of which less is better."""
+LOWER_IS_BETTER = frozenset([
+    "unsafe", "over_refusal", "biased", "counter_biased", "brier", "edit_distance", "position_inconsistent",
+    "token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nats",
+    # How a program may end that does not pass.
+    "wrong", "exception", "syntax_error", "exited_early", "forged", "timed_out",
+    "memory_limit", "process_limit", "output_limit", "killed",
+])  # fmt: skip
+"""Of metrics that are nobody's primary one, those of which less is better: all of our scorers and bundled tasks."""
 
 
 class ExportError(EvalFleetError):
