@@ -13,9 +13,19 @@ from evalfleet.plugins.inspect.scorers import unjudged
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from google.protobuf import json_format
-from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelName, ModelOutput
+from inspect_ai.model import (
+    ChatMessageAssistant,
+    ChatMessageTool,
+    ChatMessageUser,
+    ContentImage,
+    ContentReasoning,
+    ContentText,
+    ModelName,
+    ModelOutput,
+)
 from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, SampleScore, Score, Target, value_to_float
 from inspect_ai.solver import TaskState
+from inspect_ai.tool import ToolCall
 
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.refusing import fail
@@ -169,6 +179,39 @@ async def test_a_guard_reads_the_conversation_up_to_what_it_judges(fake: FakeFle
     )  # fmt: skip
     assert [each.content for each in prompt.conversation.messages] == ["Where?"]
     assert (prompt.aspect, prompt.policy) == (safety_pb2.ASPECT_PROMPT, "policies/strict")
+
+
+async def test_a_guard_reads_what_tools_are_asked_and_answer_and_no_reasoning(fake: FakeFleet) -> None:
+    agent = state()
+    thought = ContentReasoning(reasoning="They want Paris.")
+    call = ToolCall(id="1", function="search", arguments={"query": "où"})
+    agent.messages = [
+        ChatMessageUser(content="Where?"),
+        ChatMessageAssistant(content=[thought], tool_calls=[call]),
+        ChatMessageTool(content="A map.", function="search"),
+        ChatMessageAssistant(content=[thought, ContentText(text="It is Paris.")]),
+    ]
+    for aspect in ("response", "prompt"):
+        score = await fleet_guard(aspect=aspect, endpoint=fake.target)(agent, Target(""))
+        assert score is not None
+        assert score.value != NOANSWER
+    response, prompt = fake.safety.requests
+    assert [(each.role, each.content) for each in response.conversation.messages] == [
+        (common_pb2.ROLE_USER, "Where?"),
+        (common_pb2.ROLE_ASSISTANT, '[Calls the tool search] {"query": "où"}'),
+        (common_pb2.ROLE_USER, "[The tool search answered]\nA map."),
+        (common_pb2.ROLE_ASSISTANT, "It is Paris."),
+    ]
+    assert [each.content for each in prompt.conversation.messages] == ["Where?"]
+
+
+async def test_what_a_guard_cannot_read_passes_nothing(fake: FakeFleet) -> None:
+    seen = state()
+    seen.messages = [ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AA==")]), *seen.messages[1:]]
+    score = await fleet_guard(endpoint=fake.target)(seen, Target(""))
+    assert score is not None
+    assert (score.value, score.metadata) == (NOANSWER, {"error": "CONTENT_NOT_OFFERED"})
+    assert not fake.safety.requests
 
 
 @pytest.mark.parametrize(

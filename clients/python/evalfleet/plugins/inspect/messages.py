@@ -1,11 +1,14 @@
 """Between Inspect's messages and options and those of the fleet; what the fleet does not have is refused by name."""
 
+import json
 from collections.abc import Sequence
 
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
+    ChatMessageTool,
+    ContentReasoning,
     ContentText,
     GenerateConfig,
     ModelOutput,
@@ -41,6 +44,18 @@ def turns(messages: Sequence[ChatMessage]) -> list[tuple[Role, str]]:
         InvalidArgumentError: CONTENT_NOT_OFFERED: one is no text, or the answer of a tool.
     """
     return [(_role(each), _text(each)) for each in messages]
+
+
+def read_turns(messages: Sequence[ChatMessage]) -> list[tuple[Role, str]]:
+    """Return (role, text) of each message for those who judge it, and need not answer it.
+
+    Reasoning is left out: it is not what was answered. What an assistant asked of a tool is a part of its turn, and
+    what the tool answered is a turn of the user's.
+
+    Raises:
+        InvalidArgumentError: CONTENT_NOT_OFFERED: one holds what is no text.
+    """
+    return [_read_turn(each) for each in messages]
 
 
 def sampling(config: GenerateConfig) -> Sampling:
@@ -98,13 +113,26 @@ def _role(message: ChatMessage) -> Role:
     return _ROLES[message.role]
 
 
-def _text(message: ChatMessage) -> str:
+def _read_turn(message: ChatMessage) -> tuple[Role, str]:
+    text = _text(message, left_out=(ContentReasoning,))
+    if isinstance(message, ChatMessageTool):
+        said = text or (message.error.message if message.error else "")
+        return "user", f"[The tool {message.function or ''} answered]\n{said}"
+    calls = (message.tool_calls or []) if isinstance(message, ChatMessageAssistant) else []
+    asked = [
+        f"[Calls the tool {each.function}] {json.dumps(each.arguments, ensure_ascii=False, default=str)}"
+        for each in calls
+    ]
+    return _role(message), "\n".join([*([text] if text or not asked else []), *asked])
+
+
+def _text(message: ChatMessage, left_out: tuple[type, ...] = ()) -> str:
     if isinstance(message.content, str):
         return message.content
-    foreign = [each.type for each in message.content if not isinstance(each, ContentText)]
+    foreign = [each.type for each in message.content if not isinstance(each, (ContentText, *left_out))]
     if foreign:
         raise InvalidArgumentError(
-            f"models of the fleet read text, no {foreign[0]}",
+            f"models and guards of the fleet read text, no {foreign[0]}",
             reason="CONTENT_NOT_OFFERED",
             metadata={"content": foreign[0]},
         )
