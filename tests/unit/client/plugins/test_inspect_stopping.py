@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from evalfleet.aggregation.v1 import aggregation_pb2, drawing_pb2
-from evalfleet.errors import InvalidArgumentError
+from evalfleet.errors import InvalidArgumentError, PermissionDeniedError
 from evalfleet.plugins.inspect import FleetStopping
 from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -29,12 +29,15 @@ class Aggregation:
         self.specs: list[drawing_pb2.DrawingSpec] = []
         self.results: list[aggregation_pb2.Result] = []
         self.is_away = False
+        self.refusal: grpc.StatusCode | None = None
         self._ids: list[str] = []
 
     def create(
-        self, requests: Iterator[drawing_pb2.CreateDrawingRequest], _: grpc.ServicerContext
+        self, requests: Iterator[drawing_pb2.CreateDrawingRequest], context: grpc.ServicerContext
     ) -> drawing_pb2.CreateDrawingResponse:
         self._ids = []
+        if self.refusal is not None:
+            fail(context, self.refusal, "the ledger is damaged", reason="REFUSED")
         for each in requests:
             if each.HasField("spec"):
                 self.specs.append(each.spec)
@@ -131,6 +134,24 @@ async def test_an_evaluation_goes_on_to_its_end_when_the_service_fails(
         assert sample.id is not None
         assert await stopping.schedule_sample(sample.id, 1) is None
         await stopping.complete_sample(sample.id, 1, RIGHT)
+    assert (await stopping.complete_task())["problem"] == "the ledger is damaged"
+
+
+async def test_an_evaluation_that_begins_without_the_service_is_not_stopped(
+    fake: FakeFleet, aggregation: Aggregation
+) -> None:
+    stopping = FleetStopping(at_least=0.5, endpoint=fake.target)
+    samples = samples_of(stopping.applied_to(quiz()))
+    aggregation.refusal = grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(PermissionDeniedError):
+        await stopping.start_task(SPEC, samples, epochs=1)
+    aggregation.refusal = grpc.StatusCode.INTERNAL
+    assert await stopping.start_task(SPEC, samples, epochs=1) == "evalfleet"
+    for sample in samples:
+        assert sample.id is not None
+        assert await stopping.schedule_sample(sample.id, 1) is None
+        await stopping.complete_sample(sample.id, 1, RIGHT)
+    assert not aggregation.results
     assert (await stopping.complete_task())["problem"] == "the ledger is damaged"
 
 

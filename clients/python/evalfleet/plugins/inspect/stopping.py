@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from evalfleet.client_settings import ClientSettings
 from evalfleet.connections import Connection
 from evalfleet.endpoints import find_endpoints
-from evalfleet.errors import EvalFleetError, InvalidArgumentError
+from evalfleet.errors import EvalFleetError, InvalidArgumentError, PermissionDeniedError, UnauthenticatedError
 from evalfleet.goals import TaskDecision
 from evalfleet.names import short_name
 from evalfleet.plugins.inspect.blocking import patiently
@@ -28,6 +28,8 @@ from evalfleet.plugins.inspect.score_values import known_value
 MANAGER = "evalfleet"
 _LOG = logging.getLogger(__name__)
 _ORDERING_MODEL = "models/any"
+# Who evaluates can mend these at once; after any other the evaluation goes on without being stopped.
+_OF_THE_CALLER = (InvalidArgumentError, PermissionDeniedError, UnauthenticatedError)
 
 
 @dataclass(slots=True)
@@ -40,6 +42,11 @@ class _Work:
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     decision: TaskDecision | None = None
     problem: str = ""
+
+    def go_on_without(self, error: EvalFleetError) -> None:
+        """Note why nothing is stopped any more."""
+        self.problem = error.message
+        _LOG.warning("samples are not stopped early: %s", error.message)
 
 
 class FleetStopping:
@@ -132,6 +139,7 @@ class FleetStopping:
 
         Raises:
             InvalidArgumentError: SAMPLES_NOT_IN_DRAWN_ORDER: they are not the first ones of the drawn order.
+            EvalFleetError: the service refuses this caller. If it is away, the evaluation goes on to its end.
         """
         ids = [str(each.id) for each in samples]
         if tuple(ids) != self._order[: len(ids)] or not ids:
@@ -141,17 +149,23 @@ class FleetStopping:
                 reason="SAMPLES_NOT_IN_DRAWN_ORDER",
             )
         results = self._drawing(f"runs/inspect-{task.eval_id}", task.task)
-        await patiently(
-            lambda: results.create(
-                self._ids,
-                seed=self._seed,
-                model=f"models/{short_name(task.model)}",
-                data_digest=self._data_digest,
-                questions=self._questions,
-                samples=epochs,
+        work = _Work(results, {item: index for index, item in enumerate(self._order)})
+        try:
+            await patiently(
+                lambda: results.create(
+                    self._ids,
+                    seed=self._seed,
+                    model=f"models/{short_name(task.model)}",
+                    data_digest=self._data_digest,
+                    questions=self._questions,
+                    samples=epochs,
+                )
             )
-        )
-        self._work.set(_Work(results, {item: index for index, item in enumerate(self._order)}))
+        except _OF_THE_CALLER:
+            raise
+        except EvalFleetError as error:
+            work.go_on_without(error)
+        self._work.set(work)
         return MANAGER
 
     async def schedule_sample(self, id: str | int, epoch: int) -> EarlyStop | None:
@@ -176,8 +190,7 @@ class FleetStopping:
             try:
                 work.decision = await patiently(lambda: work.results.append(outcomes)) or work.decision
             except EvalFleetError as error:
-                work.problem = error.message
-                _LOG.warning("samples are no longer stopped early: %s", error.message)
+                work.go_on_without(error)
 
     async def complete_task(self) -> dict[str, JsonValue]:
         """Return what was decided, after how many samples, and where the results are."""
