@@ -169,6 +169,19 @@ async def test_only_the_first_samples_of_the_drawn_order_may_be_asked(
         await FleetStopping(at_most=0.5, endpoint=fake.target).start_task(SPEC, samples, epochs=1)
 
 
+async def test_what_is_decided_is_the_mean_of_the_epochs_and_nothing_else(
+    fake: FakeFleet, aggregation: Aggregation
+) -> None:
+    stopping = FleetStopping(at_most=0.5, endpoint=fake.target)
+    samples = samples_of(stopping.applied_to(quiz()))
+    spec = SPEC.model_copy(update={"config": EvalConfig(epochs_reducer=["mean", "at_least_2"])})
+    with pytest.raises(InvalidArgumentError, match="not about at_least_2") as refused:
+        await stopping.start_task(spec, samples, epochs=3)
+    assert refused.value.reason == "REDUCER_NOT_OFFERED"
+    spec = SPEC.model_copy(update={"config": EvalConfig(epochs_reducer=["mean"])})
+    assert await stopping.start_task(spec, samples, epochs=3) == "evalfleet"
+
+
 def test_other_samples_have_another_order(fake: FakeFleet, aggregation: Aggregation) -> None:
     stopping = FleetStopping(at_least=0.5, endpoint=fake.target)
     for count in (5, 5, 4):

@@ -138,7 +138,8 @@ class FleetStopping:
         """Fix what is asked of this evaluation.
 
         Raises:
-            InvalidArgumentError: SAMPLES_NOT_IN_DRAWN_ORDER: they are not the first ones of the drawn order.
+            InvalidArgumentError: SAMPLES_NOT_IN_DRAWN_ORDER: they are not the first ones of the drawn order;
+                REDUCER_NOT_OFFERED: what counts of an item's epochs is not their mean.
             EvalFleetError: the service refuses this caller. If it is away, the evaluation goes on to its end.
         """
         ids = [str(each.id) for each in samples]
@@ -147,6 +148,13 @@ class FleetStopping:
                 "the samples do not come in the drawn order: use stopping.applied_to(task), and neither sample_id nor "
                 "sample_shuffle",
                 reason="SAMPLES_NOT_IN_DRAWN_ORDER",
+            )
+        reducers = [each for each in task.config.epochs_reducer or () if each != "mean"]
+        if reducers:
+            raise InvalidArgumentError(
+                f"decisions are about the mean of an item's epochs, not about {reducers[0]}; leave the reducer away",
+                reason="REDUCER_NOT_OFFERED",
+                metadata={"reducer": reducers[0]},
             )
         results = self._drawing(f"runs/inspect-{task.eval_id}", task.task)
         work = _Work(results, {item: index for index, item in enumerate(self._order)})
