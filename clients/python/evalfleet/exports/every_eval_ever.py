@@ -252,7 +252,7 @@ def _result(run: ExportedRun, totals: TaskTotals, each: Estimate, found: _Sample
         "metric_config": _metric_config(run, each, found),
         "score_details": {
             "score": each.value,
-            "details": _score_details(each, totals),
+            "details": {**_score_details(each, totals), "stopped_early": str(run.stopped_early(each.task)).lower()},
             "uncertainty": _uncertainty(each),
         },
         "generation_config": {"additional_details": _cost(totals)},

@@ -66,7 +66,7 @@ def _log(run: ExportedRun, totals: TaskTotals) -> EvalLog:
             total_samples=totals.item_count,
             completed_samples=totals.scored_count,
             scores=[_score(each) for each in run.estimates(totals.task)],
-            metadata=_metadata(totals),
+            metadata={**_metadata(totals), "stopped_early": run.stopped_early(totals.task)},
         ),
         stats=EvalStats(
             started_at=started.isoformat(),

@@ -84,6 +84,7 @@ def _results(run: ExportedRun, hashes: dict[str, str]) -> dict[str, Any]:
             "suite": run.run.suite,
             "suite_digest": run.run.suite_digest,
             "cost": {each.task: _cost(each) for each in run.tasks},
+            "stopped_early": {each.task: run.stopped_early(each.task) for each in run.tasks},
         },
     }
 

@@ -1,7 +1,7 @@
 """What is exported: a run that has ended, with its figures, and its items read when they are wanted."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from evalfleet.errors import EvalFleetError, NotFoundError
@@ -86,11 +86,24 @@ class ExportedRun:
         return next((each for each in self.suite.tasks if each.name == name), None) if self.suite else None
 
     def estimates(self, task: str) -> list[Estimate]:
-        """Return a task's estimates over all items, the primary metric's first."""
+        """Return a task's estimates over all items, the primary metric's first.
+
+        Where a part of the items was asked, the drawn metric's is of the whole task: a plain mean favours those that
+        are drawn more often. It has no standard error.
+        """
         described = self.task(task)
         primary = described.primary_metric if described else ""
-        found = [each for each in self.snapshot.estimates if each.task == task and not each.group]
+        found = [self._headline(each) for each in self.snapshot.estimates if each.task == task and not each.group]
         return sorted(found, key=lambda each: (each.metric != primary, each.metric))
+
+    def stopped_early(self, task: str) -> bool:
+        """Whether a task's items were drawn and not all of them are in."""
+        return any(each.task == task and not each.is_exact for each in self.run.decisions)
+
+    def _headline(self, each: Estimate) -> Estimate:
+        if each.task_value is None or each.task_interval is None or not self.stopped_early(each.task):
+            return each
+        return replace(each, value=each.task_value, interval=each.task_interval, standard_error=None)
 
     def lower_is_better(self, task: str, metric: str) -> bool:
         """Whether less of a metric is better, by the suite for primary metrics and by its name for others."""

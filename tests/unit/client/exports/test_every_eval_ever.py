@@ -64,6 +64,19 @@ def test_the_aggregate_has_estimates_intervals_and_cost(exported: ExportedRun, t
     assert told["total_rows"] == len(samples_of(samples)) == 2 * 158
 
 
+def test_a_task_that_stopped_early_says_so_and_what_the_whole_of_it_would_score(
+    stopped: ExportedRun, tmp_path: Path
+) -> None:
+    paths = write(stopped, tmp_path)
+    assert validated(tmp_path, paths) == []
+    results = {each["evaluation_result_id"]: each for each in json.loads(paths[0].read_text())["evaluation_results"]}
+    told = results["gsm8k/exact_match"]["score_details"]
+    assert (told["score"], told["details"]["stopped_early"]) == (0.7, "true")
+    interval = told["uncertainty"]["confidence_interval"]
+    assert (interval["lower"], interval["upper"], interval["method"]) == (0.6, 0.8, "anytime-valid")
+    assert "standard_error" not in told["uncertainty"]
+
+
 def test_samples_say_what_failed_and_never_call_it_right(exported: ExportedRun, tmp_path: Path) -> None:
     _, path = write(exported, tmp_path)
     samples = {(each["sample_id"], each["evaluation_result_id"]): each for each in samples_of(path)}

@@ -55,3 +55,24 @@ def test_samples_of_one_item_are_epochs(exported: ExportedRun, tmp_path: Path) -
     found = log.read_eval_log(str(path))
     assert [(each.id, each.epoch) for each in found.samples] == [(first.item, 1), (first.item, 2)]
     assert found.eval.dataset.sample_ids == [first.item]
+
+
+def test_a_task_that_stopped_early_says_so_and_what_the_whole_of_it_would_score(
+    stopped: ExportedRun, tmp_path: Path
+) -> None:
+    path, _ = format_named("inspect").write(stopped, tmp_path)
+    found = log.read_eval_log(str(path))
+    assert found.results.metadata["stopped_early"] is True
+    [metrics] = [each.metrics for each in found.results.scores if each.name == "exact_match"]
+    assert {name: each.value for name, each in metrics.items()} == {"mean": 0.7, "lower": 0.6, "upper": 0.8}
+    assert metrics["lower"].params["method"] == "anytime-valid"
+
+
+def test_a_task_whose_items_are_all_in_has_their_mean(stopped: ExportedRun, tmp_path: Path) -> None:
+    decisions = tuple(replace(each, is_exact=True) for each in stopped.run.decisions)
+    whole = replace(stopped, snapshot=replace(stopped.snapshot, run=replace(stopped.run, decisions=decisions)))
+    path, _ = format_named("inspect").write(whole, tmp_path)
+    found = log.read_eval_log(str(path))
+    assert found.results.metadata["stopped_early"] is False
+    [metrics] = [each.metrics for each in found.results.scores if each.name == "exact_match"]
+    assert (metrics["mean"].value, "stderr" in metrics) == (0.84, True)

@@ -79,3 +79,13 @@ def test_choices_and_repeats_stand_where_the_harness_has_them(exported: Exported
     assert chosen["resps"] == [[["-1.5", "None"]], [["-0.5", "None"]]]
     assert chosen["filtered_resps"] == [["-1.5", "None"], ["-0.5", "None"]]
     assert (repeated["resps"], repeated["exact_match"]) == ([["say 0", "say 1"]], 0.25)
+
+
+def test_a_task_that_stopped_early_says_so_and_what_the_whole_of_it_would_score(
+    stopped: ExportedRun, tmp_path: Path
+) -> None:
+    document = json.loads(write(stopped, tmp_path)[0].read_text())
+    told = document["results"]["gsm8k"]
+    assert (told["exact_match,none"], told["exact_match_stderr,none"]) == (0.7, "N/A")
+    assert told["answered_stderr,none"] != "N/A"
+    assert document["evalfleet"]["stopped_early"]["gsm8k"] is True
