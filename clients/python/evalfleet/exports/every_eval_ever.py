@@ -1,7 +1,8 @@
 """Every Eval Ever 0.3.0: one aggregate file and one file of samples, where its data store wants them.
 
 A sample has a line for every metric, as the schema asks. There is no field for cost: it is in ``additional_details``,
-and each sample's in its ``metadata``, as text. An item without a value has a line with its ``error``, the score 0 and
+and each sample's in its ``metadata``, as text; both stand at the first metric alone, as do a sample's tokens and time,
+so that they may be added up. An item without a value has a line with its ``error``, the score 0 and
 ``"is_scored": "false"``, since the schema leaves nobody without a score.
 """
 
@@ -97,11 +98,14 @@ def _path_part(text: str) -> str:
 def _write_samples(run: ExportedRun, totals: TaskTotals, about: _About, file: BinaryIO, found: _Samples) -> None:
     metrics = [each.metric for each in run.estimates(totals.task)]
     for result in run.read(totals.task):
-        for metric in metrics:
+        for index, metric in enumerate(metrics):
             value = result.value(metric)
             if value is not None:
                 found.add((totals.task, metric), value)
-            line = json.dumps(_sample(run, result, metric, about), ensure_ascii=False, allow_nan=False)
+            sample = _sample(run, result, metric, about)
+            if index == 0:
+                _add_usage(sample, result)
+            line = json.dumps(sample, ensure_ascii=False, allow_nan=False)
             # Between lines other tools also take U+2028 and U+0085 for an end; JSON has another spelling for them.
             data = (line.translate(_LINE_ENDS) + "\n").encode()
             found.digest.update(data)
@@ -118,7 +122,6 @@ def _sample(run: ExportedRun, result: ItemResult, metric: str, about: _About) ->
     reference = json.dumps([result.prompt, list(result.targets)], ensure_ascii=False)
     failure = next((each for each in result.failures if not each.metrics or metric in each.metrics), None)
     extracted = result.extracted_answer
-    usage = result.usage
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": about.evaluation_id,
@@ -140,15 +143,26 @@ def _sample(run: ExportedRun, result: ItemResult, metric: str, about: _About) ->
             }
         ],
         "evaluation": {"score": value or 0.0, "is_correct": _is_correct(value, lower_is_better=lower)},
-        "token_usage": {
-            "input_tokens": usage.prompt_tokens,
-            "output_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "input_tokens_cache_read": usage.prefix_saved_tokens,
-        },
-        "performance": {"generation_time_ms": usage.engine_seconds * 1000},
         "error": f"{failure.reason}: {failure.message}" if failure else None,
         "metadata": _metadata(result, metric, value),
+    }
+
+
+def _add_usage(sample: dict[str, Any], result: ItemResult) -> None:
+    """Say in one of an item's lines what it took."""
+    usage = result.usage
+    sample["token_usage"] = {
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "input_tokens_cache_read": usage.prefix_saved_tokens,
+    }
+    sample["performance"] = {"generation_time_ms": usage.engine_seconds * 1000}
+    sample["metadata"] |= {
+        "computed_tokens": str(usage.computed_tokens),
+        "cache_saved_tokens": str(usage.cache_saved_tokens),
+        "engine_seconds": repr(usage.engine_seconds),
+        "cost_usd": repr(usage.cost_usd),
     }
 
 
@@ -171,21 +185,17 @@ def _metadata(result: ItemResult, metric: str, value: float | None) -> dict[str,
         "sample": str(result.sample),
         "draw_index": str(result.draw_index),
         "judges": judged,
-        "computed_tokens": str(result.usage.computed_tokens),
-        "cache_saved_tokens": str(result.usage.cache_saved_tokens),
-        "engine_seconds": repr(result.usage.engine_seconds),
-        "cost_usd": repr(result.usage.cost_usd),
         **{f"group_{name}": text for name, text in result.groups.items()},
     }
 
 
 def _aggregate(run: ExportedRun, about: _About, found: _Samples, samples: Path) -> dict[str, Any]:
-    results = [
-        _result(run, totals, each, found)
-        for totals in run.tasks
-        for each in run.estimates(totals.task)
-        if each.value is not None
-    ]
+    results = []
+    for totals in run.tasks:
+        of_task = [_result(run, totals, each, found) for each in run.estimates(totals.task) if each.value is not None]
+        for first in of_task[:1]:
+            first["generation_config"] = {"additional_details": _cost(totals)}
+        results += of_task
     if not results:
         raise ExportError(f"{run.run.name} has no estimate with a value", reason="NO_ESTIMATES")
     return {
@@ -255,7 +265,6 @@ def _result(run: ExportedRun, totals: TaskTotals, each: Estimate, found: _Sample
             "details": {**_score_details(each, totals), "stopped_early": str(run.stopped_early(each.task)).lower()},
             "uncertainty": _uncertainty(each),
         },
-        "generation_config": {"additional_details": _cost(totals)},
     }
 
 

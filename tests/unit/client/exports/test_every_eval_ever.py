@@ -77,6 +77,21 @@ def test_a_task_that_stopped_early_says_so_and_what_the_whole_of_it_would_score(
     assert "standard_error" not in told["uncertainty"]
 
 
+def test_what_a_task_and_an_item_cost_adds_up(exported: ExportedRun, tmp_path: Path) -> None:
+    aggregate, samples = write(exported, tmp_path)
+    results = json.loads(aggregate.read_text())["evaluation_results"]
+    costs = [each["generation_config"]["additional_details"] for each in results if "generation_config" in each]
+    totals = exported.tasks
+    assert sum(float(each["cost_usd"]) for each in costs) == pytest.approx(sum(each.cost_usd for each in totals))
+    assert len(costs) == len(totals)
+    lines = samples_of(samples)
+    items = [result for each in totals for result in exported.read(each.task)]
+    told = sum(float(each["metadata"].get("cost_usd", 0)) for each in lines)
+    assert told == pytest.approx(sum(each.usage.cost_usd for each in items))
+    asked = sum(each["token_usage"]["input_tokens"] for each in lines if "token_usage" in each)
+    assert asked == sum(each.usage.prompt_tokens for each in items)
+
+
 def test_samples_say_what_failed_and_never_call_it_right(exported: ExportedRun, tmp_path: Path) -> None:
     _, path = write(exported, tmp_path)
     samples = {(each["sample_id"], each["evaluation_result_id"]): each for each in samples_of(path)}
