@@ -73,6 +73,20 @@ def test_sampled_prompts_are_sampled_as_often_as_they_are_asked(
     assert request.sample_count == 3
 
 
+def test_more_samples_than_a_request_may_have_are_not_the_same_again(
+    generation: GenerationServer, model: EvalFleetLM
+) -> None:
+    requests = asked("generate_until", *[("b", {"temperature": 1.0, "seed": 7})] * 300)
+    model.generate_until(requests, disable_tqdm=True)
+    generated = generation.service.generated
+    assert sorted(each.sample_count for each in generated) == [44, 128, 128]
+    seeds = {each.sampling.seed for each in generated}
+    assert len(seeds) == 3
+    assert 7 in seeds
+    model.generate_until(requests, disable_tqdm=True)
+    assert {each.sampling.seed for each in generation.service.generated[3:]} == seeds
+
+
 def test_a_chat_is_sent_as_a_conversation(generation: GenerationServer, model: EvalFleetLM) -> None:
     context = model.apply_chat_template([{"role": "user", "content": "hi"}])
     model.loglikelihood(asked("loglikelihood", (context, "x")), disable_tqdm=True)

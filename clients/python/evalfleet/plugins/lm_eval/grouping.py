@@ -21,11 +21,15 @@ class ContextGroup:
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup(Generic[WishT]):
-    """A prompt that is asked several times with the same wishes, and where in the request list."""
+    """A prompt that is asked several times with the same wishes, and where in the request list.
+
+    ``part`` counts the groups of one that is asked more often than a request may ask it, from 0.
+    """
 
     prompt: str
     wishes: WishT
     places: tuple[int, ...]
+    part: int = 0
 
 
 def by_context(pairs: Iterable[tuple[str, str]]) -> list[ContextGroup]:
@@ -52,7 +56,7 @@ def by_prompt(asked: Sequence[tuple[str, WishT]]) -> list[PromptGroup[WishT]]:
     for place, each in enumerate(asked):
         found.setdefault(each, []).append(place)
     return [
-        PromptGroup(prompt, wishes, tuple(places[begin : begin + MOST_SAMPLES]))
+        PromptGroup(prompt, wishes, tuple(places[begin : begin + MOST_SAMPLES]), part)
         for (prompt, wishes), places in sorted(found.items(), key=lambda entry: entry[0][0])
-        for begin in range(0, len(places), MOST_SAMPLES)
+        for part, begin in enumerate(range(0, len(places), MOST_SAMPLES))
     ]

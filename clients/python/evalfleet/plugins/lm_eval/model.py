@@ -138,7 +138,7 @@ class EvalFleetLM(LM):  # type: ignore[misc] # the harness is not annotated
         """Generate answers; a prompt that is asked several times is one request for so many samples."""
         asked = [(str(each.args[0]), Wishes.read(each.args[1], max_tokens=self._max_tokens)) for each in requests]
         groups = by_prompt(asked)
-        messages = [self._generation(group.prompt, group.wishes, len(group.places)) for group in groups]
+        messages = [self._generation(each.prompt, each.wishes.of_part(each.part), len(each.places)) for each in groups]
         texts = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Generating") as bar:
             for index, answer in self._streams.generate(messages):

@@ -1,7 +1,8 @@
 """What a task of the harness says about generation, as the fleet's sampling parameters."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalfleet.errors import InvalidArgumentError
 from evalfleet.generation.v1 import generation_pb2
@@ -59,6 +60,13 @@ class Wishes:
             top_k=int(_number(said, "top_k", 0)) if temperature and "top_k" in said else None,
             seed=int(_number(said, "seed", 0)) if temperature and "seed" in said else None,
         )
+
+    def of_part(self, part: int) -> "Wishes":
+        """Return the wishes of a further request for the same prompt: with its seed it would answer the same again."""
+        if self.seed is None or part == 0:
+            return self
+        digest = hashlib.sha256(f"evalfleet/lm-eval-part/1:{self.seed}:{part}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:8], "big") >> 1)
 
     def parameters(self) -> generation_pb2.SamplingParameters:
         """Translate."""
