@@ -42,8 +42,10 @@ def _rows(facts: RunFacts, *, with_label: bool) -> Iterator[Row]:
         for estimate in facts.snapshot.estimates:
             if estimate.task != totals.task or estimate.group:
                 continue
-            for reason, number in sorted(estimate.failures_by_reason.items()):
-                if number > totals.failures_by_reason.get(reason, 0):
+            for reason, of_either in sorted(estimate.failures_by_reason.items()):
+                # An estimate's reasons are also those of items that failed as a whole, which have a row already.
+                number = of_either - totals.failures_by_reason.get(reason, 0)
+                if number > 0:
                     what = joined("the metric ", tag("bdi", estimate.metric))
                     part = share(number, estimate.scored_count + estimate.failed_count)
                     cells = (*label, named, tag("code", reason), what, count(number), part)

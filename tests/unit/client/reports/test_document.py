@@ -92,6 +92,17 @@ def test_failures_are_counted_by_reason(page: Page) -> None:
     assert rows == {("gsm8k", "PROMPT_TOO_LONG"): "2", ("harmbench", "TEXT_TRUNCATED"): "1"}
 
 
+def test_items_that_failed_as_a_whole_are_not_counted_again_at_a_metric(facts: ReportFacts) -> None:
+    newest = facts.newest
+    estimates = tuple(
+        replace(each, failures_by_reason={"PROMPT_TOO_LONG": 5}) if each.metric == "exact_match" else each
+        for each in newest.snapshot.estimates
+    )
+    alone = ReportFacts((replace(newest, snapshot=replace(newest.snapshot, estimates=estimates)),), facts.created)
+    rows = Page(report_page(alone)).find("tr", data_reason="PROMPT_TOO_LONG")
+    assert [each.attributes["data-count"] for each in rows] == ["2", "3"]
+
+
 def test_items_are_chosen_failures_first_and_say_how_many_are_left_out(page: Page, facts: ReportFacts) -> None:
     assert "60 of 474 outcomes are embedded." in page.section("items").text
     items = page.find("details", class_="item")
