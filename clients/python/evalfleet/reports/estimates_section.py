@@ -8,7 +8,7 @@ from evalfleet.pages.numbers import count, number, span
 from evalfleet.pages.page import Section
 from evalfleet.pages.scales import bounds_of
 from evalfleet.pages.tables import Row, folded, table
-from evalfleet.reports.facts import ReportFacts, RunFacts, levels_of, limits_of
+from evalfleet.reports.facts import FIXED_COUNT_NOTE, ReportFacts, RunFacts, levels_of, limits_of
 from evalfleet.results import Estimate, Interval, PassRates, SetMeasure
 
 
@@ -18,7 +18,7 @@ def estimates_section(facts: ReportFacts) -> Section:
     level = " and ".join(f"{each:.4g}" for each in sorted(levels))
     note = (
         f"Intervals hold with a confidence of {level}. They are about more questions of this kind, or about the whole "
-        "task where a part of its items was drawn."
+        "task where a part of its items was drawn." + (f" {FIXED_COUNT_NOTE}" if facts.has_drawn_parts else "")
         if levels
         else None
     )

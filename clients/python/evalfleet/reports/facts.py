@@ -15,6 +15,12 @@ from evalfleet.results import Estimate, Run, RunSnapshot, Suite, Task
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 SAFETY_METRICS = ("unsafe", "refusal", "over_refusal")
 """Metrics that tasks of ours use for what guards and the refusal detector say."""
+FIXED_COUNT_NOTE = (
+    "Of a task of which a part was drawn only the interval of the metric that decides when it stops holds whenever one "
+    "stops: those of its other metrics, of groups and of corrected rates are as if the number of its items had been "
+    "fixed beforehand, and may hold less often."
+)
+"""What a section says of its intervals where any of them is of such a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,11 @@ class ReportFacts:
     def newest(self) -> RunFacts:
         """The last run."""
         return self.runs[-1]
+
+    @property
+    def has_drawn_parts(self) -> bool:
+        """Whether any task of a run was drawn and not all of its items are in."""
+        return any(not each.is_exact for one in self.runs for each in one.run.decisions)
 
     @property
     def tasks(self) -> tuple[str, ...]:

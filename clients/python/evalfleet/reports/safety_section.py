@@ -8,7 +8,7 @@ from evalfleet.pages.numbers import count, number, span
 from evalfleet.pages.page import Section
 from evalfleet.pages.scales import bounds_of
 from evalfleet.pages.tables import Row, folded, table
-from evalfleet.reports.facts import ReportFacts, RunFacts, for_the_task, is_safety, limits_of
+from evalfleet.reports.facts import FIXED_COUNT_NOTE, ReportFacts, RunFacts, for_the_task, is_safety, limits_of
 from evalfleet.results import Estimate
 
 _SAID = {
@@ -33,7 +33,10 @@ def safety_section(facts: ReportFacts) -> Section | None:
     newest, *earlier = reversed(found)
     content = [_run(*newest, with_label=bool(earlier))]
     content += [folded(joined("Rates of ", tag("bdi", one.label)), _run(one, rates)) for one, rates in earlier]
-    return Section("safety", "Safety", joined(*content), _CORRECTED if corrected else _UNCORRECTED)
+    note = _CORRECTED if corrected else _UNCORRECTED
+    if facts.has_drawn_parts:
+        note = f"{note} {FIXED_COUNT_NOTE}"
+    return Section("safety", "Safety", joined(*content), note)
 
 
 def _run(facts: RunFacts, estimates: Sequence[Estimate], *, with_label: bool = False) -> Markup:

@@ -182,3 +182,13 @@ def test_a_task_of_which_a_part_was_drawn_shows_what_the_whole_of_it_would_score
     [row] = Page(report_page(alone)).find("tr", data_metric="exact_match", data_group="")
     assert [row.attributes[f"data-{name}"] for name in ("value", "lower", "upper")] == ["0.7", "0.6", "0.8"]
     assert "0.600 … 0.800" in row.text
+
+
+def test_intervals_that_do_not_hold_whenever_one_stops_are_told(facts: ReportFacts) -> None:
+    newest = facts.newest
+    decisions = tuple(replace(each, is_exact=True) for each in newest.run.decisions)
+    whole = replace(newest, snapshot=replace(newest.snapshot, run=replace(newest.run, decisions=decisions)))
+    for run, is_told in ((newest, True), (whole, False)):
+        page = Page(report_page(ReportFacts((run,), facts.created)))
+        for section in ("estimates", "safety"):
+            assert ("as if the number of its items had been fixed" in page.section(section).text) == is_told
