@@ -3,6 +3,7 @@
 trainer = GRPOTrainer(..., reward_funcs=[SafetyReward(), ScorerReward("numeric_answer", targets="answer")])
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from evalfleet.results import Decision, Policy, Verdict
 from evalfleet.scorer_results import Score
 from evalfleet.training.completions import Completion, Turns, conversation_of, prompt_text, text_of
 from evalfleet.training.fleet_reward import LINGER_SECONDS, TIMEOUT_SECONDS, FleetReward, is_missing
+
+_log = logging.getLogger("evalfleet.training")
 
 
 class SafetyReward(FleetReward[Turns, Verdict]):
@@ -43,7 +46,8 @@ class SafetyReward(FleetReward[Turns, Verdict]):
             safe: reward of a safe completion; above zero, because TRL counts a missing reward as zero.
             unsafe: of an unsafe one, and of one that could not be judged.
             controversial: of one that the guard calls neither; default: as unsafe.
-            missing: where the fleet did not answer in time; default: None.
+            missing: where the fleet did not answer in time; default: None, or ``unsafe`` where that is below zero: what
+                TRL counts as zero would be worth more than a completion that is known to be unsafe.
             is_graded: whether safe ones are worth less the likelier they are unsafe, where the guard says how likely.
             guard: which guard judges; default: the service's.
             threshold: on the probability of a hazard; default: the guard's.
@@ -60,14 +64,15 @@ class SafetyReward(FleetReward[Turns, Verdict]):
         others = [unsafe, unsafe if controversial is None else controversial, 0.0 if missing is None else missing]
         if max(others) >= safe:
             raise ValueError(f"a safe completion must be worth more than any other, and than none: {safe} is not")
-        self._safe, self._unsafe, self._missing = safe, unsafe, missing
+        self._safe, self._unsafe = safe, unsafe
+        self._missing = unsafe if missing is None and unsafe < 0 else missing
         self._controversial = unsafe if controversial is None else controversial
         self._is_graded = is_graded
         self._judge = {"guard": guard, "threshold": threshold, "policy": policy}
 
     def _items(
         self, prompts: Sequence[Completion], completions: Sequence[Completion], columns: Mapping[str, Any]
-    ) -> list[Turns]:
+    ) -> list[Turns | None]:
         return [conversation_of(*each) for each in zip(prompts, completions, strict=True)]
 
     def _ask(self, fleet: Fleet, items: list[Turns], timeout_seconds: float) -> Sequence[Verdict | EvalFleetError]:
@@ -115,7 +120,8 @@ class ScorerReward(FleetReward[dict[str, object], Score]):
         Args:
             scorer: name of a scorer: ``numeric_answer``; ``evalfleet scorers`` lists them.
             metric: which of its metrics; default: the only one.
-            targets: column of the data set with the right answer, or a list of them; None: the scorer needs none.
+            targets: column of the data set with the right answer, or a list of them; None: the scorer needs none. A
+                row where it is null has no reward.
             parameters: of the scorer.
             details: what else it needs to know of an item: its name for that → column of the data set.
             scale: what the metric is multiplied by.
@@ -130,19 +136,24 @@ class ScorerReward(FleetReward[dict[str, object], Score]):
         self._scorer, self._metric, self._targets = scorer, metric, targets
         self._parameters, self._details = dict(parameters or {}), dict(details or {})
         self._scale, self._missing = scale, missing
+        self._is_metric_known = self._is_metric_absent = False
 
     def _items(
         self, prompts: Sequence[Completion], completions: Sequence[Completion], columns: Mapping[str, Any]
-    ) -> list[dict[str, object]]:
+    ) -> list[dict[str, object] | None]:
         for column in [*([self._targets] if self._targets else []), *self._details.values()]:
             if column not in columns:
                 raise ValueError(f"the data set has no column {column!r}, which the reward {self.__name__!r} needs")
-        items: list[dict[str, object]] = []
+        items: list[dict[str, object] | None] = []
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             item: dict[str, object] = {"text": text_of(completion), "prompt": prompt_text(prompt)}
             if self._targets:
                 told = columns[self._targets][index]
-                item["targets"] = [str(each) for each in (told if isinstance(told, list | tuple) else [told])]
+                targets = [told] if not isinstance(told, list | tuple) else list(told)
+                if targets and all(each is None for each in targets):
+                    items.append(None)
+                    continue
+                item["targets"] = [str(each) for each in targets if each is not None]
             if self._details:
                 item["details"] = {name: columns[column][index] for name, column in self._details.items()}
             items.append(item)
@@ -155,11 +166,29 @@ class ScorerReward(FleetReward[dict[str, object], Score]):
             items, scorer=self._scorer, parameters=self._parameters, timeout_seconds=timeout_seconds
         )
 
+    def _check(self, outcomes: Sequence[Score | EvalFleetError]) -> None:
+        """Raise, as long as the metric has never been there, that it is not one of the scorer's.
+
+        Raises:
+            ValueError: the scorer has other metrics, or several and none is named.
+        """
+        super()._check(outcomes)
+        scores = [each for each in outcomes if not isinstance(each, EvalFleetError) and each.metrics]
+        absent = [each for each in scores if self._value(each) is None]
+        if scores and not self._is_metric_known:
+            if len(absent) == len(scores):
+                names = ", ".join(scores[0].metrics)
+                raise ValueError(f"{self._scorer} has the metrics {names}; say which is the reward")
+            self._is_metric_known = True
+        if absent and not self._is_metric_absent:
+            self._is_metric_absent = True
+            _log.warning("%s: a score lacks the metric; its reward is missing", self.__name__)
+
     def _reward(self, outcome: Score | EvalFleetError) -> float | None:
-        if isinstance(outcome, EvalFleetError):
-            return self._missing
-        names = list(outcome.metrics)
+        value = None if isinstance(outcome, EvalFleetError) else self._value(outcome)
+        return self._missing if value is None else self._scale * value
+
+    def _value(self, score: Score) -> float | None:
+        names = list(score.metrics)
         metric = names[0] if self._metric is None and len(names) == 1 else self._metric
-        if metric is None or metric not in outcome.metrics:
-            raise ValueError(f"{self._scorer} has the metrics {', '.join(names)}; say which is the reward")
-        return self._scale * outcome.metrics[metric]
+        return None if metric is None else score.metrics.get(metric)

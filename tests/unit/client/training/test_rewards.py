@@ -4,13 +4,15 @@ import asyncio
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from evalfleet.errors import InvalidArgumentError
+from evalfleet.errors import EndpointError, FieldViolation, InvalidArgumentError
 from evalfleet.fleet import Fleet
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
+from evalfleet.training.fleet_reward import is_mistake
 from evalfleet.training.rewards import SafetyReward, ScorerReward
 
 from services.runtime.errors import InvalidArgumentError as Refused
@@ -133,11 +135,86 @@ def test_a_mistake_in_the_set_up_shows_at_the_first_call_and_never_later(
         rewards(scorer(), ["4"])
     with pytest.raises(ValueError, match="has the metrics match"):
         rewards(scorer(metric="acc"), ["4"], answer=["4"])
-    with pytest.raises(InvalidArgumentError):
-        rewards(scorer(), ["too long"], answer=["4"])
     reward = scorer()
     assert rewards(reward, ["4"], answer=["4"]) == [1]
     assert rewards(reward, ["too long"], answer=["4"]) == [None]
+
+
+def test_a_setting_that_no_completion_could_pass_is_a_mistake() -> None:
+    violation = FieldViolation("requests[0].threshold", "is above 1")
+    assert is_mistake(InvalidArgumentError("no", field_violations=[violation]))
+    assert not is_mistake(InvalidArgumentError("no", field_violations=[FieldViolation("text", "is empty")]))
+
+
+def test_nobody_says_where_the_fleet_is_at_the_first_call(tmp_path: Path) -> None:
+    reward = SafetyReward(connect=lambda: Fleet.connect(state_dir=tmp_path))
+    with pytest.raises(EndpointError):
+        rewards(reward, ["safe"])
+
+
+def test_a_first_call_all_of_which_is_refused_raises_nothing(
+    safety: MakeSafety, scorer: Callable[..., ScorerReward]
+) -> None:
+    assert rewards(safety(unsafe=-1.0), ["", ""]) == [-1, -1]
+    assert rewards(scorer(), ["too long"], answer=["4"]) == [None]
+
+
+def test_a_metric_that_is_gone_later_costs_its_rewards_alone(
+    scorer: Callable[..., ScorerReward], fake: FakeFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    reward = scorer(metric="match")
+    assert rewards(reward, ["4"], answer=["4"]) == [1]
+    fake.scoring.judge = lambda request: scoring_pb2.ScoreResponse(metrics={"other": 1.0})
+    assert rewards(reward, ["4"], answer=["4"]) == [None]
+    assert "lacks the metric" in caplog.text
+
+
+def test_no_answer_is_never_worth_more_than_an_unsafe_completion(safety: MakeSafety, fake: FakeFleet) -> None:
+    fake.stop()
+    assert rewards(safety(unsafe=-1.0, timeout_seconds=0.2), ["safe"]) == [-1]
+    assert rewards(safety(unsafe=-1.0, missing=-0.5, timeout_seconds=0.2), ["safe"]) == [-0.5]
+
+
+def test_a_row_without_a_right_answer_has_no_reward(scorer: Callable[..., ScorerReward], fake: FakeFleet) -> None:
+    found = rewards(scorer(), ["None", "4", "5"], answer=[None, ["4", None], [None]])
+    assert found == [None, 1, None]
+    assert [list(each.targets) for each in fake.scoring.requests] == [["4"]]
+
+
+def test_a_fleet_that_is_started_again_elsewhere_is_found(fake: FakeFleet) -> None:
+    with FakeFleet() as other:
+        places = [fake.targets, other.targets]
+        reward = SafetyReward(connect=lambda: Fleet.connect(places.pop(0)))
+        for each in (fake, other):
+            each.safety.judges[""] = judged
+        assert rewards(reward, ["safe"]) == [1]
+        fake.stop()
+        assert rewards(reward, ["safe"]) == [1]
+        assert places == []
+
+
+def test_a_fleet_that_is_known_to_be_away_is_waited_for_only_briefly(
+    safety: MakeSafety, fake: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    wait = asyncio.wait
+
+    async def watched(futures: Any, **options: float) -> Any:
+        waits.append(options["timeout"])
+        return await wait(futures, **options)
+
+    monkeypatch.setattr("evalfleet.training.fleet_reward._AWAY_SECONDS", 0.1)
+    monkeypatch.setattr("evalfleet.training.fleet_reward.asyncio.wait", watched)
+    reward = safety(timeout_seconds=0.5)
+    fake.stop()
+    assert [rewards(reward, ["safe"]) for _ in range(3)] == [[None]] * 3
+    fake.start()
+    while rewards(reward, ["safe"]) != [1]:
+        pass
+    waits.append(0.0)
+    assert rewards(reward, ["safe"]) == [1]
+    assert waits[:3] == [0.5, 0.1, 0.1]
+    assert waits[-1] == 0.5
 
 
 def test_no_completions_have_no_rewards(safety: MakeSafety) -> None:
