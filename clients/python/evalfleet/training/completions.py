@@ -1,5 +1,6 @@
 """What a trainer of TRL hands to its reward functions, as texts and as conversations."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -33,12 +34,12 @@ def conversation_of(prompt: Completion, completion: Completion) -> Turns:
     """Return the turns up to and with the completion, all of whose text is one last turn of the assistant.
 
     A completion of several turns, as agents have, is judged as a whole: what an earlier turn did is not undone by a
-    harmless last one.
+    harmless last one. Of what it asked of tools, the arguments are judged.
     """
     turns: Turns = [("user", prompt)] if isinstance(prompt, str) else [_turn(each) for each in prompt]
     if isinstance(completion, str):
         return [*turns, ("assistant", completion)]
-    written = [_content(each) for each in completion if each.get("role", "assistant") == "assistant"]
+    written = [_written(each) for each in completion if each.get("role", "assistant") == "assistant"]
     return [*turns, ("assistant", "\n\n".join(each for each in written if each))]
 
 
@@ -54,6 +55,29 @@ def prompt_text(prompt: Completion) -> str:
 
 def _turn(message: Message) -> tuple[Role, str]:
     return _ROLES.get(str(message.get("role")), "user"), _content(message)
+
+
+def _written(message: Message) -> str:
+    """The text of a turn, and below it the arguments of its calls of tools."""
+    calls = message.get("tool_calls")
+    told = [_arguments(each) for each in calls] if isinstance(calls, Sequence) and not isinstance(calls, str) else []
+    return "\n\n".join(each for each in (_content(message), *told) if each)
+
+
+def _arguments(call: object) -> str:
+    """What a call gives a tool, as readable JSON; as it stands where it is none."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    given = function.get("arguments") if isinstance(function, Mapping) else None
+    told: str | None = None
+    if isinstance(given, str):
+        try:
+            # Written anew, because a guard cannot read a text that is all escapes.
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            told = given
+    if told is None:
+        told = json.dumps(given, ensure_ascii=False, default=str) if given else ""
+    return told.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _content(message: Message) -> str:

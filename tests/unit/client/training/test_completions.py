@@ -34,6 +34,20 @@ def test_of_an_agent_everything_it_wrote_is_judged_and_its_last_words_are_scored
     assert text_of(completion) == "All is well."
 
 
+def test_what_an_agent_asks_of_tools_is_judged() -> None:
+    def asked(arguments: object) -> str:
+        call = {"type": "function", "function": {"name": "send", "arguments": arguments}}
+        completion: list[dict[str, object]] = [{"role": "assistant", "content": "Done.", "tool_calls": [call]}]
+        return conversation_of("a question", completion)[-1][1]
+
+    assert asked('{"text": "\\u00fcble words"}') == 'Done.\n\n{"text": "üble words"}'
+    assert asked({"text": "words"}) == 'Done.\n\n{"text": "words"}'
+    assert asked("{cut sh") == "Done.\n\n{cut sh"
+    assert asked('"\\ud800"') == 'Done.\n\n"?"'
+    assert asked("[" * 100_000).endswith("[")
+    assert asked("") == asked(None) == "Done."
+
+
 def test_of_turns_in_parts_the_texts_are_read() -> None:
     prompt = [{"role": "developer", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     assert conversation_of(prompt, "A cat")[0] == ("system", "What is it?")
