@@ -93,6 +93,7 @@ class TokenSource:
     def __init__(self, security: Security) -> None:
         self._file = security.token_file
         self._token = security.token
+        self._is_checked = False
         self._seen: tuple[int, int, int] | None = None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -103,6 +104,10 @@ class TokenSource:
         """
         if self._file:
             self._refresh()
+        elif self._token and not self._is_checked:
+            # gRPC would refuse it with a message that shows it.
+            _check_token(self._token, f"what is given as a token, or {TOKEN_VARIABLE},")
+            self._is_checked = True
         return ((_TOKEN_KEY, f"Bearer {self._token}"),) if self._token else ()
 
     def _refresh(self) -> None:
@@ -114,10 +119,18 @@ class TokenSource:
             token = Path(self._file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeError) as error:
             raise SecurityError(f"the token's file cannot be read: {error}", reason="TOKEN_UNREADABLE") from None
-        if not token or not token.isprintable() or " " in token:
-            # What it holds may be a secret all the same: it is not shown.
-            raise SecurityError(f"{self._file} holds no token on one line", reason="TOKEN_UNREADABLE")
+        _check_token(token, self._file)
         self._token, self._seen = token, seen
+
+
+def _check_token(token: str, holder: str) -> None:
+    """Refuse what cannot be a token; it may be a secret all the same, so it is not shown.
+
+    Raises:
+        SecurityError: it cannot be sent.
+    """
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise SecurityError(f"{holder} holds no token on one line", reason="TOKEN_UNREADABLE")
 
 
 def is_local(target: str) -> bool:

@@ -123,6 +123,17 @@ def test_a_token_travels_with_every_call(plain: ScriptedSafety, monkeypatch: pyt
     assert "secret" not in repr(Security.from_environment())
 
 
+@pytest.mark.parametrize("token", ["first\nsecond", "two words", "schlüssel"])
+def test_what_cannot_be_a_token_is_refused_and_not_shown(
+    plain: ScriptedSafety, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("EVALFLEET_TOKEN", token)
+    with pytest.raises(SecurityError, match="no token on one line") as caught:
+        classify(plain.target)
+    assert token not in str(caught.value)
+    assert plain.calls == []
+
+
 def test_a_token_in_a_file_may_be_rotated(
     plain: ScriptedSafety, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
