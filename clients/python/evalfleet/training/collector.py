@@ -35,7 +35,7 @@ class Collector:
     """Works through checkpoints in rounds; ``add`` and ``take`` may be called from any thread, ``run`` is its own.
 
     Attributes:
-        settled: set while nothing is pending, from the first round on.
+        settled: set while nothing is pending, from the first round on, and when ``run`` has returned.
         gate_failure: the first result with a failed gate.
         last_passed: the latest checkpoint whose gates passed, the journal's included.
     """
@@ -112,6 +112,7 @@ class Collector:
         except Exception:  # noqa: BLE001 - whatever it is, the training goes on
             _log.exception("collecting results has stopped; training goes on without them")
         finally:
+            self.settled.set()
             self._follower.disconnect()
 
     def read_journal(self) -> None:

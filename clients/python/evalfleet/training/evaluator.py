@@ -79,6 +79,7 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         self._capacity = capacity
         self._thread: threading.Thread | None = None
         self._owner: int | None = None
+        self._is_closed = False
         self._dropped: list[int] = []
 
     @property
@@ -113,7 +114,8 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
             checkpoint: folder of a Hugging Face checkpoint, or of a LoRA adapter in peft's format.
 
         Returns:
-            Whether it was taken; false where this process is not the one that submits, or too many are pending.
+            Whether it was taken; false where this process is not the one that submits, too many are pending, or this
+            is closed.
         """
         try:
             if not self._start():
@@ -133,14 +135,15 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         return self._collector.take() if self._owner == os.getpid() else []
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until nothing is pending; false if something still is, or if this process does not collect."""
-        return self._start() and self._collector.settled.wait(timeout_seconds)
+        """Wait until nothing is pending; false if something still is, or if this process does not collect any more."""
+        return self._start() and self._collector.settled.wait(timeout_seconds) and not self.pending_count
 
     def close(self, wait_seconds: float = 0.0) -> None:
-        """Wait so long for what is pending, then stop; what is still pending stays in the journal."""
-        if self._thread is None or self._owner != os.getpid():
+        """Wait so long for what is pending, then stop for good; what is still pending stays in the journal."""
+        if self._thread is None or self._owner != os.getpid() or self._is_closed:
             return
         self._collector.settled.wait(wait_seconds)
+        self._is_closed = True
         self._collector.stop()
         # A call to a fleet that is away may take longer; the thread ends with the process.
         self._thread.join(_CLOSE_SECONDS)
@@ -161,9 +164,10 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         self.close()
 
     def _start(self) -> bool:
-        """Start the thread if this is the process that submits; false in every other one."""
+        """Start the thread if this is the process that submits; false in every other one, and when it has ended."""
         if self._owner is not None:
-            return self._owner == os.getpid()
+            is_alive = self._thread is not None and self._thread.is_alive()
+            return self._owner == os.getpid() and is_alive and not self._is_closed
         if not is_main_rank():
             return False
         self._owner = os.getpid()

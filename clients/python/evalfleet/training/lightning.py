@@ -3,6 +3,7 @@
 trainer = lightning.Trainer(callbacks=[EvalFleetCallback(EvaluationRequest("demo"), folder="out", every_steps=500)])
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evalfleet.training.harmless import harmless
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger
 except ImportError as error:
     raise MissingExtraError(
         "the callback needs lightning: pip install 'evalfleet[lightning]'", reason="EXTRA_MISSING"
@@ -44,6 +46,7 @@ class EvalFleetCallback(Callback):
 
     Attributes:
         results: what was found so far.
+        evaluator: what carries checkpoints and results; each training has one of its own.
     """
 
     def __init__(
@@ -79,18 +82,24 @@ class EvalFleetCallback(Callback):
         self._wait_at_end_seconds = wait_at_end_seconds
         self._last_step = 0
         self.results: list[CheckpointResult] = []
-        self.evaluator = CheckpointEvaluator(
+        self._make_evaluator = functools.partial(
+            CheckpointEvaluator,
             request,
             run_name=run_name or self._folder.resolve().name,
             journal=self._folder / JOURNAL_NAME,
             connect=connect,
             **options,
         )
+        # Here already, so that a mistake in the options is raised before the training.
+        self.evaluator = self._make_evaluator()
 
     @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with what an earlier training left."""
         self._last_step = trainer.global_step
+        # The one of an earlier training is closed, or was left behind by one that was interrupted.
+        self.evaluator.close()
+        self.evaluator = self._make_evaluator()
         self.evaluator.resume()
 
     def on_train_batch_end(
@@ -122,7 +131,14 @@ class EvalFleetCallback(Callback):
         self._log_results(trainer)
 
     def _log_results(self, trainer: Trainer) -> None:
-        for result in self.evaluator.take_results():
-            self.results.append(result)
+        found = self.evaluator.take_results()
+        self.results += found
+        for result in found:
             for logger in trainer.loggers:
-                logger.log_metrics(result.metrics(), step=result.step)
+                _log_result(logger, result)
+
+
+@harmless
+def _log_result(logger: Logger, result: CheckpointResult) -> None:
+    """Log one result; a logger that fails keeps nothing from the others."""
+    logger.log_metrics(result.metrics(), step=result.step)

@@ -75,6 +75,20 @@ def test_checkpoints_are_saved_evaluated_and_logged_at_their_step(
     assert (tmp_path / "out" / "step-6" / "model.safetensors").is_file()
 
 
+def test_a_second_training_with_the_same_callback_is_evaluated_too(
+    fake: FakeFleet, evaluation: RunPerRequest, tmp_path: Path
+) -> None:
+    callback = EvalFleetCallback(
+        EvaluationRequest("demo"), folder=tmp_path / "out", every_steps=2, poll_seconds=0.02,
+        wait_at_end_seconds=LONGEST_WAIT_SECONDS, connect=lambda: Fleet.connect(fake.targets),
+    )  # fmt: skip
+    for _ in range(2):
+        recorder = Recorder()
+        fit(callback, recorder, tmp_path, steps=2)
+        assert [step for step, _ in recorder.told] == [2]
+    assert [each.step for each in callback.results] == [2, 2]
+
+
 def test_a_failed_gate_stops_a_training_that_wants_it(
     fake: FakeFleet, evaluation: RunPerRequest, tmp_path: Path
 ) -> None:
