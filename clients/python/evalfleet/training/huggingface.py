@@ -165,10 +165,12 @@ class EvalFleetCallback(TrainerCallback):
 
     @harmless
     def _log_results(self, state: TrainerState) -> None:
-        for result in self.evaluator.take_results() if self.evaluator is not None else ():
-            self.results.append(result)
+        found = self.evaluator.take_results() if self.evaluator is not None else []
+        self.results += found
+        for result in found:
             self._log(result, state)
 
+    @harmless
     def _log(self, result: CheckpointResult, state: TrainerState) -> None:
         """Give a result to the trainer's loggers as what it is: a figure of an earlier step.
 

@@ -86,6 +86,21 @@ def test_results_are_logged_at_the_step_of_their_checkpoint(
     assert folders == [str(tmp_path / "out" / f"checkpoint-{step}") for step in (2, 4, 6, 8)]
 
 
+def test_a_logger_that_fails_keeps_no_result_from_the_others(
+    fake: FakeFleet, evaluation: RunPerRequest, make_trainer: MakeTrainer
+) -> None:
+    class Failing(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if "evalfleet/step" in logs:
+                raise RuntimeError("the logger is gone")
+
+    trainer = make_trainer(Failing())
+    callback = make_callback(fake, wait_at_end_seconds=LONGEST_WAIT_SECONDS).attach(trainer)
+    trainer.train()
+    assert [each.step for each in callback.results] == [2, 4, 6, 8]
+    assert sum("evalfleet/step" in each for each in trainer.state.log_history) == 4
+
+
 def test_a_training_without_a_fleet_ends_as_it_would_and_the_next_one_collects(
     fake: FakeFleet, evaluation: RunPerRequest, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
