@@ -14,7 +14,10 @@ from evalfleet.errors import (
     InternalError,
     ModelLoadError,
     NotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    SecurityError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownError,
 )
@@ -26,7 +29,9 @@ from evalfleet.training.checkpoint_results import CheckpointResult
 from evalfleet.training.evaluation_request import EvaluationRequest
 from evalfleet.training.journal import JournalEntry, Stage
 
-_UNREACHABLE = (UnavailableError, CancelledCallError, EndpointError, UnknownError)
+# A certificate or a token that is out of date will be renewed: nothing is given up for it, and new connections use it.
+_LOCKED_OUT = (SecurityError, UnauthenticatedError)
+_UNREACHABLE = (UnavailableError, CancelledCallError, EndpointError, UnknownError, *_LOCKED_OUT)
 _PASSING = (*_UNREACHABLE, DeadlineExceededError, ResourceExhaustedError, AbortedError, InternalError)
 _REQUEST_NAMES = uuid.UUID("5b0a3c7e-6f0f-4a3d-9d0e-3f5d8a8f2b11")
 _LOAD_WAIT_SECONDS = 20.0
@@ -34,16 +39,18 @@ _MOST_LOSSES = 3
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the fleet is away, or something else is where it was: nothing can be asked of it now."""
+    """Whether the fleet is away, lets nobody in, or something else is where it was: it cannot be asked now."""
     # A service that needs more time says for what; the transport gives no reason.
     silent = isinstance(error, DeadlineExceededError) and error.reason == "DEADLINE_EXCEEDED"
-    return silent or isinstance(error, _UNREACHABLE)
+    # With a reason of its own it is about one checkpoint, such as a hub that refuses it.
+    shut = isinstance(error, PermissionDeniedError) and error.reason == "PERMISSION_DENIED"
+    return silent or shut or isinstance(error, _UNREACHABLE)
 
 
 def is_passing(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     loading = isinstance(error, ModelLoadError) and error.reason == "MODEL_LOADING"
-    return loading or isinstance(error, _PASSING)
+    return loading or is_unreachable(error) or isinstance(error, _PASSING)
 
 
 class Follower:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from evalfleet.aggregation.v1 import drawing_pb2
+from evalfleet.errors import SecurityError, UnauthenticatedError
 from evalfleet.evaluation.v1 import evaluation_pb2
+from evalfleet.fleet import Fleet
 from evalfleet.goals import Outcome
 from evalfleet.training import CheckpointEvaluator, CheckpointResult, PassedCheckpoint
 
@@ -214,6 +216,40 @@ def test_kept_files_outlive_the_checkpoint_and_go_with_the_result(
     assert collected(evaluator)[0].checkpoint == str(saved)
     assert fake.models.requests[0].checkpoint_path == str(keep / saved.name)
     assert list(keep.iterdir()) == []
+
+
+def test_after_it_is_closed_nothing_is_taken_and_nobody_waits(
+    make_evaluator: MakeEvaluator, checkpoint: Checkpoint, fake: FakeFleet
+) -> None:
+    fake.stop()
+    evaluator = make_evaluator()
+    evaluator.submit(1, checkpoint(1))
+    told: list[bool] = []
+    waiter = threading.Thread(target=lambda: told.append(evaluator.wait()))
+    waiter.start()
+    evaluator.close()
+    waiter.join(LONGEST_WAIT_SECONDS)
+    assert told == [False]
+    assert not evaluator.submit(2, checkpoint(2))
+    assert not evaluator.wait()
+
+
+@pytest.mark.parametrize("way", ["token", "certificate"])
+def test_a_fleet_that_lets_nobody_in_costs_no_checkpoint(
+    make_evaluator: MakeEvaluator, checkpoint: Checkpoint, fake: FakeFleet, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = UnauthenticatedError("the token is out of date") if way == "token" else SecurityError("no certificate")
+    refusals = [refused, refused]
+
+    def connect() -> Fleet:
+        if refusals:
+            raise refusals.pop()
+        return Fleet.connect(fake.targets)
+
+    evaluator = make_evaluator(connect=connect)
+    evaluator.submit(1, checkpoint(1))
+    assert collected(evaluator)[0].is_complete
+    assert caplog.text.count("training goes on") == 1
 
 
 def test_callbacks_get_every_result_and_their_errors_harm_nobody(
