@@ -199,7 +199,7 @@ def test_a_fleet_that_is_known_to_be_away_is_waited_for_only_briefly(
     waits: list[float] = []
     wait = asyncio.wait
 
-    async def watched(futures: Any, **options: float) -> Any:
+    async def watched(futures: Any, **options: Any) -> Any:
         waits.append(options["timeout"])
         return await wait(futures, **options)
 
