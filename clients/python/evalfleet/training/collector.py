@@ -115,10 +115,10 @@ class Collector:
             self.settled.set()
             self._follower.disconnect()
 
-    def read_journal(self) -> None:
+    def read_journal(self, from_step: int | None) -> None:
         """Go on with what an earlier trainer left; called once, before the first checkpoint."""
         try:
-            entries = self._journal.read()
+            entries = self._journal.read(from_step)
         except OSError as error:
             _log.warning("the journal cannot be read, so nothing of an earlier training is collected: %s", error)
             return
@@ -204,7 +204,10 @@ class Collector:
         entry.outcome = result.outcome
         if result.failure:
             _log.warning("step %d was not evaluated: %s", result.step, result.failure)
-        if result.outcome is Outcome.FAILED:
+        if entry.is_abandoned:
+            # Told like any other, but it neither stops nor rolls back a training that has gone another way.
+            _log.info("step %d was saved before the training began again at an earlier one", result.step)
+        elif result.outcome is Outcome.FAILED:
             _log.warning("a gate failed at step %d: %s", result.step, result.run)
             self.gate_failure = self.gate_failure or result
         elif result.outcome is Outcome.PASSED and result.step >= (self.last_passed or (-1,))[0]:

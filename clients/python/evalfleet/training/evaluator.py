@@ -102,9 +102,14 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         """Steps whose checkpoints were not taken because too many were pending."""
         return tuple(self._dropped)
 
-    def resume(self) -> None:
-        """Go on collecting what an earlier trainer left in the journal."""
-        self._start()
+    def resume(self, from_step: int | None = None) -> None:
+        """Go on collecting what an earlier trainer left in the journal.
+
+        Args:
+            from_step: at which this training begins. Checkpoints of later steps are of one that was abandoned: their
+                results come like others, but are neither ``gate_failure`` nor ``last_passed``.
+        """
+        self._start(from_step)
 
     def submit(self, step: int, checkpoint: str | os.PathLike[str]) -> bool:
         """Have a saved checkpoint evaluated, and return at once.
@@ -163,7 +168,7 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
     ) -> None:
         self.close()
 
-    def _start(self) -> bool:
+    def _start(self, from_step: int | None = None) -> bool:
         """Start the thread if this is the process that submits; false in every other one, and when it has ended."""
         if self._owner is not None:
             is_alive = self._thread is not None and self._thread.is_alive()
@@ -171,7 +176,7 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         if not is_main_rank():
             return False
         self._owner = os.getpid()
-        self._collector.read_journal()
+        self._collector.read_journal(from_step)
         self._thread = threading.Thread(target=self._collector.run, name="evalfleet-training", daemon=True)
         try:
             self._thread.start()

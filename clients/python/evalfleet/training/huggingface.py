@@ -120,7 +120,7 @@ class EvalFleetCallback(TrainerCallback):
             keep_folder=output / KEPT_NAME if args.save_total_limit else None,
             **self._options,
         )
-        self.evaluator.resume()
+        self.evaluator.resume(state.global_step)
 
     @harmless
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:

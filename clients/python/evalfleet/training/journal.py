@@ -31,6 +31,7 @@ class JournalEntry:
         run: its run, once it is started.
         losses: how often the fleet had forgotten it.
         outcome: what its gates said, once it is delivered.
+        is_abandoned: a training has begun again before its step, so its result says nothing of that one.
     """
 
     key: str
@@ -42,6 +43,7 @@ class JournalEntry:
     losses: int = 0
     stage: Stage = Stage.WAITING
     outcome: Outcome = Outcome.UNDECIDED
+    is_abandoned: bool = False
 
 
 _FIELDS = {each.name for each in fields(JournalEntry)}
@@ -58,9 +60,10 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
 
-    def read(self) -> list[JournalEntry]:
+    def read(self, from_step: int | None = None) -> list[JournalEntry]:
         """Return what earlier trainers left, oldest first, and write the file anew without what is no longer needed.
 
+        Entries past ``from_step``, at which the training begins, are abandoned; default: none is.
         A line that was cut short by the end of its trainer is skipped.
         """
         if self._path is None or not self._path.is_file():
@@ -70,7 +73,9 @@ class Journal:
             entry = _parsed(line)
             if entry is not None:
                 entries[entry.key] = entry
-        passed = [each for each in entries.values() if each.outcome is Outcome.PASSED]
+        for entry in entries.values():
+            entry.is_abandoned |= from_step is not None and entry.step > from_step
+        passed = [each for each in entries.values() if each.outcome is Outcome.PASSED and not each.is_abandoned]
         newest = max(passed, key=lambda each: each.step, default=None)
         needed = [each for each in entries.values() if each.stage is not Stage.DELIVERED or each is newest]
         unfinished = self._path.with_name(f".{self._path.name}.unfinished")

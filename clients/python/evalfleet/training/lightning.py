@@ -100,7 +100,7 @@ class EvalFleetCallback(Callback):
         # The one of an earlier training is closed, or was left behind by one that was interrupted.
         self.evaluator.close()
         self.evaluator = self._make_evaluator()
-        self.evaluator.resume()
+        self.evaluator.resume(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int

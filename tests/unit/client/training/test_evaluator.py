@@ -148,6 +148,41 @@ def test_a_failed_gate_is_told_and_the_last_good_checkpoint_is_known_after_a_res
     assert failed_steps(again) == []
 
 
+@pytest.mark.parametrize("answer", [PASSED, FAILED])
+def test_an_abandoned_branch_is_told_and_decides_nothing(
+    make_evaluator: MakeEvaluator,
+    checkpoint: Checkpoint,
+    evaluation: RunPerRequest,
+    fake: FakeFleet,
+    tmp_path: Path,
+    answer: drawing_pb2.QuestionState.ValueType,
+) -> None:
+    evaluation.gate_answers = [PASSED, answer, answer]
+    options = {"gates": ("arithmetic>=0.5",), "journal": tmp_path / "journal.jsonl"}
+    first, good = make_evaluator(**options), checkpoint(1)
+    first.submit(1, good)
+    collected(first)
+    # One more has its result, and one waits, when the training is begun again from step 1.
+    first.submit(2, checkpoint(2))
+    collected(first)
+    fake.stop()
+    first.submit(3, checkpoint(3))
+    first.close()
+
+    fake.start()
+    second = make_evaluator(**options)
+    second.resume(from_step=1)
+    assert [each.step for each in collected(second)] == [3]
+    second.close()
+    # The branch stays abandoned when the training has passed its steps.
+    third = make_evaluator(**options)
+    third.resume(from_step=9)
+    assert third.wait(LONGEST_WAIT_SECONDS)
+    for each in (second, third):
+        assert failed_steps(each) == []
+        assert each.last_passed == PassedCheckpoint(1, str(good))
+
+
 def test_a_refused_checkpoint_ends_with_the_reason_and_the_next_one_is_evaluated(
     make_evaluator: MakeEvaluator, checkpoint: Checkpoint, fake: FakeFleet
 ) -> None:
