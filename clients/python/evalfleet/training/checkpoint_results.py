@@ -8,10 +8,17 @@ from evalfleet.results import Estimate, RunSnapshot, RunState, TaskTotals
 
 
 class PassedCheckpoint(NamedTuple):
-    """A checkpoint whose gates all passed."""
+    """A checkpoint whose gates all passed.
+
+    Attributes:
+        step: the training step at which it was saved.
+        checkpoint: its folder, as it was submitted.
+        kept: a folder of links to its weights, where the trainer may remove ``checkpoint``; empty for none.
+    """
 
     step: int
     checkpoint: str
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,9 @@ class Collector:
                 entry.kept = str(keep_files(Path(entry.checkpoint), self._keep_folder))
             except OSError as error:
                 _log.warning("the files of step %d are not kept for the fleet: %s", entry.step, error)
+            if self.last_passed is not None and entry.kept == self.last_passed.kept:
+                # The same step, saved anew: its links have taken the place of those that passed.
+                self.last_passed = self.last_passed._replace(kept="")
         # Known to a later trainer from now on, whatever the thread is waiting for.
         self._write([entry])
         with self._lock:
@@ -126,7 +129,7 @@ class Collector:
             if each.stage is not Stage.DELIVERED:
                 self._open[each.key] = _Open(each)
             elif each.outcome is Outcome.PASSED:
-                self.last_passed = PassedCheckpoint(each.step, each.checkpoint)
+                self.last_passed = PassedCheckpoint(each.step, each.checkpoint, each.kept)
         if self._open:
             _log.info("going on with %d checkpoints of an earlier training", len(self._open))
 
@@ -211,8 +214,8 @@ class Collector:
             _log.warning("a gate failed at step %d: %s", result.step, result.run)
             self.gate_failure = self.gate_failure or result
         elif result.outcome is Outcome.PASSED and result.step >= (self.last_passed or (-1,))[0]:
-            self.last_passed = PassedCheckpoint(result.step, result.checkpoint)
-        if entry.kept:
+            self._pass(entry)
+        if entry.kept and (self.last_passed is None or self.last_passed.kept != entry.kept):
             forget_files(Path(entry.kept))
             entry.kept = ""
         for tell in self._on_result:
@@ -224,6 +227,13 @@ class Collector:
         del self._open[entry.key]
         if self._on_result:
             entry.stage = Stage.DELIVERED
+
+    def _pass(self, entry: JournalEntry) -> None:
+        """Note the latest checkpoint that passed; its files are kept until a later one passes, to be gone back to."""
+        before = self.last_passed
+        self.last_passed = PassedCheckpoint(entry.step, entry.checkpoint, entry.kept)
+        if before is not None and before.kept not in ("", entry.kept):
+            forget_files(Path(before.kept))
 
     def _record(self, entries: list[JournalEntry]) -> None:
         """Write entries, and those whose results were taken, to the journal."""

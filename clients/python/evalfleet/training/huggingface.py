@@ -191,9 +191,11 @@ class EvalFleetCallback(TrainerCallback):
             if self._has_failed_gate:
                 _log.warning("a gate failed, and no earlier checkpoint has passed: there is nothing to roll back to")
             return
-        if self._trainer is None or not os.path.isdir(passed.checkpoint):
+        # The trainer may have removed the checkpoint itself by now.
+        folder = next((each for each in (passed.checkpoint, passed.kept) if os.path.isdir(each)), None)
+        if self._trainer is None or folder is None:
             _log.warning("the model cannot be rolled back to %s: it is gone, or nothing is attached", passed.checkpoint)
             return
-        self._trainer._load_from_checkpoint(passed.checkpoint)
+        self._trainer._load_from_checkpoint(folder)
         self.rolled_back_to = passed
         _log.warning("a gate failed; the model has the weights of step %d again", passed.step)

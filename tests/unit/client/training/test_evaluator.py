@@ -287,6 +287,33 @@ def test_a_fleet_that_lets_nobody_in_costs_no_checkpoint(
     assert caplog.text.count("training goes on") == 1
 
 
+def test_what_passed_last_is_kept_until_another_passes(
+    make_evaluator: MakeEvaluator, checkpoint: Checkpoint, evaluation: RunPerRequest, tmp_path: Path
+) -> None:
+    evaluation.gate_answers = [PASSED, FAILED, PASSED]
+    keep = tmp_path / "out" / "kept"
+    options = {"gates": ("arithmetic>=0.5",), "journal": tmp_path / "journal", "keep_folder": keep}
+    evaluator = make_evaluator(**options)
+    kept = []
+    for step in (1, 2, 3):
+        evaluator.submit(step, checkpoint(step))
+        collected(evaluator)
+        kept.append([each.name for each in keep.iterdir()])
+    assert kept == [["checkpoint-1"], ["checkpoint-1"], ["checkpoint-3"]]
+    evaluator.close()
+    evaluation.gate_answers = [FAILED]
+    again = make_evaluator(**options, run_name="other")
+    assert again.wait(LONGEST_WAIT_SECONDS)
+    assert again.last_passed is not None
+    assert again.last_passed.kept == str(keep / "checkpoint-3")
+    # Other weights in the same place are not what passed.
+    (tmp_path / "out" / "checkpoint-3" / "model.safetensors").unlink()
+    again.submit(3, tmp_path / "out" / "checkpoint-3")
+    collected(again)
+    assert again.last_passed.kept == ""
+    assert list(keep.iterdir()) == []
+
+
 def test_callbacks_get_every_result_and_their_errors_harm_nobody(
     make_evaluator: MakeEvaluator, checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,6 +161,22 @@ def test_rolling_back_gives_the_model_the_last_weights_that_passed(
     assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_rolling_back_finds_weights_that_the_trainer_has_removed(
+    fake: FakeFleet, evaluation: RunPerRequest, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    evaluation.gate_answers = [PASSED, FAILED]
+    callback = make_callback(fake, "arithmetic>=0.5", on_gate_failure="roll_back")
+    trainer = make_trainer(Waiter(callback), steps=20, save_total_limit=1)
+    callback.attach(trainer)
+    trainer.train()
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
+    kept = tmp_path / "out" / KEPT_NAME / "checkpoint-2"
+    assert callback.rolled_back_to == PassedCheckpoint(2, str(tmp_path / "out" / "checkpoint-2"), str(kept))
+    expected = LlamaForCausalLM.from_pretrained(kept).state_dict()
+    assert trainer.model is not None
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
+
+
 def test_without_a_trainer_results_are_in_the_history_alone(
     fake: FakeFleet, evaluation: RunPerRequest, make_trainer: MakeTrainer
 ) -> None:
