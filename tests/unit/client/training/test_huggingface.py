@@ -94,8 +94,16 @@ def test_a_logger_that_fails_keeps_no_result_from_the_others(
             if "evalfleet/step" in logs:
                 raise RuntimeError("the logger is gone")
 
+    class AtTheEnd(EvalFleetCallback):
+        """Takes all results at once."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None: ...
+
     trainer = make_trainer(Failing())
-    callback = make_callback(fake, wait_at_end_seconds=LONGEST_WAIT_SECONDS).attach(trainer)
+    callback = AtTheEnd(
+        EvaluationRequest("demo"), connect=lambda: Fleet.connect(fake.targets), poll_seconds=0.02,
+        wait_at_end_seconds=LONGEST_WAIT_SECONDS,
+    ).attach(trainer)  # fmt: skip
     trainer.train()
     assert [each.step for each in callback.results] == [2, 4, 6, 8]
     assert sum("evalfleet/step" in each for each in trainer.state.log_history) == 4
