@@ -33,7 +33,7 @@ def known_value(scores: Mapping[str, SampleScore], scorer: str | None, key: str 
 def _number(score: Score, key: str | None) -> tuple[float | None, str]:
     value = score.value
     if isinstance(value, Mapping):
-        value = value.get(key or "")  # type: ignore[assignment]
+        value = value.get(key or "")  # type: ignore[assignment]  # checked below
     if value is None or not isinstance(value, (str, int, float)):
         return None, "SCORE_MISSING"
     number = _TO_FLOAT(value)

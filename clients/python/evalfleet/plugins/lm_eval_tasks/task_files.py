@@ -25,6 +25,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_constructor(
     "!function",
+    # Its stubs know nodes of any kind here; construct_scalar refuses those that are no scalars.
     lambda loader, node: FunctionReference(str(loader.construct_scalar(node))),  # type: ignore[arg-type]
 )
 
