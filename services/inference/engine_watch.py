@@ -2,13 +2,18 @@
 
 Triton answers new requests to a dead stub with an error, but says nothing to those in flight, and the model stays
 "ready". So while requests of a model are in flight, the client asks it something cheap from time to time; once the
-answer is that the process is gone, the waiting calls are ended instead of sitting out their deadlines.
+answer is that the process is gone, the waiting calls are ended instead of sitting out their deadlines. A call that is
+told so reports it here: a model that is loaded again at once would answer the next question as if nothing had happened,
+and what waits for its former process would wait on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
+
+DEATH_SECONDS: Final = 2.0
+"""How long Triton may take to tell all who wait for a process that it is gone; it forgets some."""
 
 
 class Call(Protocol):
@@ -33,6 +38,8 @@ class EngineWatch:
         self._calls: dict[str, set[Call]] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._ended: set[Call] = set()
+        self._bereft: set[Call] = set()
+        self._deadlines: set[asyncio.TimerHandle] = set()
 
     @contextmanager
     def watching(self, model: str, call: Call) -> Iterator[None]:
@@ -46,6 +53,7 @@ class EngineWatch:
         finally:
             calls.discard(call)
             self._ended.discard(call)
+            self._bereft.discard(call)
             if not calls:
                 self._calls.pop(model, None)
                 self._stop_watching(model)
@@ -54,8 +62,30 @@ class EngineWatch:
         """Return whether ``call`` was ended because its model's process is gone."""
         return call in self._ended
 
+    def is_bereft(self, call: Call) -> bool:
+        """Return whether the process that ``call`` waits for is known to be gone: nothing new should join it."""
+        return call in self._bereft
+
+    def report_death(self, model: str, witness: Call) -> None:
+        """Learn from ``witness``, a call in flight, that the model's process is gone: soon end what waits for it."""
+        # Its death is known already, and what came since may wait for the next process.
+        if witness in self._bereft:
+            return
+        bereft = frozenset(self._calls.get(model, ())) - self._bereft
+        self._bereft |= bereft
+
+        def end() -> None:
+            self._deadlines.discard(timer)
+            self._end(bereft & self._bereft)
+
+        timer = asyncio.get_running_loop().call_later(DEATH_SECONDS, end)
+        self._deadlines.add(timer)
+
     def close(self) -> None:
         """Stop watching."""
+        for timer in self._deadlines:
+            timer.cancel()
+        self._deadlines.clear()
         for model in list(self._watchers):
             self._stop_watching(model)
 
@@ -71,6 +101,9 @@ class EngineWatch:
             waiting = set(self._calls.get(model, ()))
             if await self._is_alive(model):
                 continue
-            for call in waiting & self._calls.get(model, set()):
-                self._ended.add(call)
-                call.cancel()
+            self._end(waiting & self._calls.get(model, set()))
+
+    def _end(self, calls: Set[Call]) -> None:
+        for call in calls:
+            self._ended.add(call)
+            call.cancel()

@@ -12,6 +12,8 @@ from services.runtime import errors
 
 ENGINE_CRASHED: Final = "ENGINE_CRASHED"
 
+_PROCESS_GONE: Final = "is not healthy"
+
 _CLASSES: Final[dict[str, type[errors.FleetError]]] = {
     cls.code.name: cls
     for cls in (
@@ -36,7 +38,7 @@ _TRITON_TEXTS: Final[tuple[tuple[str, type[errors.FleetError], str], ...]] = (
     ("is not ready", errors.UnavailableError, "MODEL_NOT_READY"),
     ("has no available versions", errors.UnavailableError, "MODEL_NOT_READY"),
     ("unexpected inference input", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
-    ("is not healthy", errors.UnavailableError, ENGINE_CRASHED),
+    (_PROCESS_GONE, errors.UnavailableError, ENGINE_CRASHED),
     ("missing required input", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
     ("decoupled transaction policy", errors.FailedPreconditionError, "MODEL_LACKS_FEATURE"),
     ("batch-size must be <=", errors.InvalidArgumentError, "BATCH_TOO_LARGE"),
@@ -69,6 +71,11 @@ def from_triton_text(text: str, *, model: str) -> errors.FleetError:
     return errors.InternalError(
         f"inference server failed on model {model!r}: {summary}", reason="INFERENCE_FAILED", metadata={"model": model}
     )
+
+
+def says_process_is_gone(text: str) -> bool:
+    """Return whether Triton says that a model's process is gone; a model may also report that an engine in it is."""
+    return decode_failure(text) is None and _PROCESS_GONE in text
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, model: str, target: str) -> errors.FleetError:

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from services.inference import contract
 from services.inference.engine_watch import EngineWatch
-from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
+from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text, says_process_is_gone
 from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers
 from services.inference.tensors import text_array, write_request
 from services.runtime.errors import DeadlineExceededError, FleetError, InternalError, UnavailableError
@@ -108,6 +108,8 @@ class ModelCalls:
                 async for message in call:
                     if message.error_message:
                         error = error or from_triton_text(message.error_message, model=model)
+                        if says_process_is_gone(message.error_message):
+                            self._watch.report_death(model, call)
                     elif message.infer_response.outputs:
                         yield message.infer_response
                     is_complete |= message.infer_response.parameters["triton_final_response"].bool_param

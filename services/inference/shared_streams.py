@@ -18,7 +18,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as kserve
 
 from services.inference.engine_watch import EngineWatch
-from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text
+from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_triton_text, says_process_is_gone
 from services.runtime.errors import DeadlineExceededError, FleetError, InternalError, UnavailableError
 from services.runtime.expiries import Expiries
 
@@ -115,7 +115,7 @@ class SharedStreams:
 
     def _stream(self, key: tuple[object, str]) -> "_Stream":
         for stream in self._streams.get(key, ()):
-            if len(stream) < _REQUESTS_A_STREAM:
+            if len(stream) < _REQUESTS_A_STREAM and not stream.is_bereft():
                 return stream
         stream = _Stream(key[1], self._open_stream, self._watch, self._target, lambda it: self._forget(key, it))
         self._streams.setdefault(key, []).append(stream)
@@ -164,6 +164,10 @@ class _Stream:
     def __len__(self) -> int:
         """Return how many requests wait."""
         return len(self._waiting)
+
+    def is_bereft(self) -> bool:
+        """Return whether the process behind it is gone."""
+        return self._watch.is_bereft(self._call)
 
     async def ask(self, request: kserve.ModelInferRequest, answer: Answer) -> kserve.ModelInferResponse:
         if self._idle is not None:
@@ -235,6 +239,8 @@ class _Stream:
         answer = self._waiting.get(response.id)
         if message.error_message:
             error = from_triton_text(message.error_message, model=self._model)
+            if says_process_is_gone(message.error_message):
+                self._watch.report_death(self._model, self._call)
             # Triton names the request; an error of nobody in particular is everybody's.
             for failed in [answer] if response.id else self._waiting.values():
                 if failed is not None and not failed.done():

@@ -103,9 +103,13 @@ def with_tiny_model(checkpoint: Path) -> str:
 
 
 async def generate(target: str, *, max_tokens: int = 8, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
-    sampling = SamplingParameters(max_tokens=max_tokens, ignore_eos=True, seed=1)
     async with InferenceClient(target) as client:
-        return await client.generate("tiny", "The quick", sampling, timeout_seconds=timeout_seconds)
+        return await ask(client, max_tokens=max_tokens, timeout_seconds=timeout_seconds)
+
+
+async def ask(client: InferenceClient, *, max_tokens: int = 8, timeout_seconds: float = 600) -> Any:
+    sampling = SamplingParameters(max_tokens=max_tokens, ignore_eos=True, seed=1)
+    return await client.generate("tiny", "The quick", sampling, timeout_seconds=timeout_seconds)
 
 
 def test_a_stop_leaves_nothing_behind(start: Start, tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -202,17 +206,25 @@ def test_requests_to_an_engine_that_dies_do_not_wait_for_their_deadline(
     # Stopped rather than busy, so that the request is surely in flight when the process is killed.
     kill(stub, signal.SIGSTOP)
 
-    async def ask_and_kill() -> str:
+    async def ask_and_kill() -> list[str]:
         asked = asyncio.create_task(generate(target, timeout_seconds=600))
-        await asyncio.sleep(1)
-        assert not asked.done()
-        kill(stub)
-        with pytest.raises(FleetError) as caught:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                await asked
-        return caught.value.reason
+        monkeypatch.setattr(model_calls, "ENGINE_WATCH_SECONDS", 600)
+        async with InferenceClient(target) as client:
+            # Nobody asks in time on this connection; another of its calls is told of the death.
+            unwatched = asyncio.create_task(ask(client))
+            await asyncio.sleep(1)
+            assert not asked.done()
+            assert not unwatched.done()
+            kill(stub)
+            reasons = []
+            for call in (asked, ask(client), unwatched):
+                with pytest.raises(FleetError) as caught:
+                    async with asyncio.timeout(TIMEOUT_SECONDS):
+                        await call
+                reasons.append(caught.value.reason)
+            return reasons
 
-    assert asyncio.run(ask_and_kill()) == "ENGINE_CRASHED"
+    assert asyncio.run(ask_and_kill()) == ["ENGINE_CRASHED"] * 3
 
 
 def test_an_unloaded_model_gives_its_process_back(start: Start, tmp_path: Path, tiny_checkpoint: Path) -> None:

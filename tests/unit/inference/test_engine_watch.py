@@ -1,7 +1,9 @@
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
+from services.inference import engine_watch
 from services.inference.engine_watch import EngineWatch
 from tests.patience import LONGEST_WAIT_SECONDS
 
@@ -81,3 +83,34 @@ async def test_a_block_that_fails_is_no_longer_watched() -> None:
         raise ValueError("x")
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_reported_death_ends_what_waits_for_that_process_and_not_what_waits_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_watch, "DEATH_SECONDS", 0.05)
+    # The model is loaded again before the first question, so nobody would learn of the death by asking.
+    watch = EngineWatch(Engine().is_alive, interval_seconds=60)
+    witness, second_witness, forgotten, later, other = (FakeCall() for _ in range(5))
+    with ExitStack() as stack:
+        for call in (second_witness, forgotten):
+            stack.enter_context(watch.watching("m", call))
+        stack.enter_context(watch.watching("other", other))
+        with watch.watching("m", witness):
+            watch.report_death("m", witness)
+            assert watch.is_bereft(witness)
+        stack.enter_context(watch.watching("m", later))
+        watch.report_death("m", second_witness)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            await forgotten.cancelled.wait()
+        assert watch.was_ended(forgotten)
+        # Its answer came in time.
+        assert not witness.cancelled.is_set()
+        # Reported once more after its deadline, the death has still taken nobody else along.
+        watch.report_death("m", second_witness)
+        await asyncio.sleep(0.1)
+        assert not later.cancelled.is_set()
+        assert not watch.is_bereft(later)
+        assert not other.cancelled.is_set()
+    assert not watch.is_bereft(forgotten)
+    watch.close()

@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as kserve
 from tritonclient.grpc import service_pb2_grpc
 
-from services.inference import model_calls, shared_streams
+from services.inference import engine_watch, model_calls, shared_streams
 from services.inference.client import InferenceClient
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.sampling import SamplingParameters
@@ -42,6 +42,11 @@ class FakeInference(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ign
                 await self.gate.wait()
             if prompt.startswith("hang"):
                 await asyncio.Event().wait()
+            if prompt.startswith("dead"):
+                text = "Stub process 'm_0_0' is not healthy."
+                failed = kserve.ModelInferResponse(id=request.id)
+                ready.put_nowait(kserve.ModelStreamInferResponse(error_message=text, infer_response=failed))
+                return
             if prompt.startswith("bad"):
                 failure = InferenceFailure("too long", reason="PROMPT_TOO_LONG")
                 failed = kserve.ModelInferResponse(id=request.id)
@@ -89,7 +94,7 @@ async def asking(fake: FakeInference) -> AsyncIterator[InferenceClient]:
 
 
 async def ask(
-    client: InferenceClient, prompt: str, sharers: object, timeout_seconds: float = LONGEST_WAIT_SECONDS
+    client: InferenceClient, prompt: str, sharers: object | None, timeout_seconds: float = LONGEST_WAIT_SECONDS
 ) -> str:
     with sharing_streams(sharers):
         answer = await client.generate("m", prompt, SamplingParameters(), timeout_seconds=timeout_seconds)
@@ -216,3 +221,23 @@ async def test_the_death_of_the_models_process_ends_all_that_wait(monkeypatch: p
         asked = [asyncio.create_task(ask(client, f"hang {number}", "call")) for number in range(3)]
         results = await asyncio.gather(*asked, return_exceptions=True)
     assert [getattr(each, "reason", each) for each in results] == ["ENGINE_CRASHED"] * 3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_the_server_forgets_when_a_process_dies_ends_although_the_model_is_soon_there_again(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_watch, "DEATH_SECONDS", 0.05)
+    fake = FakeInference()
+    async with asking(fake) as client:
+        forgotten = asyncio.create_task(ask(client, "hang", "call" if shared else None))
+        await until(lambda: len(fake.prompts) == 1)
+        with pytest.raises(UnavailableError) as told:
+            await ask(client, "dead", "call" if shared else None)
+        # Behind the death: this one waits for the process that comes next, on a stream of its own.
+        after = asyncio.create_task(ask(client, "wait", "call" if shared else None))
+        with pytest.raises(UnavailableError) as ended:
+            await forgotten
+        assert told.value.reason == ended.value.reason == "ENGINE_CRASHED"
+        fake.gate.set()
+        assert await after == "wait"

@@ -230,14 +230,16 @@ def _connect(options: Mapping[str, Any]) -> None:
     """
     import ray
 
-    for attempt in range(_START_ATTEMPTS):
+    # A Ray of our own is worth another attempt: on a busy machine its processes do not come up within the half minute
+    # that Ray gives them, and it says so with exceptions of no class of their own.
+    attempts = _START_ATTEMPTS if options["address"] == LOCAL else 1
+    for left in reversed(range(attempts)):
         try:
             ray.init(**options)
             return
         except Exception as error:
-            # A busy machine: Ray gives itself half a minute, and says so with an exception of no class of its own.
-            if "timed out during startup" in str(error) and attempt + 1 < _START_ATTEMPTS:
-                ray.shutdown()
-                continue
-            message = f"Ray at {options['address']} cannot be used: {_first_line(error)}"
-            raise BulkError(message, reason="RAY_UNREACHABLE") from error
+            # Otherwise the processes that did come up would stay.
+            ray.shutdown()
+            if not left:
+                message = f"Ray at {options['address']} cannot be used: {_first_line(error)}"
+                raise BulkError(message, reason="RAY_UNREACHABLE") from error
