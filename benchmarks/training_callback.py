@@ -1,9 +1,10 @@
 """What the trainer's callback costs the training: step times with and without it, and its processor time.
 
 Short trainings of the tiny policy with transformers' Trainer, with and without the callback in turn. Both save a
-checkpoint every 25 steps, far more often than anybody does. The fleet is a stub in a process of its own that takes no
-time, so that what is measured is the callback, and not who shares the machine; the last part trains beside a real
-fleet on the same machine, kills it, and starts it again.
+checkpoint every 25 steps, far more often than anybody does, and keep the last two, so that the callback has to keep
+what is still being evaluated. All of its hooks are timed, the submitting of a checkpoint among them. The fleet is a
+stub in a process of its own that takes no time, so that what is measured is the callback, and not who shares the
+machine; the last part trains beside a real fleet on the same machine, kills it, and starts it again.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from evalfleet.endpoints import SERVICES
 from evalfleet.fleet import Fleet
 from evalfleet.training import EvaluationRequest
 from evalfleet.training.huggingface import EvalFleetCallback
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.peers import ROOT
@@ -35,20 +37,61 @@ from examples.training_loop import Plan, TrainedBesideFleet, train
 
 STEPS = 150
 SAVE_STEPS = 25
+KEPT_CHECKPOINTS = 2
 POLL_SECONDS = 1.0
 _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training: its median and mean step, and the processor time of the trainer's thread and of all others."""
+    """One training.
+
+    Attributes:
+        median_seconds: of steps that neither save nor log.
+        hook_seconds: what the trainer's thread spent in the callback, submitting of checkpoints included; the end of
+            the training, at which results are waited for, is not in it.
+        submit_seconds: of that, each time that a checkpoint was saved.
+        trainer_cpu_seconds: processor time of the trainer's thread.
+        other_threads_cpu_seconds: of all others.
+        train_seconds: how long it took, less the wait at its end.
+        result_count: results that came.
+    """
 
     median_seconds: float
-    mean_seconds: float
+    hook_seconds: float
+    submit_seconds: tuple[float, ...]
     trainer_cpu_seconds: float
     other_threads_cpu_seconds: float
     train_seconds: float
     result_count: int
+
+
+class HookTimes:
+    """Takes the time of a callback's hooks, by name.
+
+    Args:
+        callback: each of its hooks is wrapped.
+    """
+
+    def __init__(self, callback: TrainerCallback) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        for name in dir(callback):
+            if name.startswith("on_"):
+                setattr(callback, name, self._timed(name, getattr(callback, name)))
+
+    def total(self) -> float:
+        """Return the seconds of all hooks but that of the training's end."""
+        return sum(sum(seconds) for name, seconds in self.seconds.items() if name != "on_train_end")
+
+    def _timed(self, name: str, hook: Callable[..., object]) -> Callable[..., object]:
+        def timed(*args: object, **kwargs: object) -> object:
+            began = time.perf_counter()
+            try:
+                return hook(*args, **kwargs)
+            finally:
+                self.seconds[name].append(time.perf_counter() - began)
+
+        return timed
 
 
 @contextmanager
@@ -66,26 +109,39 @@ def run_round(tokenizer: PreTrainedTokenizerFast, target: str | None, number: in
     """Train once, with the callback if there is a fleet."""
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = policy_trainer(tokenizer, Path(folder), steps=STEPS, save_steps=SAVE_STEPS, callbacks=[times])
+        trainer = policy_trainer(
+            tokenizer,
+            Path(folder),
+            steps=STEPS,
+            save_steps=SAVE_STEPS,
+            save_total_limit=KEPT_CHECKPOINTS,
+            callbacks=[times],
+        )
         callback = None
+        hooks = None
         if target is not None:
             callback = EvalFleetCallback(
                 EvaluationRequest("stub"),
                 run_name=f"round-{number}",
                 connect=lambda: Fleet.connect(dict.fromkeys(SERVICES, target)),
                 poll_seconds=POLL_SECONDS,
-            ).attach(trainer)
+            )
+            hooks = HookTimes(callback)
+            callback.attach(trainer)
         began, process_began, thread_began = time.monotonic(), time.process_time(), time.thread_time()
         trainer.train()
         own = time.thread_time() - thread_began
         others = time.process_time() - process_began - own
-    seconds = times.seconds[Phase.BEFORE]
+        train_seconds = time.monotonic() - began
+    if hooks is not None:
+        train_seconds -= sum(hooks.seconds["on_train_end"])
     return Round(
-        median_seconds=statistics.median(seconds),
-        mean_seconds=statistics.fmean(seconds),
+        median_seconds=statistics.median(times.seconds[Phase.BEFORE]),
+        hook_seconds=hooks.total() if hooks else 0.0,
+        submit_seconds=tuple(hooks.seconds["on_save"]) if hooks else (),
         trainer_cpu_seconds=own,
         other_threads_cpu_seconds=others,
-        train_seconds=time.monotonic() - began,
+        train_seconds=train_seconds,
         result_count=len(callback.results) if callback else 0,
     )
 
@@ -136,14 +192,17 @@ def main() -> None:
             )
     figures = figures_of(pairs)
     notes = [
-        f"{arguments.rounds} pairs of trainings of {STEPS} steps, a checkpoint every {SAVE_STEPS}; steps that save or "
-        "log are left out, the callback's hooks are in",
+        f"{arguments.rounds} pairs of trainings of {STEPS} steps, a checkpoint every {SAVE_STEPS}, of which "
+        f"{KEPT_CHECKPOINTS} are kept",
+        "hook_share: what the trainer's thread spent in all hooks of the callback, submitting included, over the "
+        "duration of the training: how much the callback itself lengthens it",
         "callback_cpu_share: processor time of all threads but the trainer's, over the training's duration, less that "
         "of trainings without the callback",
         f"load of the machine when it was over, by others too: {os.getloadavg()[1]:.0f} (mean of 5 minutes)",
         "trainer_cpu_ratio: processor time of the trainer's own thread over a whole training, with over without; "
         "unlike step times it does not change with what else the machine does",
-        "slowdown_ratio: of median steps, with the callback over without; its interval is a bootstrap over the pairs",
+        "slowdown_ratio: of median steps that neither save nor log, with the callback over without; its interval is a "
+        "bootstrap over the pairs",
     ]
     if not arguments.stub_only:
         plan = Plan()
@@ -180,6 +239,9 @@ def figures_of(pairs: Sequence[tuple[Round, Round]]) -> dict[str, float]:
         "slowdown_ratio": ratio,
         "slowdown_lower_ratio": lower,
         "slowdown_upper_ratio": upper,
+        "hook_share": statistics.median(each.hook_seconds / each.train_seconds for each in withs),
+        "submit_ms": statistics.median(seconds for each in withs for seconds in each.submit_seconds) * 1000,
+        "submit_ms_max": max(seconds for each in withs for seconds in each.submit_seconds) * 1000,
         "trainer_cpu_ratio": cpu_ratio,
         "trainer_cpu_lower_ratio": cpu_lower,
         "trainer_cpu_upper_ratio": cpu_upper,

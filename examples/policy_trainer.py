@@ -52,13 +52,15 @@ def policy_trainer(
     steps: int,
     save_steps: int,
     callbacks: Sequence[TrainerCallback] = (),
+    save_total_limit: int | None = None,
     seed: int = 0,
 ) -> Trainer:
-    """Make a trainer of a fresh model that saves ``checkpoint-N`` folders below ``out``."""
+    """Make a trainer of a fresh model that saves ``checkpoint-N`` folders below ``out``, and keeps all or so many."""
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         save_steps=save_steps,
+        save_total_limit=save_total_limit,
         logging_steps=max(1, steps // 10),
         per_device_train_batch_size=1,
         learning_rate=4e-3,
