@@ -60,8 +60,22 @@ class WindowReader:
 
         ``[SEP]`` in a text is five characters of it, and no token that divides what the model reads.
         """
-        encoded: list[list[int]] = self._tokenizer(list(texts), verbose=False, split_special_tokens=True)["input_ids"]
-        return [self._divided(text, ids, max_windows) for text, ids in zip(texts, encoded, strict=True)]
+        encoded = zip(texts, self._encoded(texts), strict=True)
+        return [self._divided(*self._unglued(text, ids), max_windows) for text, ids in encoded]
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(list(texts), verbose=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _unglued(self, text: str, ids: list[int]) -> tuple[str, list[int]]:
+        """Return a text and its tokens; emoji stand apart where a word may be unknown for what is glued to it."""
+        if self._unknown_id is None or self._unknown_id not in ids:
+            return text, ids
+        apart = _EMOJI.sub(_apart, text)
+        if apart == text:
+            return text, ids
+        [ids] = self._encoded([apart])
+        return apart, ids
 
     def _divided(self, text: str, ids: list[int], max_windows: int) -> TextWindows:
         first, last = self._before, len(ids) - self._after
@@ -92,6 +106,13 @@ class WindowReader:
             else is_unknown
             for each, (start, end) in zip(ids, places, strict=True)
         ]
+
+
+def _apart(emoji: re.Match[str]) -> str:
+    """Set emoji off at the beginning or end of a word; in its middle they stay, and with them the word unknown."""
+    text, start, end = emoji.string, *emoji.span()
+    is_inside = text[start - 1 : start].isalnum() and text[end : end + 1].isalnum()
+    return emoji[0] if is_inside else f" {emoji[0]} "
 
 
 def unknown_share(told: Sequence[bool | None]) -> float:

@@ -95,7 +95,9 @@ def test_a_special_token_that_a_text_spells_is_plain_text(word_tokenizer: Any) -
         ("a plain word \U0001f602\U0001f602 \u2764\ufe0f \U0001f469\u200d\U0001f4bb", 0.0),
         ("\U0001f602 \U0001f602", 1.0),
         ("\uff4b\uff49\uff4c\uff4c a" + " \U0001f602" * 9, 0.5),
-        ("a plain kill\U0001f602", 1 / 3),
+        ("a plain kill\U0001f602", 0.0),
+        ("a plain ki\U0001f602ll", 1 / 3),
+        ("\U0001f602" * 9 + "ki\U0001f602ll", 1.0),
         ("", 1.0),
         ("\x00", 1.0),
     ],
@@ -103,6 +105,14 @@ def test_a_special_token_that_a_text_spells_is_plain_text(word_tokenizer: Any) -
 def test_what_the_vocabulary_lacks_is_told(text: str, share: float, word_tokenizer: Any) -> None:
     [read] = WindowReader(word_tokenizer, 64).read([text], 1)
     assert read.unknown_shares == pytest.approx((share,))
+
+
+@pytest.mark.parametrize(
+    "text", ["kill\U0001f602", "\U0001f602\U0001f525kill", "kill\u2764\ufe0f!", "\U0001f52akill\U0001f52a"]
+)
+def test_a_word_is_read_although_an_emoji_is_glued_to_it(text: str, word_tokenizer: Any) -> None:
+    [read] = WindowReader(word_tokenizer, 16).read([text], 1)
+    assert 3 in read.windows[0]
 
 
 def test_a_stretch_that_is_not_read_is_told_of_the_windows_that_have_it(word_tokenizer: Any) -> None:
