@@ -21,7 +21,13 @@ from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets
 from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
-from services.evaluation.runs.paced_peers import PacedGenerator, PacedSafetyJudge, PacedScorerPanel, PeerLimitMetrics
+from services.evaluation.runs.paced_peers import (
+    PacedGenerator,
+    PacedSafetyJudge,
+    PacedScorerPanel,
+    PeerLimitMetrics,
+    work_of,
+)
 from services.evaluation.runs.peers import Peers
 from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
@@ -36,6 +42,7 @@ from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.channels import open_channel
 from services.runtime.database import open_database
 from services.runtime.server import HostedService
+from services.runtime.work import Work, WorkSource
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _SERVICE = evaluation_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name
@@ -57,7 +64,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
     async with AsyncExitStack() as stack:
         engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
         stack.push_async_callback(engine.dispose)
-        peers, ledger, judge = await _connect(settings, registry, stack)
+        peers, ledger, judge, work = await _connect(settings, registry, stack)
         store = RunStore(engine)
         book = CatalogBook(catalog, DataRoots(settings.data_folders, HuggingFaceHub()))
         allowances = Allowances(budgets, AccountStore(engine, process_name()))
@@ -99,6 +106,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                     servicer, server
                 ),
                 unbounded_methods=frozenset({"WatchRun"}),
+                work=work,
             ),
             HostedService(
                 full_name=_RANKING_SERVICE,
@@ -112,8 +120,8 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
 
 async def _connect(
     settings: EvaluationSettings, registry: CollectorRegistry, stack: AsyncExitStack
-) -> tuple[Peers, RemoteLedger, RemoteJudge]:
-    """Channels to the four other services, closed with ``stack``."""
+) -> tuple[Peers, RemoteLedger, RemoteJudge, WorkSource]:
+    """Channels to the four other services, closed with ``stack``; and what says how many items they have."""
     timeout = settings.call_timeout_seconds
     channels = []
     for target in (
@@ -139,4 +147,8 @@ async def _connect(
         ledger=ledger,
         drawings=RemoteDrawings(aggregation, timeout_seconds=timeout),
     )
-    return peers, ledger, RemoteJudge(aggregation, timeout_seconds=timeout)
+
+    def work() -> Work:
+        return generator.work() + work_of(safety_limit) + work_of(scoring_limit)
+
+    return peers, ledger, RemoteJudge(aggregation, timeout_seconds=timeout), work

@@ -21,6 +21,7 @@ from services.runtime.calls import current_scope
 from services.runtime.deadlines import CHILD_MARGIN_SECONDS, child_timeout_or_none
 from services.runtime.errors import DeadlineExceededError, QuotaViolation, ResourceExhaustedError
 from services.runtime.expiries import Expiries
+from services.runtime.work import Work
 
 _RESERVE_SHARE: Final = 16
 """One in so many places is kept for interactive requests."""
@@ -72,7 +73,7 @@ class Admission(Collector):
         self._expiries: Expiries[_Waiting] = Expiries(_give_up)
         self._refused = dict.fromkeys(Priority, 0)
         self._expired = dict.fromkeys(Priority, 0)
-        self._held_back = 0
+        self._held_back: dict[object, tuple[float, int]] = {}
         self._mean_seconds = _SHORTEST_RETRY_SECONDS
         metrics.register(self)
 
@@ -88,11 +89,15 @@ class Admission(Collector):
         """Wait for a place, first among the call's own, then among all; see ``CallPlaces.place``."""
         _check_time_left()
         has_waited = call.locked()
-        self._held_back += 1
-        try:
+        if has_waited:
+            held = object()
+            self._held_back[held] = (time.monotonic(), tokens)
+            try:
+                await call.acquire()
+            finally:
+                del self._held_back[held]
+        else:
             await call.acquire()
-        finally:
-            self._held_back -= 1
         try:
             if not self._enter_at_once(caller, priority, tokens):
                 has_waited = True
@@ -199,6 +204,18 @@ class Admission(Collector):
             quota_violations=(QuotaViolation(f"callers/{caller}", "requests waiting for the inference server"),),
         )
 
+    def work(self) -> Work:
+        """Return the requests at the engine, and those that wait for it or for others of their own call."""
+        now = time.monotonic()
+        held_back = tuple(self._held_back.copy().values())
+        waits = [self._queue.oldest_wait_seconds(each, now) for each in Priority]
+        return Work(
+            running=self._running_count,
+            queued=len(self._queue) + len(held_back),
+            oldest_wait_seconds=max(*waits, *(now - since for since, _ in held_back[:1])),
+            backlog_tokens=sum(self._queue.tokens(each) for each in Priority) + sum(tokens for _, tokens in held_back),
+        )
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families for a scrape."""
         now = time.monotonic()
@@ -209,7 +226,7 @@ class Admission(Collector):
         yield GaugeMetricFamily(
             f"{prefix}_engine_requests_waiting",
             "Requests that wait for a place at the inference server, or for others of their own call.",
-            value=len(self._queue) + self._held_back,
+            value=len(self._queue) + len(self._held_back),
         )
         for name, text, values in (
             ("running_requests", "Requests at the inference server.", self._running),

@@ -156,6 +156,7 @@ async def wire_backend(
                     readiness=backend.is_ready,
                     unbounded_methods=UNBOUNDED_METHODS,
                     decoders=DECODERS,
+                    work=admission.work,
                 ),
                 HostedService(
                     MODEL_SERVICE,

@@ -64,6 +64,11 @@ class AdaptiveLimit:
         """Calls that are in flight."""
         return self._in_flight
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return len(self._waiting)
+
     async def run(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Make a call when its turn comes.
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -25,6 +26,7 @@ from services.runtime.interceptors.wrapping import WrappedMethods
 from services.runtime.listening import MetricsEndpoint, bind_port, remove_ready_file, write_ready_file
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
+from services.runtime.work import Work, WorkMetrics, WorkSource
 
 _GARBAGE_THRESHOLDS: Final = (5000, 5, 5)
 """Of the garbage collector: so many new objects make it look among them, every fifth time among less new ones, too."""
@@ -44,6 +46,7 @@ class HostedService:
             their streams are ended with UNAVAILABLE when the server drains.
         decoders: what reads the requests of a method, where its proto's own parser would refuse too much; raises
             DecodeError or ValueError where nothing can be read.
+        work: says what is in hand, where calls are not what counts: one may carry many items. ``None``: its calls.
     """
 
     full_name: str
@@ -51,6 +54,7 @@ class HostedService:
     readiness: ReadinessCheck | None = None
     unbounded_methods: frozenset[str] = frozenset()
     decoders: Mapping[str, Callable[[bytes], Any]] = field(default_factory=dict)
+    work: WorkSource | None = None
 
 
 class FleetServer:
@@ -80,6 +84,7 @@ class FleetServer:
         )
         registry.register(self._behaviours.metrics)
         registry.register(self._behaviours.admission)
+        registry.register(WorkMetrics(_work_sources(services, self._behaviours.admission)))
         self._server = WrappingServer(WrappedMethods(self._behaviours, _rules(services)), server_options(settings))
         self.health = HealthBoard(
             {service.full_name: service.readiness for service in services},
@@ -202,6 +207,16 @@ async def serve(
         await server.close()
         if shutdown is not None:
             await shutdown()
+
+
+def _work_sources(services: Sequence[HostedService], admission: Admission) -> Sequence[WorkSource]:
+    """Return what says what is in hand: the services, and the door, where calls wait before any service sees them."""
+    sources = [service.work for service in services if service.work is not None]
+    return [*sources, partial(_waiting_calls, admission)] if sources else [admission.work]
+
+
+def _waiting_calls(admission: Admission) -> Work:
+    return replace(admission.work(), running=0)
 
 
 def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:

@@ -13,6 +13,7 @@ from services.runtime.item_streams import StreamLimits
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
 from services.runtime.server import HostedService
+from services.runtime.work import WorkMeter
 from services.safety.assigning import Assigner
 from services.safety.catalogue import GuardCatalogue
 from services.safety.conversation import choose_turn
@@ -55,6 +56,9 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         policies: that requests may name.
         stream_limits: bounds on a stream's items.
         rolling_limits: bounds on a stream's growing responses.
+
+    Attributes:
+        turns: how many are being judged.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         self._assigner = Assigner(guards, policies)
         self._stream_limits = stream_limits
         self._rolling_limits = rolling_limits
+        self.turns = WorkMeter()
 
     async def Classify(
         self,
@@ -76,7 +81,8 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         context: grpc.aio.ServicerContext[safety_pb2.ClassifyRequest, safety_pb2.ClassifyResponse],
     ) -> safety_pb2.ClassifyResponse:
         """Judge one turn."""
-        return safety_pb2.ClassifyResponse(verdict=verdict_to_proto(await judge_one(self._assign(request))))
+        with self.turns.running():
+            return safety_pb2.ClassifyResponse(verdict=verdict_to_proto(await judge_one(self._assign(request))))
 
     async def BatchClassify(
         self,
@@ -89,7 +95,8 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
             raise invalid_field(
                 "requests", f"must hold 1 to {MAX_BATCH_REQUESTS}, not {count}; split the batch", reason="BATCH_SIZE"
             )
-        outcomes = await judge_all([self._try_assign(each, index) for index, each in enumerate(request.requests)])
+        with self.turns.running(count):
+            outcomes = await judge_all([self._try_assign(each, index) for index, each in enumerate(request.requests)])
         return safety_pb2.BatchClassifyResponse(results=[result_to_proto(each) for each in outcomes])
 
     async def StreamClassify(
@@ -97,7 +104,7 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
     ) -> AsyncGenerator[safety_pb2.StreamClassifyResponse, None]:
         """Judge every item of a stream, and responses as they grow."""
         reader = TurnReader(context, self._assign, self._assign_response, self._rolling_limits)
-        async with aclosing(stream_verdicts(reader, self._stream_limits)) as verdicts:
+        async with aclosing(stream_verdicts(reader, self._stream_limits, self.turns)) as verdicts:
             async for told in verdicts:
                 yield told_to_proto(told)
 
@@ -204,4 +211,5 @@ def hosted(
         readiness=guards.are_ready,
         unbounded_methods=UNBOUNDED_METHODS,
         decoders=DECODERS,
+        work=servicer.turns.work,
     )

@@ -13,6 +13,7 @@ from services.runtime.gathering import Gatherer
 from services.runtime.item_reading import item_id_in
 from services.runtime.item_streams import Item, ItemIds, ItemStream, StreamLimits
 from services.runtime.malformed import MalformedRequestError
+from services.runtime.work import WorkMeter
 from services.safety.errors import invalid_field
 from services.safety.judgement import Verdict
 from services.safety.judging import Assignment, judge_all
@@ -139,7 +140,7 @@ class TurnReader:
         self.ids.close(item_id)
 
 
-async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGenerator[Told, None]:
+async def stream_verdicts(reader: TurnReader, limits: StreamLimits, turns: WorkMeter) -> AsyncGenerator[Told, None]:
     """Yield what becomes of everything that a reader reads; closing it cancels all work.
 
     What is asked for in the same moment goes to the guards in shared requests.
@@ -147,6 +148,7 @@ async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGene
     Args:
         reader: of the stream.
         limits: bounds on the stream.
+        turns: counts those that are being judged.
     """
 
     async def judge_together(assignments: Sequence[Assignment]) -> Sequence[Verdict | FleetError]:
@@ -159,7 +161,8 @@ async def stream_verdicts(reader: TurnReader, limits: StreamLimits) -> AsyncGene
     async def judge(judgement: Judgement) -> Verdict:
         if isinstance(judgement.subject, FleetError):
             raise judgement.subject
-        [outcome] = await gatherer.ask([judgement.subject])
+        with turns.running():
+            [outcome] = await gatherer.ask([judgement.subject])
         if isinstance(outcome, FleetError):
             raise outcome
         return outcome

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from services.runtime.callers import current_caller
 from services.runtime.errors import QuotaViolation, ResourceExhaustedError
+from services.runtime.work import Work
 
 _SHORTEST_RETRY_SECONDS: Final = 0.05
 _LONGEST_RETRY_SECONDS: Final = 30.0
@@ -89,6 +90,10 @@ class Admission(Collector):
         finally:
             self._mean_seconds += _SMOOTHING * (time.monotonic() - began - self._mean_seconds)
             self._change(caller, -count, -sent_bytes)
+
+    def work(self) -> Work:
+        """Return the requests in hand."""
+        return Work(running=self._held)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families for a scrape."""

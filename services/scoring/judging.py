@@ -18,6 +18,7 @@ from services.runtime.errors import CancelledCallError
 from services.runtime.gathering import Gatherer
 from services.runtime.places import Places
 from services.runtime.time_limits import batch_seconds
+from services.runtime.work import Work
 from services.scoring.admission import Admission
 from services.scoring.contract import Output, Score, ScoringItem
 from services.scoring.errors import ScoreLateError
@@ -68,6 +69,10 @@ class Judging:
         self._pool = pool
         self._admission = admission
         self._threads = Places(_THREADS)
+
+    def work(self) -> Work:
+        """Return the requests in hand."""
+        return self._admission.work()
 
     async def judge(self, request: RequestT, read: Callable[[RequestT], Assignment]) -> Judged:
         """Judge one request; see ``judge_each``.

@@ -144,12 +144,14 @@ def hosted(
         judging: runs them; default: with the default limits, its processes ending with this one.
         stream_limits: bounds on a stream's items.
     """
-    servicer = ScoringServicer(registry, judging or Judging(ScorerPool(), Admission()), stream_limits)
+    judging = judging or Judging(ScorerPool(), Admission())
+    servicer = ScoringServicer(registry, judging, stream_limits)
     return HostedService(
         FULL_NAME,
         lambda server: scoring_pb2_grpc.add_ScoringServiceServicer_to_server(servicer, server),
         unbounded_methods=UNBOUNDED_METHODS,
         decoders=DECODERS,
+        work=judging.work,
     )
 
 

@@ -24,6 +24,7 @@ from services.evaluation.runs.peers import (
 from services.evaluation.runs.retry import is_transient
 from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.errors import FleetError
+from services.runtime.work import Work
 
 MakeLimit = Callable[[], AdaptiveLimit]
 
@@ -46,6 +47,11 @@ class PeerLimitMetrics:
         self._gauge.labels(service).set_function(read)
 
 
+def work_of(limit: AdaptiveLimit) -> Work:
+    """The items that a service has been given, and those that wait until it may be."""
+    return Work(running=limit.in_flight, queued=limit.waiting)
+
+
 class PacedGenerator:
     """The generation service; each model has a limit of its own, since each has an engine of its own."""
 
@@ -58,6 +64,10 @@ class PacedGenerator:
     def smallest_limit(self) -> int:
         """The limit of the model that is given the fewest items; 0 before the first item."""
         return min((each.limit for each in self._limits.values()), default=0)
+
+    def work(self) -> Work:
+        """The items that models answer, and those that wait until they may be asked."""
+        return sum(map(work_of, tuple(self._limits.values())), Work())
 
     async def model_digest(self, model: str) -> str:
         """See ``Generator.model_digest``."""

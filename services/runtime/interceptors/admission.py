@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -13,6 +14,7 @@ from services.runtime.caller_turns import CallerTurns
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import current_scope
 from services.runtime.error_types import ResourceExhaustedError
+from services.runtime.work import Work
 
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 10.0
@@ -24,6 +26,7 @@ class _Waiting:
     caller: str
     turn: asyncio.Future[None]
     cost: int = 1
+    since: float = field(default_factory=time.monotonic)
 
 
 class Gate:
@@ -48,6 +51,11 @@ class Gate:
     def queued(self) -> int:
         """How many calls wait."""
         return len(self._turns)
+
+    def oldest_wait_seconds(self, now: float) -> float:
+        """How long the call that waits longest has waited; 0 if none waits."""
+        oldest = self._turns.oldest()
+        return 0.0 if oldest is None else max(0.0, now - oldest.since)
 
     def try_enter(self) -> bool:
         """Take a place if one is free and nobody waits for it."""
@@ -133,6 +141,15 @@ class Admission(Collector):
         if gate is None:
             gate = self._gates[method] = Gate(method, self._max_running, self._max_queued)
         return gate
+
+    def work(self) -> Work:
+        """Return the calls of all methods."""
+        now, gates = time.monotonic(), tuple(self._gates.values())
+        return Work(
+            running=sum(gate.running for gate in gates),
+            queued=sum(gate.queued for gate in gates),
+            oldest_wait_seconds=max((gate.oldest_wait_seconds(now) for gate in gates), default=0.0),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families for a scrape."""

@@ -79,6 +79,31 @@ async def test_a_freed_place_goes_to_the_highest_priority() -> None:
     assert work.gauge("engine_requests_waiting") == 0
 
 
+async def test_what_waits_for_others_of_its_own_call_is_backlog_too() -> None:
+    work = Work(running=2, running_per_call=1)
+    assert (work.admission.work().running, work.admission.work().backlog_tokens) == (0, 0)
+    ends = asyncio.Event()
+    call = work.admission.open_call()
+
+    async def hold(tokens: int) -> None:
+        async with call.place(EVALUATION, tokens):
+            await ends.wait()
+
+    held = [asyncio.create_task(hold(tokens)) for tokens in (10, 200, 3000)]
+    work.start("other")
+    work.start("behind it")
+    await settle()
+    now = work.admission.work()
+    # Of the call one has its place and two wait for it; of the other requests one runs and one is in the queue.
+    assert (now.running, now.queued, now.backlog_tokens) == (2, 3, 3210)
+    assert 0 < now.oldest_wait_seconds < work.admission.work().oldest_wait_seconds
+    ends.set()
+    for name in ("other", "behind it"):
+        await work.end(name)
+    await asyncio.gather(*held)
+    assert work.admission.work() == type(now)(backlog_tokens=0)
+
+
 async def test_some_places_are_kept_for_interactive_requests() -> None:
     work = Work(running=16)
     for number in range(20):
