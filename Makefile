@@ -63,6 +63,9 @@ test-alone test-faults test-sandbox:
 test-processes:
 	$(BIN)/pytest tests/integration --ignore=tests/integration/sandbox
 
+test-production: $(STAMP) ## Run the integration tests with PostgreSQL and Redis behind every fleet
+	EVALFLEET_TEST_STORES=production $(BIN)/pytest $(if $(filter tests,$(TESTS)),tests/integration --ignore=tests/integration/sandbox,$(TESTS))
+
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
 
@@ -187,4 +190,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from services.runtime.free_ports import free_port
 from services.standalone.postgres_server import PostgresServer, running_postgres
+from tests.production_stores import production_stores
 
 # Every run draws the same examples, however slow the machine is; `make fuzz` draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -176,6 +177,18 @@ def postgres() -> Iterator[PostgresServer]:
         if server is None:
             pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give every fleet PostgreSQL and Redis, as in production, where EVALFLEET_TEST_STORES says so."""
+    told = os.environ.get("EVALFLEET_TEST_STORES", "")
+    if not told:
+        yield
+        return
+    assert told == "production", f"EVALFLEET_TEST_STORES={told}: write production"
+    with production_stores(tmp_path_factory.mktemp("stores")):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Evaluation services beside the other services of a fleet, on one list of runs."""
+"""Further replicas of services beside a fleet, such as evaluation services on one list of runs."""
 
 import os
 import re
@@ -9,9 +9,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,35 +24,30 @@ _STOP_SECONDS = 30.0
 _RESTART_SECONDS = 0.5
 
 
-class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
-    """One evaluation service, started when the ``with`` block is entered.
+class ServiceReplica:
+    """One process of a service, started when the ``with`` block is entered.
 
     Args:
-        endpoints: ``host:port`` of the other services, by name.
+        service: its name: ``scoring``.
         folder: of its files.
-        environment: its settings: EVALFLEET_RUNS_URL at least, EVALFLEET_SUITE_DIRS if there are any.
+        environment: its settings.
         is_restarted: start it again whenever it dies, as an orchestrator does.
 
     Attributes:
+        service: its name.
         target: ``host:port`` of its gRPC service, the same after a restart.
     """
 
     def __init__(
-        self,
-        endpoints: Mapping[str, str],
-        folder: Path,
-        environment: Mapping[str, str],
-        *,
-        is_restarted: bool = False,
+        self, service: str, folder: Path, environment: Mapping[str, str], *, is_restarted: bool = False
     ) -> None:
         port = free_port(_HOST)
+        self.service = service
         self.target = f"{_HOST}:{port}"
         self._log_path = folder / "log.txt"
         self._folder = folder
-        others = {f"EVALFLEET_{name.upper()}_TARGET": target for name, target in endpoints.items()}
         self._environment = {
             **os.environ,
-            **{name: target for name, target in others.items() if name != "EVALFLEET_EVALUATION_TARGET"},
             "EVALFLEET_DRAIN_GRACE_SECONDS": "5",
             **environment,
             "EVALFLEET_HOST": _HOST,
@@ -64,7 +59,7 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
         self._is_stopping = threading.Event()
         self._watch: threading.Thread | None = None
 
-    def __enter__(self) -> "EvaluationReplica":
+    def __enter__(self) -> Self:
         """Start it and wait until it serves."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process = self._launch()
@@ -92,6 +87,16 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
         """Send it a signal."""
         self._process.send_signal(number)
 
+    def end(self) -> None:
+        """Stop it orderly, and wait until it has ended."""
+        self._process.terminate()
+        self._process.wait(_STOP_SECONDS)
+
+    def begin_again(self) -> None:
+        """Start it once more, and wait until it serves."""
+        self._process = self._launch()
+        self.wait_until_serving()
+
     def wait_until_serving(self) -> None:
         """Wait until its health service says SERVING."""
         give_up_at = time.monotonic() + _START_SECONDS
@@ -106,7 +111,9 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
                     pass
                 ended = self._process.poll() is not None and not self._is_restarted
                 if ended or time.monotonic() > give_up_at:
-                    raise RuntimeError(f"the evaluation service at {self.target} does not serve:\n{self.log[-4000:]}")
+                    raise RuntimeError(
+                        f"the {self.service} service at {self.target} does not serve:\n{self.log[-4000:]}"
+                    )
                 time.sleep(0.1)
 
     def __exit__(
@@ -131,7 +138,7 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
     def _launch(self) -> "subprocess.Popen[bytes]":
         with self._log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "services.evaluation"],
+                [sys.executable, "-m", f"services.{self.service}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,6 +154,30 @@ class EvaluationReplica(AbstractContextManager["EvaluationReplica"]):
                 continue
             if not self._is_stopping.wait(_RESTART_SECONDS):
                 self._process = self._launch()
+
+
+class EvaluationReplica(ServiceReplica):
+    """One evaluation service.
+
+    Args:
+        endpoints: ``host:port`` of the other services, by name.
+        folder: of its files.
+        environment: its settings: EVALFLEET_RUNS_URL at least, EVALFLEET_SUITE_DIRS if there are any.
+        is_restarted: start it again whenever it dies, as an orchestrator does.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        is_restarted: bool = False,
+    ) -> None:
+        others = {
+            f"EVALFLEET_{name.upper()}_TARGET": target for name, target in endpoints.items() if name != "evaluation"
+        }
+        super().__init__("evaluation", folder, {**others, **environment}, is_restarted=is_restarted)
 
 
 def shared_counts(replicas: Sequence[EvaluationReplica]) -> Mapping[str, int]:

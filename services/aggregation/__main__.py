@@ -17,7 +17,7 @@ from services.runtime.server import HostedService
 @asynccontextmanager
 async def _wire(settings: AggregationSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
     async with (
-        open_ledger(settings.database_url) as ledger,
+        open_ledger(settings.database_url, settings.database_use) as ledger,
         background_moving(ledger),
         regular_pruning(ledger, settings.prune_policy),
     ):

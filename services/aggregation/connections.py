@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.aggregation.errors import LedgerUnavailableError
-from services.runtime.database import DATABASE_ERRORS, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import DATABASE_ERRORS
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from services.aggregation.records import Judge
+from services.runtime.database_engine import RETRY_AFTER_SECONDS
 from services.runtime.errors import (
     FailedPreconditionError,
     FieldViolation,
@@ -104,3 +105,6 @@ class LedgerUnavailableError(UnavailableError):
     """The database did not take or give data; sending the same results again is safe."""
 
     default_reason = "LEDGER_UNAVAILABLE"
+
+    def __init__(self, message: str, *, retry_after_seconds: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)

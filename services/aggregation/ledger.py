@@ -31,7 +31,8 @@ from services.aggregation.rows import (
 from services.aggregation.schema import RESULTS, RUNS, TEXT_FIELDS
 from services.aggregation.text_moving import TextMover
 from services.aggregation.writer import LedgerWriter, open_writer
-from services.runtime.database import DATABASE_ERRORS, open_database, unbroken
+from services.runtime.database import DatabaseUse, open_database, unbroken
+from services.runtime.database_engine import DATABASE_ERRORS
 from services.runtime.errors import not_found
 from services.runtime.sqlite_journal import BULK_PAGES
 
@@ -227,14 +228,14 @@ class SqlLedger:
 
 
 @asynccontextmanager
-async def open_ledger(url: str) -> AsyncIterator[SqlLedger]:
+async def open_ledger(url: str, use: DatabaseUse | None = None) -> AsyncIterator[SqlLedger]:
     """Open the ledger at ``url``, bring its tables up to date, and close it at the end of the ``with`` block.
 
     Raises:
         StartupError: it cannot be opened, or a newer EvalFleet wrote it.
     """
     engine = await open_database(
-        url, migrations=MIGRATIONS, schema="aggregation", durable=True, journal_pages=BULK_PAGES
+        url, migrations=MIGRATIONS, schema="aggregation", durable=True, journal_pages=BULK_PAGES, use=use
     )
     try:
         async with open_writer(engine) as writer:

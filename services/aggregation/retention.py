@@ -16,7 +16,8 @@ from services.aggregation.errors import PruneInProgressError, RunDeletedError, R
 from services.aggregation.schema import RESULTS, RUNS, TEXT_IDS, TEXTS, current_hour
 from services.aggregation.text_moving import is_moving
 from services.aggregation.text_writing import enter_alone
-from services.runtime.database import is_shared, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import is_shared
 from services.runtime.errors import not_found
 
 MOST_RUNS: Final = 1000

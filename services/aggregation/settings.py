@@ -6,10 +6,10 @@ from pydantic import Field
 
 from services.aggregation.retention import PrunePolicy
 from services.runtime.database import database_url, sqlite_url
-from services.runtime.settings import ServiceSettings
+from services.runtime.database_settings import DatabaseSettings
 
 
-class AggregationSettings(ServiceSettings):
+class AggregationSettings(DatabaseSettings):
     """Where the ledger is."""
 
     port: int = Field(8104, ge=0, le=65535, description="gRPC port; 0 takes a free one.")

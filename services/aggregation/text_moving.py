@@ -19,7 +19,8 @@ from services.aggregation.connections import database_errors
 from services.aggregation.schema import RESULTS, TEXT_FIELDS, TEXT_IDS, TEXT_MOVES
 from services.aggregation.text_writing import enter, write_texts
 from services.aggregation.texts import SHORTEST_KEPT_APART, LongTexts, digest_of, pack
-from services.runtime.database import is_shared, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import is_shared
 
 # Bounds how long writers of SQLite wait, and what a killed process has done in vain.
 _ROWS_A_TRANSACTION: Final = 200

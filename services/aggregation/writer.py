@@ -18,7 +18,8 @@ from services.aggregation.rows import ROW_COLUMNS, RowValues, values_of
 from services.aggregation.schema import RESULTS, RUN_LEASES, RUNS, TEXT_IDS, current_hour
 from services.aggregation.text_writing import enter, write_texts
 from services.aggregation.texts import LongTexts, pack
-from services.runtime.database import DATABASE_ERRORS, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import DATABASE_ERRORS
 from services.runtime.errors import FleetError
 
 # Bounds how long a transaction keeps other processes and its own callers waiting.

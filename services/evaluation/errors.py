@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.runtime.database_engine import RETRY_AFTER_SECONDS
 from services.runtime.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, UnavailableError
 
 INSTALL_HINT = "pip install 'evalfleet-services[suites]'"
@@ -84,6 +85,9 @@ class RunsUnavailableError(UnavailableError):
     """The list of runs cannot be read or written now; the same call may be made again."""
 
     default_reason = "RUNS_UNAVAILABLE"
+
+    def __init__(self, message: str, *, retry_after_seconds: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
 
 
 class LeaseLostError(FailedPreconditionError):

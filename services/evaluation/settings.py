@@ -6,10 +6,10 @@ from pydantic import Field
 
 from services.evaluation.runs.leases import LeaseTimes
 from services.runtime.database import database_url, sqlite_url
-from services.runtime.settings import ServiceSettings
+from services.runtime.database_settings import DatabaseSettings
 
 
-class EvaluationSettings(ServiceSettings):
+class EvaluationSettings(DatabaseSettings):
     """Where the other services and the data are, and how much is in flight at once."""
 
     generation_target: str = Field("127.0.0.1:8101", description="gRPC target of the generation service.")

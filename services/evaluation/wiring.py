@@ -44,7 +44,7 @@ from services.runtime.database import open_database
 from services.runtime.server import HostedService
 from services.runtime.work import Work, WorkSource
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 _SERVICE = evaluation_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name
 _RANKING_SERVICE = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -62,7 +62,9 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
     for problem in catalog.problems:
         structlog.get_logger(__name__).warning("definition_broken", problem=problem.message)
     async with AsyncExitStack() as stack:
-        engine = await open_database(settings.database_url, migrations=_MIGRATIONS, schema="evaluation")
+        engine = await open_database(
+            settings.database_url, migrations=MIGRATIONS, schema="evaluation", use=settings.database_use
+        )
         stack.push_async_callback(engine.dispose)
         peers, ledger, judge, work = await _connect(settings, registry, stack)
         store = RunStore(engine)

@@ -1,46 +1,45 @@
 """Opens a service's own database and brings its tables up to date: an SQLite file, or a schema in PostgreSQL."""
 
 import asyncio
-import time
+import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import alembic.command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from services.runtime.database_engine import DATABASE_ERRORS, PoolLimits, is_shared, postgres_engine, tune_sqlite
 from services.runtime.errors import StartupError
-from services.runtime.sqlite_journal import SMALL_PAGES, bounded_journal
+from services.runtime.migrations import await_schema, migrate
+from services.runtime.sqlite_journal import SMALL_PAGES
 
 ResultT = TypeVar("ResultT")
 
-DATABASE_ERRORS: Final = (SQLAlchemyError, OSError, InterfaceError, PostgresError)
-"""What a statement may raise when the database is away or refuses; connecting raises errors of the driver's own."""
-
 _DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _LONGEST_START_SECONDS: Final = 30.0
-_POLL_SECONDS: Final = 0.5
-_CONNECT_SECONDS: Final = 10.0
-_COMMAND_SECONDS: Final = 120.0
-_MIGRATION_LOCK: Final = 0x65766C66
-"""Key of the advisory lock that lets one replica at a time migrate; any number that nobody else uses."""
-_SESSION: Final = {
-    "application_name": "evalfleet",
-    # A process that is stopped in the middle of a transaction must not keep its rows from the others for ever.
-    "idle_in_transaction_session_timeout": "10s",
-    # The same for a machine that is gone without a word.
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "3",
-    "tcp_keepalives_count": "3",
-}
+_SEVERAL_HOSTS: Final = re.compile(
+    r"(?P<before>\w+(?:\+\w+)?://(?:[^@/]*@)?)(?P<hosts>[^@/,]+(?:,[^@/,]+)+)(?P<after>/.*)"
+)
+_POSTGRES_PORT: Final = 5432
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUse:
+    """How a service uses its database.
+
+    Attributes:
+        limits: of its connections to PostgreSQL.
+        migrates: whether it brings the tables up to date when it starts; a file's are in any case.
+        schema_wait_seconds: how long it waits for somebody else to do so, if it does not.
+    """
+
+    limits: PoolLimits = field(default_factory=PoolLimits)
+    migrates: bool = True
+    schema_wait_seconds: float = 60.0
 
 
 async def unbroken(operation: Coroutine[Any, Any, ResultT]) -> ResultT:
@@ -65,30 +64,36 @@ def sqlite_url(path: Path) -> str:
 def database_url(told: str) -> str:
     """The URL with the driver that services use; ``told`` is ``sqlite:///PATH`` or ``postgresql://USER@HOST/DATABASE``.
 
+    Several hosts, separated by commas, are tried in turn until one takes writes.
+
     Raises:
         StartupError: DATABASE_URL_INVALID: it is neither.
     """
     try:
-        url = make_url(told)
+        url: URL = make_url(_with_hosts_apart(told))
         backend, database = url.drivername.partition("+")[0], url.database
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         backend, database = "", None
     if backend not in _DRIVERS or database in (None, "", ":memory:"):
         raise StartupError(
-            f"{_shown(told)!r} names no database; write sqlite:///folder/file.sqlite or "
+            f"{_shown(_with_hosts_apart(told))!r} names no database; write sqlite:///folder/file.sqlite or "
             "postgresql://user:password@host/database",
             reason="DATABASE_URL_INVALID",
         )
+    if "sslmode" in url.query:
+        # As libpq's tools have it; the driver has another name for it.
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
     return url.set(drivername=_DRIVERS[backend]).render_as_string(hide_password=False)
 
 
-def is_shared(engine: AsyncEngine) -> bool:
-    """Whether other processes use the same database: PostgreSQL, but not a file."""
-    return engine.dialect.name != "sqlite"
-
-
 async def open_database(
-    url: str, *, migrations: Path, schema: str = "", durable: bool = True, journal_pages: int = SMALL_PAGES
+    url: str,
+    *,
+    migrations: Path,
+    schema: str = "",
+    durable: bool = True,
+    journal_pages: int = SMALL_PAGES,
+    use: DatabaseUse | None = None,
 ) -> AsyncEngine:
     """Open the database at ``url``, creating an SQLite file or a schema if it is new, and run the missing migrations.
 
@@ -99,119 +104,93 @@ async def open_database(
         durable: SQLite only. True: a commit survives a power cut (synchronous=FULL). False: a power cut may take the
             last commits (synchronous=NORMAL); the death of a process takes none either way.
         journal_pages: SQLite only. Pages of 4 KiB at which the journal beside the file is copied back.
+        use: connections, and who migrates.
 
     Raises:
-        StartupError: the URL is malformed, the database cannot be opened, or a newer EvalFleet wrote it. A PostgreSQL
-            that is away is waited for, 30 s; one that migrates, here or for another replica, as long as that takes.
+        StartupError: the URL is malformed, the database cannot be opened, a newer EvalFleet wrote it, or nobody has
+            migrated it in time. A PostgreSQL that is away is waited for, 30 s; one that migrates, here or for another
+            replica, as long as that takes.
     """
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            await asyncio.to_thread(Path(parsed.database).parent.mkdir, parents=True, exist_ok=True)
-        engine = _create(parsed, schema)
-    except (ArgumentError, ModuleNotFoundError, OSError) as error:
-        raise StartupError(
-            f"cannot use the database {_shown(url)!r}: {error}", reason="DATABASE_URL_INVALID"
-        ) from error
+    use = use or DatabaseUse()
+    engine = await _engine(url, schema, use.limits)
     if not is_shared(engine):
-        _tune_sqlite(engine, durable=durable, journal_pages=journal_pages)
+        tune_sqlite(engine, durable=durable, journal_pages=journal_pages)
     try:
-        async with _patient(engine, parsed, schema) as patient:
-            await _migrate(patient, migrations, schema)
+        if use.migrates or not is_shared(engine):
+            async with _patient(engine, schema, use.limits) as patient:
+                await migrate(patient, migrations, schema, patience_seconds=_LONGEST_START_SECONDS)
+        else:
+            await await_schema(engine, migrations, schema, patience_seconds=use.schema_wait_seconds)
     except DATABASE_ERRORS as error:
         await engine.dispose()
-        cause = getattr(error, "orig", None) or error
-        raise StartupError(f"cannot open the database {_shown(url)!r}: {cause}", reason="DATABASE_UNUSABLE") from error
+        raise unusable(url, error) from error
     except BaseException:
         await engine.dispose()
         raise
     return engine
 
 
-def _create(url: URL, schema: str, *, command_seconds: float | None = _COMMAND_SECONDS) -> AsyncEngine:
-    if url.get_backend_name() == "sqlite":
-        return create_async_engine(url)
-    session = {**_SESSION, "search_path": schema} if schema else _SESSION
-    return create_async_engine(
-        url,
-        # A connection that the server closed meanwhile is replaced before anybody meets it.
-        pool_pre_ping=True,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": command_seconds, "server_settings": session},
-    )
+@asynccontextmanager
+async def maintenance_engine(url: str, schema: str) -> AsyncIterator[AsyncEngine]:
+    """An engine for what takes as long as it takes: migrations.
+
+    Raises:
+        StartupError: DATABASE_URL_INVALID.
+    """
+    engine = await _engine(url, schema, replace(PoolLimits(), statement_seconds=None))
+    if not is_shared(engine):
+        tune_sqlite(engine, durable=True, journal_pages=SMALL_PAGES)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def unusable(url: str, error: BaseException) -> StartupError:
+    """Say why the database cannot be used, without its password."""
+    cause = getattr(error, "orig", None) or error
+    return StartupError(f"cannot open the database {_shown(url)!r}: {cause}", reason="DATABASE_UNUSABLE")
+
+
+async def _engine(url: str, schema: str, limits: PoolLimits) -> AsyncEngine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return postgres_engine(parsed, schema, limits)
+        if parsed.database:
+            await asyncio.to_thread(Path(parsed.database).parent.mkdir, parents=True, exist_ok=True)
+        return create_async_engine(parsed)
+    except (ArgumentError, ModuleNotFoundError, OSError) as error:
+        raise StartupError(
+            f"cannot use the database {_shown(url)!r}: {error}", reason="DATABASE_URL_INVALID"
+        ) from error
 
 
 @asynccontextmanager
-async def _patient(engine: AsyncEngine, url: URL, schema: str) -> AsyncIterator[AsyncEngine]:
+async def _patient(engine: AsyncEngine, schema: str, limits: PoolLimits) -> AsyncIterator[AsyncEngine]:
     """An engine whose statements may take as long as those of migrations do, or as long as another replica's take."""
     if not is_shared(engine):
         yield engine
         return
-    patient = _create(url, schema, command_seconds=None)
+    patient = postgres_engine(engine.url, schema, replace(limits, statement_seconds=None))
     try:
         yield patient
     finally:
         await patient.dispose()
 
 
-async def _migrate(engine: AsyncEngine, migrations: Path, schema: str) -> None:
-    give_up_at = time.monotonic() + (_LONGEST_START_SECONDS if is_shared(engine) else 0.0)
-    while True:
-        try:
-            async with engine.begin() as connection:
-                if is_shared(engine):
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                    if schema:
-                        await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-                await connection.run_sync(_upgrade, migrations)
-        except DATABASE_ERRORS as error:
-            if not _is_away(error) or time.monotonic() > give_up_at:
-                raise
-            await asyncio.sleep(_POLL_SECONDS)
-        else:
-            return
-
-
-def _is_away(error: BaseException) -> bool:
-    """Whether an error says that the server is starting, stopping or not there, rather than that it refuses us."""
-    if isinstance(error, OSError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return True
-    # Class 57P: operator intervention (starting up, shutting down); class 08: connection exceptions.
-    state = getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
-    return state.startswith(("57P", "08"))
+def _with_hosts_apart(told: str) -> str:
+    """Write ``//user@a:5432,b:5432/name``, as libpq's tools do, as SQLAlchemy reads it."""
+    if (found := _SEVERAL_HOSTS.fullmatch(told)) is None:
+        return told
+    hosts = [each if ":" in each else f"{each}:{_POSTGRES_PORT}" for each in found["hosts"].split(",")]
+    told = found["before"] + found["after"]
+    return told + ("&" if "?" in told else "?") + "&".join(f"host={each}" for each in hosts)
 
 
 def _shown(url: str) -> str:
     """The URL without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
-
-
-def _tune_sqlite(engine: AsyncEngine, *, durable: bool, journal_pages: int) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_pragmas(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        for pragma in (
-            *bounded_journal(journal_pages),
-            f"synchronous={'FULL' if durable else 'NORMAL'}",
-            "busy_timeout=10000",
-            "foreign_keys=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-
-def _upgrade(connection: Connection, migrations: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_heads()
-    if unknown := sorted(set(found) - known):
-        raise StartupError(
-            f"the database {connection.engine.url.database!r} was written by a newer EvalFleet "
-            f"(revision {', '.join(unknown)}); upgrade this service or choose another state folder",
-            reason="DATABASE_TOO_NEW",
-        )
-    alembic.command.upgrade(config, "head")
+    except (ArgumentError, ValueError):
+        return re.sub(r"//[^@]*@", "//***@", url)

@@ -46,7 +46,8 @@ class PostgresServer:
         folder: of its data and its log.
     """
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, *, source: "PostgresServer | None" = None) -> None:
+        """Make a new server in a folder, or a standby of a running one."""
         self.port = free_port(_HOST)
         self.folder = folder
         self._programs = programs
@@ -58,9 +59,12 @@ class PostgresServer:
         if self._as_user:
             shutil.chown(folder, "postgres", "postgres")
         self._data = folder / "data"
-        command = ["initdb", f"--pgdata={self._data}", "--auth=trust", f"--username={_USER}", "--no-sync", "-E", "UTF8"]
-        made = self._run([*command, "--locale=C.UTF-8"])
-        _check(made)
+        if source is None:
+            named = ["--auth=trust", f"--username={_USER}", "-E", "UTF8", "--locale=C.UTF-8"]
+            _check(self._run(["initdb", f"--pgdata={self._data}", "--no-sync", *named]))
+        else:
+            copied = ["-h", _HOST, "-p", str(source.port), "-U", _USER, "--checkpoint=fast", "--no-sync"]
+            _check(self._run(["pg_basebackup", f"--pgdata={self._data}", "--write-recovery-conf", *copied]))
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -93,6 +97,35 @@ class PostgresServer:
         name = f"test_{self._databases}"
         self.query(self.url("postgres"), f"CREATE DATABASE {name}")
         return self.url(name)
+
+    @contextmanager
+    def standby(self) -> Iterator["PostgresServer"]:
+        """Run a server that follows this one, which acknowledges nothing from now on that the other does not have."""
+        with _server_folder() as folder:
+            follower = PostgresServer(self._programs, folder, source=self)
+            try:
+                follower.start()
+                self.query(self.url("postgres"), "ALTER SYSTEM SET synchronous_standby_names = '*'")
+                self.query(self.url("postgres"), "SELECT pg_reload_conf()")
+                yield follower
+            finally:
+                follower.stop()
+
+    def promote(self) -> None:
+        """Let a standby take writes from now on; its commits wait for no other server."""
+        self.query(self.url("postgres"), "SELECT pg_promote()")
+
+    def dump(self, url: str) -> Path:
+        """Back a database up, as it is at one moment, while others use it."""
+        backup = self.folder / f"{self._databases}.dump"
+        _check(self._run(["pg_dump", "--format=custom", f"--file={backup}", url]))
+        return backup
+
+    def restore(self, backup: Path) -> str:
+        """Make a new database from a backup and return its URL."""
+        url = self.new_database()
+        _check(self._run(["pg_restore", "--exit-on-error", f"--dbname={url}", str(backup)]))
+        return url
 
     def query(self, url: str, statement: str) -> list[dict[str, str]]:
         """Return what a statement finds in a database, by column, as text.
@@ -139,14 +172,20 @@ def running_postgres() -> Iterator[PostgresServer | None]:
     if programs is None:
         yield None
         return
-    # Not below pytest's folder, which the server's user may not enter.
-    with tempfile.TemporaryDirectory(prefix="evalfleet-postgres-", ignore_cleanup_errors=True) as folder:
-        os.chmod(folder, 0o755)
-        data = Path(folder) / "server"
-        data.mkdir()
-        server = PostgresServer(programs, data)
+    with _server_folder() as folder:
+        server = PostgresServer(programs, folder)
         try:
             server.start()
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def _server_folder() -> Iterator[Path]:
+    # Not below pytest's folder, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="evalfleet-postgres-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        made = Path(folder) / "server"
+        made.mkdir()
+        yield made

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from evalfleet.endpoints import SERVICES
 
@@ -20,6 +20,10 @@ from services.standalone.errors import PartFailedError
 from services.standalone.options import InferenceKind
 
 _POLL_SECONDS = 0.1
+
+
+StoreSettings = Callable[[Path], Mapping[str, str]]
+"""Says by its settings where the fleet of a state folder keeps what it stores."""
 
 
 class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextManager["RunningFleet"]):
@@ -32,7 +36,10 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
         triton_target: ``host:port`` of the inference server.
         state_dir: its state folder.
         process: the supervisor.
+        store_settings: tests set it, so that all their fleets use other stores than files.
     """
+
+    store_settings: ClassVar[StoreSettings | None] = None
 
     def __init__(
         self,
@@ -67,7 +74,7 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
         self._arguments += [f"--data-dir={each}" for each in data_dirs]
         self._arguments += [f"--checkpoint-root={each}" for each in checkpoint_roots]
         self._arguments += [f"--suite-dir={each}" for each in suite_dirs]
-        self._environment = {**os.environ, **(environment or {})}
+        self._told = dict(environment or {})
         self._start_timeout_seconds = start_timeout_seconds
         self._stop_timeout_seconds = stop_timeout_seconds
         self._resources = ExitStack()
@@ -122,7 +129,7 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=self._environment,
+                    env={**os.environ, **self._stores(), **self._told},
                     # Ctrl-C is for us: the fleet is stopped when the block is left.
                     start_new_session=True,
                 )
@@ -130,6 +137,9 @@ class RunningFleet(AbstractContextManager["RunningFleet"], AbstractAsyncContextM
             self._wait_until_ready()
             self._resources = resources.pop_all()
         return self
+
+    def _stores(self) -> Mapping[str, str]:
+        return {} if RunningFleet.store_settings is None else RunningFleet.store_settings(self.state_dir)
 
     def stop(self) -> int:
         """Stop the fleet, in order and in bounded time, and return its exit code."""

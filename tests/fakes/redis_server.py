@@ -37,7 +37,7 @@ def running_redis(folder: Path, *, port: int | None = None) -> Iterator[RedisSer
     if binary is None:
         pytest.skip("needs redis-server (Debian: apt-get install redis-server)")
     port = port or free_port(_HOST)
-    command = [binary, "--port", str(port), "--bind", _HOST, "--save", "", "--appendonly", "no"]
+    command = [binary, "--port", str(port), "--bind", _HOST, "--save", "", "--appendonly", "no", "--databases", "64"]
     command += ["--dir", str(folder), "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
     with (folder / "redis.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

@@ -36,7 +36,8 @@ from services.evaluation.errors import LeaseLostError, RunsUnavailableError
 from services.evaluation.rankings.documents import document_of, ranking_of
 from services.evaluation.rankings.record import Ranking
 from services.evaluation.runs.record import RunState
-from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import DATABASE_ERRORS, is_shared
 from services.runtime.errors import AlreadyExistsError
 
 METADATA = MetaData()

@@ -23,7 +23,8 @@ from services.evaluation.runs.accounts import (
 )
 from services.evaluation.runs.budget import Budget, Spend
 from services.evaluation.runs.tables import METADATA
-from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import DATABASE_ERRORS, is_shared
 
 _QUANTITIES: Final = tuple(each.name for each in fields(Spend))
 _SILENT_SECONDS: Final = 30.0

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.evaluation.errors import RunsUnavailableError
 from services.evaluation.runs.record import RunState
-from services.runtime.database import DATABASE_ERRORS, is_shared, unbroken
+from services.runtime.database import unbroken
+from services.runtime.database_engine import DATABASE_ERRORS, is_shared
 
 ResultT = TypeVar("ResultT")
 

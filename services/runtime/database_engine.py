@@ -1,0 +1,149 @@
+"""How services connect to a database: engines, their pools, and which errors say that it is only away."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+from asyncpg import InterfaceError, PostgresError
+from asyncpg.exceptions import TargetServerAttributeNotMatched
+from sqlalchemy import event
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.runtime.sqlite_journal import bounded_journal
+
+DATABASE_ERRORS: Final = (SQLAlchemyError, OSError, InterfaceError, PostgresError, TargetServerAttributeNotMatched)
+"""What a statement may raise when the database is away or refuses; connecting raises errors of the driver's own."""
+
+RETRY_AFTER_SECONDS: Final = 1.0
+"""What callers are told to wait while the database is away: a restart takes about as long."""
+
+_RECONNECT_SECONDS: Final = 2.0
+_RECONNECT_PAUSE_SECONDS: Final = 0.1
+_KEPT_CONNECTIONS: Final = 5
+_READ_ONLY: Final = "25006"
+_SESSION: Final = {
+    # A process that is stopped in the middle of a transaction must not keep its rows from the others for ever.
+    "idle_in_transaction_session_timeout": "10s",
+    # The same for a machine that is gone without a word.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How a process uses PostgreSQL; a file knows none of these.
+
+    Attributes:
+        connections: most that are open at once.
+        wait_seconds: how long a statement waits for one while all are in use.
+        connect_seconds: longest time to open one.
+        statement_seconds: longest statement; None: as long as it takes.
+    """
+
+    connections: int = 15
+    wait_seconds: float = 30.0
+    connect_seconds: float = 10.0
+    statement_seconds: float | None = 120.0
+
+
+def is_shared(engine: AsyncEngine) -> bool:
+    """Whether other processes use the same database: PostgreSQL, but not a file."""
+    return engine.dialect.name != "sqlite"
+
+
+def postgres_engine(url: URL, schema: str, limits: PoolLimits) -> AsyncEngine:
+    """Make an engine that connects to whichever of the URL's servers takes writes.
+
+    Raises:
+        ArgumentError: the URL cannot be used.
+    """
+    session = {**_SESSION, "application_name": f"evalfleet {schema}".rstrip()}
+    if schema:
+        session["search_path"] = schema
+    engine = create_async_engine(
+        url,
+        # A connection that the server closed meanwhile is replaced before anybody meets it.
+        pool_pre_ping=True,
+        pool_size=min(_KEPT_CONNECTIONS, limits.connections),
+        max_overflow=max(0, limits.connections - _KEPT_CONNECTIONS),
+        pool_timeout=limits.wait_seconds,
+        connect_args={
+            "async_creator_fn": _PatientConnecting().connect,
+            "timeout": limits.connect_seconds,
+            "command_timeout": limits.statement_seconds,
+            # After a failover the address may lead to the standby for a while, where nothing could be written.
+            "target_session_attrs": "read-write",
+            "server_settings": session,
+        },
+    )
+    event.listen(engine.sync_engine, "handle_error", _leave_read_only_servers)
+    return engine
+
+
+def tune_sqlite(engine: AsyncEngine, *, durable: bool, journal_pages: int) -> None:
+    """Set what each connection to a file begins with; see ``open_database``."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_pragmas(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            *bounded_journal(journal_pages),
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            "busy_timeout=10000",
+            "foreign_keys=ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return PostgreSQL's five-letter code of an error; empty if it has none."""
+    return str(getattr(getattr(error, "orig", None) or error, "sqlstate", None) or "")
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the server is starting, stopping, a standby or not there, not that it refuses us."""
+    if isinstance(error, OSError | TargetServerAttributeNotMatched):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # Class 57P: operator intervention (starting up, shutting down); class 08: connection exceptions.
+    return sqlstate(error).startswith(("57P", "08", _READ_ONLY))
+
+
+class _PatientConnecting:
+    """Opens connections, again and again for the first moments of an outage.
+
+    Nothing was sent yet, so this is safe whatever the statement: a server that restarts quickly is met by nobody.
+    A longer outage costs each statement one attempt.
+    """
+
+    def __init__(self) -> None:
+        self._away_since: float | None = None
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        """Open a connection; the errors are the driver's."""
+        while True:
+            try:
+                connection = await asyncpg.connect(*arguments, **options)
+            except DATABASE_ERRORS as error:
+                now = time.monotonic()
+                self._away_since = self._away_since or now
+                if not is_away(error) or now - self._away_since > _RECONNECT_SECONDS:
+                    raise
+                await asyncio.sleep(_RECONNECT_PAUSE_SECONDS)
+            else:
+                self._away_since = None
+                return connection
+
+
+def _leave_read_only_servers(context: ExceptionContext) -> None:
+    """Close all connections to a server that has stopped taking writes: the next ones may lead to another."""
+    if context.original_exception is not None and sqlstate(context.original_exception) == _READ_ONLY:
+        context.is_disconnect = True
