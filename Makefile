@@ -14,6 +14,7 @@ VLLM_STAMP := $(VENV)/.vllm-installed
 GUARDS_STAMP := $(VENV)/.guards-installed
 PROTOS := $(sort $(shell find protos -name "*.proto"))
 STUBS := clients/python/evalfleet
+KEDA := services/evaluation/keda
 RESULTS := benchmarks/results
 TESTS ?= tests
 
@@ -89,18 +90,24 @@ define generate_stubs
 		--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		$(patsubst protos/%,%,$(PROTOS))
+	$(BIN)/python -m grpc_tools.protoc --proto_path=$(KEDA)=third_party/keda \
+		--python_out=$(2) --grpc_python_out=$(2) --mypy_out=quiet:$(2) --mypy_grpc_out=quiet:$(2) \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		$(KEDA)/externalscaler.proto
 endef
 
 protos: $(STAMP) ## Generate the Python stubs from protos/
 	rm -rf $(STUBS)/*/v1
-	$(call generate_stubs,clients/python)
+	$(call generate_stubs,clients/python,.)
 
 verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 	@rm -rf build/stubs && mkdir -p build/stubs
-	@$(call generate_stubs,build/stubs)
+	@$(call generate_stubs,build/stubs,build/stubs)
 	@for folder in $$(cd build/stubs/evalfleet && ls -d */v1); do \
 		diff -r --exclude=__pycache__ build/stubs/evalfleet/$$folder $(STUBS)/$$folder \
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
+	@diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/$(KEDA) $(KEDA) \
+		|| { echo "the stubs of $(KEDA) are out of date: run make protos" >&2; exit 1; }
 
 bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback ## Run every benchmark
 

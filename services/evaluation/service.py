@@ -25,6 +25,7 @@ from services.evaluation.runs.planner import RunPlanner
 from services.evaluation.runs.record import Run
 from services.evaluation.runs.remote import RemoteLedger
 from services.evaluation.runs.retry import wait_out
+from services.evaluation.scaling.refusals import Refusals
 from services.runtime.callers import current_caller
 from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token, paginate
@@ -45,8 +46,10 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
         catalog: Catalog,
         ledger: RemoteLedger,
         allowances: Allowances,
+        refusals: Refusals,
     ) -> None:
         self._manager = manager
+        self._refusals = refusals
         self._allowances = allowances
         self._planner = planner
         self._catalog = catalog
@@ -58,7 +61,9 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
         context: grpc.aio.ServicerContext[evaluation_pb2.CreateRunRequest, evaluation_pb2.CreateRunResponse],
     ) -> evaluation_pb2.CreateRunResponse:
         """Start a run and return at once."""
-        run = await self._manager.create(run_request(request))
+        wished = run_request(request)
+        with self._refusals.noting():
+            run = await self._manager.create(wished)
         return evaluation_pb2.CreateRunResponse(run=run_message(run))
 
     async def GetRun(

@@ -35,6 +35,9 @@ from services.evaluation.runs.remote_drawings import RemoteDrawings
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
 from services.evaluation.runs.remote_scoring import RemoteScorerPanel
 from services.evaluation.runs.store import RunStore
+from services.evaluation.scaling.open_work import OpenWork
+from services.evaluation.scaling.refusals import Refusals
+from services.evaluation.scaling.service import hosted_scaler
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.settings import EvaluationSettings
 from services.evaluation.suite_book import CatalogBook
@@ -84,8 +87,9 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         )
         stack.push_async_callback(manager.stop)
         await manager.start()
+        ranking_store = RankingStore(engine)
         rankings = RankingManager(
-            RankingStore(engine),
+            ranking_store,
             store,
             book,
             peers,
@@ -98,9 +102,11 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         )
         stack.push_async_callback(rankings.stop)
         await rankings.start()
-        ranking_servicer = RankingServicer(rankings)
+        refusals = Refusals()
+        ranking_servicer = RankingServicer(rankings, refusals)
         planner = RunPlanner(store, book, ledger, peers.generator, allowances)
-        servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances)
+        servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances, refusals)
+        work = OpenWork(store, ranking_store, book)
         yield [
             HostedService(
                 full_name=_SERVICE,
@@ -117,6 +123,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                 ),
                 unbounded_methods=frozenset({"WatchRanking"}),
             ),
+            hosted_scaler(work, refusals, connection_seconds=settings.max_connection_age_seconds),
         ]
 
 

@@ -12,6 +12,7 @@ from services.evaluation.rankings.manager import RankingManager
 from services.evaluation.rankings.messages import ranking_message
 from services.evaluation.rankings.record import RankingRequest
 from services.evaluation.runs.gates import DEFAULT_CONFIDENCE
+from services.evaluation.scaling.refusals import Refusals
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token
 
 MOST_MODELS = 32
@@ -23,8 +24,9 @@ _LARGEST_CONCURRENCY = 1024
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Serves rankings."""
 
-    def __init__(self, manager: RankingManager) -> None:
+    def __init__(self, manager: RankingManager, refusals: Refusals) -> None:
         self._manager = manager
+        self._refusals = refusals
 
     async def CreateRanking(
         self,
@@ -32,7 +34,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         context: grpc.aio.ServicerContext[ranking_pb2.CreateRankingRequest, ranking_pb2.CreateRankingResponse],
     ) -> ranking_pb2.CreateRankingResponse:
         """Start a ranking and return at once."""
-        ranking = await self._manager.create(ranking_request(request))
+        wished = ranking_request(request)
+        with self._refusals.noting():
+            ranking = await self._manager.create(wished)
         return ranking_pb2.CreateRankingResponse(ranking=ranking_message(ranking))
 
     async def GetRanking(

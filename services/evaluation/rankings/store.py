@@ -200,6 +200,10 @@ class RankingStore:
         """Read the ranking that a request id created, or None."""
         return await self._first(_C.request_id == request_id)
 
+    async def unfinished(self) -> Sequence[Ranking]:
+        """All rankings that have to go on, oldest first."""
+        return await self._read(select(*_COLUMNS).where(_is_open(RANKINGS)).order_by(_C.create_time, _C.ranking_id))
+
     async def page(self, *, size: int, after: tuple[float, str] | None = None) -> Sequence[Ranking]:
         """Up to ``size`` rankings, newest first, that come after the (create_time, ranking_id) of the page before."""
         query = select(*_COLUMNS).order_by(_C.create_time.desc(), _C.ranking_id).limit(size)

@@ -1,0 +1,1 @@
+"""The decisions of KEDA and of the HorizontalPodAutoscaler, made on simulated load from the files in ``k8s``."""

@@ -1,0 +1,78 @@
+"""Reads from the list that all replicas share what is open, whoever works on it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from services.evaluation.rankings.store import RankingStore
+from services.evaluation.runs.store import RunStore
+from services.evaluation.runs.task_items import SuiteBook
+from services.evaluation.scaling.demand import Demand, demand_of_ranking, demand_of_run, total
+from services.runtime.errors import FleetError
+
+_MOST_REMEMBERED: Final = 256
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+class OpenWork:
+    """The demand of everything that is open, at most ``max_age_seconds`` old however many ask at once.
+
+    Args:
+        runs: the list of runs.
+        rankings: the list of rankings.
+        suites: tell which tasks a guard judges.
+        max_age_seconds: the database is not asked more often.
+    """
+
+    def __init__(
+        self, runs: RunStore, rankings: RankingStore, suites: SuiteBook, *, max_age_seconds: float = 1.0
+    ) -> None:
+        self._runs = runs
+        self._rankings = rankings
+        self._suites = suites
+        self._max_age_seconds = max_age_seconds
+        self._reading = asyncio.Lock()
+        self._demand = Demand()
+        self._read_at: float | None = None
+        self._judged: dict[tuple[str, tuple[str, ...], str], frozenset[str]] = {}
+
+    async def demand(self) -> Demand:
+        """What is wanted now.
+
+        Raises:
+            RunsUnavailableError: the database is away. Nobody may take that for an idle fleet.
+        """
+        clock = asyncio.get_running_loop().time
+        async with self._reading:
+            if self._read_at is None or clock() - self._read_at >= self._max_age_seconds:
+                self._demand = await self._read()
+                self._read_at = clock()
+            return self._demand
+
+    async def _read(self) -> Demand:
+        of_runs = [
+            demand_of_run(run, await self._judged_tasks(run.suite, run.tasks, run.suite_digest))
+            for run in await self._runs.unfinished()
+        ]
+        of_rankings = []
+        for ranking in await self._rankings.unfinished():
+            judged = await self._judged_tasks(ranking.suite, (ranking.task,), ranking.suite_digest)
+            of_rankings.append(demand_of_ranking(ranking, is_judged=judged is None or ranking.task in judged))
+        return total((*of_runs, *of_rankings))
+
+    async def _judged_tasks(self, suite: str, tasks: Sequence[str], digest: str) -> frozenset[str] | None:
+        """The tasks that a guard judges; None if the suite cannot be read, so that no run waits for a guard asleep."""
+        key = (suite, tuple(tasks), digest)
+        if key not in self._judged:
+            try:
+                found = await self._suites.resolve(suite, tasks)
+            except FleetError as error:
+                _LOG.warning("suite_not_read_for_scaling", suite=suite, reason=error.reason, message=error.message)
+                return None
+            if len(self._judged) >= _MOST_REMEMBERED:
+                self._judged.clear()
+            self._judged[key] = frozenset(each.name for each in found.tasks if each.spec.safety is not None)
+        return self._judged[key]
