@@ -106,7 +106,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         ranking_servicer = RankingServicer(rankings, refusals)
         planner = RunPlanner(store, book, ledger, peers.generator, allowances)
         servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances, refusals)
-        work = OpenWork(store, ranking_store, book)
+        open_work = OpenWork(store, ranking_store, book)
         yield [
             HostedService(
                 full_name=_SERVICE,
@@ -123,7 +123,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                 ),
                 unbounded_methods=frozenset({"WatchRanking"}),
             ),
-            hosted_scaler(work, refusals, connection_seconds=settings.max_connection_age_seconds),
+            hosted_scaler(open_work, refusals, connection_seconds=settings.max_connection_age_seconds),
         ]
 
 

@@ -1,5 +1,7 @@
 """The autoscaler's decisions, against examples of Kubernetes' documentation and by hand."""
 
+from itertools import pairwise
+
 from benchmarks.autoscaling.horizontal import Behavior, HorizontalAutoscaler, Policy, Reading, Rules
 
 INSTANT_DOWN = Rules(0, (Policy("Percent", 100, 15),))
@@ -66,7 +68,7 @@ def test_scaling_down_by_a_tenth_a_minute() -> None:
         replicas = scaler.decide(61.0 * minute, replicas, average(1))
         seen.append(replicas)
     assert seen[:4] == [72, 64, 57, 51]
-    assert [before - after for before, after in zip(seen[6:], seen[7:], strict=False)] == [4] * 6
+    assert [before - after for before, after in pairwise(seen[6:])] == [4] * 6
     disabled = hpa(behavior=Behavior(down=Rules(0, (Policy("Pods", 4, 60),), select="Disabled")))
     assert disabled.decide(0, 80, average(1)) == 80
 
