@@ -44,6 +44,7 @@ from services.evaluation.suite_book import CatalogBook
 from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.channels import open_channel
 from services.runtime.database import open_database
+from services.runtime.security.certificates import fleet_certificates
 from services.runtime.server import HostedService
 from services.runtime.work import Work, WorkSource
 
@@ -133,13 +134,14 @@ async def _connect(
     """Channels to the four other services, closed with ``stack``; and what says how many items they have."""
     timeout = settings.call_timeout_seconds
     channels = []
+    certificates = fleet_certificates(settings)
     for target in (
         settings.generation_target,
         settings.safety_target,
         settings.scoring_target,
         settings.aggregation_target,
     ):
-        channels.append(await stack.enter_async_context(open_channel(target)))
+        channels.append(await stack.enter_async_context(open_channel(target, certificates=certificates)))
     generation, safety, scoring, aggregation = channels
     ledger = RemoteLedger(aggregation, timeout_seconds=timeout)
     make_limit = partial(AdaptiveLimit, largest=settings.most_in_flight)

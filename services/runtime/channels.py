@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import grpc
 
 from services.runtime.carrying import CarryingChannel
+from services.runtime.security.certificates import CertificateFiles, channel_credentials
+from services.runtime.security.renewed_channel import RenewedChannel
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 KEEPALIVE_SECONDS = 30.0
@@ -29,6 +31,7 @@ def open_channel(
     retryable_methods: Iterable[str] = (),
     health_service: str | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    certificates: CertificateFiles | None = None,
 ) -> grpc.aio.Channel:
     """Open a channel whose calls inherit deadline and ids from the call being handled.
 
@@ -39,6 +42,7 @@ def open_channel(
         retryable_methods: idempotent unary methods, as ``package.Service/Method`` or ``package.Service`` for all of it.
         health_service: when given, replicas not SERVING for this service are left out (``""``: overall health).
         max_message_bytes: largest message in bytes, either way.
+        certificates: what to show the service and whom to trust, renewed as they change; ``None``: plaintext.
 
     Calls raise what gRPC raises, and DeadlineExceededError when no time is left to make one.
     """
@@ -57,7 +61,13 @@ def open_channel(
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 5000),
     ]
-    return CarryingChannel(grpc.aio.insecure_channel(target, options=options))
+    if certificates is None:
+        return CarryingChannel(grpc.aio.insecure_channel(target, options=options))
+    return CarryingChannel(
+        RenewedChannel(
+            certificates, lambda shown: grpc.aio.secure_channel(target, channel_credentials(shown), options=options)
+        )
+    )
 
 
 def service_config(retryable_methods: Iterable[str] = (), *, health_service: str | None = None) -> str:

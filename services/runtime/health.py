@@ -63,6 +63,12 @@ class HealthBoard:
         """Register the health service."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
+    async def answer(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        """Answer one check, without telling the version."""
+        return await health_aio.HealthServicer.Check(self._servicer, request, context)
+
     async def start(self) -> None:
         """Check every service once, then keep checking in the background."""
         await self._round()

@@ -12,18 +12,35 @@ from prometheus_client import CollectorRegistry, start_http_server
 from services.runtime.error_types import StartupError
 
 
-def bind_port(server: grpc.aio.Server, host: str, port: int) -> str:
+def bind_port(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    *,
+    credentials: grpc.ServerCredentials | None = None,
+    setting: str = "EVALFLEET_PORT",
+) -> str:
     """Bind ``server`` and return the address as ``host:port``, with the port the system chose if ``port`` is 0.
+
+    Args:
+        server: to be bound.
+        host: address to listen on.
+        port: gRPC port.
+        credentials: for TLS; ``None``: plaintext.
+        setting: what messages call the port.
 
     Raises:
         StartupError: the port is taken or not allowed, or the host is none of this machine.
     """
-    _probe(host, port, setting="EVALFLEET_PORT")
+    _probe(host, port, setting=setting)
     shown = f"[{host}]" if ":" in host else host
+    address = f"{shown}:{port}"
     try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
+        bound = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
     except RuntimeError as error:
-        raise _cannot_listen(host, port, "EVALFLEET_PORT", str(error)) from error
+        raise _cannot_listen(host, port, setting, str(error)) from error
     return f"{shown}:{bound}"
 
 

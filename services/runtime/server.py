@@ -23,7 +23,8 @@ from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.interceptors.registrar import WrappingServer
 from services.runtime.interceptors.wrapping import WrappedMethods
-from services.runtime.listening import MetricsEndpoint, bind_port, remove_ready_file, write_ready_file
+from services.runtime.listening import MetricsEndpoint, remove_ready_file, write_ready_file
+from services.runtime.security.ports import HealthPort, bind_ports
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
 from services.runtime.work import Work, WorkMetrics, WorkSource
@@ -67,6 +68,8 @@ class FleetServer:
 
     Attributes:
         address: ``host:port`` once bound.
+        public_address: that of the port for callers without certificates; empty: there is none.
+        health_address: that of the port for health checks alone; empty: there is none.
     """
 
     def __init__(
@@ -96,18 +99,23 @@ class FleetServer:
         names = [service.full_name for service in services]
         reflection.enable_server_reflection([*names, HEALTH_SERVICE, reflection.SERVICE_NAME], self._server)
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self._health_port: HealthPort | None = None
         self._started = False
-        self.address = ""
+        self.address = self.public_address = self.health_address = ""
 
     def bind(self) -> None:
         """Take the ports.
 
         Raises:
-            StartupError: a port or the ready file cannot be had; the message says what to do.
+            StartupError: a port, a certificate or the ready file cannot be had, or the settings would let strangers
+                in; the message says what to do.
         """
         if self._settings.ready_file is not None:
             remove_ready_file(self._settings.ready_file)
-        self.address = bind_port(self._server, self._settings.host, self._settings.port)
+        self.address, self.public_address = bind_ports(self._server, self._settings, self._registry)
+        if self._settings.health_port:
+            self._health_port = HealthPort(self.health, self._settings)
+            self.health_address = self._health_port.address
         if self._settings.metrics_port:
             self._metrics_endpoint = MetricsEndpoint(self._settings.host, self._settings.metrics_port, self._registry)
 
@@ -116,6 +124,8 @@ class FleetServer:
         await self.health.start()
         self._started = True
         await self._server.start()
+        if self._health_port is not None:
+            await self._health_port.start()
         if self._settings.ready_file is not None:
             write_ready_file(self._settings.ready_file, self.address)
         self._log.info("serving", address=self.address, metrics_port=self._settings.metrics_port or None)
@@ -152,6 +162,8 @@ class FleetServer:
             # gRPC frees the port of a server only by stopping it, and stops it only if it was started.
             await self._server.start()
         await self._server.stop(None)
+        if self._health_port is not None:
+            await self._health_port.close()
         if self._metrics_endpoint is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)
             self._metrics_endpoint = None

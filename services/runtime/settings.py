@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from services.runtime.security.settings import SecuritySettings
 
 ENV_PREFIX = "EVALFLEET_"
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(SecuritySettings):
     """Where a service listens, how much it takes on at once, and how it stops.
 
     Every field is read from ``EVALFLEET_<FIELD>``. A service subclasses this, sets its default port and adds fields.
@@ -17,7 +19,9 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.", min_length=1)
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; beyond loopback it needs TLS (docs/security.md).", min_length=1
+    )
     port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(0, ge=0, le=65535, description="HTTP port of /metrics (Prometheus); 0 turns it off.")
     ready_file: Path | None = Field(

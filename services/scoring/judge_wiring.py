@@ -8,6 +8,7 @@ from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.channels import open_channel
+from services.runtime.security.certificates import fleet_certificates
 from services.scoring.judges.asking import Asking
 from services.scoring.judges.known_answers import KnownAnswers
 from services.scoring.judges.library import open_library
@@ -39,7 +40,8 @@ async def open_judge(settings: ScoringSettings, registry: CollectorRegistry, sta
     )
     if store is not None:
         stack.push_async_callback(store.close)
-    channel = await stack.enter_async_context(open_channel(settings.generation_target))
+    channel = open_channel(settings.generation_target, certificates=fleet_certificates(settings))
+    await stack.enter_async_context(channel)
     model = RemoteJudgeModel(channel, timeout_seconds=settings.judge_timeout_seconds)
     known = KnownAnswers(store, metrics, engine_revision=engine_revision(settings.engine_revision))
     asking = Asking(model, known, max_concurrent=settings.judge_max_concurrent)

@@ -7,6 +7,7 @@ from evalfleet.code_runner.v1 import code_runner_pb2
 from prometheus_client import CollectorRegistry
 
 from services.runtime.channels import open_channel
+from services.runtime.security.certificates import fleet_certificates
 from services.sandbox.choosing import choose_sandbox
 from services.sandbox.contract import Sandbox
 from services.scoring.remote_sandbox import RemoteSandbox
@@ -26,6 +27,9 @@ async def open_sandbox(settings: ScoringSettings, metrics: CollectorRegistry, st
         stack.push_async_callback(sandbox.close)
         return sandbox
     # One that cannot contain programs is not asked: others may.
-    channel = await stack.enter_async_context(open_channel(settings.code_runner_target, health_service=_CODE_RUNNER))
+    channel = open_channel(
+        settings.code_runner_target, health_service=_CODE_RUNNER, certificates=fleet_certificates(settings)
+    )
+    await stack.enter_async_context(channel)
     programs = settings.sandbox_programs or _REMOTE_PROGRAMS
     return RemoteSandbox(channel, target=settings.code_runner_target, programs=programs, metrics=metrics)

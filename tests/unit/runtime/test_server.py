@@ -66,8 +66,8 @@ async def test_two_servers_cannot_share_a_port(make_service: Any, make_settings:
     ("fields", "reason", "advice"),
     [
         ({"metrics_port": "taken"}, "PORT_IN_USE", "EVALFLEET_METRICS_PORT"),
-        ({"host": "no-such-host.invalid"}, "HOST_NOT_FOUND", "EVALFLEET_HOST"),
-        ({"host": "192.0.2.1"}, "HOST_NOT_LOCAL", "EVALFLEET_HOST"),
+        ({"host": "no-such-host.invalid", "allow_insecure": True}, "HOST_NOT_FOUND", "EVALFLEET_HOST"),
+        ({"host": "192.0.2.1", "allow_insecure": True}, "HOST_NOT_LOCAL", "EVALFLEET_HOST"),
     ],
 )
 async def test_what_cannot_be_listened_on_is_explained(
