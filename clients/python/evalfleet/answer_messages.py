@@ -2,20 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
+from evalfleet import item_decoding
 from evalfleet.common.v1 import common_pb2
+from evalfleet.connections import LARGEST_PAGE
+from evalfleet.decoding import moment
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, from_status
 from evalfleet.generation.v1 import generation_pb2
+from evalfleet.item_results import ItemUsage
 from evalfleet.message_sizes import fitting
 from evalfleet.names import full_name
 from evalfleet.window import Sent
 
 ANSWER_TIMEOUT_SECONDS: Final = 300.0
 PATIENCE_SECONDS: Final = 60.0
+SILENCE_SECONDS: Final = 660.0
+"""Longer than an item of a stream may take, by default."""
+LARGEST_BATCH: Final = 256
+BATCH_TIMEOUT_SECONDS: Final = 600.0
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "evaluation", "background"]
+StreamOutcome: TypeAlias = generation_pb2.StreamGenerateResponse | generation_pb2.StreamGenerateOutcome
+ContinuationsOutcome: TypeAlias = (
+    generation_pb2.StreamScoreContinuationsResponse | generation_pb2.StreamScoreContinuationsOutcome
+)
 Prompt: TypeAlias = str | Sequence[tuple[Role, str]]
 """A text given to the model as it is, or the (role, text) of each turn of a conversation."""
 
@@ -79,6 +92,26 @@ class ContinuationScore:
     token_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class CallerUsage:
+    """What one caller has cost the generation service since that first ran.
+
+    Attributes:
+        caller: as it names itself; ``anonymous`` if it does not, ``others`` for those beyond the most that are told
+            apart.
+        request_count: requests that were answered.
+        cached_request_count: of those, how many were answered without computing anything.
+        usage: of all of them.
+    """
+
+    caller: str
+    request_count: int
+    cached_request_count: int
+    usage: ItemUsage
+    first_time: datetime | None
+    last_time: datetime | None
+
+
 def generate_request(
     model: str, prompt: Prompt, sampling: Sampling, *, samples: int = 1, priority: Priority | None = None
 ) -> generation_pb2.GenerateRequest:
@@ -104,19 +137,15 @@ def generate_request(
 
 
 def generate_request_or_error(
-    model: str, prompt: Prompt | EvalFleetError, sampling: Sampling, *, priority: Priority | None
+    model: str, prompt: Prompt | EvalFleetError, sampling: Sampling, *, samples: int = 1, priority: Priority | None
 ) -> generation_pb2.GenerateRequest | EvalFleetError:
     """Return the request, or what is wrong with this one of many: it must not keep the others from being answered."""
     if isinstance(prompt, EvalFleetError):
         return prompt
     try:
-        return fitting(generate_request(model, prompt, sampling, priority=priority))
-    except UnicodeEncodeError:
-        return InvalidArgumentError("the prompt's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
+        return fitting(generate_request(model, prompt, sampling, samples=samples, priority=priority))
     except (TypeError, ValueError, KeyError) as error:
-        return InvalidArgumentError(
-            f"the prompt cannot be sent: {type(error).__name__}: {error}", reason="PROMPT_INVALID"
-        )
+        return _unsendable(error)
 
 
 def is_repeatable(sampling: Sampling) -> bool:
@@ -124,18 +153,25 @@ def is_repeatable(sampling: Sampling) -> bool:
     return not sampling.temperature or sampling.seed is not None
 
 
-def stream_request(item: Sent[generation_pb2.GenerateRequest]) -> generation_pb2.StreamGenerateRequest:
-    """Put an item on a stream."""
-    return generation_pb2.StreamGenerateRequest(item_id=item.item_id, request=item.request)
+def stream_request(items: Sequence[Sent[generation_pb2.GenerateRequest]]) -> generation_pb2.StreamGenerateRequest:
+    """Put items on a stream, in one message."""
+    first, *others = items
+    more = [generation_pb2.StreamGenerateItem(item_id=each.item_id, request=each.request) for each in others]
+    return generation_pb2.StreamGenerateRequest(item_id=first.item_id, request=first.request, more=more)
 
 
-def error_in(message: generation_pb2.StreamGenerateResponse) -> EvalFleetError | None:
+def stream_outcomes(message: generation_pb2.StreamGenerateResponse) -> tuple[StreamOutcome, ...]:
+    """Return the outcomes in a message."""
+    return (message, *message.more)
+
+
+def error_in(message: generation_pb2.GenerateResult | StreamOutcome) -> EvalFleetError | None:
     """Return why there is no answer; one that holds nothing is an error, never an answer."""
     return None if message.HasField("response") else from_status(message.status)
 
 
-def outcome(message: generation_pb2.StreamGenerateResponse | EvalFleetError) -> Answer | EvalFleetError:
-    """Translate one result of a stream."""
+def outcome(message: generation_pb2.GenerateResult | StreamOutcome | EvalFleetError) -> Answer | EvalFleetError:
+    """Translate one result of a batch or a stream."""
     if isinstance(message, EvalFleetError):
         return message
     return error_in(message) or answer(message.response)
@@ -160,6 +196,49 @@ def continuations_request(
     return request
 
 
+def continuations_request_or_error(
+    model: str, question: tuple[Prompt, Sequence[str]] | EvalFleetError, priority: Priority | None
+) -> generation_pb2.ScoreContinuationsRequest | EvalFleetError:
+    """Return the request, or what is wrong with this one of many."""
+    if isinstance(question, EvalFleetError):
+        return question
+    try:
+        context, continuations = question
+        return fitting(continuations_request(model, context, continuations, priority))
+    except (TypeError, ValueError, KeyError) as error:
+        return _unsendable(error)
+
+
+def continuations_stream_request(
+    items: Sequence[Sent[generation_pb2.ScoreContinuationsRequest]],
+) -> generation_pb2.StreamScoreContinuationsRequest:
+    """Put items on a stream, in one message."""
+    first, *others = items
+    more = [generation_pb2.StreamScoreContinuationsItem(item_id=each.item_id, request=each.request) for each in others]
+    return generation_pb2.StreamScoreContinuationsRequest(item_id=first.item_id, request=first.request, more=more)
+
+
+def continuations_stream_outcomes(
+    message: generation_pb2.StreamScoreContinuationsResponse,
+) -> tuple[ContinuationsOutcome, ...]:
+    """Return the outcomes in a message."""
+    return (message, *message.more)
+
+
+def continuations_error_in(message: ContinuationsOutcome) -> EvalFleetError | None:
+    """Return why there are no scores; an outcome that holds nothing is an error."""
+    return None if message.HasField("response") else from_status(message.status)
+
+
+def continuations_outcome(
+    message: ContinuationsOutcome | EvalFleetError,
+) -> tuple[ContinuationScore, ...] | EvalFleetError:
+    """Translate one result of a stream."""
+    if isinstance(message, EvalFleetError):
+        return message
+    return continuations_error_in(message) or continuation_scores(message.response)
+
+
 def continuation_scores(message: generation_pb2.ScoreContinuationsResponse) -> tuple[ContinuationScore, ...]:
     """Translate how likely they are."""
     return tuple(ContinuationScore(each.log_likelihood, each.is_greedy, each.token_count) for each in message.scores)
@@ -175,6 +254,29 @@ def answer(message: generation_pb2.GenerateResponse) -> Answer:
         model_digest=message.model_digest,
         is_cached=message.cached,
     )
+
+
+def usage_request(page_token: str) -> generation_pb2.ListCallerUsageRequest:
+    """Ask for a page of what callers have cost."""
+    return generation_pb2.ListCallerUsageRequest(page_size=LARGEST_PAGE, page_token=page_token)
+
+
+def caller_usage(message: generation_pb2.CallerUsage) -> CallerUsage:
+    """Translate what a caller has cost."""
+    return CallerUsage(
+        caller=message.caller,
+        request_count=message.request_count,
+        cached_request_count=message.cached_request_count,
+        usage=item_decoding.usage(message.usage),
+        first_time=moment(message.first_time) if message.HasField("first_time") else None,
+        last_time=moment(message.last_time) if message.HasField("last_time") else None,
+    )
+
+
+def _unsendable(error: Exception) -> EvalFleetError:
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidArgumentError("the prompt's text cannot be written as UTF-8", reason="TEXT_NOT_UTF8")
+    return InvalidArgumentError(f"the prompt cannot be sent: {type(error).__name__}: {error}", reason="PROMPT_INVALID")
 
 
 def _conversation(turns: Sequence[tuple[Role, str]]) -> common_pb2.Conversation:

@@ -1,29 +1,35 @@
 """Answers and log-likelihoods of a fleet's checkpoints."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from evalfleet import answer_messages as messages
 from evalfleet.answer_messages import (
     ANSWER_TIMEOUT_SECONDS,
+    BATCH_TIMEOUT_SECONDS,
     DEFAULT_SAMPLING,
+    LARGEST_BATCH,
     PATIENCE_SECONDS,
+    SILENCE_SECONDS,
     Answer,
+    CallerUsage,
     ContinuationScore,
     Priority,
     Prompt,
     Role,
     Sampling,
 )
-from evalfleet.bulk import answered_items
+from evalfleet.batches import answered_batches
+from evalfleet.bulk import answered_items, item_streams
 from evalfleet.connections import Connection
 from evalfleet.errors import EvalFleetError
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import WINDOW_ITEMS
 
 __all__ = [
     "ANSWER_TIMEOUT_SECONDS",
     "DEFAULT_SAMPLING",
     "Answer",
+    "CallerUsage",
     "ContinuationScore",
     "Generation",
     "Priority",
@@ -72,6 +78,37 @@ class Generation:
         )
         return messages.answer(answer)
 
+    def generate_batch(
+        self,
+        model: str,
+        prompts: Sequence[Prompt],
+        sampling: Sampling = DEFAULT_SAMPLING,
+        *,
+        samples: int = 1,
+        priority: Priority | None = None,
+        timeout_seconds: float = BATCH_TIMEOUT_SECONDS,
+    ) -> list[Answer | EvalFleetError]:
+        """Answer each prompt; one answer or error each, in their order; the arguments are those of ``generate``.
+
+        Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
+        """
+        requests = (
+            messages.generate_request_or_error(model, each, sampling, samples=samples, priority=priority)
+            for each in prompts
+        )
+
+        def ask(some: list[generation_pb2.GenerateRequest]) -> Sequence[generation_pb2.GenerateResult]:
+            batch = generation_pb2.BatchGenerateRequest(requests=some)
+            answer = self._connection.call(
+                self._stub.BatchGenerate,
+                batch,
+                timeout_seconds=timeout_seconds,
+                may_be_hedged=messages.is_repeatable(sampling),
+            )
+            return answer.results
+
+        return [messages.outcome(each) for each in answered_batches(requests, ask, largest=LARGEST_BATCH)]
+
     def generate_tokens(
         self,
         model: str,
@@ -96,6 +133,7 @@ class Generation:
         *,
         priority: Priority | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
     ) -> Iterator[tuple[int, Answer | EvalFleetError]]:
@@ -111,28 +149,22 @@ class Generation:
             sampling: how to choose tokens.
             priority: whose turn comes first; default: ``evaluation``.
             patience_seconds: longest time that the service may be away.
+            silence_seconds: longest time without an outcome, after which what has none is sent again.
             in_order: yield them in the order of the prompts.
             window: most prompts that are read and whose outcome is not yielded.
         """
         requests = (messages.generate_request_or_error(model, each, sampling, priority=priority) for each in prompts)
-
-        def exchange(
-            items: Iterator[Sent[generation_pb2.GenerateRequest]],
-        ) -> Generator[generation_pb2.StreamGenerateResponse]:
-            return self._connection.exchange(
-                self._stub.StreamGenerate,
-                (messages.stream_request(each) for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
-        for index, outcome in answered_items(
+        outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamGenerate, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
-        ):
+        )
+        for index, outcome in outcomes:
             yield index, messages.outcome(outcome)
 
     def score_continuations(
@@ -150,3 +182,38 @@ class Generation:
             self._stub.ScoreContinuations, request, timeout_seconds=timeout_seconds, may_be_hedged=True
         )
         return messages.continuation_scores(answer)
+
+    def score_continuations_many(
+        self,
+        model: str,
+        questions: Iterable[tuple[Prompt, Sequence[str]] | EvalFleetError],
+        *,
+        priority: Priority | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
+        in_order: bool = False,
+        window: int = WINDOW_ITEMS,
+    ) -> Iterator[tuple[int, tuple[ContinuationScore, ...] | EvalFleetError]]:
+        """Yield (index of the question, the scores of its continuations or what is wrong with it), once each.
+
+        A question is a context and all that may follow it. The other arguments are those of ``generate_many``, and what
+        is said there holds.
+        """
+        requests = (messages.continuations_request_or_error(model, each, priority) for each in questions)
+        outcomes = answered_items(
+            requests,
+            item_streams(self._connection, self._stub.StreamScoreContinuations, messages.continuations_stream_request),
+            outcomes_in=messages.continuations_stream_outcomes,
+            error_of=messages.continuations_error_in,
+            patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
+            in_order=in_order,
+            window=window,
+        )
+        for index, outcome in outcomes:
+            yield index, messages.continuations_outcome(outcome)
+
+    def caller_usage(self) -> tuple[CallerUsage, ...]:
+        """Return what each caller has cost so far, ordered by name."""
+        pages = self._connection.pages(self._stub.ListCallerUsage, messages.usage_request)
+        return tuple(messages.caller_usage(each) for page in pages for each in page.callers)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from evalfleet import comparison_decoding
+from evalfleet import comparison_decoding, ranking_messages
 from evalfleet import comparison_messages as messages
 from evalfleet.aggregation.v1 import aggregation_pb2_grpc
 from evalfleet.comparison_messages import LONGEST_CALL_SECONDS
 from evalfleet.comparison_results import ComparedMetric, ComparedRuns, ItemAnalysis, Regressions, WatchedMetric
 from evalfleet.connections import Connection
 from evalfleet.names import full_name
+from evalfleet.ranking_results import RankedRuns
 
 
 class Comparisons:
@@ -113,3 +114,41 @@ class Comparisons:
         request = messages.regressions_request(names, metrics, tolerance=tolerance, false_alarm_rate=false_alarm_rate)
         answer = self._connection.call(self._stub.CheckRegressions, request, timeout_seconds=LONGEST_CALL_SECONDS)
         return comparison_decoding.regressions(names, answer)
+
+    def rank(
+        self,
+        runs: Sequence[str],
+        task: str,
+        *,
+        top: int | None = None,
+        margin: float | None = None,
+        tolerance: float | None = None,
+        confidence_level: float | None = None,
+        lower_is_better: bool = False,
+    ) -> RankedRuns:
+        """Judge runs on the items that they were asked in common: which are the best, or as good as the first.
+
+        Args:
+            runs: 2 to 32, each with a drawing of the task whose order comes from the same seed alone.
+            task: name of the task.
+            top: how many of the best are wanted; default, where no margin is given: one.
+            margin: instead: how much worse than the first run each other may be.
+            tolerance: of ``top``: how much worse than others those may be that are named the best; default: not at all.
+            confidence_level: 1 minus the probability of a wrong answer; default: 0.95.
+            lower_is_better: whether less of the metric is better.
+
+        Raises:
+            ValueError: top and margin are both given, or a margin and a tolerance.
+            FailedPreconditionError: with the reason ``RUNS_NOT_COMPARABLE``: their orders are not the same.
+        """
+        request = ranking_messages.rank_request(
+            runs,
+            task,
+            top=top,
+            margin=margin,
+            tolerance=tolerance,
+            confidence_level=confidence_level,
+            lower_is_better=lower_is_better,
+        )
+        answer = self._connection.call(self._stub.RankRuns, request, timeout_seconds=LONGEST_CALL_SECONDS)
+        return ranking_messages.ranked_runs(answer)

@@ -4,16 +4,16 @@ from __future__ import annotations  # grpc's callables are generic in its type s
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import grpc
 
 from evalfleet.channels import open_channel
 from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
-from evalfleet.errors import from_rpc_error
+from evalfleet.errors import EvalFleetError, from_rpc_error
 from evalfleet.racing import first_answer
 
 LARGEST_PAGE = 1000
@@ -34,7 +34,55 @@ class PagedAnswer(Protocol):
 StubT = TypeVar("StubT")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
+ToldT = TypeVar("ToldT", covariant=True)
 PagedT = TypeVar("PagedT", bound=PagedAnswer)
+
+
+class AnsweringCall(Protocol[ToldT]):
+    """A call of the library of gRPC's, which has no public name for its type."""
+
+    def __iter__(self) -> Iterator[ToldT]:
+        """Iterate over the answers."""
+
+    def initial_metadata(self) -> Any:
+        """Wait for the pairs that the service sends first."""
+
+    def cancel(self) -> object:
+        """End it."""
+
+
+class Exchange(Generic[ResponseT]):
+    """A call that takes messages while it answers others.
+
+    Args:
+        call: as gRPC made it.
+        typed: makes an error of the library of gRPC's.
+    """
+
+    def __init__(self, call: AnsweringCall[ResponseT], typed: Callable[[grpc.RpcError], EvalFleetError]) -> None:
+        self._call = call
+        self._typed = typed
+
+    def answers(self) -> Generator[ResponseT]:
+        """Yield the answers as they come.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        try:
+            yield from self._call
+        except grpc.RpcError as error:
+            raise self._typed(error) from None
+        finally:
+            self._call.cancel()
+
+    def said_at_first(self, key: str) -> str:
+        """Wait for the service's first word, and return an entry of its initial metadata; empty: it has none."""
+        return str(dict(self._call.initial_metadata() or ()).get(key, ""))
+
+    def close(self) -> None:
+        """Cancel the call; any thread may."""
+        self._call.cancel()
 
 
 class Connection(AbstractContextManager["Connection"]):
@@ -108,11 +156,21 @@ class Connection(AbstractContextManager["Connection"]):
         Raises:
             EvalFleetError: the subclass of the status that the service answered at last.
         """
+
+        def attempt(left_seconds: float, request_id: str) -> ResponseT:
+            return self._attempt(method, request, left_seconds, request_id, may_be_hedged)
+
+        return self._repeated(attempt, timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
+
+    def _repeated(
+        self, attempt: Callable[[float, str], ResponseT], *, timeout_seconds: float, is_idempotent: bool
+    ) -> ResponseT:
+        """Make one try, which is given the seconds left and the id of the call, and others where that is in order."""
         attempts = self._plans.attempts(timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
         request_id = new_request_id()
         while True:
             try:
-                answer = self._attempt(method, request, attempts.remaining_seconds, request_id, may_be_hedged)
+                answer = attempt(attempts.remaining_seconds, request_id)
             except grpc.RpcError as raised:
                 error = from_rpc_error(raised, service=self.service, target=self.target, request_id=request_id)
                 pause = attempts.pause_after(error)
@@ -183,20 +241,17 @@ class Connection(AbstractContextManager["Connection"]):
     def send(
         self,
         method: grpc.StreamUnaryMultiCallable[RequestT, ResponseT],
-        requests: Iterator[RequestT],
+        requests: Sequence[RequestT],
         *,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        is_idempotent: bool = True,
     ) -> ResponseT:
-        """Make one call that takes several messages.
+        """Make one call that takes several messages; otherwise like ``call``."""
 
-        Raises:
-            EvalFleetError: the subclass of the status that the service answered.
-        """
-        request_id = new_request_id()
-        try:
-            return method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
+        def attempt(left_seconds: float, request_id: str) -> ResponseT:
+            return method(iter(requests), timeout=left_seconds, metadata=self._plans.metadata(request_id))
+
+        return self._repeated(attempt, timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
 
     def exchange(
         self,
@@ -210,11 +265,18 @@ class Connection(AbstractContextManager["Connection"]):
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
+        return self.open_exchange(method, requests, timeout_seconds=timeout_seconds).answers()
+
+    def open_exchange(
+        self,
+        method: grpc.StreamStreamMultiCallable[RequestT, ResponseT],
+        requests: Iterator[RequestT],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Exchange[ResponseT]:
+        """Begin what ``exchange`` does; whoever does so closes it."""
         request_id = new_request_id()
         call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
-        finally:
-            call.cancel()
+        return Exchange(
+            call, lambda error: from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)
+        )

@@ -9,6 +9,10 @@ from pathlib import Path
 from evalfleet.errors import EndpointError
 
 SERVICES = ("generation", "safety", "scoring", "aggregation", "evaluation")
+"""Those that every fleet has."""
+CODE_RUNNER = "code_runner"
+"""Runs programs for the scoring service, where that does not do so itself; its callers are told where it is."""
+_ALL_SERVICES = (*SERVICES, CODE_RUNNER)
 STATE_FILE_NAME = "fleet.json"
 STATE_DIR_VARIABLE = "EVALFLEET_STATE_DIR"
 
@@ -43,9 +47,9 @@ class Endpoints:
         if service in self.targets:
             return self.targets[service]
         reason = f" ({self.missing})" if self.missing else ""
+        start = "" if service == CODE_RUNNER else "start a fleet with `evalfleet up`, or "
         raise EndpointError(
-            f"it is not known where the {service} service is{reason}: start a fleet with `evalfleet up`, "
-            f"or set {target_variable(service)}=HOST:PORT",
+            f"it is not known where the {service} service is{reason}: {start}set {target_variable(service)}=HOST:PORT",
             reason="NO_ENDPOINT",
             metadata={"service": service},
         )
@@ -68,12 +72,13 @@ def find_endpoints(
         EndpointError: ``explicit`` names an unknown service, or the state file is damaged.
     """
     environ = os.environ if environ is None else environ
-    unknown = sorted(set(explicit or {}) - set(SERVICES))
+    unknown = sorted(set(explicit or {}) - set(_ALL_SERVICES))
     if unknown:
-        raise EndpointError(f"no service is named {unknown[0]!r}; known: {', '.join(SERVICES)}", reason="NO_SERVICE")
-    from_environ = {each: environ[target_variable(each)] for each in SERVICES if environ.get(target_variable(each))}
-    said = {**from_environ, **(explicit or {})}
-    if len(said) == len(SERVICES):
+        known = ", ".join(_ALL_SERVICES)
+        raise EndpointError(f"no service is named {unknown[0]!r}; known: {known}", reason="NO_SERVICE")
+    in_environ = [each for each in _ALL_SERVICES if environ.get(target_variable(each))]
+    said = {**{each: environ[target_variable(each)] for each in in_environ}, **(explicit or {})}
+    if said.keys() >= set(SERVICES):
         return Endpoints(said)
     recorded = read_state_file((state_dir or default_state_dir(environ)) / STATE_FILE_NAME)
     return Endpoints({**recorded.targets, **said}, recorded.missing)

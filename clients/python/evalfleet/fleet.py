@@ -10,10 +10,12 @@ from evalfleet.answers import Generation
 from evalfleet.client_settings import ClientSettings
 from evalfleet.comparisons import Comparisons
 from evalfleet.connections import Connection
+from evalfleet.drawings import Drawings
 from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.hedging import Hedging
 from evalfleet.ledger import Ledger
 from evalfleet.models import Models
+from evalfleet.programs import Programs
 from evalfleet.rankings import Rankings
 from evalfleet.retrying import DEFAULT_RETRIES, RetryPolicy
 from evalfleet.runs import Runs
@@ -95,6 +97,11 @@ class Fleet(AbstractContextManager["Fleet"]):
         return Comparisons(self._connection("aggregation"))
 
     @cached_property
+    def drawings(self) -> Drawings:
+        """In which order items are evaluated, and what a part of them decides."""
+        return Drawings(self._connection("aggregation"))
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The store of all runs' results."""
         return Ledger(self._connection("aggregation"))
@@ -108,6 +115,11 @@ class Fleet(AbstractContextManager["Fleet"]):
     def scoring(self) -> Scoring:
         """The scorers of outputs."""
         return Scoring(self._connection("scoring"))
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The code runner, where there is one."""
+        return Programs(self._connection("code_runner"))
 
     def close(self) -> None:
         """Close all connections."""

@@ -22,7 +22,10 @@ class ItemFailure:
 
 @dataclass(frozen=True, slots=True)
 class ItemUsage:
-    """What an item cost: tokens of prompt and answer, those that were computed for it, and seconds of the engine."""
+    """What an item cost: tokens of prompt and answer, those that were computed for it, and seconds of the engine.
+
+    ``computed_completion_tokens`` are those of ``computed_tokens`` that were generated, or scored as continuations.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -31,6 +34,7 @@ class ItemUsage:
     cache_saved_tokens: int = 0
     engine_seconds: float = 0.0
     cost_usd: float = 0.0
+    computed_completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +60,18 @@ class ItemResult:
     item: str
     sample: int
     draw_index: int
-    groups: Mapping[str, str]
-    metrics: Mapping[str, float]
-    failures: tuple[ItemFailure, ...]
-    extracted_answer: str | None
-    prompt: str
-    output: str
-    targets: tuple[str, ...]
-    judges: tuple[JudgeReference, ...]
-    model_digest: str
-    usage: ItemUsage
-    truncated: bool
-    complete_time: datetime | None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failures: tuple[ItemFailure, ...] = ()
+    extracted_answer: str | None = None
+    prompt: str = ""
+    output: str = ""
+    targets: tuple[str, ...] = ()
+    judges: tuple[JudgeReference, ...] = ()
+    model_digest: str = ""
+    usage: ItemUsage = ItemUsage()
+    truncated: bool = False
+    complete_time: datetime | None = None
     pruned_texts: tuple[str, ...] = ()
 
     @property

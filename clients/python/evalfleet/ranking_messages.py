@@ -9,7 +9,7 @@ from evalfleet.aggregation.v1 import ranking_pb2 as judged_pb2
 from evalfleet.evaluation.v1 import ranking_pb2
 from evalfleet.goals import Budget
 from evalfleet.names import full_name
-from evalfleet.ranking_results import Contender, Ranking, Standing
+from evalfleet.ranking_results import Contender, RankedRun, RankedRuns, Ranking, Standing
 
 PATIENCE_SECONDS: Final = 60.0
 
@@ -44,10 +44,7 @@ def create_request(
     Raises:
         ValueError: top and margin are both given, or a margin and a tolerance, or the budget cannot be read.
     """
-    if top is not None and margin is not None:
-        raise ValueError("a ranking answers one question: give top or margin")
-    if tolerance and margin is not None:
-        raise ValueError("tolerance goes with top; a margin says itself what may be worse by how much")
+    _check_question(top, margin, tolerance)
     request = ranking_pb2.CreateRankingRequest(
         suite=full_name("suites", suite),
         task=task,
@@ -94,6 +91,67 @@ def ranking(message: ranking_pb2.Ranking) -> Ranking:
         spend=goal_messages.spend(message.spend),
         create_time=decoding.moment(message.create_time) if message.HasField("create_time") else None,
         tolerance=message.tolerance,
+    )
+
+
+def rank_request(
+    runs: Sequence[str],
+    task: str,
+    *,
+    top: int | None,
+    margin: float | None,
+    tolerance: float | None,
+    confidence_level: float | None,
+    lower_is_better: bool,
+) -> judged_pb2.RankRunsRequest:
+    """Ask which runs are the best, or as good as the first.
+
+    Raises:
+        ValueError: top and margin are both given, or a margin and a tolerance.
+    """
+    _check_question(top, margin, tolerance)
+    request = judged_pb2.RankRunsRequest(
+        runs=[full_name("runs", each) for each in runs],
+        task=task,
+        lower_is_better=lower_is_better,
+        confidence_level=confidence_level,
+        tolerance=tolerance,
+    )
+    if margin is None:
+        request.top = 1 if top is None else top
+    else:
+        request.margin = margin
+    return request
+
+
+def ranked_runs(message: judged_pb2.RankRunsResponse) -> RankedRuns:
+    """Translate what runs decide; what this version does not know of one is that it is still in."""
+    return RankedRuns(
+        tuple(_ranked_run(each) for each in message.runs),
+        message.compared_count,
+        message.item_count,
+        message.is_decided,
+    )
+
+
+def _check_question(top: int | None, margin: float | None, tolerance: float | None) -> None:
+    if top is not None and margin is not None:
+        raise ValueError("a ranking answers one question: give top or margin")
+    if tolerance and margin is not None:
+        raise ValueError("tolerance goes with top; a margin says itself what may be worse by how much")
+
+
+def _ranked_run(message: judged_pb2.RankedRun) -> RankedRun:
+    interval, difference = message.interval, message.difference
+    return RankedRun(
+        run=message.run,
+        standing=_STANDINGS.get(message.standing, Standing.CONTENDING),
+        decided_after=message.decided_after if message.HasField("decided_after") else None,
+        value=message.value if message.HasField("value") else None,
+        interval=(interval.lower, interval.upper) if message.HasField("interval") else None,
+        difference=(difference.lower, difference.upper) if message.HasField("difference") else None,
+        completed_count=message.completed_count,
+        evaluated_count=message.evaluated_count,
     )
 
 

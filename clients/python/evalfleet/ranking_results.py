@@ -47,6 +47,40 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedRun:
+    """A run beside others on the items that they were asked in common; see ``Contender``.
+
+    ``completed_count`` are the items that count: the longest prefix of the common order of which it has every one.
+    """
+
+    run: str
+    standing: Standing
+    decided_after: int | None
+    value: float | None
+    interval: tuple[float, float] | None
+    difference: tuple[float, float] | None
+    completed_count: int
+    evaluated_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRuns:
+    """What runs decide beside each other.
+
+    Attributes:
+        runs: in the order in which they were named.
+        compared_count: items of the common order that were judged.
+        item_count: items of the task.
+        is_decided: nothing is open any more.
+    """
+
+    runs: tuple[RankedRun, ...]
+    compared_count: int
+    item_count: int
+    is_decided: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """Several models on one task.
 

@@ -91,7 +91,8 @@ class Rankings:
         """List the newest rankings, up to 1000."""
         request = ranking_pb2.ListRankingsRequest(page_size=limit)
         return tuple(
-            messages.ranking(each) for each in self._connection.call(self._stub.ListRankings, request).rankings
+            messages.ranking(each)
+            for each in self._connection.call(self._stub.ListRankings, request, may_be_hedged=True).rankings
         )
 
     def cancel(self, name: str) -> Ranking:

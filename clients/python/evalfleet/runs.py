@@ -1,8 +1,9 @@
 """The runs of a fleet: start them, follow them, read what they found."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
+from typing import Unpack
 
 from evalfleet import decoding, goal_messages
 from evalfleet import run_messages as messages
@@ -10,12 +11,12 @@ from evalfleet.aggregation.v1 import aggregation_pb2_grpc
 from evalfleet.connections import Connection
 from evalfleet.errors import CancelledCallError, UnavailableError
 from evalfleet.evaluation.v1 import evaluation_pb2, evaluation_pb2_grpc
-from evalfleet.goals import Budget, CallerBudget, Gate, ModelChange, RunPlan
+from evalfleet.goals import CallerBudget, RunPlan
 from evalfleet.item_decoding import item_result
 from evalfleet.item_results import ItemResult
 from evalfleet.names import full_name
 from evalfleet.results import FailedItem, GuardQuality, Run, RunSnapshot
-from evalfleet.run_messages import PATIENCE_SECONDS
+from evalfleet.run_messages import PATIENCE_SECONDS, PlanOptions, RunOptions
 
 _RECONNECT_SECONDS = 0.5
 
@@ -32,31 +33,7 @@ class Runs:
     def _stub(self) -> evaluation_pb2_grpc.EvaluationServiceStub:
         return self._evaluation.stub(evaluation_pb2_grpc.EvaluationServiceStub)
 
-    def start(
-        self,
-        *,
-        model: str,
-        suite: str,
-        tasks: Sequence[str] = (),
-        item_limit: int | None = None,
-        seed: int | None = None,
-        concurrency: int | None = None,
-        run_id: str | None = None,
-        priority: int = 0,
-        gates: Iterable[Gate | str] = (),
-        precision: float | None = None,
-        confidence: float | None = None,
-        budget: Budget | str | None = None,
-        tier: str = "",
-        use_history: bool | None = None,
-        stop_at_failure: bool | None = None,
-        previous_run: str = "",
-        escalate: bool = False,
-        change: ModelChange | str | None = None,
-        sample_count: int | None = None,
-        temperature: float | None = None,
-        request_id: str | None = None,
-    ) -> Run:
+    def start(self, *, model: str, suite: str, **options: Unpack[RunOptions]) -> Run:
         """Start a run and return at once; it goes on without this client.
 
         Args:
@@ -86,45 +63,10 @@ class Runs:
         Raises:
             ValueError: a gate, the budget or the change cannot be read.
         """
-        request = messages.create_request(
-            model=model,
-            suite=suite,
-            tasks=tasks,
-            item_limit=item_limit,
-            seed=seed,
-            concurrency=concurrency,
-            run_id=run_id,
-            request_id=request_id,
-            priority=priority,
-            gates=gates,
-            precision=precision,
-            confidence=confidence,
-            budget=budget,
-            tier=tier,
-            use_history=use_history,
-            stop_at_failure=stop_at_failure,
-            previous_run=previous_run,
-            escalate=escalate,
-            change=change,
-            sample_count=sample_count,
-            temperature=temperature,
-        )
+        request = messages.create_request(model=model, suite=suite, **options)
         return decoding.run(self._evaluation.call(self._stub.CreateRun, request).run)
 
-    def plan(
-        self,
-        *,
-        suite: str,
-        model: str = "",
-        tasks: Sequence[str] = (),
-        item_limit: int | None = None,
-        gates: Iterable[Gate | str] = (),
-        precision: float | None = None,
-        confidence: float | None = None,
-        budget: Budget | str | None = None,
-        tier: str = "",
-        use_history: bool | None = None,
-    ) -> RunPlan:
+    def plan(self, *, suite: str, model: str = "", **options: Unpack[PlanOptions]) -> RunPlan:
         """Say what a run would probably cost, before anything is spent; nothing is started.
 
         The arguments are those of ``start``. Without a model, any earlier run says what items cost.
@@ -132,18 +74,7 @@ class Runs:
         Raises:
             ValueError: a gate or the budget cannot be read.
         """
-        request = messages.plan_request(
-            suite=suite,
-            model=model,
-            tasks=tasks,
-            item_limit=item_limit,
-            gates=gates,
-            precision=precision,
-            confidence=confidence,
-            budget=budget,
-            tier=tier,
-            use_history=use_history,
-        )
+        request = messages.plan_request(suite=suite, model=model, **options)
         return goal_messages.plan(self._evaluation.call(self._stub.EstimateRun, request))
 
     def caller_budget(self, caller: str = "") -> CallerBudget:

@@ -1,6 +1,6 @@
 """Between outputs and scores as plain values and the scoring service's messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from google.protobuf import json_format
@@ -16,6 +16,10 @@ from evalfleet.window import Sent
 LARGEST_BATCH: Final = 256
 BATCH_TIMEOUT_SECONDS: Final = 300.0
 PATIENCE_SECONDS: Final = 60.0
+SILENCE_SECONDS: Final = 360.0
+"""Longer than an item of a stream may take, by default."""
+
+StreamOutcome: TypeAlias = scoring_pb2.StreamScoreResponse | scoring_pb2.StreamScoreOutcome
 
 ScorableOutput: TypeAlias = Mapping[str, object]
 """An output and what is known of its item: the fields of ``ScoreRequest`` by their names, as in JSON.
@@ -55,19 +59,24 @@ def score_request_or_error(
         return error
 
 
-def stream_request(item: Sent[scoring_pb2.ScoreRequest]) -> scoring_pb2.StreamScoreRequest:
-    """Put an item on a stream."""
-    return scoring_pb2.StreamScoreRequest(item_id=item.item_id, request=item.request)
+def stream_request(items: Sequence[Sent[scoring_pb2.ScoreRequest]]) -> scoring_pb2.StreamScoreRequest:
+    """Put items on a stream, in one message."""
+    first, *others = items
+    more = [scoring_pb2.StreamScoreItem(item_id=each.item_id, request=each.request) for each in others]
+    return scoring_pb2.StreamScoreRequest(item_id=first.item_id, request=first.request, more=more)
 
 
-def error_in(message: scoring_pb2.ScoreResult | scoring_pb2.StreamScoreResponse) -> EvalFleetError | None:
+def stream_outcomes(message: scoring_pb2.StreamScoreResponse) -> tuple[StreamOutcome, ...]:
+    """Return the outcomes in a message."""
+    return (message, *message.more)
+
+
+def error_in(message: scoring_pb2.ScoreResult | StreamOutcome) -> EvalFleetError | None:
     """Return why there is no score; one that holds nothing is an error, never a score."""
     return None if message.HasField("response") else from_status(message.status)
 
 
-def outcome(
-    message: scoring_pb2.ScoreResult | scoring_pb2.StreamScoreResponse | EvalFleetError,
-) -> Score | EvalFleetError:
+def outcome(message: scoring_pb2.ScoreResult | StreamOutcome | EvalFleetError) -> Score | EvalFleetError:
     """Translate one result of a batch or a stream."""
     if isinstance(message, EvalFleetError):
         return message

@@ -1,16 +1,23 @@
 """Scores of a fleet's scorers."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evalfleet import score_messages as messages
-from evalfleet.bulk import answered_batches, answered_items
+from evalfleet.batches import answered_batches
+from evalfleet.bulk import answered_items, item_streams
 from evalfleet.connections import Connection
 from evalfleet.errors import EvalFleetError
 from evalfleet.names import full_name
-from evalfleet.score_messages import BATCH_TIMEOUT_SECONDS, LARGEST_BATCH, PATIENCE_SECONDS, ScorableOutput
+from evalfleet.score_messages import (
+    BATCH_TIMEOUT_SECONDS,
+    LARGEST_BATCH,
+    PATIENCE_SECONDS,
+    SILENCE_SECONDS,
+    ScorableOutput,
+)
 from evalfleet.scorer_results import Score, Scorer, score_from_message, scorer_from_message
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import WINDOW_ITEMS
 
 __all__ = ["ScorableOutput", "Scoring"]
 
@@ -72,6 +79,7 @@ class Scoring:
         scorer: str = "",
         parameters: Mapping[str, object] | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
     ) -> Iterator[tuple[int, Score | EvalFleetError]]:
@@ -86,26 +94,22 @@ class Scoring:
             scorer: as in ``score``.
             parameters: as in ``score``.
             patience_seconds: longest time that the service may be away.
+            silence_seconds: longest time without an outcome, after which what has none is sent again.
             in_order: yield them in the order of the outputs.
             window: most outputs that are read and whose outcome is not yielded.
         """
         requests = (messages.score_request_or_error(each, scorer, parameters) for each in outputs)
-
-        def exchange(items: Iterator[Sent[scoring_pb2.ScoreRequest]]) -> Generator[scoring_pb2.StreamScoreResponse]:
-            return self._connection.exchange(
-                self._stub.StreamScore,
-                (messages.stream_request(each) for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
-        for index, outcome in answered_items(
+        outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamScore, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
-        ):
+        )
+        for index, outcome in outcomes:
             yield index, messages.outcome(outcome)
 
     def scorers(self) -> tuple[Scorer, ...]:

@@ -16,6 +16,8 @@ from evalfleet.window import Sent
 LARGEST_BATCH: Final = 256
 BATCH_TIMEOUT_SECONDS: Final = 300.0
 PATIENCE_SECONDS: Final = 60.0
+SILENCE_SECONDS: Final = 360.0
+"""Longer than an item of a stream may take, by default."""
 GROWING_ITEM_ID: Final = "response"
 
 Aspect = Literal["prompt", "response"]
@@ -87,9 +89,15 @@ def conversation_message(turns: Conversation) -> common_pb2.Conversation:
     )
 
 
-def stream_request(item: Sent[safety_pb2.ClassifyRequest]) -> safety_pb2.StreamClassifyRequest:
-    """Put an item on a stream."""
+def stream_request(items: Sequence[Sent[safety_pb2.ClassifyRequest]]) -> safety_pb2.StreamClassifyRequest:
+    """Put an item on a stream; a message holds one."""
+    [item] = items
     return safety_pb2.StreamClassifyRequest(item_id=item.item_id, request=item.request)
+
+
+def stream_outcomes(message: safety_pb2.StreamClassifyResponse) -> tuple[safety_pb2.StreamClassifyResponse]:
+    """Return the outcome in a message."""
+    return (message,)
 
 
 def error_in(message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse) -> EvalFleetError | None:

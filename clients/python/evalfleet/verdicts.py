@@ -1,10 +1,12 @@
 """Verdicts of a fleet's guard models."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Unpack
 
 from evalfleet import decoding, policies
 from evalfleet import verdict_messages as messages
-from evalfleet.bulk import answered_batches, answered_items
+from evalfleet.batches import answered_batches
+from evalfleet.bulk import answered_items, item_streams
 from evalfleet.connections import Connection
 from evalfleet.errors import EvalFleetError
 from evalfleet.names import full_name
@@ -14,11 +16,14 @@ from evalfleet.verdict_messages import (
     BATCH_TIMEOUT_SECONDS,
     LARGEST_BATCH,
     PATIENCE_SECONDS,
+    SILENCE_SECONDS,
     Aspect,
+    ClassifyOptions,
     Conversation,
+    GuardOptions,
     Role,
 )
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS
 
 __all__ = ["Aspect", "Conversation", "Role", "Safety"]
 
@@ -39,39 +44,23 @@ class Safety:
     def _stub(self) -> safety_pb2_grpc.SafetyServiceStub:
         return self._connection.stub(safety_pb2_grpc.SafetyServiceStub)
 
-    def classify(
-        self,
-        conversation: Conversation,
-        *,
-        aspect: Aspect | None = None,
-        guard: str | None = None,
-        threshold: float | None = None,
-        policy: str | Policy | None = None,
-    ) -> Verdict:
+    def classify(self, conversation: Conversation, **options: Unpack[ClassifyOptions]) -> Verdict:
         """Judge the last turn of a conversation."""
-        request = messages.classify_request(
-            conversation, aspect=aspect, guard=guard, threshold=threshold, policy=policy
-        )
+        request = messages.classify_request(conversation, **options)
         return decoding.verdict(self._connection.call(self._stub.Classify, request, may_be_hedged=True).verdict)
 
     def classify_batch(
         self,
         conversations: Sequence[Conversation],
         *,
-        aspect: Aspect | None = None,
-        guard: str | None = None,
-        threshold: float | None = None,
-        policy: str | Policy | None = None,
         timeout_seconds: float = BATCH_TIMEOUT_SECONDS,
+        **options: Unpack[ClassifyOptions],
     ) -> list[Verdict | EvalFleetError]:
         """Judge the last turn of each conversation; one verdict or error each, in their order.
 
         Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
         """
-        requests = (
-            messages.classify_request_or_error(each, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
-            for each in conversations
-        )
+        requests = (messages.classify_request_or_error(each, **options) for each in conversations)
 
         def ask(some: list[safety_pb2.ClassifyRequest]) -> Sequence[safety_pb2.ClassifyResult]:
             batch = safety_pb2.BatchClassifyRequest(requests=some)
@@ -86,13 +75,11 @@ class Safety:
         self,
         conversations: Iterable[Conversation | EvalFleetError],
         *,
-        aspect: Aspect | None = None,
-        guard: str | None = None,
-        threshold: float | None = None,
-        policy: str | Policy | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
+        **options: Unpack[ClassifyOptions],
     ) -> Iterator[tuple[int, Verdict | EvalFleetError]]:
         """Yield (index of the conversation, its verdict or error), once each, in the order in which they are ready.
 
@@ -102,36 +89,24 @@ class Safety:
         Args:
             conversations: read as fast as the service takes them, in a thread of its own; an error in place of one is
                 its outcome.
-            aspect: as in ``classify``.
-            guard: as in ``classify``.
-            threshold: as in ``classify``.
-            policy: as in ``classify``.
             patience_seconds: longest time that the service may be away.
+            silence_seconds: longest time without an outcome, after which what has none is sent again.
             in_order: yield them in the order of the conversations.
             window: most conversations that are read and whose outcome is not yielded.
+            options: as in ``classify``.
         """
-        requests = (
-            messages.classify_request_or_error(each, aspect=aspect, guard=guard, threshold=threshold, policy=policy)
-            for each in conversations
-        )
-
-        def exchange(
-            items: Iterator[Sent[safety_pb2.ClassifyRequest]],
-        ) -> Generator[safety_pb2.StreamClassifyResponse]:
-            return self._connection.exchange(
-                self._stub.StreamClassify,
-                (messages.stream_request(each) for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
-        for index, outcome in answered_items(
+        requests = (messages.classify_request_or_error(each, **options) for each in conversations)
+        outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamClassify, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
-        ):
+        )
+        for index, outcome in outcomes:
             yield index, messages.outcome(outcome)
 
     def classify_growing(
@@ -140,9 +115,7 @@ class Safety:
         pieces: Iterable[str],
         *,
         every_characters: int | None = None,
-        guard: str | None = None,
-        threshold: float | None = None,
-        policy: str | Policy | None = None,
+        **options: Unpack[GuardOptions],
     ) -> Iterator[RollingVerdict]:
         """Judge a response while it is being generated; yield a verdict now and then, and at last the final one.
 
@@ -154,11 +127,9 @@ class Safety:
             pieces: the response's text, piece by piece, as it is generated; read in a thread of its own.
             every_characters: a verdict is due when so many characters are not judged yet, and at least an eighth of
                 those that were; default: 200.
-            guard: as in ``classify``.
-            threshold: as in ``classify``.
-            policy: as in ``classify``.
+            options: as in ``classify``, but for ``aspect``.
         """
-        opening = messages.opening(conversation, every_characters, guard=guard, threshold=threshold, policy=policy)
+        opening = messages.opening(conversation, every_characters, **options)
         failures: list[BaseException] = []
 
         def requests() -> Iterator[safety_pb2.StreamClassifyRequest]:
@@ -173,7 +144,9 @@ class Safety:
             yield messages.last_piece()
 
         try:
-            for each in self._connection.exchange(self._stub.StreamClassify, requests()):
+            for each in self._connection.exchange(
+                self._stub.StreamClassify, requests(), timeout_seconds=LONGEST_STREAM_SECONDS
+            ):
                 yield messages.rolling_verdict(each)
                 if each.final:
                     return

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from evalfleet.errors import CancelledCallError, DeadlineExceededError, EvalFleetError
+from evalfleet.message_sizes import size_bytes
 from evalfleet.retrying import is_worth_repeating, pause_seconds
 
 WINDOW_ITEMS: Final = 1024
 """Items that are read and not yet told, by default."""
 LONGEST_STREAM_SECONDS: Final = 3600.0
-"""A stream is replaced after this long; a service that gives no outcome in two of them is taken to be away."""
+"""A stream is replaced after this long."""
+LARGEST_GROUP: Final = 64
+"""Items of one message, where the service reads such: a message costs more than what is in it."""
+GROUPS_KEY: Final = "evalfleet-item-groups"
+"""Initial metadata by which a service says that it reads messages of several items; one that is older does not."""
 
+_LARGEST_GROUP_BYTES: Final = 1024 * 1024
 _TRIES: Final = 5
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -24,8 +30,8 @@ _LONGEST_PAUSE_SECONDS: Final = 5.0
 RequestT = TypeVar("RequestT")
 
 
-class OutcomeMessage(Protocol):
-    """An answer of a bulk stream."""
+class Outcome(Protocol):
+    """What a bulk stream says of an item."""
 
     @property
     def item_id(self) -> str:
@@ -33,7 +39,7 @@ class OutcomeMessage(Protocol):
         ...
 
 
-MessageT = TypeVar("MessageT", bound=OutcomeMessage)
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 
 class Sent(NamedTuple, Generic[RequestT]):
@@ -51,7 +57,7 @@ class _Open(Generic[RequestT]):
     failures: int = 0
 
 
-class Window(Generic[RequestT, MessageT]):
+class Window(Generic[RequestT, OutcomeT]):
     """What is known of the items in hand; never more than ``size``.
 
     Items have the number of their place in the source. One whose outcome says that it may succeed later is sent again,
@@ -69,7 +75,7 @@ class Window(Generic[RequestT, MessageT]):
         size: int,
         *,
         in_order: bool,
-        error_of: Callable[[MessageT], EvalFleetError | None],
+        error_of: Callable[[OutcomeT], EvalFleetError | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if size < 1:
@@ -83,7 +89,8 @@ class Window(Generic[RequestT, MessageT]):
         self._open: dict[int, _Open[RequestT]] = {}
         self._to_send: deque[int] = deque()
         self._later: list[tuple[float, int]] = []
-        self._ready: dict[int, MessageT | EvalFleetError] = {}
+        self._ready: dict[int, OutcomeT | EvalFleetError] = {}
+        self._heard_at = 0.0
         self.is_exhausted = False
         """Set by whoever reads the source, when it has no more."""
 
@@ -112,6 +119,11 @@ class Window(Generic[RequestT, MessageT]):
         """Items without an outcome."""
         return len(self._open)
 
+    @property
+    def waiting_since(self) -> float | None:
+        """Time of the latest outcome, or of the first item that was read after it; ``None`` if none waits for one."""
+        return self._heard_at if self._open else None
+
     def read(self, item: RequestT | EvalFleetError) -> None:
         """Take the next item of the source, or what is wrong with it."""
         number = self._read_count
@@ -119,6 +131,8 @@ class Window(Generic[RequestT, MessageT]):
         if isinstance(item, EvalFleetError):
             self._ready[number] = item
         else:
+            if not self._open:
+                self._heard_at = self._clock()
             self._open[number] = _Open(item)
             self._to_send.append(number)
 
@@ -127,23 +141,31 @@ class Window(Generic[RequestT, MessageT]):
         self._to_send = deque(sorted(self._open))
         self._later.clear()
 
-    def next_to_send(self) -> Sent[RequestT] | None:
-        """Return the next item to send, if one is due."""
+    def next_to_send(self, most: int = 1) -> list[Sent[RequestT]]:
+        """Return the next items to send, if any is due: up to ``most``, and no more than a message should carry."""
         self._wake()
-        if not self._to_send:
-            return None
-        number = self._to_send.popleft()
-        item = self._open[number]
-        # A stream takes no id twice.
-        name = f"{number}.{item.failures}" if item.failures else str(number)
-        return Sent(name, item.request)
+        group: list[Sent[RequestT]] = []
+        left_bytes = _LARGEST_GROUP_BYTES
+        while self._to_send and len(group) < most:
+            number = self._to_send[0]
+            item = self._open[number]
+            if most > 1:
+                left_bytes -= size_bytes(item.request)
+                if group and left_bytes < 0:
+                    break
+            self._to_send.popleft()
+            # A stream takes no id twice.
+            name = f"{number}.{item.failures}" if item.failures else str(number)
+            group.append(Sent(name, item.request))
+        return group
 
     def next_due_seconds(self) -> float | None:
         """Return how long until an item is to be sent again; ``None`` if none waits for that."""
         return max(0.0, min(self._later)[0] - self._clock()) if self._later else None
 
-    def outcome(self, message: MessageT) -> None:
+    def outcome(self, message: OutcomeT) -> None:
         """Take an outcome; one of an item that has one already, or of none, is dropped."""
+        self._heard_at = self._clock()
         text, _, tried = message.item_id.partition(".")
         number = int(text) if text.isascii() and text.isdigit() else -1
         item = self._open.get(number)
@@ -158,7 +180,7 @@ class Window(Generic[RequestT, MessageT]):
         del self._open[number]
         self._ready[number] = message
 
-    def told(self) -> Iterator[tuple[int, MessageT | EvalFleetError]]:
+    def told(self) -> Iterator[tuple[int, OutcomeT | EvalFleetError]]:
         """Yield the outcomes that are to be told now; each makes room for another item."""
         while self._ready:
             number = self._told_count if self._in_order else next(iter(self._ready))
@@ -179,6 +201,45 @@ class Window(Generic[RequestT, MessageT]):
 def may_reopen(error: EvalFleetError) -> bool:
     """Return whether a stream that ended so is worth another: its replica went away, or its time was up."""
     return isinstance(error, CancelledCallError | DeadlineExceededError) or is_worth_repeating(error)
+
+
+class Silence:
+    """Says when a stream has given no outcome for too long while there are items without one.
+
+    Args:
+        window: of the items.
+        seconds: longest time; time in which nobody listens does not count.
+        clock: tells seconds, as the window's does.
+    """
+
+    def __init__(
+        self, window: Window[RequestT, OutcomeT], seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._window = window
+        self._seconds = seconds
+        self._clock = clock
+        self._listening_since: float | None = clock()
+        self.was_too_long = False
+        """Set by whoever ends the stream for it."""
+
+    def listen(self, is_listening: bool) -> None:
+        """Note that outcomes are waited for from now on, or that they are not."""
+        self._listening_since = self._clock() if is_listening else None
+
+    @property
+    def left_seconds(self) -> float:
+        """How long it may go on, at least; 0: it has been too long."""
+        heard_at, listening_since = self._window.waiting_since, self._listening_since
+        if heard_at is None or listening_since is None:
+            return self._seconds
+        return max(0.0, max(heard_at, listening_since) + self._seconds - self._clock())
+
+    def error(self) -> EvalFleetError:
+        """Return the error of a service that is there and answers nothing."""
+        return DeadlineExceededError(
+            f"the service has answered none of {self._window.open_count} items for {self._seconds:g} s",
+            reason="STREAM_SILENT",
+        )
 
 
 def stream_ended() -> EvalFleetError:

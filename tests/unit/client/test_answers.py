@@ -3,16 +3,22 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from evalfleet.aio import AsyncFleet
+from evalfleet.aio.connections import AsyncConnection
 from evalfleet.answers import Answer, Sampling
 from evalfleet.cli.app import cli
-from evalfleet.errors import InvalidArgumentError, UnavailableError
+from evalfleet.connections import Connection
+from evalfleet.errors import EvalFleetError, InvalidArgumentError, UnavailableError
 from evalfleet.fleet import Fleet
+from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
+from evalfleet.window import GROUPS_KEY
 from prometheus_client import CollectorRegistry
 
 from services.generation.settings import GenerationSettings
@@ -133,6 +139,53 @@ def test_scores_come_in_order(fleet: Fleet) -> None:
         (-1.0, True, 1),
         (-3.0, False, 3),
     ]
+
+
+def test_a_batch_has_an_answer_or_an_error_a_prompt(fleet: Fleet) -> None:
+    answers = fleet.generation.generate_batch("m", ["a", "", "\udfff", *(f"p{number}" for number in range(300))])
+    assert said(answers[0]) == "a"
+    assert [each.reason for each in answers[1:3] if isinstance(each, InvalidArgumentError)][1] == "TEXT_NOT_UTF8"
+    assert [said(each) for each in answers[3:]] == [f"p{number}" for number in range(300)]
+
+
+def test_continuations_of_many_contexts_come_with_their_index(fleet: Fleet) -> None:
+    questions = [("context", ["a", "b" * number]) for number in range(200)]
+    scored = dict(fleet.generation.score_continuations_many("m", questions))
+    assert isinstance(scored.pop(0), InvalidArgumentError), "an empty continuation"
+    for number, scores in scored.items():
+        assert not isinstance(scores, EvalFleetError), scores
+        assert [each.log_likelihood for each in scores] == [-1.0, -float(number)]
+
+
+async def test_the_service_says_that_it_reads_messages_of_several_items(service: GenerationProcess) -> None:
+    target = f"127.0.0.1:{service.settings.port}"
+
+    def blocking() -> str:
+        with Connection("generation", target) as connection:
+            stub = connection.stub(generation_pb2_grpc.GenerationServiceStub)
+            return connection.open_exchange(stub.StreamGenerate, iter(())).said_at_first(GROUPS_KEY)
+
+    async def no_requests() -> AsyncIterator[generation_pb2.StreamGenerateRequest]:
+        for each in list[generation_pb2.StreamGenerateRequest]():
+            yield each
+
+    assert await asyncio.to_thread(blocking) == "1"
+    async with AsyncConnection("generation", target) as awaited:
+        stub: Any = awaited.stub(generation_pb2_grpc.GenerationServiceStub)
+        assert await awaited.open_exchange(stub.StreamGenerate, no_requests()).said_at_first(GROUPS_KEY) == "1"
+
+
+async def test_awaited_continuations_and_batches_say_the_same(service: GenerationProcess, fleet: Fleet) -> None:
+    questions = [("context", ["a", "bc"])] * 100
+    async with AsyncFleet.connect({"generation": f"127.0.0.1:{service.settings.port}"}) as awaited:
+        scored = [each async for each in awaited.generation.score_continuations_many("m", questions, in_order=True)]
+        answers = await awaited.generation.generate_batch("m", ["a"])
+        usage = await awaited.generation.caller_usage()
+    assert scored == list(fleet.generation.score_continuations_many("m", questions, in_order=True))
+    assert said(answers[0]) == "a"
+    assert [(each.caller, each.usage.prompt_tokens > 0) for each in usage] == [("anonymous", True)]
+    assert usage[0].request_count >= 101
+    assert usage[0].first_time is not None
 
 
 def test_the_command_line_shows_an_answer(service: GenerationProcess, fleet: Fleet) -> None:

@@ -26,14 +26,35 @@ class FakeOutcome:
 Exchange = Callable[[AsyncGenerator[Sent[str], None]], AsyncGenerator[FakeOutcome, None]]
 
 
+class FakeStream:
+    """A stream over the messages of a fake service, one item each."""
+
+    def __init__(self, outcomes: AsyncGenerator[FakeOutcome, None]) -> None:
+        self._outcomes = outcomes
+
+    def answers(self) -> AsyncGenerator[FakeOutcome, None]:
+        return self._outcomes
+
+    async def said_at_first(self, _key: str) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
 def told(
     source: AnyIterable[str | EvalFleetError], exchange: Exchange, *, in_order: bool = False, window: int = 8
 ) -> AsyncGenerator[tuple[int, FakeOutcome | EvalFleetError], None]:
+    def open_stream(groups: AsyncGenerator[list[Sent[str]], None]) -> FakeStream:
+        return FakeStream(exchange(each async for group in groups for each in group))
+
     return answered_items(
         each_of(source),
-        exchange,
+        open_stream,
+        outcomes_in=lambda outcome: [outcome],
         error_of=lambda outcome: outcome.error,
         patience_seconds=LONGEST_WAIT_SECONDS,
+        silence_seconds=LONGEST_WAIT_SECONDS,
         in_order=in_order,
         window=window,
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from evalfleet.bulk import answered_batches, answered_items
+from evalfleet.batches import answered_batches
+from evalfleet.bulk import answered_items, by_id
 from evalfleet.errors import EvalFleetError, ResourceExhaustedError, UnavailableError
 from evalfleet.window import Sent
 
@@ -55,6 +56,23 @@ def error_of(outcome: FakeOutcome) -> EvalFleetError | None:
 Exchange = Callable[[Iterator[Sent[str]]], Generator[FakeOutcome]]
 
 
+class FakeStream:
+    """A stream over the messages of a fake service; each carries one item or, where the service says so, several."""
+
+    def __init__(self, outcomes: Generator[FakeOutcome], said: str) -> None:
+        self._outcomes = outcomes
+        self._said = said
+
+    def answers(self) -> Generator[FakeOutcome]:
+        return self._outcomes
+
+    def said_at_first(self, _key: str) -> str:
+        return self._said
+
+    def close(self) -> None:
+        pass
+
+
 def told(
     source: Iterable[str | EvalFleetError],
     exchange: Exchange,
@@ -63,11 +81,16 @@ def told(
     in_order: bool = False,
     window: int = 8,
 ) -> Iterator[tuple[int, FakeOutcome | EvalFleetError]]:
+    def open_stream(groups: Iterator[list[Sent[str]]]) -> FakeStream:
+        return FakeStream(exchange(each for group in groups for each in group), "")
+
     return answered_items(
         source,
-        exchange,
+        open_stream,
+        outcomes_in=lambda outcome: [outcome],
         error_of=error_of,
         patience_seconds=patience_seconds,
+        silence_seconds=LONGEST_WAIT_SECONDS,
         in_order=in_order,
         window=window,
     )
@@ -121,13 +144,12 @@ def test_streams_that_end_without_all_outcomes_are_tried_for_a_while(clock: list
 
 
 def test_a_stream_carries_what_can_be_sent_and_goes_on_after_a_break(clock: list[float]) -> None:
-    streams: list[list[str]] = []
+    sent: list[str] = []
 
     def exchange(items: Iterator[Sent[str]]) -> Generator[FakeOutcome]:
-        streams.append([])
         for each in items:
-            streams[-1].append(each.item_id)
-            if each.request == "b" and ["3"] not in streams[:-1]:
+            sent.append(each.item_id)
+            if each.request == "b" and sent.count(each.item_id) == 1:
                 raise UnavailableError("away")
             yield FakeOutcome(each.item_id, each.request)
 
@@ -142,20 +164,23 @@ def test_a_stream_carries_what_can_be_sent_and_goes_on_after_a_break(clock: list
         (4, "c"),
         (5, "OUTPUT_INVALID"),
     ]
-    # An item that was answered is not sent again, one that was not is; one that cannot be sent needs no stream.
-    assert streams == [["1"], ["3"], ["3", "4"]]
+    # An item that was answered is not sent again, one that was not is; one that cannot be sent never is.
+    assert sorted(sent) == ["1", "3", "3", "4"]
 
 
 def test_what_cannot_be_sent_is_told_without_waiting_for_more() -> None:
-    asked: list[int] = []
+    answered: queue.Queue[int] = queue.Queue()
 
     def source() -> Iterator[str | EvalFleetError]:
-        for number in range(3):
-            assert asked == list(range(number)), "each waits for the outcome of the one before"
+        yield unsendable("bad")
+        for _ in range(2):
+            answered.get(timeout=LONGEST_WAIT_SECONDS)
             yield unsendable("bad")
 
+    asked = []
     for number, _ in told(source(), echo):
         asked.append(number)
+        answered.put(number)
     assert asked == [0, 1, 2]
 
 
@@ -240,8 +265,7 @@ def test_a_source_may_wait_for_outcomes() -> None:
         answers.put(outcome.text)
 
 
-def test_a_source_is_not_asked_for_more_while_something_is_to_be_sent() -> None:
-    """The thread of a broken stream may be the one that reads the next item."""
+def test_a_source_that_waits_for_an_outcome_holds_up_nothing_that_it_gave() -> None:
     is_read, answers = threading.Event(), queue.Queue[str]()
     streams = 0
 
@@ -249,7 +273,7 @@ def test_a_source_is_not_asked_for_more_while_something_is_to_be_sent() -> None:
         yield "a"
         is_read.wait(LONGEST_WAIT_SECONDS)
         yield "b"
-        # Asked too early, it would wait for an outcome that nobody gets while it is asked.
+        # It waits for the outcome of what it gave last, which was read after the first stream had broken.
         yield answers.get(timeout=5) + "c"
 
     def exchange(items: Iterator[Sent[str]]) -> Generator[FakeOutcome]:
@@ -266,6 +290,52 @@ def test_a_source_is_not_asked_for_more_while_something_is_to_be_sent() -> None:
         seen.append(outcome.text)
         answers.put(outcome.text) if outcome.text == "b" else None
     assert seen == ["a", "b", "bc"]
+
+
+def test_items_that_wait_together_go_together_where_the_service_reads_such() -> None:
+    """Until the service has said so, and over one that never does, each goes in a message of its own."""
+    is_read = threading.Event()
+
+    def source() -> Iterator[str]:
+        yield from map(str, range(200))
+        is_read.set()
+
+    def sizes(said: str) -> list[int]:
+        is_read.clear()
+        sent: list[int] = []
+
+        def open_stream(groups: Iterator[list[Sent[str]]]) -> FakeStream:
+            def outcomes() -> Generator[FakeOutcome]:
+                is_read.wait(LONGEST_WAIT_SECONDS)
+                for group in groups:
+                    sent.append(len(group))
+                    yield from [FakeOutcome(each.item_id, each.request) for each in group]
+
+            return FakeStream(outcomes(), said)
+
+        outcomes = answered_items(
+            source(),
+            open_stream,
+            outcomes_in=lambda outcome: [outcome],
+            error_of=error_of,
+            patience_seconds=LONGEST_WAIT_SECONDS,
+            silence_seconds=LONGEST_WAIT_SECONDS,
+        )
+        assert sorted(texts(outcomes)) == [(number, str(number)) for number in range(200)]
+        return sent
+
+    assert sizes("1") == [64, 64, 64, 8]
+    assert sizes("") == [1] * 200
+
+
+def test_items_come_back_with_the_ids_that_they_brought() -> None:
+    rows = [("row-7", "a"), ("row-2", "b"), ("row-7", "c")]
+    told_of = by_id(lambda items: told(items, echo), rows)
+    assert sorted((item_id, outcome.text) for item_id, outcome in told_of if isinstance(outcome, FakeOutcome)) == [
+        ("row-2", "b"),
+        ("row-7", "a"),
+        ("row-7", "c"),
+    ]
 
 
 def in_a_thread(exchange: Exchange) -> Exchange:

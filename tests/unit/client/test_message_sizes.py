@@ -8,7 +8,7 @@ from evalfleet import answer_messages, score_messages, verdict_messages
 from evalfleet.aio import AsyncFleet
 from evalfleet.aio import bulk as aio_bulk
 from evalfleet.answers import Sampling
-from evalfleet.bulk import answered_batches
+from evalfleet.batches import answered_batches
 from evalfleet.channels import MAX_MESSAGE_BYTES
 from evalfleet.errors import EvalFleetError, ResourceExhaustedError
 from evalfleet.fleet import Fleet

@@ -1,18 +1,40 @@
 """Bulk calls on an event loop: any iterable in, sync or async, over streams that survive a service that restarts."""
 
+from __future__ import annotations  # grpc's callables are generic in its type stubs alone
+
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
-from typing import Final, Generic, TypeAlias, TypeVar
+from contextlib import aclosing, closing, suppress
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
-from evalfleet.bulk import batches_of, in_place
+import grpc.aio
+
+from evalfleet.aio.connections import AsyncConnection, AsyncExchange
+from evalfleet.aio.silence import ended_if_silent
+from evalfleet.batches import batches_of, in_place
 from evalfleet.errors import EvalFleetError
 from evalfleet.message_sizes import is_too_large, too_large_alone
-from evalfleet.window import WINDOW_ITEMS, MessageT, Patience, Sent, Window, may_reopen, stream_ended
+from evalfleet.window import (
+    GROUPS_KEY,
+    LARGEST_GROUP,
+    LONGEST_STREAM_SECONDS,
+    WINDOW_ITEMS,
+    OutcomeT,
+    Patience,
+    Sent,
+    Silence,
+    Window,
+    may_reopen,
+    stream_ended,
+)
 
 ItemT = TypeVar("ItemT")
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+IdT = TypeVar("IdT")
+AskedT = TypeVar("AskedT")
+MessageT = TypeVar("MessageT")
+ToldT = TypeVar("ToldT", covariant=True)
 
 AnyIterable: TypeAlias = Iterable[ItemT] | AsyncIterable[ItemT]
 """Items as a list, a generator or an asynchronous iterator. What is no async iterator is read on the event loop."""
@@ -20,19 +42,37 @@ AnyIterable: TypeAlias = Iterable[ItemT] | AsyncIterable[ItemT]
 _READ_AT_ONCE: Final = 32
 
 
-class _Feed(Generic[RequestT, MessageT]):
+class OpenStream(Protocol[ToldT]):
+    """A stream that carries items; see ``evalfleet.aio.connections.AsyncExchange``."""
+
+    def answers(self) -> AsyncGenerator[ToldT, None]:
+        """Yield what the service says of them."""
+
+    async def said_at_first(self, key: str) -> str:
+        """Return an entry of the service's initial metadata."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class _Feed(Generic[RequestT, OutcomeT]):
     """Reads the caller's items for the streams that carry them, one stream at a time.
 
     The source is read in a task of its own: gRPC cancels the task that writes a stream's requests, and a cancelled
     asynchronous generator never goes on.
+
+    Attributes:
+        takes_groups: whether the service reads messages of several items.
+        failure: what the source raised.
     """
 
-    def __init__(self, source: AsyncIterator[RequestT | EvalFleetError], window: Window[RequestT, MessageT]) -> None:
+    def __init__(self, source: AsyncIterator[RequestT | EvalFleetError], window: Window[RequestT, OutcomeT]) -> None:
         self._source = source
         self._window = window
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._stream_number = 0
+        self.takes_groups = False
         self.failure: BaseException | None = None
 
     async def read(self) -> None:
@@ -50,14 +90,15 @@ class _Feed(Generic[RequestT, MessageT]):
             self._window.is_exhausted = True
             self._work.set()
 
-    def stream(self) -> AsyncGenerator[Sent[RequestT], None]:
-        """Return what is to be sent, until nothing more can come; a later call ends the earlier ones."""
+    def stream(self) -> AsyncGenerator[list[Sent[RequestT]], None]:
+        """Return what is to be sent, a message at a time, until nothing more can come; ends earlier ones."""
         self._stream_number += 1
+        self.takes_groups = False
         self._window.begin_stream()
         self._work.set()
-        return self._items_of(self._stream_number)
+        return self._messages_of(self._stream_number)
 
-    async def first(self) -> AsyncGenerator[tuple[int, MessageT | EvalFleetError], None]:
+    async def first(self) -> AsyncGenerator[tuple[int, OutcomeT | EvalFleetError], None]:
         """Wait until there is something to send, or nothing more; yield what is told of what cannot be sent."""
         self._stream_number += 1
         while not self._window.open_count and not self._window.is_exhausted:
@@ -70,23 +111,24 @@ class _Feed(Generic[RequestT, MessageT]):
         for each in self.told():
             yield each
 
-    def take(self, message: MessageT) -> list[tuple[int, MessageT | EvalFleetError]]:
-        """Note an outcome, and return those that are to be told now."""
-        self._window.outcome(message)
+    def take(self, outcomes: Iterable[OutcomeT]) -> list[tuple[int, OutcomeT | EvalFleetError]]:
+        """Note outcomes, and return those that are to be told now."""
+        for each in outcomes:
+            self._window.outcome(each)
         self._work.set()
         return self.told()
 
-    def told(self) -> list[tuple[int, MessageT | EvalFleetError]]:
+    def told(self) -> list[tuple[int, OutcomeT | EvalFleetError]]:
         """Return the outcomes that are to be told now."""
         told = list(self._window.told())
         self._room.set()
         return told
 
-    async def _items_of(self, stream_number: int) -> AsyncGenerator[Sent[RequestT], None]:
+    async def _messages_of(self, stream_number: int) -> AsyncGenerator[list[Sent[RequestT]], None]:
         while stream_number == self._stream_number and not self._window.is_done and not self._window.is_idle:
-            sent = self._window.next_to_send()
-            if sent is not None:
-                yield sent
+            group = self._window.next_to_send(LARGEST_GROUP if self.takes_groups else 1)
+            if group:
+                yield group
                 continue
             self._work.clear()
             with suppress(TimeoutError):
@@ -94,17 +136,34 @@ class _Feed(Generic[RequestT, MessageT]):
                     await self._work.wait()
 
 
+def item_streams(
+    connection: AsyncConnection,
+    method: grpc.aio.StreamStreamMultiCallable[AskedT, MessageT],
+    message: Callable[[Sequence[Sent[RequestT]]], AskedT],
+) -> Callable[[AsyncGenerator[list[Sent[RequestT]], None]], AsyncExchange[MessageT]]:
+    """Return what opens a stream for items; the arguments are those of ``bulk.item_streams``."""
+
+    def open_stream(groups: AsyncGenerator[list[Sent[RequestT]], None]) -> AsyncExchange[MessageT]:
+        return connection.open_exchange(
+            method, (message(each) async for each in groups), timeout_seconds=LONGEST_STREAM_SECONDS
+        )
+
+    return open_stream
+
+
 async def answered_items(
     source: AsyncIterator[RequestT | EvalFleetError],
-    exchange: Callable[[AsyncGenerator[Sent[RequestT], None]], AsyncGenerator[MessageT, None]],
+    open_stream: Callable[[AsyncGenerator[list[Sent[RequestT]], None]], OpenStream[MessageT]],
     *,
-    error_of: Callable[[MessageT], EvalFleetError | None],
+    outcomes_in: Callable[[MessageT], Iterable[OutcomeT]],
+    error_of: Callable[[OutcomeT], EvalFleetError | None],
     patience_seconds: float,
+    silence_seconds: float,
     in_order: bool = False,
     window: int = WINDOW_ITEMS,
-) -> AsyncGenerator[tuple[int, MessageT | EvalFleetError], None]:
+) -> AsyncGenerator[tuple[int, OutcomeT | EvalFleetError], None]:
     """Yield (number, outcome) of every item, once each; arguments and errors are those of ``bulk.answered_items``."""
-    held: Window[RequestT, MessageT] = Window(window, in_order=in_order, error_of=error_of)
+    held: Window[RequestT, OutcomeT] = Window(window, in_order=in_order, error_of=error_of)
     feed = _Feed(source, held)
     patience = Patience(patience_seconds)
     reader = asyncio.create_task(feed.read(), name="items of a bulk call")
@@ -114,17 +173,22 @@ async def answered_items(
                 yield each
             if held.is_done:
                 break
+            silence = Silence(held, silence_seconds)
             problem: EvalFleetError = stream_ended()
             try:
-                async with aclosing(exchange(feed.stream())) as messages:
-                    async for message in messages:
-                        patience.heard()
-                        for each in feed.take(message):
-                            yield each
+                with closing(open_stream(feed.stream())) as stream, ended_if_silent(silence, stream.close):
+                    feed.takes_groups = await stream.said_at_first(GROUPS_KEY) == "1"
+                    async with aclosing(stream.answers()) as messages:
+                        async for message in messages:
+                            silence.listen(False)
+                            patience.heard()
+                            for each in feed.take(outcomes_in(message)):
+                                yield each
+                            silence.listen(True)
             except EvalFleetError as error:
-                if not may_reopen(error):
+                problem = silence.error() if silence.was_too_long else error
+                if not may_reopen(problem):
                     raise
-                problem = error
             for each in feed.told():
                 yield each
             if held.open_count:
@@ -137,6 +201,28 @@ async def answered_items(
         await asyncio.wait([reader])
     if feed.failure is not None:
         raise feed.failure
+
+
+async def by_id(
+    ask: Callable[[AsyncIterator[ItemT]], AsyncGenerator[tuple[int, ResultT], None]],
+    items: AnyIterable[tuple[IdT, ItemT]],
+) -> AsyncGenerator[tuple[IdT, ResultT], None]:
+    """Yield (id, outcome) of items that bring their own ids; the arguments are those of ``bulk.by_id``.
+
+    Use ``contextlib.aclosing`` where the loop may be left early.
+    """
+    ids: dict[int, IdT] = {}
+
+    async def noted() -> AsyncGenerator[ItemT, None]:
+        number = 0
+        async for item_id, item in each_of(items):
+            ids[number] = item_id
+            number += 1
+            yield item
+
+    async with aclosing(ask(noted())) as outcomes:
+        async for number, outcome in outcomes:
+            yield ids.pop(number), outcome
 
 
 async def each_of(items: AnyIterable[ItemT]) -> AsyncGenerator[ItemT, None]:

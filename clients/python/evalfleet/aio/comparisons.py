@@ -4,13 +4,14 @@ from __future__ import annotations  # the asynchronous stubs are names of the ty
 
 from collections.abc import Sequence
 
-from evalfleet import comparison_decoding
+from evalfleet import comparison_decoding, ranking_messages
 from evalfleet import comparison_messages as messages
 from evalfleet.aggregation.v1 import aggregation_pb2_grpc
 from evalfleet.aio.connections import AsyncConnection
 from evalfleet.comparison_messages import LONGEST_CALL_SECONDS
 from evalfleet.comparison_results import ComparedMetric, ComparedRuns, ItemAnalysis, Regressions, WatchedMetric
 from evalfleet.names import full_name
+from evalfleet.ranking_results import RankedRuns
 
 
 class AsyncComparisons:
@@ -85,3 +86,27 @@ class AsyncComparisons:
         request = messages.regressions_request(names, metrics, tolerance=tolerance, false_alarm_rate=false_alarm_rate)
         answer = await self._connection.call(self._stub.CheckRegressions, request, timeout_seconds=LONGEST_CALL_SECONDS)
         return comparison_decoding.regressions(names, answer)
+
+    async def rank(
+        self,
+        runs: Sequence[str],
+        task: str,
+        *,
+        top: int | None = None,
+        margin: float | None = None,
+        tolerance: float | None = None,
+        confidence_level: float | None = None,
+        lower_is_better: bool = False,
+    ) -> RankedRuns:
+        """Judge runs on the items that they were asked in common; see ``Comparisons.rank``."""
+        request = ranking_messages.rank_request(
+            runs,
+            task,
+            top=top,
+            margin=margin,
+            tolerance=tolerance,
+            confidence_level=confidence_level,
+            lower_is_better=lower_is_better,
+        )
+        answer = await self._connection.call(self._stub.RankRuns, request, timeout_seconds=LONGEST_CALL_SECONDS)
+        return ranking_messages.ranked_runs(answer)

@@ -4,10 +4,10 @@ from __future__ import annotations  # grpc's callables are generic in its type s
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from types import TracebackType
-from typing import NamedTuple, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from evalfleet.aio.racing import first_answer
 from evalfleet.channels import open_async_channel
 from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
 from evalfleet.connections import PagedT, RequestT, ResponseT
-from evalfleet.errors import EvalFleetError, from_rpc_error
+from evalfleet.errors import CancelledCallError, EvalFleetError, from_rpc_error
 
 StubT = TypeVar("StubT")
 
@@ -28,6 +28,53 @@ class _Open(NamedTuple):
     loop: asyncio.AbstractEventLoop
     channel: grpc.aio.Channel
     stubs: dict[object, object]
+
+
+class AsyncExchange(Generic[ResponseT]):
+    """A call that takes messages while it answers others: ``evalfleet.connections.Exchange``, to be awaited."""
+
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[RequestT, ResponseT], typed: Callable[[grpc.RpcError], EvalFleetError]
+    ) -> None:
+        self._call = call
+        self._typed = typed
+        self._is_closed = False
+
+    async def answers(self) -> AsyncGenerator[ResponseT, None]:
+        """Yield the answers as they come.
+
+        Raises:
+            EvalFleetError: the subclass of the status that the service answered.
+        """
+        try:
+            with self._typed_errors():
+                async for each in self._call:
+                    yield each
+        finally:
+            self._call.cancel()
+
+    async def said_at_first(self, key: str) -> str:
+        """Wait for the service's first word, and return an entry of its initial metadata; empty: it has none."""
+        with self._typed_errors():
+            return str(dict(await self._call.initial_metadata() or ()).get(key, ""))
+
+    def close(self) -> None:
+        """Cancel the call; any task of its loop may."""
+        self._is_closed = True
+        self._call.cancel()
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._typed(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            # To whoever reads a call that another task cancelled, gRPC says the same as if the reader were cancelled.
+            if not self._is_closed or (task is not None and task.cancelling()):
+                raise
+            raise CancelledCallError("the call was cancelled by its caller") from None
 
 
 class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
@@ -100,11 +147,36 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
 
         Arguments and errors are those of ``Connection.call``.
         """
+
+        async def attempt(left_seconds: float, request_id: str) -> ResponseT:
+            return await self._attempt(method, request, left_seconds, request_id, may_be_hedged)
+
+        return await self._repeated(attempt, timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
+
+    async def send(
+        self,
+        method: grpc.aio.StreamUnaryMultiCallable[RequestT, ResponseT],
+        requests: Sequence[RequestT],
+        *,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        is_idempotent: bool = True,
+    ) -> ResponseT:
+        """Make one call that takes several messages; otherwise like ``call``."""
+
+        async def attempt(left_seconds: float, request_id: str) -> ResponseT:
+            return await method(iter(requests), timeout=left_seconds, metadata=self._plans.metadata(request_id))
+
+        return await self._repeated(attempt, timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
+
+    async def _repeated(
+        self, attempt: Callable[[float, str], Awaitable[ResponseT]], *, timeout_seconds: float, is_idempotent: bool
+    ) -> ResponseT:
+        """Make one try, which is given the seconds left and the id of the call, and others where that is in order."""
         attempts = self._plans.attempts(timeout_seconds=timeout_seconds, is_idempotent=is_idempotent)
         request_id = new_request_id()
         while True:
             try:
-                answer = await self._attempt(method, request, attempts.remaining_seconds, request_id, may_be_hedged)
+                answer = await attempt(attempts.remaining_seconds, request_id)
             except grpc.RpcError as raised:
                 error = self._typed(raised, request_id)
                 pause = attempts.pause_after(error)
@@ -186,15 +258,21 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         Raises:
             EvalFleetError: the subclass of the status that the service answered.
         """
+        async with aclosing(self.open_exchange(method, requests, timeout_seconds=timeout_seconds).answers()) as answers:
+            async for each in answers:
+                yield each
+
+    def open_exchange(
+        self,
+        method: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT],
+        requests: AsyncIterator[RequestT],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> AsyncExchange[ResponseT]:
+        """Begin what ``exchange`` does; whoever does so closes it."""
         request_id = new_request_id()
         call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
-        try:
-            async for each in call:
-                yield each
-        except grpc.RpcError as error:
-            raise self._typed(error, request_id) from None
-        finally:
-            call.cancel()
+        return AsyncExchange(call, lambda error: self._typed(error, request_id))
 
     def _typed(self, error: grpc.RpcError, request_id: str) -> EvalFleetError:
         return from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)

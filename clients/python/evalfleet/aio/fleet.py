@@ -8,9 +8,11 @@ from types import TracebackType
 
 from evalfleet.aio.comparisons import AsyncComparisons
 from evalfleet.aio.connections import AsyncConnection
+from evalfleet.aio.drawings import AsyncDrawings
 from evalfleet.aio.generation import AsyncGeneration
 from evalfleet.aio.ledger import AsyncLedger
 from evalfleet.aio.models import AsyncModels
+from evalfleet.aio.programs import AsyncPrograms
 from evalfleet.aio.rankings import AsyncRankings
 from evalfleet.aio.runs import AsyncRuns
 from evalfleet.aio.safety import AsyncSafety
@@ -86,6 +88,11 @@ class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
         return AsyncComparisons(self._connection("aggregation"))
 
     @cached_property
+    def drawings(self) -> AsyncDrawings:
+        """In which order items are evaluated, and what a part of them decides."""
+        return AsyncDrawings(self._connection("aggregation"))
+
+    @cached_property
     def ledger(self) -> AsyncLedger:
         """The store of all runs' results."""
         return AsyncLedger(self._connection("aggregation"))
@@ -99,6 +106,11 @@ class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
     def scoring(self) -> AsyncScoring:
         """The scorers of outputs."""
         return AsyncScoring(self._connection("scoring"))
+
+    @cached_property
+    def programs(self) -> AsyncPrograms:
+        """The code runner, where there is one."""
+        return AsyncPrograms(self._connection("code_runner"))
 
     async def close(self) -> None:
         """Close all connections; calls in flight are cancelled."""

@@ -6,13 +6,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from evalfleet import answer_messages as messages
-from evalfleet.aio.bulk import AnyIterable, answered_items, each_of
+from evalfleet.aio.bulk import AnyIterable, answered_batches, answered_items, each_of, item_streams
 from evalfleet.aio.connections import AsyncConnection
 from evalfleet.answer_messages import (
     ANSWER_TIMEOUT_SECONDS,
+    BATCH_TIMEOUT_SECONDS,
     DEFAULT_SAMPLING,
+    LARGEST_BATCH,
     PATIENCE_SECONDS,
+    SILENCE_SECONDS,
     Answer,
+    CallerUsage,
     ContinuationScore,
     Priority,
     Prompt,
@@ -20,7 +24,7 @@ from evalfleet.answer_messages import (
 )
 from evalfleet.errors import EvalFleetError
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import WINDOW_ITEMS
 
 
 class AsyncGeneration:
@@ -53,6 +57,37 @@ class AsyncGeneration:
         )
         return messages.answer(answer)
 
+    async def generate_batch(
+        self,
+        model: str,
+        prompts: Sequence[Prompt],
+        sampling: Sampling = DEFAULT_SAMPLING,
+        *,
+        samples: int = 1,
+        priority: Priority | None = None,
+        timeout_seconds: float = BATCH_TIMEOUT_SECONDS,
+    ) -> list[Answer | EvalFleetError]:
+        """Answer each prompt; one answer or error each, in their order; the arguments are those of ``generate``.
+
+        Any number may be given; each call of the service carries up to 256 and takes up to ``timeout_seconds``.
+        """
+        requests = (
+            messages.generate_request_or_error(model, each, sampling, samples=samples, priority=priority)
+            for each in prompts
+        )
+
+        async def ask(some: list[generation_pb2.GenerateRequest]) -> Sequence[generation_pb2.GenerateResult]:
+            batch = generation_pb2.BatchGenerateRequest(requests=some)
+            answer = await self._connection.call(
+                self._stub.BatchGenerate,
+                batch,
+                timeout_seconds=timeout_seconds,
+                may_be_hedged=messages.is_repeatable(sampling),
+            )
+            return answer.results
+
+        return [messages.outcome(each) for each in await answered_batches(requests, ask, largest=LARGEST_BATCH)]
+
     async def generate_tokens(
         self,
         model: str,
@@ -79,6 +114,7 @@ class AsyncGeneration:
         *,
         priority: Priority | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
     ) -> AsyncGenerator[tuple[int, Answer | EvalFleetError], None]:
@@ -92,21 +128,13 @@ class AsyncGeneration:
             messages.generate_request_or_error(model, each, sampling, priority=priority)
             async for each in each_of(prompts)
         )
-
-        def exchange(
-            items: AsyncGenerator[Sent[generation_pb2.GenerateRequest], None],
-        ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
-            return self._connection.exchange(
-                self._stub.StreamGenerate,
-                (messages.stream_request(each) async for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
         outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamGenerate, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
         )
@@ -129,3 +157,39 @@ class AsyncGeneration:
             self._stub.ScoreContinuations, request, timeout_seconds=timeout_seconds, may_be_hedged=True
         )
         return messages.continuation_scores(answer)
+
+    async def score_continuations_many(
+        self,
+        model: str,
+        questions: AnyIterable[tuple[Prompt, Sequence[str]] | EvalFleetError],
+        *,
+        priority: Priority | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
+        in_order: bool = False,
+        window: int = WINDOW_ITEMS,
+    ) -> AsyncGenerator[tuple[int, tuple[ContinuationScore, ...] | EvalFleetError], None]:
+        """Yield (index of the question, the scores of its continuations or what is wrong with it), once each.
+
+        A question is a context and all that may follow it. The other arguments are those of ``generate_many``, and what
+        is said there holds.
+        """
+        requests = (messages.continuations_request_or_error(model, each, priority) async for each in each_of(questions))
+        outcomes = answered_items(
+            requests,
+            item_streams(self._connection, self._stub.StreamScoreContinuations, messages.continuations_stream_request),
+            outcomes_in=messages.continuations_stream_outcomes,
+            error_of=messages.continuations_error_in,
+            patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
+            in_order=in_order,
+            window=window,
+        )
+        async with aclosing(outcomes):
+            async for index, outcome in outcomes:
+                yield index, messages.continuations_outcome(outcome)
+
+    async def caller_usage(self) -> tuple[CallerUsage, ...]:
+        """Return what each caller has cost so far, ordered by name."""
+        pages = self._connection.pages(self._stub.ListCallerUsage, messages.usage_request)
+        return tuple([messages.caller_usage(each) async for page in pages for each in page.callers])

@@ -1,12 +1,23 @@
-"""What is taken out of the ledger of results, on an event loop."""
+"""What is put into the ledger of results, and taken out of it, on an event loop."""
 
 from __future__ import annotations  # the asynchronous stubs are names of the type checker's alone
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from evalfleet.aggregation.v1 import aggregation_pb2_grpc
 from evalfleet.aio.connections import AsyncConnection
-from evalfleet.ledger import LONGEST_CALL_SECONDS, Pruned, prune_request, pruned
+from evalfleet.item_results import ItemResult
+from evalfleet.ledger import (
+    APPEND_TIMEOUT_SECONDS,
+    LONGEST_CALL_SECONDS,
+    Appended,
+    AppendedSum,
+    Pruned,
+    RunLease,
+    append_requests,
+    prune_request,
+    pruned,
+)
 
 
 class AsyncLedger:
@@ -18,6 +29,19 @@ class AsyncLedger:
     @property
     def _stub(self) -> aggregation_pb2_grpc.AggregationServiceAsyncStub:
         return self._connection.stub(aggregation_pb2_grpc.AggregationServiceStub)
+
+    async def append(
+        self,
+        results: Iterable[ItemResult],
+        *,
+        lease: RunLease | None = None,
+        timeout_seconds: float = APPEND_TIMEOUT_SECONDS,
+    ) -> Appended:
+        """Keep results, each once; arguments and errors are those of ``Ledger.append``."""
+        told = AppendedSum()
+        for request in append_requests(results, lease):
+            told.add(await self._connection.send(self._stub.AppendResults, [request], timeout_seconds=timeout_seconds))
+        return told.appended()
 
     async def prune(
         self,

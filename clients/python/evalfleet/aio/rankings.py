@@ -69,7 +69,7 @@ class AsyncRankings:
     async def list(self, *, limit: int = 50) -> tuple[Ranking, ...]:
         """List the newest rankings, up to 1000."""
         request = ranking_pb2.ListRankingsRequest(page_size=limit)
-        answer = await self._connection.call(self._stub.ListRankings, request)
+        answer = await self._connection.call(self._stub.ListRankings, request, may_be_hedged=True)
         return tuple(messages.ranking(each) for each in answer.rankings)
 
     async def cancel(self, name: str) -> Ranking:

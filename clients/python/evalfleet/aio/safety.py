@@ -9,7 +9,7 @@ from typing import Unpack
 
 from evalfleet import decoding, policies
 from evalfleet import verdict_messages as messages
-from evalfleet.aio.bulk import AnyIterable, answered_batches, answered_items, each_of
+from evalfleet.aio.bulk import AnyIterable, answered_batches, answered_items, each_of, item_streams
 from evalfleet.aio.connections import AsyncConnection
 from evalfleet.errors import EvalFleetError
 from evalfleet.names import full_name
@@ -19,11 +19,12 @@ from evalfleet.verdict_messages import (
     BATCH_TIMEOUT_SECONDS,
     LARGEST_BATCH,
     PATIENCE_SECONDS,
+    SILENCE_SECONDS,
     ClassifyOptions,
     Conversation,
     GuardOptions,
 )
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS
 
 
 class AsyncSafety:
@@ -72,6 +73,7 @@ class AsyncSafety:
         conversations: AnyIterable[Conversation | EvalFleetError],
         *,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
         **options: Unpack[ClassifyOptions],
@@ -83,21 +85,13 @@ class AsyncSafety:
         loop may be left early: closing it stops the guards' work.
         """
         requests = (messages.classify_request_or_error(each, **options) async for each in each_of(conversations))
-
-        def exchange(
-            items: AsyncGenerator[Sent[safety_pb2.ClassifyRequest], None],
-        ) -> AsyncGenerator[safety_pb2.StreamClassifyResponse, None]:
-            return self._connection.exchange(
-                self._stub.StreamClassify,
-                (messages.stream_request(each) async for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
         outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamClassify, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
         )
@@ -131,7 +125,9 @@ class AsyncSafety:
             yield messages.last_piece()
 
         try:
-            async with aclosing(self._connection.exchange(self._stub.StreamClassify, requests())) as verdicts:
+            async with aclosing(
+                self._connection.exchange(self._stub.StreamClassify, requests(), timeout_seconds=LONGEST_STREAM_SECONDS)
+            ) as verdicts:
                 async for each in verdicts:
                     if failures:
                         break

@@ -6,14 +6,20 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from evalfleet import score_messages as messages
-from evalfleet.aio.bulk import AnyIterable, answered_batches, answered_items, each_of
+from evalfleet.aio.bulk import AnyIterable, answered_batches, answered_items, each_of, item_streams
 from evalfleet.aio.connections import AsyncConnection
 from evalfleet.errors import EvalFleetError
 from evalfleet.names import full_name
-from evalfleet.score_messages import BATCH_TIMEOUT_SECONDS, LARGEST_BATCH, PATIENCE_SECONDS, ScorableOutput
+from evalfleet.score_messages import (
+    BATCH_TIMEOUT_SECONDS,
+    LARGEST_BATCH,
+    PATIENCE_SECONDS,
+    SILENCE_SECONDS,
+    ScorableOutput,
+)
 from evalfleet.scorer_results import Score, Scorer, score_from_message, scorer_from_message
 from evalfleet.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from evalfleet.window import LONGEST_STREAM_SECONDS, WINDOW_ITEMS, Sent
+from evalfleet.window import WINDOW_ITEMS
 
 
 class AsyncScoring:
@@ -71,6 +77,7 @@ class AsyncScoring:
         scorer: str = "",
         parameters: Mapping[str, object] | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         in_order: bool = False,
         window: int = WINDOW_ITEMS,
     ) -> AsyncGenerator[tuple[int, Score | EvalFleetError], None]:
@@ -81,21 +88,13 @@ class AsyncScoring:
         early: closing it stops the scorers' work.
         """
         requests = (messages.score_request_or_error(each, scorer, parameters) async for each in each_of(outputs))
-
-        def exchange(
-            items: AsyncGenerator[Sent[scoring_pb2.ScoreRequest], None],
-        ) -> AsyncGenerator[scoring_pb2.StreamScoreResponse, None]:
-            return self._connection.exchange(
-                self._stub.StreamScore,
-                (messages.stream_request(each) async for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
         outcomes = answered_items(
             requests,
-            exchange,
+            item_streams(self._connection, self._stub.StreamScore, messages.stream_request),
+            outcomes_in=messages.stream_outcomes,
             error_of=messages.error_in,
             patience_seconds=patience_seconds,
+            silence_seconds=silence_seconds,
             in_order=in_order,
             window=window,
         )

@@ -17,12 +17,13 @@ from pydantic import JsonValue
 
 from evalfleet.client_settings import ClientSettings
 from evalfleet.connections import Connection
+from evalfleet.drawings import Question
 from evalfleet.endpoints import find_endpoints
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, PermissionDeniedError, UnauthenticatedError
 from evalfleet.goals import TaskDecision
 from evalfleet.names import short_name
 from evalfleet.plugins.inspect.blocking import patiently
-from evalfleet.plugins.inspect.drawn_results import DrawnResults, ItemOutcome, Question
+from evalfleet.plugins.inspect.drawn_results import DrawnResults, ItemOutcome
 from evalfleet.plugins.inspect.score_values import known_value
 
 MANAGER = "evalfleet"
@@ -85,18 +86,16 @@ class FleetStopping:
         seed: int = 0,
         endpoint: str | None = None,
     ) -> None:
-        asked = [
-            *([Question(at_least=at_least)] if at_least is not None else []),
-            *([Question(at_most=at_most)] if at_most is not None else []),
-            *([Question(precision=precision)] if precision is not None else []),
-        ]
+        wanted = {"at_least": at_least, "at_most": at_most, "precision": precision}
+        asked = {kind: value for kind, value in wanted.items() if value is not None}
         if not asked:
             raise InvalidArgumentError("say at_least, at_most or precision", reason="NOTHING_ASKED")
         if not 0.5 <= confidence < 1:
             raise InvalidArgumentError(
                 f"confidence is {confidence}; it must be from 0.5 to below 1", reason="CONFIDENCE_INVALID"
             )
-        self._questions = [each.message((1 - confidence) / len(asked)) for each in asked]
+        alpha = (1 - confidence) / len(asked)
+        self._questions = [Question(**{kind: value}, alpha=alpha) for kind, value in asked.items()]
         self._scorer = scorer
         self._key = key
         self._seed = seed

@@ -1,27 +1,27 @@
 """Many requests to the generation service over its streams; what is refused for now is asked again."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from evalfleet import answer_messages
-from evalfleet.bulk import answered_items
-from evalfleet.connections import Connection
+from evalfleet.bulk import answered_items, item_streams
+from evalfleet.connections import Connection, Exchange
 from evalfleet.errors import (
     DeadlineExceededError,
     EvalFleetError,
     ResourceExhaustedError,
     UnavailableError,
-    from_status,
 )
 from evalfleet.generation.v1 import generation_pb2, generation_pb2_grpc
-from evalfleet.window import LONGEST_STREAM_SECONDS, MessageT, Sent
+from evalfleet.window import OutcomeT, Sent
 
 PATIENCE_SECONDS = 600.0
 _PAUSE_SECONDS = 1.0
 _FOR_NOW = (ResourceExhaustedError, UnavailableError, DeadlineExceededError)
 
 RequestT = TypeVar("RequestT")
+MessageT = TypeVar("MessageT")
 
 
 class GenerationStreams:
@@ -44,18 +44,10 @@ class GenerationStreams:
         Raises:
             EvalFleetError: what is wrong with one of them, or with the service.
         """
-
-        def exchange(
-            items: Iterator[Sent[generation_pb2.GenerateRequest]],
-        ) -> Generator[generation_pb2.StreamGenerateResponse]:
-            return self._connection.exchange(
-                self._stub.StreamGenerate,
-                (answer_messages.stream_request(each) for each in items),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
-        for index, message in self._answers(requests, exchange, answer_messages.error_in):
-            yield index, message.response
+        open_stream = item_streams(self._connection, self._stub.StreamGenerate, answer_messages.stream_request)
+        answers = self._answers(requests, open_stream, answer_messages.stream_outcomes, answer_messages.error_in)
+        for index, outcome in answers:
+            yield index, outcome.response
 
     def score(
         self, requests: Sequence[generation_pb2.ScoreContinuationsRequest]
@@ -65,21 +57,12 @@ class GenerationStreams:
         Raises:
             EvalFleetError: what is wrong with one of them, or with the service.
         """
-
-        def exchange(
-            items: Iterator[Sent[generation_pb2.ScoreContinuationsRequest]],
-        ) -> Generator[generation_pb2.StreamScoreContinuationsResponse]:
-            return self._connection.exchange(
-                self._stub.StreamScoreContinuations,
-                (
-                    generation_pb2.StreamScoreContinuationsRequest(item_id=each.item_id, request=each.request)
-                    for each in items
-                ),
-                timeout_seconds=LONGEST_STREAM_SECONDS,
-            )
-
-        for index, message in self._answers(requests, exchange, _error_in):
-            yield index, message.response
+        open_stream = item_streams(
+            self._connection, self._stub.StreamScoreContinuations, answer_messages.continuations_stream_request
+        )
+        outcomes_in, error_in = answer_messages.continuations_stream_outcomes, answer_messages.continuations_error_in
+        for index, outcome in self._answers(requests, open_stream, outcomes_in, error_in):
+            yield index, outcome.response
 
     @property
     def _stub(self) -> generation_pb2_grpc.GenerationServiceStub:
@@ -88,9 +71,10 @@ class GenerationStreams:
     def _answers(
         self,
         requests: Sequence[RequestT],
-        exchange: Callable[[Iterator[Sent[RequestT]]], Generator[MessageT]],
-        error_of: Callable[[MessageT], EvalFleetError | None],
-    ) -> Iterator[tuple[int, MessageT]]:
+        open_stream: Callable[[Iterator[list[Sent[RequestT]]]], Exchange[MessageT]],
+        outcomes_in: Callable[[MessageT], Iterable[OutcomeT]],
+        error_of: Callable[[OutcomeT], EvalFleetError | None],
+    ) -> Iterator[tuple[int, OutcomeT]]:
         waiting = list(range(len(requests)))
         answered_at = time.monotonic()
         while waiting:
@@ -98,7 +82,12 @@ class GenerationStreams:
             reason: EvalFleetError | None = None
             asked = [requests[index] for index in waiting]
             for number, message in answered_items(
-                asked, exchange, error_of=error_of, patience_seconds=self._patience_seconds
+                asked,
+                open_stream,
+                outcomes_in=outcomes_in,
+                error_of=error_of,
+                patience_seconds=self._patience_seconds,
+                silence_seconds=answer_messages.SILENCE_SECONDS,
             ):
                 error = message if isinstance(message, EvalFleetError) else error_of(message)
                 if error is None and not isinstance(message, EvalFleetError):
@@ -114,7 +103,3 @@ class GenerationStreams:
                     raise reason
                 time.sleep(reason.retry_after_seconds or _PAUSE_SECONDS)
             waiting = refused
-
-
-def _error_in(message: generation_pb2.StreamScoreContinuationsResponse) -> EvalFleetError | None:
-    return None if message.HasField("response") else from_status(message.status)
