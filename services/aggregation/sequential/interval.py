@@ -94,6 +94,9 @@ class ConfidenceSequence:
     refuted point refutes all means beyond it, those between the points too. The same increments give bit-equal ranges
     however they are cut into calls.
 
+    What the scores leave possible may contradict the bets, with probability ``alpha`` at most: then the bets have
+    misled, and from there on the range is what the scores leave possible alone.
+
     Args:
         size: items in the list.
         alpha: probability that the range ever misses the mean, over all times.
@@ -108,16 +111,22 @@ class ConfidenceSequence:
         self._known_below = self._known_above = 0.0
         self._count, self._next = 0, 0
         self._lower, self._upper = 0.0, 1.0
+        self._range = (0.0, 1.0)
 
     @property
     def lower(self) -> float:
         """Lower end now."""
-        return self._lower
+        return self._range[0]
 
     @property
     def upper(self) -> float:
         """Upper end now."""
-        return self._upper
+        return self._range[1]
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """What was claimed at any time, intersected: it holds the mean if no range ever missed it."""
+        return self._lower, self._upper
 
     @property
     def lacking(self) -> float:
@@ -167,11 +176,14 @@ class ConfidenceSequence:
         self._known_above = _added(self._known_above, 1 / best.variance)
         lowest = np.where(low > 0, below.claims[np.maximum(low - 1, 0)], 0.0)
         highest = np.where(high > 0, above.claims[np.maximum(high - 1, 0)], 1.0)
-        possible = (best.sums + self._size - best.counts) / self._size
-        lower = np.maximum.accumulate(np.maximum(np.maximum(lowest, worst.sums / self._size), self._lower))
-        upper = np.minimum.accumulate(np.minimum(np.minimum(highest, possible), self._upper))
+        least, most = worst.sums / self._size, (best.sums + self._size - best.counts) / self._size
+        lower = np.maximum.accumulate(np.maximum(np.maximum(lowest, least), self._lower))
+        upper = np.minimum.accumulate(np.minimum(np.minimum(highest, most), self._upper))
         self._lower, self._upper = float(lower[-1]), float(upper[-1])
-        return Bounds(lower, upper)
+        misled = lower > upper
+        told = Bounds(np.where(misled, least, lower), np.where(misled, most, upper))
+        self._range = float(told.lower[-1]), float(told.upper[-1])
+        return told
 
 
 def _multiplied(state: Values, factors: Values) -> Values:
@@ -202,6 +214,11 @@ class Range:
     def ends(self) -> tuple[float, float]:
         """Both ends of the range."""
         return self._sequence.lower, self._sequence.upper
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """See ``ConfidenceSequence.claimed``."""
+        return self._sequence.claimed
 
     @property
     def decision(self) -> Decision:

@@ -205,6 +205,11 @@ class SequentialTask:
         lower, upper = self._range.ends
         return Summary(self.observed, self.size, value, lower, upper, self._alpha, half_width)
 
+    def claimed_range(self) -> tuple[float, float]:
+        """Return the ranges of all times, intersected: it holds the mean if none of them ever missed it."""
+        self._settle()
+        return self._range.claimed
+
     def expected_remaining(self) -> int:
         """Return roughly how many more draws the answers take, at most all that are left."""
         left = self.size - self.observed

@@ -56,3 +56,21 @@ def test_ranges_only_ever_narrow() -> None:
         assert lower <= now.lower <= now.upper <= upper
         lower, upper = now.lower, now.upper
     assert lower == pytest.approx(scores.mean())
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_a_range_that_the_scores_contradict_gives_way_to_what_they_leave_possible(first: float) -> None:
+    size, before = 500, 300
+    task = SequentialTask(size, 5, (PrecisionRule(0.001),), whole_scores=True)
+    task.begin_batch(count=size)
+    # No draw by chance: the range must miss.
+    scores = np.concatenate([np.full(before, first), np.full(size - before, 1 - first)])
+    mean = scores.mean()
+    for start in range(0, size, 20):
+        task.next_draws(20)
+        task.observe(scores[start : start + 20])
+        now = task.summary()
+        assert now.lower <= now.upper
+    assert [now.lower, now.upper, now.estimate] == pytest.approx([mean] * 3)
+    lower, upper = task.claimed_range()
+    assert not lower <= mean <= upper
