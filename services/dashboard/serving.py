@@ -14,7 +14,8 @@ from services.dashboard.settings import DashboardSettings
 from services.runtime.errors import StartupError
 from services.runtime.log_setup import configure_logging
 
-_DRAIN_SECONDS = 5
+DRAIN_SECONDS = 5
+"""How long pages that are being sent may take when the dashboard stops."""
 
 
 def serve_dashboard(settings: DashboardSettings, fleet: Fleet, told: Callable[[str], None]) -> None:
@@ -46,7 +47,7 @@ def serve_dashboard(settings: DashboardSettings, fleet: Fleet, told: Callable[[s
         # Its lines would have the token that the printed link has.
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
         ssl_certfile=_file(settings.tls_certificate),
         ssl_keyfile=_file(settings.tls_key),
     )

@@ -27,7 +27,8 @@ from services.runtime.errors import StartupError
 
 _PR_SET_PDEATHSIG: Final = 1
 _READY_POLL_SECONDS: Final = 0.1
-_KILL_MARGIN_SECONDS: Final = 3.0
+KILL_MARGIN_SECONDS: Final = 3.0
+"""How much longer than its exit timeout Triton may take to end before it is killed."""
 _GROUP_END_SECONDS: Final = 5.0
 _TAIL_BYTES: Final = 16 * 1024
 # What a caller could use to run code in the server or to read its memory asks for the key.
@@ -155,7 +156,7 @@ class TritonServer:
             with suppress(ProcessLookupError):
                 self._process.terminate()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.exit_timeout_seconds + _KILL_MARGIN_SECONDS):
+                async with asyncio.timeout(self._options.exit_timeout_seconds + KILL_MARGIN_SECONDS):
                     await self._process.wait()
         await _end_group(self.pid)
         await self._process.wait()

@@ -1,0 +1,37 @@
+"""What the cluster and its operator bring (``k8s/provided.yaml``)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+K8S: Final = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """What manifests may refer to although no overlay has it.
+
+    Attributes:
+        namespaces: selectors of namespaces that may be peers.
+        secrets: keys of the Secrets that an operator makes, by name.
+        classes: names of classes that the cluster has, by kind.
+    """
+
+    namespaces: Sequence[Mapping[str, Any]]
+    secrets: Mapping[str, Sequence[str]]
+    classes: Mapping[str, Sequence[str]]
+
+
+def _read(file: Path) -> Provided:
+    told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return Provided(
+        namespaces=[each["selector"] for each in told["namespaces"]],
+        secrets={each["name"]: each["keys"] for each in told["secrets"]},
+        classes=told["classes"],
+    )
+
+
+PROVIDED: Final = _read(K8S / "provided.yaml")
