@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from k8s.verify.network import Way, is_let_through
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import CLIENT_VARIABLES, settings_of, told_values, workload_of
+from k8s.verify.workloads import CLIENT_VARIABLES, is_there, settings_of, told_values, workload_of
 
 OURS: Final = "EVALFLEET_"
 _OF_LIBRARIES: Final = frozenset({"HOME"})
@@ -25,6 +25,8 @@ def check_variables(rendered: Rendered) -> Iterator[Problem]:
             workload = workload_of(container)
             if workload is None:
                 continue
+            if not is_there(container):
+                yield Problem(pod.resource, f"container {container['name']} runs a module that is not there")
             names = [each["name"] for each in container.get("env", ())]
             expanded = " ".join((*told_values(container).values(), *container.get("args", ())))
             for name in dict.fromkeys(names):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 
 from evalfleet import client_settings, security
@@ -72,9 +73,19 @@ _WORKLOADS: Final = (
 
 def workload_of(container: Mapping[str, Any]) -> Workload | None:
     """Return which program a container runs: ``python -m MODULE`` or ``evalfleet``; ``None`` for a stranger's."""
-    words: Sequence[str] = [*container.get("command", ()), *container.get("args", ())]
-    told = words[words.index("-m") + 1] if "-m" in words[:-1] else words[0] if words else ""
+    told = _program(container)
     return next((each for each in _WORKLOADS if f"{told}.".startswith(f"{each.module}.")), None)
+
+
+def is_there(container: Mapping[str, Any]) -> bool:
+    """Whether the module that a container runs exists."""
+    return find_spec(_program(container)) is not None
+
+
+def _program(container: Mapping[str, Any]) -> str:
+    """The module behind ``-m``, or the command's name."""
+    words: Sequence[str] = [*container.get("command", ()), *container.get("args", ())]
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else words[0] if words else ""
 
 
 def told_values(container: Mapping[str, Any]) -> dict[str, str]:
