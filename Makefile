@@ -70,7 +70,7 @@ test-production: $(STAMP) ## Run the integration tests with PostgreSQL and Redis
 fuzz: $(STAMP) ## Search for what wild input breaks: new examples, and five times as many
 	$(BIN)/pytest tests/unit tests/contract --hypothesis-profile=explore --timeout=1800
 
-lint: $(STAMP) verify-protos ## ruff, mypy --strict, import rules, buf lint, buf breaking
+lint: $(STAMP) verify-protos verify-k8s ## ruff, mypy --strict, import rules, buf lint, buf breaking, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -108,6 +108,12 @@ verify-protos: $(STAMP) ## Fail if the committed stubs differ from protos/
 		|| { echo "the stubs of $$folder are out of date: run make protos" >&2; exit 1; }; done
 	@diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/$(KEDA) $(KEDA) \
 		|| { echo "the stubs of $(KEDA) are out of date: run make protos" >&2; exit 1; }
+
+kubectl: $(STAMP) ## Fetch kubectl, which renders overlays, into .cache if there is none (x86-64 Linux)
+	@$(BIN)/python -m k8s.verify.kubectl
+
+verify-k8s: kubectl ## Render every overlay of k8s/, validate it against Kubernetes 1.34 to 1.37, check what schemas cannot
+	@$(BIN)/python -m k8s.verify
 
 bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback ## Run every benchmark
 
@@ -197,4 +203,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean

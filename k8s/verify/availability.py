@@ -1,4 +1,4 @@
-"""Checks of what keeps a service there: disruption budgets, spread, time to drain, replicas of a state that is shared."""
+"""Checks of what keeps a service there: disruption budgets, spread, time to drain, and who shares its state."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,7 @@ def check_spread(rendered: Rendered) -> Iterator[Problem]:
 
 
 def check_grace(rendered: Rendered) -> Iterator[Problem]:
-    """A pod has the time that it needs to go: preStop, its service's drain, and a margin; and waits before it drains."""
+    """A pod has the time that it needs to go: preStop, its service's drain and a margin; it waits before it drains."""
     for pod in rendered.pods:
         if not pod.serves:
             continue
@@ -78,7 +78,9 @@ def check_grace(rendered: Rendered) -> Iterator[Problem]:
 
 def check_replicas(rendered: Rendered) -> Iterator[Problem]:
     """What keeps its state in a volume of one node is there once, and nothing scales it or starts a second one."""
-    claims = {each["metadata"]["name"]: each["spec"]["accessModes"] for each in rendered.of_kind("PersistentVolumeClaim")}
+    claims = {
+        each["metadata"]["name"]: each["spec"]["accessModes"] for each in rendered.of_kind("PersistentVolumeClaim")
+    }
     scaled = [each["spec"]["scaleTargetRef"] for each in rendered.of_kind(*_SCALERS)]
     for reference in scaled:
         kind, name = reference.get("kind", "Deployment"), reference["name"]
@@ -89,7 +91,9 @@ def check_replicas(rendered: Rendered) -> Iterator[Problem]:
     for deployment in rendered.of_kind("Deployment"):
         name, spec = deployment["metadata"]["name"], deployment["spec"]
         own = f"{name}-state"
-        mounted = [each.get("persistentVolumeClaim", {}).get("claimName") for each in spec["template"]["spec"]["volumes"]]
+        mounted = [
+            each.get("persistentVolumeClaim", {}).get("claimName") for each in spec["template"]["spec"]["volumes"]
+        ]
         if own not in mounted or "ReadWriteOnce" not in claims.get(own, ()):
             continue
         most = max([spec.get("replicas", 1), *(_most_replicas(rendered, name))])
@@ -98,12 +102,14 @@ def check_replicas(rendered: Rendered) -> Iterator[Problem]:
 
 
 def _most_replicas(rendered: Rendered, deployment: str) -> list[int]:
-    scalers = [each["spec"] for each in rendered.of_kind(*_SCALERS) if each["spec"]["scaleTargetRef"]["name"] == deployment]
+    scalers = [
+        each["spec"] for each in rendered.of_kind(*_SCALERS) if each["spec"]["scaleTargetRef"]["name"] == deployment
+    ]
     return [each.get("maxReplicas", each.get("maxReplicaCount", 100)) for each in scalers]
 
 
 def _drain_seconds(container: Mapping[str, Any]) -> float | None:
-    """Longest time from SIGTERM to the end of a service of ours, beside what it takes to close; ``None``: no service."""
+    """Longest time from SIGTERM until a service of ours begins to close; ``None``: no service."""
     try:
         settings = settings_of(container)
     except ValidationError:
@@ -122,5 +128,3 @@ def drain_seconds(settings: BaseSettings) -> float:
             return DRAIN_SECONDS
         case _:
             raise TypeError(f"how long {type(settings).__name__} drain is not known")
-
-

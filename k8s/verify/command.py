@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from k8s.verify import availability, environment, network, pods, references, restricted
+from k8s.verify import availability, environment, network, pods, references, restricted, trust
 from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.rendered import Check, Finding, Rendered
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
@@ -21,6 +21,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "namespaces": references.check_namespaces,
     "network-policies": network.check_policies,
     "paths": pods.check_paths,
+    "ports": trust.check_ports,
     "probes": pods.check_probes,
     "references": references.check_references,
     "replicas": availability.check_replicas,
@@ -30,6 +31,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "services": references.check_services,
     "spread": availability.check_spread,
     "targets": environment.check_targets,
+    "trust": trust.check_trust,
     "variables": environment.check_variables,
 }
 """What schemas cannot say, by the name that findings give."""
@@ -85,8 +87,8 @@ def _folder(name: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m k8s.verify",
-        description=f"Render overlays, validate them strictly against Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} and the "
-        "definitions of custom resources, and check what schemas cannot say.",
+        description=f"Render overlays, validate them strictly against Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} and "
+        "the definitions of custom resources, and check what schemas cannot say.",
         epilog="exit codes: 0 all is well, 1 there are findings, 2 nothing could be verified",
     )
     parser.add_argument("overlays", nargs="*", metavar="OVERLAY", help="names in k8s/overlays; default: all")

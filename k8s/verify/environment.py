@@ -1,21 +1,17 @@
-"""Checks of what services are told: every variable is one that they read, and every address is one that is there."""
+"""Checks of what programs are told: every variable is one that they read, and every address is one that is there."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from k8s.verify.calls import LOOPBACK, OURS, Call, calls
 from k8s.verify.network import Way, is_let_through
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import CLIENT_VARIABLES, is_there, settings_of, told_values, workload_of
+from k8s.verify.workloads import is_there, settings_of, told_values, workload_of
 
-OURS: Final = "EVALFLEET_"
 _OF_LIBRARIES: Final = frozenset({"HOME"})
 """Variables of others that our images' programs may be given."""
-_LOOPBACK: Final = ("127.0.0.1", "localhost")
-_DONE_WITHOUT: Final = frozenset({("services.scoring", "triton_target")})
-"""Addresses that a service need not be told: what it needs them for is then refused (semantic_similarity)."""
 
 
 def check_variables(rendered: Rendered) -> Iterator[Problem]:
@@ -48,63 +44,21 @@ def _refused(pod: Pod, container: Mapping[str, Any]) -> Iterator[Problem]:
 
 def check_targets(rendered: Rendered) -> Iterator[Problem]:
     """Each address that a program is told is a port of a Service, and network policies let it through."""
-    for pod in rendered.pods:
-        for container in pod.containers:
-            for name, value in _addresses(pod, container):
-                host, port = _host_and_port(value)
-                if host in _LOOPBACK:
-                    yield Problem(pod.resource, f"is not told where {name} is; its default is {value}")
-                else:
-                    yield from _check_address(rendered, pod, f"{name}={value}", host, port)
+    for call in calls(rendered):
+        if call.host in LOOPBACK:
+            text = f"is not told where {call.variable} is; its default is {call.value}"
+            yield Problem(call.caller.resource, text)
+        else:
+            yield from (Problem(call.caller.resource, f"{call.told}: {each}") for each in _obstacles(rendered, call))
 
 
-def _addresses(pod: Pod, container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the variables of addresses and their values, of settings also those that are not told."""
-    workload, told = workload_of(container), told_values(container)
-    if workload is None:
-        return
-    if workload.is_client:
-        yield from ((name, value) for name, value in told.items() if name in CLIENT_VARIABLES and name.endswith("_TARGET"))
-    if workload.settings_class is None or ".migrate" in str(container.get("args")):
-        return
-    try:
-        settings = settings_of(container)
-    except ValidationError:
-        return
-    for field in workload.settings_class.model_fields:
-        value = getattr(settings, field)
-        is_url = field.endswith("_url") and "://" in str(value) and not str(value).startswith(("sqlite:", "https:"))
-        variable = f"{OURS}{field.upper()}"
-        if field.endswith("_target") and value:
-            if variable in told or (workload.module, field) not in _DONE_WITHOUT:
-                yield variable, value
-        elif is_url:
-            yield variable, value
-
-
-def _check_address(rendered: Rendered, pod: Pod, told: str, host: str, port: int) -> Iterator[Problem]:
-    service = rendered.find("Service", host)
+def _obstacles(rendered: Rendered, call: Call) -> Iterator[str]:
+    service = call.service(rendered)
     if service is None:
-        yield Problem(pod.resource, f"{told}: there is no Service {host}")
-        return
-    listed = {each["port"]: each for each in service["spec"]["ports"]}
-    if port not in listed:
-        yield Problem(pod.resource, f"{told}: Service/{host} has no port {port}")
-        return
-    for peer in rendered.selected({"matchLabels": service["spec"]["selector"]}):
-        target = peer.port(listed[port].get("targetPort", port))
-        if target is None:
-            continue
+        yield f"there is no Service {call.host}"
+    elif call.port not in [each["port"] for each in service["spec"]["ports"]]:
+        yield f"Service/{call.host} has no port {call.port}"
+    for listener, port in call.listeners(rendered):
         for way in Way:
-            if not is_let_through(rendered, way, pod, peer, target):
-                yield Problem(pod.resource, f"{told}: network policies do not let it {way.value} {peer.name}")
-
-
-def _host_and_port(target: str) -> tuple[str, int]:
-    """Split ``dns:///name:port``, ``name:port`` or a URL; 0 stands for a port that is not told."""
-    scheme, separator, rest = target.partition("://")
-    if separator and scheme != "dns":
-        parts = urlsplit(target)
-        return parts.hostname or "", parts.port or 0
-    host, _, port = rest.removeprefix("/").rpartition(":") if separator else target.rpartition(":")
-    return host, int(port) if port.isdigit() else 0
+            if not is_let_through(rendered, way, call.caller, listener, port):
+                yield f"network policies do not let it {way.value} {listener.name}"

@@ -1,4 +1,4 @@
-"""Finds or fetches kubectl, and renders overlays with it: ``python -m k8s.verify.kubectl`` fetches it if it is absent."""
+"""Finds kubectl and renders overlays with it; ``python -m k8s.verify.kubectl`` fetches it if there is none."""
 
 import io
 import json
@@ -73,7 +73,9 @@ def render(overlay: Path, kubectl: Path) -> Rendered:
     Raises:
         KubectlError: it does not render; holds kubectl's words.
     """
-    done = subprocess.run([kubectl, "kustomize", overlay], capture_output=True, text=True, check=False, timeout=_SECONDS)
+    done = subprocess.run(
+        [kubectl, "kustomize", overlay], capture_output=True, text=True, check=False, timeout=_SECONDS
+    )
     if done.returncode:
         raise KubectlError(f"{overlay.name}: {done.stderr.strip()}")
     return Rendered(overlay.name, [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each])

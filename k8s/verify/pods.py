@@ -79,7 +79,9 @@ def check_memory_volumes(rendered: Rendered) -> Iterator[Problem]:
         for container in pod.containers:
             mounted = {each["mountPath"]: each["name"] for each in container.get("volumeMounts", ())}
             if _runs_triton(container) and mounted.get(_SHARED_MEMORY) not in in_memory:
-                yield Problem(pod.resource, f"container {container['name']} has no volume in memory at {_SHARED_MEMORY}")
+                yield Problem(
+                    pod.resource, f"container {container['name']} has no volume in memory at {_SHARED_MEMORY}"
+                )
             total = sum(quantity(in_memory[name]["sizeLimit"]) for name in mounted.values() if name in in_memory)
             limit = container.get("resources", {}).get("limits", {}).get("memory")
             if limit is not None and total >= quantity(limit):

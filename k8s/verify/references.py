@@ -5,17 +5,19 @@ from typing import Any
 
 from k8s.verify.provided import PROVIDED
 from k8s.verify.rendered import Document, Pod, Problem, Rendered, called
+from services.runtime.security.roles import METHOD_ROLES
 
 _CLUSTER_WIDE = {
     "ClusterQueue", "CustomResourceDefinition", "GatewayClass", "Namespace", "PriorityClass", "ResourceFlavor",
     "RuntimeClass",
 }  # fmt: skip
+METHOD_SERVICES = {method.partition("/")[0] for method in METHOD_ROLES}
 _CERTIFICATE_KEYS = ("tls.crt", "tls.key", "ca.crt")
 _BUILT_IN_CLASSES = ("system-cluster-critical", "system-node-critical")
 
 
 def check_references(rendered: Rendered) -> Iterator[Problem]:
-    """ServiceAccounts, classes, claims, Secrets and ConfigMaps that pods name are there, with the keys that they use."""
+    """Accounts, classes, claims, Secrets and ConfigMaps that pods name are there, with the keys that they use."""
     for pod in rendered.pods:
         for kind, name in _named(pod):
             known = rendered.find(kind, name) or name in PROVIDED.classes.get(kind, ()) or name in _BUILT_IN_CLASSES
@@ -51,8 +53,13 @@ def check_services(rendered: Rendered) -> Iterator[Problem]:
 
 
 def check_routes(rendered: Rendered) -> Iterator[Problem]:
-    """What a gateway leads to is a port of a Service, and its route belongs to a gateway that is there."""
-    for route in rendered.of_kind("GRPCRoute", "HTTPRoute", "TLSRoute"):
+    """What a gateway leads to is a port of a Service and a service of ours, and its certificates are there."""
+    for gateway in rendered.of_kind("Gateway"):
+        for listener in gateway["spec"]["listeners"]:
+            for secret in listener["tls"]["certificateRefs"]:
+                if _keys(rendered, "Secret", secret["name"]) is None:
+                    yield Problem(called(gateway), f"there is no Secret/{secret['name']}")
+    for route in rendered.of_kind("GRPCRoute", "HTTPRoute"):
         for parent in route["spec"]["parentRefs"]:
             if rendered.find("Gateway", parent["name"]) is None:
                 yield Problem(called(route), f"there is no Gateway/{parent['name']}")
@@ -60,6 +67,10 @@ def check_routes(rendered: Rendered) -> Iterator[Problem]:
             service = rendered.find("Service", backend["name"])
             if service is None or backend["port"] not in [each["port"] for each in service["spec"]["ports"]]:
                 yield Problem(called(route), f"there is no port {backend['port']} of Service/{backend['name']}")
+        for match in (each for rule in route["spec"]["rules"] for each in rule.get("matches", ())):
+            name = match.get("method", {}).get("service")
+            if name is not None and name not in METHOD_SERVICES:
+                yield Problem(called(route), f"{name} is no service of ours")
 
 
 def check_monitors(rendered: Rendered) -> Iterator[Problem]:

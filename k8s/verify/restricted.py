@@ -26,7 +26,10 @@ def check_restricted(rendered: Rendered) -> Iterator[Problem]:
             if labels.get(f"pod-security.kubernetes.io/{level}") != "restricted":
                 yield Problem(f"Namespace/{namespace['metadata']['name']}", f"does not {level} «restricted»")
     for pod in rendered.pods:
-        for text in (*_pod_problems(pod), *(text for each in pod.containers for text in _container_problems(pod, each))):
+        for text in (
+            *_pod_problems(pod),
+            *(text for each in pod.containers for text in _container_problems(pod, each)),
+        ):
             yield Problem(pod.resource, text)
 
 

@@ -60,7 +60,9 @@ class Schemas:
 
     def is_checked(self, document: Document) -> bool:
         """Whether there is a schema for a resource."""
-        return _kind(document) in self._custom or _kubernetes_validator(self._versions[-1], *_kind(document)) is not None
+        return (
+            _kind(document) in self._custom or _kubernetes_validator(self._versions[-1], *_kind(document)) is not None
+        )
 
     def _problems(self, document: Document) -> Iterator[str]:
         kind = _kind(document)
@@ -128,7 +130,7 @@ def _custom_validators(folder: Path) -> Iterator[tuple[tuple[str, str], Any]]:
 
 
 def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a structural schema that refuses fields which it does not know; the API server would drop them silently."""
+    """Return a structural schema that refuses unknown fields, which the API server would drop silently."""
     strict = dict(schema)
     if "properties" in schema:
         strict["properties"] = {name: _strict(each) for name, each in schema["properties"].items()}

@@ -49,13 +49,20 @@ class Workload:
     is_client: bool = False
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of its settings."""
+        return () if self.settings_class is None else tuple(self.settings_class.model_fields)
+
+    def calls_others(self, container: Mapping[str, Any]) -> bool:
+        """Whether a container runs the service itself, not a job of it, which needs no other service."""
+        return _program(container) == self.module
+
+    @property
     def variables(self) -> frozenset[str]:
         """The names of the environment variables that it reads."""
-        own: set[str] = set()
-        if self.settings_class is not None:
-            prefix = self.settings_class.model_config["env_prefix"]
-            own = {f"{prefix}{field}".upper() for field in self.settings_class.model_fields}
-        return frozenset(own | CLIENT_VARIABLES) if self.is_client else frozenset(own)
+        prefix = "" if self.settings_class is None else self.settings_class.model_config["env_prefix"]
+        own = frozenset(f"{prefix}{field}".upper() for field in self.fields)
+        return own | CLIENT_VARIABLES if self.is_client else own
 
 
 _WORKLOADS: Final = (

@@ -14,6 +14,8 @@ from grpc_health.v1.health import aio as health_aio
 HEALTH_SERVICE = "grpc.health.v1.Health"
 OVERALL = ""
 """The health entry of the server as a whole: SERVING when all its services are."""
+LIVENESS = "liveness"
+"""The health entry of the process alone, whatever it depends on: for probes that start it again."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -71,6 +73,7 @@ class HealthBoard:
 
     async def start(self) -> None:
         """Check every service once, then keep checking in the background."""
+        await self._servicer.set(LIVENESS, _SERVING)
         await self._round()
         if any(self._checks.values()):
             self._poll = asyncio.create_task(self._keep_checking(), name="readiness")
