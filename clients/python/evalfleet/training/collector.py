@@ -14,10 +14,11 @@ from evalfleet.goals import Outcome
 from evalfleet.training.checkpoint_results import CheckpointResult, PassedCheckpoint
 from evalfleet.training.following import Follower, failed_result, is_passing, is_unreachable
 from evalfleet.training.journal import Journal, JournalEntry, Stage
-from evalfleet.training.kept_files import forget_files, keep_files
+from evalfleet.training.kept_files import forget_files, is_overwritten, keep_files
 
 SHORTEST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
+_ABANDON_SECONDS = 5.0
 
 _log = logging.getLogger("evalfleet.training")
 
@@ -58,7 +59,8 @@ class Collector:
         self._inbox: deque[JournalEntry] = deque()
         self._open: dict[str, _Open] = {}
         self._ended: deque[tuple[JournalEntry, CheckpointResult]] = deque()
-        self._taken: deque[JournalEntry] = deque()
+        self._telling = threading.RLock()
+        self._is_abandoned = False
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._unreachable_rounds = 0
@@ -79,9 +81,9 @@ class Collector:
                 entry.kept = str(keep_files(Path(entry.checkpoint), self._keep_folder))
             except OSError as error:
                 _log.warning("the files of step %d are not kept for the fleet: %s", entry.step, error)
-            if self.last_passed is not None and entry.kept == self.last_passed.kept:
-                # The same step, saved anew: its links have taken the place of those that passed.
-                self.last_passed = self.last_passed._replace(kept="")
+        if self.last_passed is not None and is_overwritten(self.last_passed, entry.checkpoint):
+            # The same step, saved anew: other weights are now in the files of those that passed.
+            self._forget_passed()
         # Known to a later trainer from now on, whatever the thread is waiting for.
         self._write([entry])
         with self._lock:
@@ -90,14 +92,14 @@ class Collector:
         self._wake.set()
 
     def take(self) -> list[CheckpointResult]:
-        """Return the results that nobody has taken yet."""
+        """Return the results that nobody has taken yet; from then on no later trainer gets them."""
         results = []
         while self._ended:
             entry, result = self._ended.popleft()
             results.append(result)
-            self._taken.append(entry)
-        if results:
-            self._wake.set()
+            if entry.stage is not Stage.DELIVERED:
+                entry.stage = Stage.DELIVERED
+                self._write([entry])
         return results
 
     def stop(self) -> None:
@@ -105,13 +107,20 @@ class Collector:
         self._closing.set()
         self._wake.set()
 
+    def abandon(self) -> None:
+        """Have ``run`` tell and write nothing more, whatever its current call comes to."""
+        # A callback may hang in there; whoever closes does not.
+        is_held = self._telling.acquire(timeout=_ABANDON_SECONDS)
+        self._is_abandoned = True
+        if is_held:
+            self._telling.release()
+
     def run(self) -> None:
         """Work until ``stop``."""
         try:
             while not self._closing.is_set():
                 self._wake.clear()
                 self._wake.wait(self._round())
-            self._record([])
         except Exception:  # noqa: BLE001 - whatever it is, the training goes on
             _log.exception("collecting results has stopped; training goes on without them")
         finally:
@@ -136,18 +145,14 @@ class Collector:
     def _round(self) -> float | None:
         """Take everything a step further; return how long to pause, ``None`` until there is something new."""
         self._take_in()
-        changed = []
         is_unreachable = False
-        for each in list(self._open.values()):
+        # One that makes the fleet go away whenever it is asked for must not be the first every time.
+        for each in sorted(self._open.values(), key=lambda each: each.attempts):
             if self._closing.is_set() or each.not_before > time.monotonic():
                 continue
-            before = replace(each.entry)
             is_unreachable = not self._advance(each)
-            if each.entry != before:
-                changed.append(each.entry)
             if is_unreachable:
                 break
-        self._record(changed)
         with self._lock:
             if not self._open and not self._inbox:
                 self.settled.set()
@@ -165,23 +170,39 @@ class Collector:
 
     def _advance(self, each: _Open) -> bool:
         """Take one checkpoint further; false if the fleet is away."""
-        entry = each.entry
+        entry, before = each.entry, replace(each.entry)
+        result: CheckpointResult | None = None
+        problem: Exception | None = None
         try:
             result = self._follower.advance(entry)
         except Exception as error:  # noqa: BLE001 - what this one meets must not keep the others
-            if is_unreachable(error):
-                self._miss_fleet(error)
-                return False
-            if is_passing(error):
-                self._postpone(each, error)
+            problem = error
+        with self._telling:
+            if self._is_abandoned:
                 return True
-            if not isinstance(error, EvalFleetError):
-                _log.exception("step %d cannot be evaluated", entry.step)
-            result = failed_result(entry, error)
+            is_reachable = self._settle(each, result, problem)
+            if entry != before:
+                self._write([entry])
+        return is_reachable
+
+    def _settle(self, each: _Open, result: CheckpointResult | None, problem: Exception | None) -> bool:
+        """Draw the consequences of a step; false if the fleet is away."""
+        if problem is not None:
+            if is_unreachable(problem):
+                self._miss_fleet(problem)
+                each.attempts += 1
+                each.not_before = time.monotonic() + _backoff(each.attempts)
+                return False
+            if is_passing(problem):
+                self._postpone(each, problem)
+                return True
+            if not isinstance(problem, EvalFleetError):
+                _log.error("step %d cannot be evaluated", each.entry.step, exc_info=problem)
+            result = failed_result(each.entry, problem)
         self._find_fleet()
         each.attempts = 0
         if result is not None:
-            self._end(entry, result)
+            self._end(each.entry, result)
         return True
 
     def _postpone(self, each: _Open, error: Exception) -> None:
@@ -235,14 +256,10 @@ class Collector:
         if before is not None and before.kept not in ("", entry.kept):
             forget_files(Path(before.kept))
 
-    def _record(self, entries: list[JournalEntry]) -> None:
-        """Write entries, and those whose results were taken, to the journal."""
-        while self._taken:
-            entry = self._taken.popleft()
-            if entry.stage is not Stage.DELIVERED:
-                entry.stage = Stage.DELIVERED
-                entries.append(entry)
-        self._write(entries)
+    def _forget_passed(self) -> None:
+        passed, self.last_passed = self.last_passed, None
+        if passed is not None and passed.kept:
+            forget_files(Path(passed.kept))
 
     def _write(self, entries: list[JournalEntry]) -> None:
         try:

@@ -143,6 +143,10 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         """Wait until nothing is pending; false if something still is, or if this process does not collect any more."""
         return self._start() and self._collector.settled.wait(timeout_seconds) and not self.pending_count
 
+    def settle(self, timeout_seconds: float) -> bool:
+        """Wait like ``wait``, and return whether to wait no longer: nothing is pending, or nobody collects any more."""
+        return self.wait(timeout_seconds) or not self._start()
+
     def close(self, wait_seconds: float = 0.0) -> None:
         """Wait so long for what is pending, then stop for good; what is still pending stays in the journal."""
         if self._thread is None or self._owner != os.getpid() or self._is_closed:
@@ -150,8 +154,9 @@ class CheckpointEvaluator(AbstractContextManager["CheckpointEvaluator"]):
         self._collector.settled.wait(wait_seconds)
         self._is_closed = True
         self._collector.stop()
-        # A call to a fleet that is away may take longer; the thread ends with the process.
         self._thread.join(_CLOSE_SECONDS)
+        # A call to a fleet that is away may take longer; what comes of it is a later trainer's.
+        self._collector.abandon()
         atexit.unregister(self.close)
         if self.pending_count:
             _log.warning("%d checkpoints are still being evaluated; the journal has them", self.pending_count)

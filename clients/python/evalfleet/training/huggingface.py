@@ -18,7 +18,7 @@ from evalfleet.training.checkpoint_results import CheckpointResult, PassedCheckp
 from evalfleet.training.evaluation_request import EvaluationRequest
 from evalfleet.training.evaluator import CAPACITY, POLL_SECONDS, CheckpointEvaluator
 from evalfleet.training.harmless import harmless
-from evalfleet.training.ranks import from_main_rank, process_group
+from evalfleet.training.ranks import from_main_rank, process_group, wait_together
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -112,6 +112,9 @@ class EvalFleetCallback(TrainerCallback):
         if self._trainer is None:
             _log.warning("the callback is not attached to its trainer, so results are logged in log_history alone")
         output = Path(args.output_dir or ".")
+        if self.evaluator is not None:
+            # Of a training that was interrupted: what it had pending is in the journal.
+            self.evaluator.close()
         self.evaluator = CheckpointEvaluator(
             self._request,
             run_name=self._run_name or args.run_name or output.resolve().name,
@@ -146,6 +149,9 @@ class EvalFleetCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Wait for results as long as was asked for, and roll back if that is wanted."""
+        if self._wait_at_end_seconds > 0:
+            # All ranks wait: those that went on would meet the main one's absence in a call that does not last.
+            wait_together(self._settle, self._wait_at_end_seconds)
         self._finish(state)
         if self._on_gate_failure == "roll_back":
             passed = self.evaluator.last_passed if self.evaluator is not None and self._has_failed_gate else None
@@ -158,10 +164,11 @@ class EvalFleetCallback(TrainerCallback):
     @harmless
     def _finish(self, state: TrainerState) -> None:
         if self.evaluator is not None:
-            if self._wait_at_end_seconds > 0:
-                self.evaluator.wait(self._wait_at_end_seconds)
             self._log_results(state)
             self.evaluator.close()
+
+    def _settle(self, timeout_seconds: float) -> bool:
+        return self.evaluator is None or self.evaluator.settle(timeout_seconds)
 
     @harmless
     def _log_results(self, state: TrainerState) -> None:
@@ -191,8 +198,8 @@ class EvalFleetCallback(TrainerCallback):
             if self._has_failed_gate:
                 _log.warning("a gate failed, and no earlier checkpoint has passed: there is nothing to roll back to")
             return
-        # The trainer may have removed the checkpoint itself by now.
-        folder = next((each for each in (passed.checkpoint, passed.kept) if os.path.isdir(each)), None)
+        # The trainer may have removed the checkpoint itself by now, or saved the step anew.
+        folder = next((each for each in (passed.kept, passed.checkpoint) if os.path.isdir(each)), None)
         if self._trainer is None or folder is None:
             _log.warning("the model cannot be rolled back to %s: it is gone, or nothing is attached", passed.checkpoint)
             return

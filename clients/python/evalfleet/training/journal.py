@@ -85,12 +85,12 @@ class Journal:
 
     def write(self, entries: Iterable[JournalEntry]) -> None:
         """Add the state of entries; any thread may."""
-        text = "".join(map(_line, entries))
-        if self._path is None or not text:
+        if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # What an entry says is read behind the lock, so that the last line is never older than the one before.
         with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write("".join(map(_line, entries)))
 
 
 def _line(entry: JournalEntry) -> str:

@@ -2,9 +2,14 @@
 
 import os
 import sys
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 ValueT = TypeVar("ValueT")
+
+TOGETHER_SECONDS: Final = 30.0
+"""Ranks that wait for one of them hear from it this often: a group gives up a call that takes minutes (NCCL: ten)."""
 
 
 def process_group() -> Any | None:
@@ -34,3 +39,24 @@ def from_main_rank(value: ValueT) -> ValueT:
     told = [value]
     group.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def wait_together(wait: Callable[[float], bool], timeout_seconds: float) -> None:
+    """Wait until the main rank's ``wait`` says that it is over, or its time is up; all ranks must call it.
+
+    They leave together, and no call between them lasts longer than ``TOGETHER_SECONDS``.
+
+    Args:
+        wait: waits for so many seconds at most; called on the main rank alone, and must not raise.
+        timeout_seconds: longest time.
+    """
+    ends_at = time.monotonic() + timeout_seconds
+    is_over = False
+    while not is_over:
+        if is_main_rank():
+            left = max(0.0, ends_at - time.monotonic())
+            is_over = wait(min(left, TOGETHER_SECONDS)) or left <= TOGETHER_SECONDS
+        elif process_group() is None:
+            # Nobody would tell it when.
+            return
+        is_over = from_main_rank(is_over)

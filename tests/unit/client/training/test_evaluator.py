@@ -3,15 +3,18 @@
 import json
 import logging
 import multiprocessing
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from evalfleet.aggregation.v1 import drawing_pb2
 from evalfleet.errors import SecurityError, UnauthenticatedError
 from evalfleet.evaluation.v1 import evaluation_pb2
 from evalfleet.fleet import Fleet
+from evalfleet.generation.v1 import model_pb2
 from evalfleet.goals import Outcome
 from evalfleet.training import CheckpointEvaluator, CheckpointResult, PassedCheckpoint
 
@@ -59,7 +62,7 @@ def test_the_loop_goes_on_while_the_fleet_is_away_and_gets_its_results_later(
     assert evaluator.take_results() == []
     assert evaluator.pending_count == 3
     fake.start()
-    assert [each.step for each in collected(evaluator)] == [1, 2, 3]
+    assert sorted(each.step for each in collected(evaluator)) == [1, 2, 3]
     told = [each.message for each in caplog.records]
     assert sum("3 checkpoints wait, and training goes on" in each for each in told) == 1
     assert sum("answers again" in each for each in told) == 1
@@ -306,12 +309,106 @@ def test_what_passed_last_is_kept_until_another_passes(
     assert again.wait(LONGEST_WAIT_SECONDS)
     assert again.last_passed is not None
     assert again.last_passed.kept == str(keep / "checkpoint-3")
-    # Other weights in the same place are not what passed.
-    (tmp_path / "out" / "checkpoint-3" / "model.safetensors").unlink()
-    again.submit(3, tmp_path / "out" / "checkpoint-3")
+    # Other weights in other files of the same place leave those alone that passed, and in the same files do not.
+    weights = tmp_path / "out" / "checkpoint-3" / "model.safetensors"
+    for name in ("config.json", "model.safetensors"):
+        (weights.parent / name).unlink()
+        (weights.parent / name).write_text("other")
+    again.submit(3, weights.parent)
     collected(again)
-    assert again.last_passed.kept == ""
+    assert (keep / "checkpoint-3" / "model.safetensors").read_text() == "model.safetensors of 3"
+    assert again.last_passed == PassedCheckpoint(3, str(weights.parent), str(keep / "checkpoint-3"))
+    evaluation.gate_answers = [PASSED, FAILED]
+    for step in (4, 5):
+        again.submit(step, weights.parent)
+        collected(again)
+    assert again.last_passed is None
     assert list(keep.iterdir()) == []
+
+
+def test_a_step_that_is_saved_twice_before_the_fleet_has_read_it_is_read_twice(
+    make_evaluator: MakeEvaluator, checkpoint: Checkpoint, fake: FakeFleet, tmp_path: Path
+) -> None:
+    read: list[bool] = []
+
+    def locate(path: str) -> str:
+        read.append((Path(path) / "model.safetensors").is_file())
+        return path
+
+    fake.stop()
+    keep = tmp_path / "out" / "kept"
+    evaluator = make_evaluator(keep_folder=keep, locate=locate)
+    saved = checkpoint(3)
+    evaluator.submit(3, saved)
+    evaluator.submit(3, saved)
+    shutil.rmtree(saved)
+    read.clear()
+    fake.start()
+    assert [each.step for each in collected(evaluator)] == [3, 3]
+    assert all(read)
+    assert len(set(read)) == 1
+    assert list(keep.iterdir()) == []
+
+
+def test_a_checkpoint_that_brings_the_service_down_does_not_keep_it_from_the_others(
+    make_evaluator: MakeEvaluator, checkpoint: Checkpoint, fake: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to be asked for is not always the first: what comes after it has its turn."""
+    create = fake.models.CreateModel
+
+    def crash(request: model_pb2.CreateModelRequest, context: grpc.ServicerContext) -> model_pb2.CreateModelResponse:
+        if request.checkpoint_path.endswith("checkpoint-1"):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the service has run out of memory")
+        return create(request, context)
+
+    fake.stop()
+    monkeypatch.setattr(fake.models, "CreateModel", crash)
+    told: list[int] = []
+    evaluator = make_evaluator(on_result=[lambda result: told.append(result.step)])
+    for step in (1, 2, 3):
+        evaluator.submit(step, checkpoint(step))
+    fake.start()
+    while sorted(told) != [2, 3]:
+        assert not evaluator.wait(0.01)
+    assert evaluator.pending_count == 1
+
+
+def test_what_was_taken_is_told_once_however_long_a_call_of_the_closed_one_takes(
+    make_evaluator: MakeEvaluator,
+    checkpoint: Checkpoint,
+    fake: FakeFleet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first evaluator is in the middle of a call when the second one goes on with its journal."""
+    monkeypatch.setattr("evalfleet.training.evaluator._CLOSE_SECONDS", 0.01)
+    is_asked, may_answer = threading.Event(), threading.Event()
+    told: list[tuple[str, int]] = []
+
+    def locate(path: str) -> str:
+        if path.endswith("checkpoint-2"):
+            is_asked.set()
+            assert may_answer.wait(LONGEST_WAIT_SECONDS)
+        return path
+
+    journal = tmp_path / "journal"
+    first = make_evaluator(journal=journal, locate=locate)
+    first.submit(1, checkpoint(1))
+    assert first.wait(LONGEST_WAIT_SECONDS)
+    first.submit(2, checkpoint(2))
+    assert is_asked.wait(LONGEST_WAIT_SECONDS)
+    told += [("first", each.step) for each in first.take_results()]
+    first.close()
+    second = make_evaluator(journal=journal)
+    told += [("second", each.step) for each in collected(second)]
+    may_answer.set()
+    [thread] = [each for each in threading.enumerate() if each.name == "evalfleet-training" and each != second._thread]
+    thread.join(LONGEST_WAIT_SECONDS)
+    told += [("first", each.step) for each in first.take_results()]
+    assert told == [("first", 1), ("second", 2)]
+    second.close()
+    # Nothing that the first one found in the end has brought the checkpoint back.
+    assert collected(make_evaluator(journal=journal)) == []
 
 
 def test_callbacks_get_every_result_and_their_errors_harm_nobody(

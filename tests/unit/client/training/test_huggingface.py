@@ -207,3 +207,26 @@ def test_what_goes_wrong_in_the_callback_is_logged_and_no_more(
     trainer.train()
     assert trainer.state.global_step == 8
     assert "a bug" in caplog.text
+
+
+def test_a_training_that_was_interrupted_and_begun_again_tells_each_result_once(
+    fake: FakeFleet, evaluation: RunPerRequest, make_trainer: MakeTrainer
+) -> None:
+    class Interrupting(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    recorder, interrupting = Recorder(), Interrupting()
+    trainer = make_trainer(recorder, interrupting)
+    callback = make_callback(fake, wait_at_end_seconds=LONGEST_WAIT_SECONDS).attach(trainer)
+    fake.stop()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    interrupted = callback.evaluator
+    trainer.remove_callback(interrupting)
+    fake.start()
+    trainer.train(resume_from_checkpoint=True)
+    assert sorted(recorder.results) == [(2, 2), (4, 4), (6, 6), (8, 8)]
+    assert interrupted is not None
+    assert not interrupted.submit(9, "/nowhere"), "the one of the interrupted training collects no more"

@@ -1,11 +1,13 @@
 """The callback in Lightning's Trainer."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from evalfleet.aggregation.v1 import drawing_pb2
+from evalfleet.errors import InvalidArgumentError
 from evalfleet.fleet import Fleet
 from evalfleet.training import EvaluationRequest
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,7 +17,8 @@ from tests.patience import LONGEST_WAIT_SECONDS
 from tests.unit.client.training.conftest import RunPerRequest
 
 lightning = pytest.importorskip("lightning.pytorch")
-EvalFleetCallback = pytest.importorskip("evalfleet.training.lightning").EvalFleetCallback
+callbacks = pytest.importorskip("evalfleet.training.lightning")
+EvalFleetCallback, shards_weights = callbacks.EvalFleetCallback, callbacks.shards_weights
 
 
 class Recorder(lightning.loggers.Logger):  # type: ignore[misc, name-defined]
@@ -49,10 +52,10 @@ class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(callback: Any, logger: Recorder, folder: Path, steps: int = 6) -> Any:
+def fit(callback: Any, logger: Recorder, folder: Path, steps: int = 6, **options: Any) -> Any:
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=steps, callbacks=[callback], logger=logger, default_root_dir=folder,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **options,
     )  # fmt: skip
     rows: Any = torch.arange(4).repeat(64, 1)
     trainer.fit(Module(), torch.utils.data.DataLoader(rows, batch_size=1))
@@ -104,3 +107,29 @@ def test_a_failed_gate_stops_a_training_that_wants_it(
     )  # fmt: skip
     trainer = fit(callback, Recorder(), tmp_path, steps=20)
     assert trainer.global_step == 3
+
+
+class ShardedStrategy(lightning.strategies.SingleDeviceStrategy):  # type: ignore[misc, name-defined]
+    """As DeepSpeed's says it of itself."""
+
+    zero_stage_3 = True
+
+
+def test_weights_that_no_rank_has_alone_are_refused_before_the_training(
+    fake: FakeFleet, evaluation: RunPerRequest, tmp_path: Path
+) -> None:
+    def make(**options: Any) -> Any:
+        return EvalFleetCallback(
+            EvaluationRequest("demo"), folder=tmp_path / "out", every_steps=2, poll_seconds=0.02,
+            wait_at_end_seconds=LONGEST_WAIT_SECONDS, connect=lambda: Fleet.connect(fake.targets), **options,
+        )  # fmt: skip
+
+    with pytest.raises(InvalidArgumentError, match="export_on_all_ranks=True") as refused:
+        fit(make(), Recorder(), tmp_path, strategy=ShardedStrategy("cpu"))
+    assert refused.value.reason == "WEIGHTS_SHARDED"
+    assert shards_weights(SimpleNamespace(strategy=lightning.strategies.FSDPStrategy()))
+
+    recorder = Recorder()
+    fit(make(export_on_all_ranks=True), recorder, tmp_path, strategy=ShardedStrategy("cpu"))
+    assert [step for step, _ in recorder.told] == [2, 4, 6]
+    assert (tmp_path / "out" / "step-6" / "model.safetensors").is_file()
