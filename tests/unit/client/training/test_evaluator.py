@@ -307,8 +307,9 @@ def test_what_passed_last_is_kept_until_another_passes(
     evaluation.gate_answers = [FAILED]
     again = make_evaluator(**options, run_name="other")
     assert again.wait(LONGEST_WAIT_SECONDS)
-    assert again.last_passed is not None
-    assert again.last_passed.kept == str(keep / "checkpoint-3")
+    passed = again.last_passed
+    assert passed is not None
+    assert passed.kept == str(keep / "checkpoint-3")
     # Other weights in other files of the same place leave those alone that passed, and in the same files do not.
     weights = tmp_path / "out" / "checkpoint-3" / "model.safetensors"
     for name in ("config.json", "model.safetensors"):
