@@ -318,7 +318,8 @@ def test_what_passed_last_is_kept_until_another_passes(
     again.submit(3, weights.parent)
     collected(again)
     assert (keep / "checkpoint-3" / "model.safetensors").read_text() == "model.safetensors of 3"
-    assert again.last_passed == PassedCheckpoint(3, str(weights.parent), str(keep / "checkpoint-3"))
+    passed = again.last_passed
+    assert passed == PassedCheckpoint(3, str(weights.parent), str(keep / "checkpoint-3"))
     evaluation.gate_answers = [PASSED, FAILED]
     for step in (4, 5):
         again.submit(step, weights.parent)
