@@ -187,6 +187,9 @@ chaos-budgets: $(STAMP) ## A hundred runs with random budgets on four evaluation
 bench-sharing: $(STAMP) ## One run on one, two and three evaluation services
 	$(BIN)/python -m benchmarks.run_sharing --json $(RESULTS)/run_sharing.json
 
+bench-rolling-restart: $(STAMP) ## Every service restarted in turn under load: failed calls of our client, and of a bare stub
+	$(BIN)/python -m benchmarks.rolling_restart --json $(RESULTS)/rolling_restart.json
+
 bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services, beside Inspect AI and lm-evaluation-harness
 	$(BIN)/python -m benchmarks.overhead --json $(RESULTS)/overhead.json
 
@@ -203,4 +206,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-training-callback constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback constraints clean

@@ -33,25 +33,30 @@ class ServiceReplica:
         environment: its settings.
         is_restarted: start it again whenever it dies, as an orchestrator does.
 
+        target: ``host:port`` where it listens; default: a free port.
+
     Attributes:
         service: its name.
-        target: ``host:port`` of its gRPC service, the same after a restart.
+        target: ``host:port`` of its gRPC service.
     """
 
     def __init__(
-        self, service: str, folder: Path, environment: Mapping[str, str], *, is_restarted: bool = False
+        self,
+        service: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        is_restarted: bool = False,
+        target: str = "",
     ) -> None:
-        port = free_port(_HOST)
         self.service = service
-        self.target = f"{_HOST}:{port}"
+        self.target = target or f"{_HOST}:{free_port(_HOST)}"
         self._log_path = folder / "log.txt"
         self._folder = folder
         self._environment = {
             **os.environ,
             "EVALFLEET_DRAIN_GRACE_SECONDS": "5",
             **environment,
-            "EVALFLEET_HOST": _HOST,
-            "EVALFLEET_PORT": str(port),
             "EVALFLEET_STATE_DIR": str(folder),
             "EVALFLEET_PARENT_PID": str(os.getpid()),
         }
@@ -92,8 +97,9 @@ class ServiceReplica:
         self._process.terminate()
         self._process.wait(_STOP_SECONDS)
 
-    def begin_again(self) -> None:
-        """Start it once more, and wait until it serves."""
+    def begin_again(self, target: str = "") -> None:
+        """Start it once more, there or elsewhere, and wait until it serves."""
+        self.target = target or self.target
         self._process = self._launch()
         self.wait_until_serving()
 
@@ -136,13 +142,14 @@ class ServiceReplica:
             self._process.wait()
 
     def _launch(self) -> "subprocess.Popen[bytes]":
+        host, _, port = self.target.rpartition(":")
         with self._log_path.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"services.{self.service}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env={**self._environment, "EVALFLEET_HOST": host, "EVALFLEET_PORT": port},
                 start_new_session=True,
             )
 

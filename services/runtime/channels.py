@@ -59,7 +59,9 @@ def open_channel(
         # The default waits up to two minutes before it tries a restarted service again.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # The replacements of replicas that are restarted in turn are met at once; the default waits half a minute.
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ]
     if certificates is None:
         return CarryingChannel(grpc.aio.insecure_channel(target, options=options))

@@ -19,6 +19,7 @@ DetailT = TypeVar("DetailT", bound=Message)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 _LOCAL_FAILURE = "Internal error from Core"
+_LOCAL_CANCELLING = "Locally cancelled by application!"
 
 # A peer refuses trailers above 8 KiB. The message travels twice, once percent-encoded (up to 3 bytes per byte),
 # and the details travel base64-encoded, so these two bounds keep the worst case below 7 KiB.
@@ -113,10 +114,16 @@ def from_rpc_error(error: grpc.RpcError) -> FleetError:
 def is_lost_connection(error: grpc.RpcError) -> bool:
     """Return whether the peer went away under a call.
 
-    Mostly gRPC says UNAVAILABLE. A call of ``grpc.aio`` that was just sending says INTERNAL, in words of its own.
+    Mostly gRPC says UNAVAILABLE. A call of ``grpc.aio`` that was just sending says INTERNAL, in words of its own. One
+    that comes while the peer stops, or that outlives its connection, is CANCELLED by the peer.
     """
-    is_local = error.code() is grpc.StatusCode.INTERNAL and error.details() == _LOCAL_FAILURE
-    return is_local or error.code() is grpc.StatusCode.UNAVAILABLE
+    match error.code():
+        case grpc.StatusCode.INTERNAL:
+            return error.details() == _LOCAL_FAILURE
+        case grpc.StatusCode.CANCELLED:
+            return error.details() != _LOCAL_CANCELLING
+        case code:
+            return code is grpc.StatusCode.UNAVAILABLE
 
 
 def code_of(code: grpc.StatusCode | int | None) -> grpc.StatusCode:

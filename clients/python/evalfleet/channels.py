@@ -12,6 +12,8 @@ from evalfleet.security import Security, is_local
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 KEEPALIVE_SECONDS: Final = 60
 KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+LONGEST_RECONNECT_PAUSE_MS: Final = 1000
+RESOLUTION_PAUSE_MS: Final = 1000
 
 FORK_VARIABLE: Final = "GRPC_ENABLE_FORK_SUPPORT"
 # gRPC reads it once, when it is first imported.
@@ -77,7 +79,9 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         # A service that is being restarted is back in seconds; the default waits up to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_PAUSE_MS),
+        # The replacements of replicas that are restarted in turn are met at once; the default waits half a minute.
+        ("grpc.dns_min_time_between_resolutions_ms", RESOLUTION_PAUSE_MS),
     ]
     if is_local(target):
         # gRPC would send even loopback connections to the proxy of $http_proxy.

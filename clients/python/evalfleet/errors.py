@@ -14,6 +14,9 @@ _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # What a call of grpc.aio says of a connection that broke while it was sending.
 _BROKEN_WHILE_SENDING = "Internal error from Core"
+# What gRPC says of calls that this process cancelled. Any other cancelling is the service's, which is being stopped:
+# it drops calls that came after its last look, or that outlived their connection, without a word.
+_CANCELLED_HERE = frozenset({"Locally cancelled by application!", "Channel closed!"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class EvalFleetError(Exception):
         retry_after_seconds: when the service asks to come back; ``None`` promises nothing.
         is_retry_refused: the service asks not to come back.
         request_id: of the failed call, as the services' logs have it; empty when no call was made.
+        is_unanswered: the error is the connection's: no service said it.
     """
 
     code: ClassVar[grpc.StatusCode | None] = None
@@ -59,6 +63,7 @@ class EvalFleetError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.is_retry_refused = is_retry_refused
         self.request_id = request_id
+        self.is_unanswered = False
 
     def explanation(self) -> str:
         """Return the message with the invalid fields beneath it, one a line."""
@@ -208,13 +213,12 @@ def from_rpc_error(error: grpc.RpcError, *, service: str, target: str, request_i
         target: its address, for the message.
         request_id: the id that the call carried.
     """
-    code = error.code()
     status = _rich_status(error)
-    if code is grpc.StatusCode.INTERNAL and error.details() == _BROKEN_WHILE_SENDING:
-        code = grpc.StatusCode.UNAVAILABLE
     if status is None:
+        code = grpc.StatusCode.UNAVAILABLE if _has_lost_connection(error) else error.code()
         error_class = _CLASS_BY_CODE.get(code, UnknownError)
         typed = error_class(_plain_message(code, error.details() or "", service, target))
+        typed.is_unanswered = code is grpc.StatusCode.UNAVAILABLE
     else:
         typed = from_status(status)
     pushback = _pushback_seconds(error)
@@ -240,6 +244,13 @@ def from_status(status: status_pb2.Status) -> EvalFleetError:
         else (),
         retry_after_seconds=retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry else None,
     )
+
+
+def _has_lost_connection(error: grpc.RpcError) -> bool:
+    """Whether the service went away before it answered, in whichever words gRPC says so."""
+    if error.code() is grpc.StatusCode.CANCELLED:
+        return error.details() not in _CANCELLED_HERE
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _BROKEN_WHILE_SENDING
 
 
 def _plain_message(code: grpc.StatusCode, details: str, service: str, target: str) -> str:

@@ -22,24 +22,31 @@ class RetryPolicy:
         attempts: most tries of a call, the first included; 1: no repetition.
         first_pause_seconds: mean wait after the first failure; it doubles with each.
         longest_pause_seconds: mean wait is never longer, except where the service says when to come back.
+        restart_seconds: how long a service that has answered this connection before may be out of reach: calls are
+            repeated as long, within their own time, whatever ``attempts`` says.
     """
 
     attempts: int = 4
     first_pause_seconds: float = 0.2
     longest_pause_seconds: float = 2.0
+    restart_seconds: float = 10.0
 
 
 DEFAULT_RETRIES: Final = RetryPolicy()
-NO_RETRIES: Final = RetryPolicy(attempts=1)
+NO_RETRIES: Final = RetryPolicy(attempts=1, restart_seconds=0.0)
 
 
 class RetryThrottle:
     """Stops repetitions while fewer than about one call in ten succeeds, so that they don't finish off a sick service.
 
     One a connection; for any number of threads.
+
+    Attributes:
+        has_succeeded: whether any call was answered.
     """
 
     def __init__(self) -> None:
+        self.has_succeeded = False
         self._tokens = _MOST_TOKENS
         self._lock = threading.Lock()
 
@@ -50,6 +57,7 @@ class RetryThrottle:
 
     def succeeded(self) -> None:
         """Note a call that was answered."""
+        self.has_succeeded = True
         if self._tokens < _MOST_TOKENS:
             with self._lock:
                 self._tokens = min(_MOST_TOKENS, self._tokens + _TOKENS_OF_A_SUCCESS)
@@ -86,6 +94,8 @@ class Attempts:
         self._clock = clock
         self._ends_at = clock() + timeout_seconds
         self._mean_pause_seconds = policy.first_pause_seconds
+        self._is_idempotent = is_idempotent
+        self._unanswered_since: float | None = None
 
     @property
     def remaining_seconds(self) -> float:
@@ -98,10 +108,11 @@ class Attempts:
 
     def pause_after(self, error: EvalFleetError) -> float | None:
         """Return how many seconds to wait before the next try; ``None``: the error stands."""
-        self._left -= 1
         if not is_worth_repeating(error):
             return None
-        if error.retry_after_seconds is None:
+        is_restarting = self._may_be_restarting(error)
+        self._left -= 0 if is_restarting else 1
+        if error.retry_after_seconds is None and not is_restarting:
             # A service that says when to come back is well enough to look after itself.
             self._throttle.failed()
             if not self._throttle.is_open:
@@ -109,6 +120,15 @@ class Attempts:
         pause = pause_seconds(error, self._mean_pause_seconds)
         self._mean_pause_seconds = min(2 * self._mean_pause_seconds, self._policy.longest_pause_seconds)
         return pause if self._left > 0 and pause < self.remaining_seconds else None
+
+    def _may_be_restarting(self, error: EvalFleetError) -> bool:
+        """Whether a service that was there is out of reach, and not for long: nobody is there who could be overrun."""
+        if not (error.is_unanswered and self._is_idempotent and self._throttle.has_succeeded):
+            return False
+        now = self._clock()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        return now - self._unanswered_since < self._policy.restart_seconds
 
 
 def is_worth_repeating(error: EvalFleetError) -> bool:

@@ -1,6 +1,7 @@
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 import evalfleet
 import grpc
@@ -110,3 +111,24 @@ def test_the_library_needs_no_more_than_it_declares() -> None:
 
 def _is_for_the_type_checker(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("how", ["CANCELLED", "max_age"])
+def test_a_call_that_a_stopping_service_dropped_may_be_made_again(
+    fake: FakeFleet, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """gRPC cancels what reaches a server between its last look and its end; nobody here did."""
+    dropped: list[bool] = []
+    listed = fake.models.ListModels
+
+    def drop_once(request: Any, context: grpc.ServicerContext) -> Any:
+        if not dropped:
+            dropped.append(True)
+            context.abort(grpc.StatusCode.CANCELLED, how)
+        return listed(request, context)
+
+    monkeypatch.setattr(fake.models, "ListModels", drop_once)
+    fake.stop()
+    fake.start()
+    fleet.models.list()
+    assert dropped

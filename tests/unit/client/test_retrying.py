@@ -95,3 +95,42 @@ def test_a_sick_service_is_spared_until_it_answers_again() -> None:
     for _ in range(70):
         begin(throttle=throttle).succeeded()
     assert begin(throttle=throttle).pause_after(AWAY) is not None
+
+
+def unanswered() -> UnavailableError:
+    error = UnavailableError("out of reach")
+    error.is_unanswered = True
+    return error
+
+
+def answered_before() -> RetryThrottle:
+    throttle = RetryThrottle()
+    throttle.succeeded()
+    return throttle
+
+
+def test_a_service_that_is_being_restarted_is_waited_for_longer_than_the_tries_last() -> None:
+    clock, throttle = Clock(), answered_before()
+    attempts = begin(policy=RetryPolicy(attempts=2, restart_seconds=10.0), throttle=throttle, clock=clock)
+    while (pause := attempts.pause_after(unanswered())) is not None:
+        clock.now += pause
+    assert 8.0 <= clock.now <= 14.0
+    # Nobody was there who could have been overrun.
+    assert throttle.is_open
+
+
+def test_a_service_that_was_never_there_is_not_waited_for() -> None:
+    clock = Clock()
+    attempts = begin(policy=RetryPolicy(attempts=3, restart_seconds=1000.0), clock=clock)
+    while (pause := attempts.pause_after(unanswered())) is not None:
+        clock.now += pause
+    assert clock.now < 2.0
+
+
+def test_what_a_service_itself_says_of_being_away_is_no_restart() -> None:
+    attempts = begin(policy=RetryPolicy(attempts=1), throttle=answered_before())
+    assert attempts.pause_after(AWAY) is None
+
+
+def test_a_restart_is_no_reason_to_repeat_what_may_not_be() -> None:
+    assert begin(throttle=answered_before(), is_idempotent=False).pause_after(unanswered()) is None

@@ -216,10 +216,20 @@ def test_a_peer_without_message_or_known_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("details", "kind"), [("Internal error from Core", errors.UnavailableError), ("a bug", errors.InternalError)]
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", errors.UnavailableError),
+        (grpc.StatusCode.INTERNAL, "a bug", errors.InternalError),
+        # What reaches a server that is being stopped, and what outlives its connection.
+        (grpc.StatusCode.CANCELLED, "CANCELLED", errors.UnavailableError),
+        (grpc.StatusCode.CANCELLED, "max_age", errors.UnavailableError),
+        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", errors.CancelledCallError),
+    ],
 )
-def test_a_peer_that_died_while_it_was_sent_to_is_away(details: str, kind: type[FleetError]) -> None:
-    assert type(from_rpc_error(rpc_error(grpc.StatusCode.INTERNAL, details))) is kind
+def test_a_peer_that_went_away_under_a_call_is_away(
+    code: grpc.StatusCode, details: str, kind: type[FleetError]
+) -> None:
+    assert type(from_rpc_error(rpc_error(code, details))) is kind
 
 
 def test_a_damaged_detail_is_ignored() -> None:

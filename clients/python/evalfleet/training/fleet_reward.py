@@ -25,6 +25,7 @@ from evalfleet.errors import (
     UnimplementedError,
 )
 from evalfleet.fleet import Fleet
+from evalfleet.retrying import RetryPolicy
 from evalfleet.training.completions import Completion
 from evalfleet.training.following import is_passing, is_unreachable
 from evalfleet.training.gathering import Gatherer
@@ -35,6 +36,14 @@ TIMEOUT_SECONDS = 60.0
 LINGER_SECONDS = 0.005
 _RETRY_SECONDS = 0.5
 _AWAY_SECONDS = 1.0
+_RETRIES = RetryPolicy(restart_seconds=0.0)
+
+
+def connect() -> Fleet:
+    """Connect to a fleet whose services are not waited for: a reward looks for them elsewhere."""
+    return Fleet.connect(retries=_RETRIES)
+
+
 """How long a call waits while the fleet is known to be away."""
 
 _MISTAKES = (

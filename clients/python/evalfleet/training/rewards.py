@@ -12,7 +12,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import Decision, Policy, Verdict
 from evalfleet.scorer_results import Score
 from evalfleet.training.completions import Completion, Turns, conversation_of, prompt_text, text_of
-from evalfleet.training.fleet_reward import LINGER_SECONDS, TIMEOUT_SECONDS, FleetReward, is_missing
+from evalfleet.training.fleet_reward import LINGER_SECONDS, TIMEOUT_SECONDS, FleetReward, connect, is_missing
 
 _log = logging.getLogger("evalfleet.training")
 
@@ -36,7 +36,7 @@ class SafetyReward(FleetReward[Turns, Verdict]):
         threshold: float | None = None,
         policy: str | Policy | None = None,
         name: str = "safety",
-        connect: Callable[[], Fleet] = Fleet.connect,
+        connect: Callable[[], Fleet] = connect,
         timeout_seconds: float = TIMEOUT_SECONDS,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
@@ -111,7 +111,7 @@ class ScorerReward(FleetReward[dict[str, object], Score]):
         scale: float = 1.0,
         missing: float | None = None,
         name: str | None = None,
-        connect: Callable[[], Fleet] = Fleet.connect,
+        connect: Callable[[], Fleet] = connect,
         timeout_seconds: float = TIMEOUT_SECONDS,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:

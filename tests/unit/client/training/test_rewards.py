@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from evalfleet.errors import EndpointError, FieldViolation, InvalidArgumentError
 from evalfleet.fleet import Fleet
+from evalfleet.retrying import RetryPolicy
 from evalfleet.safety.v1 import safety_pb2
 from evalfleet.scoring.v1 import scoring_pb2
 from evalfleet.training.fleet_reward import is_mistake
@@ -184,7 +185,7 @@ def test_a_row_without_a_right_answer_has_no_reward(scorer: Callable[..., Scorer
 def test_a_fleet_that_is_started_again_elsewhere_is_found(fake: FakeFleet) -> None:
     with FakeFleet() as other:
         places = [fake.targets, other.targets]
-        reward = SafetyReward(connect=lambda: Fleet.connect(places.pop(0)))
+        reward = SafetyReward(connect=lambda: Fleet.connect(places.pop(0), retries=RetryPolicy(restart_seconds=0.0)))
         for each in (fake, other):
             each.safety.judges[""] = judged
         assert rewards(reward, ["safe"]) == [1]

@@ -1,0 +1,1 @@
+"""Every service restarted in turn while callers go on: what each kind of caller notices."""
