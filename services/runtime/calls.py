@@ -56,6 +56,10 @@ class CallScope:
         """The ids of the call being handled, or those bound here."""
         return self._ids or _NO_IDS
 
+    def set_caller(self, name: str) -> None:
+        """Say who is asking: somebody who proved it, whatever the call's metadata says."""
+        self._ids = self.ids._replace(caller=name)
+
 
 class ReceivedScope(CallScope):
     """The scope of a call that came over the wire; its metadata is read when the ids are first asked for.

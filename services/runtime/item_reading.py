@@ -87,7 +87,7 @@ class ItemReader(Generic[RequestT]):
 
     def _salvaged(self, error: MalformedRequestError) -> Iterator[Item[RequestT]]:
         """Yield the items of a message that is none: those that are damaged have the error, the others stand."""
-        for part in (error.received, *_further_items(error.received)):
+        for part in (error.received, *further_items(error.received)):
             try:
                 item = self._item_type.FromString(part)
             except DecodeError:
@@ -105,7 +105,7 @@ def item_id_in(received: bytes) -> str:
         return ""
 
 
-def _further_items(received: bytes) -> Sequence[bytes]:
+def further_items(received: bytes) -> Sequence[bytes]:
     """Part a message's field 3 into its items, without looking into them; none if the message is damaged itself."""
     try:
         further: Sequence[bytes] = _UninterpretedGroup.FromString(received).more

@@ -24,6 +24,8 @@ from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.interceptors.registrar import WrappingServer
 from services.runtime.interceptors.wrapping import WrappedMethods
 from services.runtime.listening import MetricsEndpoint, remove_ready_file, write_ready_file
+from services.runtime.security.checks import check_security
+from services.runtime.security.guard import open_guard
 from services.runtime.security.ports import HealthPort, bind_ports
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
@@ -66,6 +68,10 @@ class FleetServer:
         services: what to serve, besides health and reflection.
         registry: receives the server's metrics.
 
+    Raises:
+        StartupError: the settings would let strangers in, or what they say of callers, quotas or the audit log cannot
+            be used.
+
     Attributes:
         address: ``host:port`` once bound.
         public_address: that of the port for callers without certificates; empty: there is none.
@@ -75,6 +81,7 @@ class FleetServer:
     def __init__(
         self, settings: ServiceSettings, services: Sequence[HostedService], *, registry: CollectorRegistry
     ) -> None:
+        check_security(settings, settings.host)
         self._settings = settings
         self._registry = registry
         self._log: Any = structlog.get_logger(__name__)
@@ -84,9 +91,11 @@ class FleetServer:
             metrics=CallMetrics(),
             log=CallLog(),
             long_calls=LongCalls(),
+            guard=open_guard(settings, service=services[0].full_name if services else ""),
         )
         registry.register(self._behaviours.metrics)
         registry.register(self._behaviours.admission)
+        registry.register(self._behaviours.guard)
         registry.register(WorkMetrics(_work_sources(services, self._behaviours.admission)))
         self._server = WrappingServer(WrappedMethods(self._behaviours, _rules(services)), server_options(settings))
         self.health = HealthBoard(
@@ -107,8 +116,7 @@ class FleetServer:
         """Take the ports.
 
         Raises:
-            StartupError: a port, a certificate or the ready file cannot be had, or the settings would let strangers
-                in; the message says what to do.
+            StartupError: a port, a certificate or the ready file cannot be had; the message says what to do.
         """
         if self._settings.ready_file is not None:
             remove_ready_file(self._settings.ready_file)
@@ -167,6 +175,7 @@ class FleetServer:
         if self._metrics_endpoint is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_endpoint.close)
             self._metrics_endpoint = None
+        await self._behaviours.guard.close()
         self._behaviours.log.flush()
         self._log.info("stopped", address=self.address)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from services.runtime.callers import current_caller
+from services.runtime.security.audit import AuditLog
 from services.safety.catalogue import GuardCatalogue
 from services.safety.errors import PolicyNotApplicableError, invalid_field
 from services.safety.guard import Guard
@@ -12,6 +14,7 @@ from services.safety.policies.catalogue import check_applicable, guards_of
 from services.safety.policies.policy import PolicyFieldError
 
 _MOST_CHECKED = 1024
+_MOST_TOLD = 4096
 
 
 class Assigner:
@@ -20,11 +23,14 @@ class Assigner:
     Args:
         guards: that can judge.
         policies: that can be named.
+        audit: is told of callers' own policies, each once a caller; None: nobody is.
     """
 
-    def __init__(self, guards: GuardCatalogue, policies: PolicyCatalogue) -> None:
+    def __init__(self, guards: GuardCatalogue, policies: PolicyCatalogue, audit: AuditLog | None = None) -> None:
         self._guards = guards
         self._policies = policies
+        self._audit = audit
+        self._told: set[tuple[str, str]] = set()
         self._checked: dict[tuple[str, tuple[str, ...]], tuple[Guard, ...]] = {}
 
     def assign(
@@ -57,7 +63,17 @@ class Assigner:
                 )
             assignment = Assignment(_at_threshold(turn, applied), guards, applied)
         assignment.check()
+        if inline is not None and self._audit is not None:
+            self._tell_of(inline, self._audit)
         return assignment
+
+    def _tell_of(self, policy: Policy, audit: AuditLog) -> None:
+        told = (current_caller(), policy.reference.digest)
+        if told not in self._told:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told.add(told)
+            audit.record("inline_policy_used", caller=told[0], digest=told[1])
 
     def _guards_of(self, policy: Policy, guard: str) -> tuple[Guard, ...]:
         asked = self._guards.choose(guard) if guard else None

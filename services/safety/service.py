@@ -12,6 +12,7 @@ from services.runtime.errors import FleetError
 from services.runtime.item_streams import StreamLimits
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
+from services.runtime.security.audit import AuditLog
 from services.runtime.server import HostedService
 from services.runtime.work import WorkMeter
 from services.safety.assigning import Assigner
@@ -56,6 +57,7 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         policies: that requests may name.
         stream_limits: bounds on a stream's items.
         rolling_limits: bounds on a stream's growing responses.
+        audit: is told of callers' own policies; None: nobody is.
 
     Attributes:
         turns: how many are being judged.
@@ -67,10 +69,11 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         policies: PolicyCatalogue,
         stream_limits: StreamLimits,
         rolling_limits: RollingLimits,
+        audit: AuditLog | None = None,
     ) -> None:
         self._guards = guards
         self._policies = policies
-        self._assigner = Assigner(guards, policies)
+        self._assigner = Assigner(guards, policies, audit)
         self._stream_limits = stream_limits
         self._rolling_limits = rolling_limits
         self.turns = WorkMeter()
@@ -195,6 +198,7 @@ def hosted(
     *,
     stream_limits: StreamLimits = DEFAULT_STREAM_LIMITS,
     rolling_limits: RollingLimits = DEFAULT_ROLLING_LIMITS,
+    audit: AuditLog | None = None,
 ) -> HostedService:
     """Return what a server needs to serve these guards; it is ready when all of them are.
 
@@ -203,8 +207,9 @@ def hosted(
         policies: that requests may name; None: none.
         stream_limits: bounds on a stream's items.
         rolling_limits: bounds on a stream's growing responses.
+        audit: is told of callers' own policies; None: nobody is.
     """
-    servicer = SafetyServicer(guards, policies or PolicyCatalogue(), stream_limits, rolling_limits)
+    servicer = SafetyServicer(guards, policies or PolicyCatalogue(), stream_limits, rolling_limits, audit)
     return HostedService(
         FULL_NAME,
         lambda server: safety_pb2_grpc.add_SafetyServiceServicer_to_server(servicer, server),

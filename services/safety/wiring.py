@@ -14,6 +14,7 @@ from services.runtime.cache.opening import open_store
 from services.runtime.errors import StartupError
 from services.runtime.item_streams import StreamLimits
 from services.runtime.prices import read_price_table
+from services.runtime.security.audit import AuditLog
 from services.runtime.server import HostedService
 from services.safety.beside_guards import GuardBuilder, KeptAnswers, classifier_guard
 from services.safety.cascade import CascadeMetrics
@@ -24,7 +25,7 @@ from services.safety.guard_models import EMBEDDED_FOLDER, GuardModel, checkpoint
 from services.safety.policies.catalogue import open_policies
 from services.safety.priced_guard import PricedGuard
 from services.safety.rolling import RollingLimits
-from services.safety.service import hosted
+from services.safety.service import FULL_NAME, hosted
 from services.safety.settings import SafetySettings
 from services.safety.variants import check_promoted
 
@@ -57,11 +58,16 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
 
 
 def _hosted(settings: SafetySettings, guards: GuardCatalogue) -> HostedService:
+    policies = open_policies(settings.policy_folders, guards)
+    audit = AuditLog(settings.audit_file, service=FULL_NAME)
+    for policy in policies.policies:
+        audit.record("policy_loaded", name=policy.name, version=policy.version, digest=policy.reference.digest)
     return hosted(
         guards,
-        open_policies(settings.policy_folders, guards),
+        policies,
         stream_limits=StreamLimits(settings.max_stream_items, settings.stream_item_timeout_seconds),
         rolling_limits=RollingLimits(settings.max_open_responses, settings.max_response_characters),
+        audit=audit,
     )
 
 

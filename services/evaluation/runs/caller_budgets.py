@@ -2,21 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from services.evaluation.documents import read_document, validate
 from services.evaluation.errors import SpecificationError
 from services.evaluation.runs.budget import Budget
 from services.evaluation.specification_base import Specification
+from services.runtime.caller_patterns import CallerPattern, CallerPatterns
 from services.runtime.errors import StartupError
 
 _MICRO_USD = 1e6
-_ANY_OTHER = "*"
-
-CallerPattern = Annotated[str, StringConstraints(pattern=r"^(?:[a-zA-Z0-9._@/-]{1,64}|[a-zA-Z0-9._@/-]{0,63}\*)$")]
-"""A caller's name, or the beginning of names followed by ``*``."""
 
 
 class DailyLimitsSpec(Specification):
@@ -52,10 +48,8 @@ class CallerBudgets:
 
     def __init__(self, spec: CallerBudgetsSpec | None = None) -> None:
         spec = spec or CallerBudgetsSpec()
-        self._by_pattern = {pattern: _budget(limits) for pattern, limits in spec.callers.items()}
-        self._default = _budget(spec.default)
-        beginnings = [pattern[:-1] for pattern in spec.callers if pattern.endswith("*")]
-        self._beginnings = sorted(beginnings, key=len, reverse=True)
+        limits = {pattern: _budget(limits) for pattern, limits in spec.callers.items()}
+        self._limits = CallerPatterns(limits, _budget(spec.default))
 
     @classmethod
     def read(cls, path: Path | None) -> "CallerBudgets":
@@ -73,13 +67,7 @@ class CallerBudgets:
 
     def of(self, caller: str) -> CallerBudget:
         """What a caller may spend; its limit limits nothing where the file says nothing."""
-        if caller in self._by_pattern:
-            return CallerBudget(caller, self._by_pattern[caller])
-        for beginning in self._beginnings:
-            if caller.startswith(beginning):
-                pattern = f"{beginning}*"
-                return CallerBudget(pattern, self._by_pattern[pattern])
-        return CallerBudget(_ANY_OTHER, self._default)
+        return CallerBudget(*self._limits.of(caller))
 
 
 def _budget(limits: DailyLimitsSpec) -> Budget:

@@ -9,6 +9,7 @@ import grpc
 
 from services.runtime.calls import CallScope
 from services.runtime.error_types import FleetError
+from services.runtime.security.watched import Watched
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -47,6 +48,7 @@ class HandledCall:
         code: how it ended.
         error: what the caller was told, when it did not end well.
         interruption: why we cancelled the handler ourselves; ``None`` when a cancellation comes from the caller.
+        watched: what the guard follows of it; ``None``: nothing.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class HandledCall:
         "sent_bytes",
         "started_seconds",
         "task",
+        "watched",
     )
 
     def __init__(
@@ -77,6 +80,7 @@ class HandledCall:
         self.code = grpc.StatusCode.OK
         self.error: FleetError | None = None
         self.interruption: FleetError | None = None
+        self.watched: Watched | None = None
 
     def interrupt(self, reason: FleetError) -> None:
         """Cancel the handler; its caller is told ``reason``."""

@@ -20,6 +20,7 @@ from services.runtime.interceptors.drain import LongCalls
 from services.runtime.interceptors.errors import abort_call, forget_when_done
 from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
+from services.runtime.security.guard import Guard
 from services.runtime.status import as_fleet_error, code_of
 
 
@@ -32,6 +33,7 @@ class Behaviours:
     metrics: CallMetrics
     log: CallLog
     long_calls: LongCalls
+    guard: Guard
 
 
 class Handling:
@@ -42,6 +44,7 @@ class Handling:
         self._metrics = behaviours.metrics
         self._log = behaviours.log
         self._long_calls = behaviours.long_calls
+        self._guard = behaviours.guard
         # Unique without asking the system for randomness on every call.
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
@@ -65,6 +68,10 @@ class Handling:
         if not rules.bounded:
             self._long_calls.opened(call)
         return call
+
+    def guard(self, rules: MethodRules) -> Guard | None:
+        """Return who lets in the calls of a method; ``None``: anybody may make them."""
+        return self._guard if self._guard.watches(rules.method) else None
 
     async def fail(self, call: HandledCall, error: BaseException) -> None:
         """Send the status for what the handler raised.
@@ -104,6 +111,8 @@ class Handling:
             self._long_calls.closed(call)
         if gate is not None and call.admitted_seconds is not None:
             gate.leave(now - call.admitted_seconds)
+        if call.watched is not None:
+            self._guard.finish(call)
         seconds = now - call.started_seconds
         self._metrics.finished(call, seconds)
         self._log.finished(call, seconds)

@@ -15,6 +15,7 @@ from services.runtime.interceptors.admission import Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.handling import Behaviours, Handling
 from services.runtime.malformed import MalformedRequestError
+from services.runtime.security.guard import UNKNOWN_METHOD
 from services.runtime.status import code_of
 
 # Quoted: generic in the stubs only.
@@ -47,7 +48,7 @@ class WrappedMethods(grpc.GenericRpcHandler):
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, Handler] = {}
         self._unknown: Handler = grpc.stream_stream_rpc_method_handler(
-            self._stream_response(_refuse_unknown_method, None, MethodRules("other", limited=False))
+            self._stream_response(_refuse_unknown_method, None, MethodRules(UNKNOWN_METHOD, limited=False))
         )
 
     def add(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -91,11 +92,13 @@ class WrappedMethods(grpc.GenericRpcHandler):
         )
 
     def _unary_response(self, serve: Serve, decode: Decode | None, encode: Encode, rules: MethodRules) -> Serve:
-        handling, gate = self._handling, self._gate(rules)
+        handling, gate, guard = self._handling, self._gate(rules), self._handling.guard(rules)
 
         async def handle(request: Any, context: Context) -> bytes:
             call = handling.begin(rules, context)
             try:
+                if guard is not None:
+                    await guard.admit(call)
                 if gate is None or gate.try_enter():
                     call.admitted_seconds = call.started_seconds
                 else:
@@ -111,6 +114,8 @@ class WrappedMethods(grpc.GenericRpcHandler):
                     return b""
                 payload = encode(response)
                 call.sent_bytes = len(payload)
+                if call.watched is not None:
+                    call.watched.sent(response)
                 return payload
             except BaseException as error:
                 await handling.fail(call, error)
@@ -123,11 +128,13 @@ class WrappedMethods(grpc.GenericRpcHandler):
         return handle
 
     def _stream_response(self, serve: Serve, decode: Decode | None, rules: MethodRules) -> Serve:
-        handling, gate = self._handling, self._gate(rules)
+        handling, gate, guard = self._handling, self._gate(rules), self._handling.guard(rules)
 
         async def handle(request: Any, context: Context) -> None:
             call = handling.begin(rules, context)
             try:
+                if guard is not None:
+                    await guard.admit(call)
                 if gate is None or gate.try_enter():
                     call.admitted_seconds = call.started_seconds
                 else:
@@ -176,9 +183,14 @@ def _as_is(message: Any) -> Any:
 def _decoded(call: HandledCall, decode: Decode, raw: bytes) -> Any:
     call.received_bytes += len(raw)
     try:
-        return decode(raw)
+        message = decode(raw)
     except (DecodeError, ValueError) as error:
+        if call.watched is not None:
+            call.watched.received_damaged(raw)
         raise MalformedRequestError(call.rules.method, raw) from error
+    if call.watched is not None:
+        call.watched.received(message)
+    return message
 
 
 def _counting_decoder(decode: Decode) -> Decode:
@@ -195,6 +207,8 @@ def _counting_encoder(encode: Encode) -> Encode:
         call = _counted_call.get()
         if call is not None:
             call.sent_bytes += len(payload)
+            if call.watched is not None:
+                call.watched.sent(message)
         return payload
 
     return counting_encode

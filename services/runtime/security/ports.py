@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 from services.runtime.health import HEALTH_SERVICE, HealthBoard
 from services.runtime.listening import bind_port
 from services.runtime.security.certificates import CertificateFiles, server_credentials
-from services.runtime.security.checks import check_security
 from services.runtime.settings import ServiceSettings
 
 
@@ -20,9 +19,8 @@ def bind_ports(server: grpc.aio.Server, settings: ServiceSettings, registry: Col
     """Take the ports that ``settings`` name and return their addresses: the service's, and the public one or empty.
 
     Raises:
-        StartupError: the settings would let strangers in, or a port or a certificate cannot be had.
+        StartupError: a port or a certificate cannot be had.
     """
-    check_security(settings, settings.host)
     own = public = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         own = CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_ca)

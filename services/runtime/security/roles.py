@@ -96,6 +96,13 @@ _TABLE: Final[Mapping[str, Mapping[str, Role | None]]] = {
     # gRPC's own health checks of replicas carry no metadata.
     "grpc.health.v1.Health": {"Check": OPEN, "Watch": OPEN, "List": OPEN},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": Role.READ},
+    # KEDA has a certificate, and only asks how much work there is.
+    "externalscaler.ExternalScaler": {
+        "IsActive": Role.READ,
+        "StreamIsActive": Role.READ,
+        "GetMetricSpec": Role.READ,
+        "GetMetrics": Role.READ,
+    },
     # Triton's protocol, as far as the local host speaks it; loading and listing models needs its key besides.
     "inference.GRPCInferenceService": {
         "ServerLive": Role.SERVICE,

@@ -1,0 +1,88 @@
+"""What is followed of one call while its messages come and go."""
+
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from services.runtime.error_types import FleetError
+from services.runtime.security.message_costs import requests_in, requests_in_damaged, usage_in
+from services.runtime.security.quotas import Quotas
+from services.runtime.usage import usage_of
+
+_SUBJECTS: Final = ("name", "model_name", "model_id", "checkpoint_path", "adapter_path", "runs", "dry_run")
+"""Of requests that change something: what it is about. Texts of callers are not among it."""
+_MOST_LISTED: Final = 20
+
+
+class Watched:
+    """One call.
+
+    Attributes:
+        name: whoever makes it, by its proof; empty before it is known.
+        quotas: what its messages count against; ``None``: nothing.
+        facts: what its request is about; ``None``: that is not written down.
+        is_refused: whether it was ended for who makes it, or for a quota.
+    """
+
+    __slots__ = ("facts", "is_refused", "name", "quotas")
+
+    def __init__(self, *, is_audited: bool) -> None:
+        self.name = ""
+        self.quotas: Quotas | None = None
+        self.facts: dict[str, Any] | None = {} if is_audited else None
+        self.is_refused = False
+
+    def received(self, message: Any) -> None:
+        """Count a message of the caller.
+
+        Raises:
+            ResourceExhaustedError: CALLER_QUOTA_EXHAUSTED.
+        """
+        if self.facts is not None:
+            self.facts = _facts(message)
+        if self.quotas is not None:
+            self._count(self.quotas, requests_in(message))
+
+    def received_damaged(self, received: bytes) -> None:
+        """Count a message that cannot be read; raises as ``received`` does."""
+        if self.quotas is not None:
+            self._count(self.quotas, requests_in_damaged(received))
+
+    def _count(self, quotas: Quotas, requests: int) -> None:
+        try:
+            quotas.check(self.name)
+            quotas.take(self.name, requests)
+        except FleetError:
+            self.is_refused = True
+            raise
+
+    def sent(self, message: Any) -> None:
+        """Count what an answer cost."""
+        if self.quotas is not None and self.quotas.limits_cost(self.name):
+            self.quotas.book(self.name, usage_in(message))
+
+    def failed(self, error: FleetError) -> None:
+        """Count what a failed call cost."""
+        if self.quotas is not None:
+            self.quotas.book(self.name, usage_of(error))
+
+
+def _facts(message: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for name in _SUBJECTS:
+        value = getattr(message, name, None)
+        if isinstance(value, str | bool):
+            facts[name] = value if isinstance(value, bool) else _without_secrets(value)
+        elif value:
+            facts[name] = [_without_secrets(str(each)) for each in value[:_MOST_LISTED]]
+    return facts
+
+
+def _without_secrets(text: str) -> str:
+    """Return a name or an address without what may let somebody in: user, password and query of a URL."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    if not parts.scheme or not parts.netloc:
+        return text
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

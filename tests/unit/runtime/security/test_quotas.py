@@ -1,0 +1,91 @@
+"""What a caller may ask, and how messages are counted."""
+
+from pathlib import Path
+
+import pytest
+from evalfleet.aggregation.v1 import aggregation_pb2
+from evalfleet.common.v1 import common_pb2
+from evalfleet.generation.v1 import generation_pb2
+from evalfleet.safety.v1 import safety_pb2
+from google.protobuf.message import Message
+
+from services.runtime.errors import NotFoundError, ResourceExhaustedError, StartupError, to_status
+from services.runtime.security.message_costs import requests_in, usage_in
+from services.runtime.security.quotas import Quotas
+from services.runtime.usage import Usage, with_usage
+
+COST = common_pb2.Usage(computed_prompt_tokens=3, cost_micro_usd=5)
+
+
+def quotas_of(path: Path, text: str, seconds: list[float]) -> Quotas:
+    path.write_text(text)
+    return Quotas(path, now=lambda: seconds[0])
+
+
+def test_requests_come_back_with_the_minute(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+    quotas = quotas_of(tmp_path / "q.toml", "[default]\nrequests_per_minute = 60\n", now)
+    quotas.take("a", 50)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        quotas.take("a", 20)
+    assert caught.value.retry_after_seconds == pytest.approx(10)
+    now[0] += 10
+    quotas.take("a", 20)
+    quotas.take("b", 60)
+    now[0] += 3600
+    with pytest.raises(ResourceExhaustedError) as caught:
+        quotas.take("a", 61)
+    assert caught.value.retry_after_seconds is None
+
+
+def test_days_begin_anew(tmp_path: Path) -> None:
+    now = [86_400.0 * 20_000 - 60]
+    quotas = quotas_of(tmp_path / "q.toml", '[callers."ci/*"]\ntokens_per_day = 10\n', now)
+    quotas.book("ci/1", Usage(computed_prompt_tokens=6, computed_completion_tokens=4, cache_saved_tokens=90))
+    quotas.book("dev", Usage(computed_prompt_tokens=1000))
+    with pytest.raises(ResourceExhaustedError) as caught:
+        quotas.check("ci/1")
+    assert caught.value.retry_after_seconds == pytest.approx(60)
+    quotas.check("ci/2")
+    quotas.check("dev")
+    now[0] += 60
+    quotas.check("ci/1")
+
+
+@pytest.mark.parametrize("text", ["[default]\nrequests = 1", "[default]\ntokens_per_day = 0", "x", '[callers."a b"]'])
+def test_a_wrong_file_is_explained(text: str, tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_text(text)
+    with pytest.raises(StartupError, match="EVALFLEET_CALLER_QUOTAS"):
+        Quotas(tmp_path / "q.toml")
+
+
+@pytest.mark.parametrize(
+    ("message", "count"),
+    [
+        (safety_pb2.ClassifyRequest(), 1),
+        (safety_pb2.BatchClassifyRequest(requests=[safety_pb2.ClassifyRequest()] * 7), 7),
+        (safety_pb2.BatchClassifyRequest(), 1),
+        (safety_pb2.StreamClassifyRequest(request=safety_pb2.ClassifyRequest()), 1),
+        (safety_pb2.StreamClassifyRequest(opening=safety_pb2.ResponseOpening()), 1),
+        (safety_pb2.StreamClassifyRequest(piece=safety_pb2.ResponsePiece(text="x")), 0),
+        (generation_pb2.StreamGenerateRequest(more=[generation_pb2.StreamGenerateItem()] * 3), 4),
+    ],
+)
+def test_what_travels_together_counts_each(message: Message, count: int) -> None:
+    assert requests_in(message) == count
+
+
+def test_costs_are_read_from_answers_once() -> None:
+    inner = safety_pb2.Verdict(usage=COST)
+    verdict = safety_pb2.Verdict(usage=COST, guard_verdicts=[inner, inner])
+    failed = to_status(with_usage(NotFoundError("x"), Usage(computed_completion_tokens=4)))
+    batch = safety_pb2.BatchClassifyResponse(
+        results=[
+            safety_pb2.ClassifyResult(verdict=verdict),
+            safety_pb2.ClassifyResult(verdict=inner),
+            safety_pb2.ClassifyResult(status=failed),
+        ]
+    )
+    assert usage_in(batch) == Usage(computed_prompt_tokens=6, computed_completion_tokens=4, cost_micro_usd=10)
+    assert usage_in(safety_pb2.ListGuardsResponse()) == Usage()
+    assert usage_in(aggregation_pb2.PruneLedgerResponse()) == Usage()
