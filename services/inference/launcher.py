@@ -13,7 +13,7 @@ import structlog
 from services.inference import repository
 from services.inference.contract import CausalLMArguments, ClassifierArguments, ModelEntry
 from services.inference.control_key import read_or_make_key
-from services.inference.platform_checks import check_platform, gather_platform_facts
+from services.inference.platform_checks import check_platform, gather_platform_facts, installed_triton
 from services.inference.settings import InferenceSettings, StartupModel
 from services.inference.triton_server import TritonOptions, TritonServer
 from services.runtime.entry import read_settings
@@ -41,7 +41,11 @@ def run_triton_host() -> NoReturn:
 
 
 async def _run(settings: InferenceSettings) -> None:
-    files = check_platform(gather_platform_facts())
+    files = (
+        check_platform(gather_platform_facts())
+        if settings.triton_dir is None
+        else installed_triton(settings.triton_dir)
+    )
     options = _triton_options(settings)
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ class TritonFiles:
         binary: ``tritonserver``.
         backend: folder of the Python backend.
         stub: the backend's process for this Python.
-        libraries: folders that the dynamic linker must search.
+        libraries: folders that the dynamic linker must search; none: it is set up for this Triton already.
     """
 
     binary: Path
@@ -127,6 +127,24 @@ def check_platform(facts: PlatformFacts) -> TritonFiles:
         stub=_stub(facts.triton_folder, facts.python),
         libraries=(facts.python_library, facts.native_folder),
     )
+
+
+def installed_triton(folder: Path) -> TritonFiles:
+    """Return where the parts of an installation are, as NVIDIA's images have it; what else it needs, they have.
+
+    Raises:
+        TritonUnavailableError: a part is missing.
+    """
+    backend = folder / "backends" / "python"
+    files = TritonFiles(folder / "bin" / "tritonserver", backend, backend / "triton_python_backend_stub", libraries=())
+    for part in (files.binary, files.stub):
+        if not part.is_file():
+            raise TritonUnavailableError(
+                f"EVALFLEET_TRITON_DIR={folder}: there is no {part}; name the folder of an installed Triton with its "
+                "Python backend (/opt/tritonserver in NVIDIA's images), or leave it out for the wheel's",
+                reason="TRITON_NOT_INSTALLED",
+            )
+    return files
 
 
 def _refuse(reason: str, message: str) -> TritonUnavailableError:

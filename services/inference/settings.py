@@ -33,6 +33,11 @@ class InferenceSettings(ServiceSettings):
     triton_key_file: Path | None = Field(
         None, description="File with the model-control key; made if absent. Default: model-control.key in state_dir."
     )
+    triton_dir: Path | None = Field(
+        None,
+        description="Folder of an installed Triton with its Python backend, /opt/tritonserver in NVIDIA's images; "
+        "default: the wheel nvidia-pytriton.",
+    )
     startup_models: tuple[StartupModel, ...] = Field(
         (), description="JSON list of models to load at start: name, engine, arguments."
     )

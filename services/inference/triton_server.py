@@ -235,9 +235,10 @@ def _environment(files: TritonFiles, options: TritonOptions) -> dict[str, str]:
     project = Path(services.__file__).resolve().parents[1]
     packages = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(project)))
     threads = str(options.torch_threads)
+    libraries = {"LD_LIBRARY_PATH": os.pathsep.join(map(str, files.libraries))} if files.libraries else {}
     return {
         **os.environ,
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, files.libraries)),
+        **libraries,
         "PATH": os.pathsep.join((interpreter_folder, os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": os.pathsep.join(packages),
         "EVALFLEET_TORCH_THREADS": threads,

@@ -1,6 +1,7 @@
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,12 @@ def test_triton_listens_where_told_and_guards_what_is_dangerous(tmp_path: Path) 
     assert "--allow-metrics=false" in _command(FILES, options(tmp_path, metrics_port=0))
 
 
-def test_the_stub_finds_the_libraries_and_the_project(tmp_path: Path) -> None:
+def test_the_stub_finds_the_libraries_and_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = _environment(FILES, options(tmp_path))
     assert environment.items() >= patient_threads(os.environ).items()
     assert environment["LD_LIBRARY_PATH"] == "/l1:/l2"
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/of/the/image")
+    assert _environment(replace(FILES, libraries=()), options(tmp_path))["LD_LIBRARY_PATH"] == "/of/the/image"
     project = Path(__file__).resolve().parents[3]
     assert str(project) in environment["PYTHONPATH"].split(os.pathsep)
     assert environment["EVALFLEET_TORCH_THREADS"] == environment["OMP_NUM_THREADS"] == "3"

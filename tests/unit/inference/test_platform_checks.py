@@ -9,6 +9,7 @@ from services.inference.platform_checks import (
     TritonUnavailableError,
     check_platform,
     gather_platform_facts,
+    installed_triton,
 )
 
 GOOD = PlatformFacts(
@@ -53,3 +54,17 @@ def test_this_machine_can_be_looked_at() -> None:
     facts = gather_platform_facts()
     assert facts.python.count(".") == 1
     assert facts.system
+
+
+def test_an_installed_triton_is_taken_as_it_is(tmp_path: Path) -> None:
+    backend = tmp_path / "backends/python"
+    backend.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/tritonserver").touch()
+    with pytest.raises(TritonUnavailableError, match="triton_python_backend_stub; name the folder"):
+        installed_triton(tmp_path)
+    (backend / "triton_python_backend_stub").touch()
+    files = installed_triton(tmp_path)
+    assert (files.binary, files.backend) == (tmp_path / "bin/tritonserver", backend)
+    # The image that it belongs to has set up where its libraries are.
+    assert files.libraries == ()
