@@ -77,3 +77,11 @@ def test_every_extra_is_in_an_image_or_said_not_to_be() -> None:
 def test_an_image_holds_no_other_service() -> None:
     assert image("scoring").kept_packages == frozenset({"inference", "runtime", "sandbox", "scoring"})
     assert image("triton-cpu").kept_packages is None
+
+
+def test_the_manifests_name_images_that_are_built() -> None:
+    built = {*(each.name for each in ALL), "triton-gpu"}
+    manifests = (REPOSITORY / "k8s").rglob("*.yaml")
+    named = {name for file in manifests for name in re.findall(r"image: evalfleet/([\w-]+):", file.read_text())}
+    assert named
+    assert named <= built
