@@ -9,19 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from evalfleet.cli.app import cli
-from evalfleet.ray import BulkJob, BulkProgress, Classify, ClassifyQuestion, Layout, run_bulk
+from evalfleet.ray import Classify, Generate, Score
+from evalfleet.ray.output import BulkFolder, PieceCounts
 from evalfleet.ray.running import started_ray
 
 from services.standalone.testing import RunningFleet
+from tests.fakes.generation_service import GenerationServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 ROWS, PIECE_ROWS = 240, 40
 PIECES = ROWS // PIECE_ROWS
-
-
-class StoppedError(Exception):
-    """The job's process was stopped in the middle."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,27 +38,27 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_job_that_was_stopped_goes_on_and_each_row_has_one_result(
-    fleet: RunningFleet, texts: Path, tmp_path: Path
+    fleet: RunningFleet, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "verdicts"
-    question = ClassifyQuestion(columns={"text": "answer"})
-    job = BulkJob(question, (str(texts),), str(out), Layout(piece_rows=PIECE_ROWS))
+    options = ["--json", "-", f"--piece-rows={PIECE_ROWS}", "--column=text=answer", "--workers=2"]
+    command = [f"--state-dir={fleet.state_dir}", "bulk", "classify", str(texts), f"--out={out}", *options]
 
-    def stop(progress: BulkProgress) -> None:
-        if progress.finished_pieces:
-            raise StoppedError
+    def interrupt(folder: BulkFolder, number: int) -> PieceCounts:
+        raise KeyboardInterrupt
 
-    with pytest.raises(StoppedError):
-        run_bulk(job, targets=fleet.endpoints, workers=2, report=stop)
+    with monkeypatch.context() as during:
+        # As Ctrl-C does it, when the first piece has been told of.
+        during.setattr(BulkFolder, "counts", interrupt)
+        stopped = CliRunner().invoke(cli, command)
+    assert stopped.exit_code == 130, stopped.output
+    assert "The same command goes on" in stopped.output
     # A worker may have been killed while it wrote.
     (out / ".part-000000.parquet.dead").write_text("half")
     before = {each.name: each.stat().st_mtime_ns for each in out.glob("part-*.parquet")}
     assert 0 < len(before) <= PIECES
 
-    options = ["--json", "-", f"--piece-rows={PIECE_ROWS}", "--column=text=answer", "--workers=2"]
-    told = CliRunner().invoke(
-        cli, [f"--state-dir={fleet.state_dir}", "bulk", "classify", str(texts), f"--out={out}", *options]
-    )
+    told = CliRunner().invoke(cli, command)
     assert told.exit_code == 1, told.output
     summary = json.loads(told.stdout)
     assert (summary["rows"], summary["failed"], summary["pieces"]) == (ROWS, 1, PIECES)
@@ -94,3 +92,44 @@ def test_rows_of_any_data_set_of_ray_are_classified(fleet: RunningFleet, texts: 
     found = {each["id"]: each["decision"] for each in answered.take_all()}
     assert len(found) == ROWS
     assert (found[0], found[ROWS - 2], found[ROWS - 1]) == ("safe", None, "unsafe")
+
+
+def test_rows_are_answered_and_the_answers_scored_in_one_pipeline(fleet: RunningFleet) -> None:
+    """The scoring service is the fleet's; the model says back what it is asked."""
+    import ray.data
+
+    rows: list[dict[str, str | None]] = [
+        {"prompt": f"p{number}", "right": f"p{number}#0" if number % 3 else "no"} for number in range(60)
+    ]
+    rows.append({"prompt": None, "right": "x"})
+    with GenerationServer() as generation:
+        answered = (
+            ray.data.from_items(rows, override_num_blocks=4)
+            .map_batches(
+                Generate,
+                fn_constructor_kwargs={"model": "step-100", "targets": {"generation": generation.target}},
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=1),
+                num_cpus=0.25,
+            )
+            .map_batches(
+                Score,
+                fn_constructor_kwargs={
+                    "scorer": "exact_match",
+                    "columns": {"text": "answer", "targets": "right"},
+                    "targets": fleet.endpoints,
+                    "prefix": "score_",
+                },
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=1),
+                num_cpus=0.25,
+            )
+        )
+        found = {each["prompt"]: each for each in answered.take_all()}
+    assert len(found) == 61
+    for number in range(60):
+        row = found[f"p{number}"]
+        assert (row["answer"], row["completion_tokens"], row["error_reason"]) == (f"p{number}#0", 2, None)
+        assert dict(row["score_metrics"]) == {"exact_match": float(number % 3 > 0)}
+    assert (found[None]["answer"], found[None]["error_reason"]) == (None, "ROW_INVALID")
+    assert found[None]["score_error_reason"]

@@ -10,7 +10,8 @@ from evalfleet.answers import Sampling
 from evalfleet.errors import EvalFleetError, InvalidArgumentError
 from evalfleet.fleet import Fleet
 from evalfleet.ray.output import BulkFolder
-from evalfleet.ray.pieces import Piece, RowBlock, read_blocks, table_rows
+from evalfleet.ray.parquet_rows import ParquetRows
+from evalfleet.ray.pieces import read_blocks
 from evalfleet.ray.questions import (
     ERROR_FIELDS,
     Asking,
@@ -19,6 +20,7 @@ from evalfleet.ray.questions import (
     Question,
     ScoreQuestion,
 )
+from evalfleet.ray.row_blocks import Piece, RowBlock, table_rows
 from evalfleet.ray.row_outcomes import Row
 from evalfleet.verdicts import Aspect
 
@@ -128,6 +130,7 @@ class AnsweredPieces:
         self._asking = asking
         self._prefix = prefix
         self._fleet = Fleet.connect(targets)
+        self._parquet = ParquetRows()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Answer the pieces of a batch; one that cannot be finished says why, and has no file."""
@@ -142,6 +145,9 @@ class AnsweredPieces:
                 reason, message = error.reason, error.explanation()
             except (OSError, pa.ArrowException) as error:
                 reason, message = "BULK_FILE_FAILED", f"{piece.uri}: {error}"
+            if reason:
+                # The thread that read ahead for it may be at it still.
+                self._parquet = ParquetRows()
             for name, value in (("number", piece.number), ("error_reason", reason), ("error_message", message)):
                 told[name].append(value)
         return told
@@ -153,7 +159,7 @@ class AnsweredPieces:
 
         def rows() -> Iterator[Row]:
             # Read ahead of the answers, by no more rows than may be in flight.
-            for block in read_blocks(piece, self._kept, self._question.inputs):
+            for block in read_blocks(piece, self._kept, self._question.inputs, self._parquet):
                 reading.append(block)
                 yield from block.rows
 

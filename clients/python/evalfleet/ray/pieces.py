@@ -9,32 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evalfleet.errors import InvalidArgumentError
+from evalfleet.ray.parquet_rows import ParquetRows
+from evalfleet.ray.row_blocks import BLOCK_ROWS, Piece, RowBlock
 from evalfleet.ray.row_outcomes import Row
 from evalfleet.ray.sources import SourceFile, open_filesystem
 
-BLOCK_ROWS = 1024
-"""Rows that are read, and written, at once."""
 LINE_COLUMN = "row"
 """Column of the output that holds a line of JSON as it was, unless columns of it are named."""
 _CHUNK_BYTES = 1 << 20
 _MOST_LINE_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of a file: rows of a Parquet file, or the JSON lines that begin within a range of bytes.
-
-    Attributes:
-        number: from 0, in the order of the input.
-        uri: the file.
-        begin: first row, or byte.
-        end: behind the last one; -1: the rest of the file.
-    """
-
-    number: int
-    uri: str
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +33,6 @@ class Layout:
     piece_rows: int = 4096
     piece_bytes: int = 4 << 20
     keep: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RowBlock:
-    """Some rows of a piece: what is kept of them, where each begins in its file, and what is read of them."""
-
-    kept: pa.Table
-    positions: list[int]
-    rows: list[Row]
 
 
 def cut(files: Sequence[SourceFile], layout: Layout) -> list[Piece]:
@@ -110,52 +84,17 @@ def kept_schema(files: Sequence[SourceFile], layout: Layout) -> pa.Schema:
     return first
 
 
-def read_blocks(piece: Piece, kept: pa.Schema, inputs: Mapping[str, str]) -> Iterator[RowBlock]:
+def read_blocks(piece: Piece, kept: pa.Schema, inputs: Mapping[str, str], parquet: ParquetRows) -> Iterator[RowBlock]:
     """Yield a piece's rows in their order.
 
     Args:
         piece: what to read.
         kept: columns of the output that come from the input.
         inputs: what is read of a row → the column that holds it.
+        parquet: reads Parquet files for this caller, who gives it one piece after the other.
     """
     is_parquet = piece.uri.endswith(".parquet")
-    yield from _parquet_blocks(piece, kept, inputs) if is_parquet else _line_blocks(piece, kept, inputs)
-
-
-def _parquet_blocks(piece: Piece, kept: pa.Schema, inputs: Mapping[str, str]) -> Iterator[RowBlock]:
-    filesystem, path = open_filesystem(piece.uri)
-    with filesystem.open_input_file(path) as source:
-        file = pq.ParquetFile(source)
-        present = {name: column for name, column in inputs.items() if column in file.schema_arrow.names}
-        columns = sorted({*kept.names, *present.values()})
-        group_begin = 0
-        for number in range(file.metadata.num_row_groups):
-            group_end = group_begin + file.metadata.row_group(number).num_rows
-            if group_begin < piece.end and group_end > piece.begin:
-                position = group_begin
-                for batch in file.iter_batches(BLOCK_ROWS, row_groups=[number], columns=columns):
-                    first, last = max(piece.begin - position, 0), min(piece.end - position, batch.num_rows)
-                    if first < last:
-                        table = pa.Table.from_batches([batch.slice(first, last - first)])
-                        yield _parquet_block(table, position + first, kept, present)
-                    position += batch.num_rows
-                    if position >= piece.end:
-                        return
-            group_begin = group_end
-
-
-def _parquet_block(table: pa.Table, position: int, kept: pa.Schema, present: Mapping[str, str]) -> RowBlock:
-    return RowBlock(
-        kept=table.select(kept.names).cast(kept),
-        positions=list(range(position, position + table.num_rows)),
-        rows=table_rows(table, present),
-    )
-
-
-def table_rows(table: pa.Table, present: Mapping[str, str]) -> list[Row]:
-    """Return what is read of each row of a table; ``present`` names columns that it has."""
-    values = {name: table.column(column).to_pylist() for name, column in present.items()}
-    return [{name: column[index] for name, column in values.items()} for index in range(table.num_rows)]
+    yield from parquet.blocks(piece, kept, inputs) if is_parquet else _line_blocks(piece, kept, inputs)
 
 
 def _line_blocks(piece: Piece, kept: pa.Schema, inputs: Mapping[str, str]) -> Iterator[RowBlock]:

@@ -12,8 +12,9 @@ from evalfleet.endpoints import find_endpoints
 from evalfleet.errors import EvalFleetError
 from evalfleet.ray.callables import SOURCE_FIELDS, AnsweredPieces, answer_schema, check_names
 from evalfleet.ray.output import BulkFolder, PieceCounts, added
-from evalfleet.ray.pieces import Layout, Piece, cut, kept_schema
+from evalfleet.ray.pieces import Layout, cut, kept_schema
 from evalfleet.ray.questions import Asking, Question
+from evalfleet.ray.row_blocks import Piece
 from evalfleet.ray.sources import SourceFile, find_files
 
 FORMAT = "evalfleet/bulk/1"

@@ -2,14 +2,18 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from evalfleet.errors import EvalFleetError, InvalidArgumentError, NotFoundError
 from evalfleet.ray import BulkJob, ClassifyQuestion, run_bulk
-from evalfleet.ray.pieces import BLOCK_ROWS, Layout, cut, kept_schema, read_blocks
+from evalfleet.ray.parquet_rows import ParquetRows
+from evalfleet.ray.pieces import Layout, cut, kept_schema, read_blocks
+from evalfleet.ray.row_blocks import BLOCK_ROWS
 from evalfleet.ray.sources import find_files, is_rows
 
 INPUTS = {"text": "text"}
@@ -19,7 +23,8 @@ def read(layout: Layout, *inputs: Path) -> tuple[list[object], list[int], list[p
     """The texts of all pieces in their order, their positions, and what is kept of them."""
     files = find_files([str(each) for each in inputs])
     kept = kept_schema(files, layout)
-    blocks = [block for piece in cut(files, layout) for block in read_blocks(piece, kept, INPUTS)]
+    parquet = ParquetRows()
+    blocks = [block for piece in cut(files, layout) for block in read_blocks(piece, kept, INPUTS, parquet)]
     texts = [
         row.reason if isinstance(row, EvalFleetError) else row.get("text") for block in blocks for row in block.rows
     ]
@@ -34,6 +39,36 @@ def test_parquet_is_cut_by_rows_across_its_groups(tmp_path: Path, piece_rows: in
     assert texts == [each["text"] for each in rows]
     assert positions == list(range(25))
     assert pa.concat_tables(kept).to_pylist() == rows
+
+
+def test_a_group_is_decoded_once_for_all_pieces_that_come_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, decoded = 5 * BLOCK_ROWS, 0
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [str(each) for each in range(count)]}), file, row_group_size=count - 100)
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[Any]:
+        nonlocal decoded
+        for batch in iter_batches(*arguments, **options):
+            decoded += batch.num_rows
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    texts, positions, _ = read(Layout(piece_rows=300), file)
+    assert texts == [str(each) for each in range(count)]
+    assert positions == list(range(count))
+    assert decoded == count
+
+    # Two workers get every second piece each; one that has gone too far begins again.
+    files, layout = find_files([str(file)]), Layout(piece_rows=300)
+    kept, pieces, parquet = kept_schema(files, layout), cut(files, layout), ParquetRows()
+    for some in (pieces[1::2], pieces[::2], pieces[3:1:-1]):
+        for piece in some:
+            found = [each for block in read_blocks(piece, kept, INPUTS, parquet) for each in block.positions]
+            assert found == list(range(piece.begin, piece.end))
+    assert decoded < 4 * count
 
 
 def test_a_large_group_is_read_in_blocks(tmp_path: Path) -> None:
