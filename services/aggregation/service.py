@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 import grpc
@@ -44,6 +44,7 @@ from services.aggregation.records import AppendCounts, ListedKey, Result, Result
 from services.runtime.errors import FleetError
 from services.runtime.pagination import checked_page_size, decode_page_token, encode_page_token
 from services.runtime.server import HostedService
+from services.runtime.telemetry.spans import item_spans
 
 FULL_NAME = aggregation_pb2.DESCRIPTOR.services_by_name["AggregationService"].full_name
 DEFAULT_PAGE_RESULTS = 1000
@@ -87,7 +88,8 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
                 wrong = await self._drawings.wrong_draws(results)
                 rejected = frozenset(wrong)
                 right = [each for number, each in enumerate(results) if number not in rejected]
-                counts += await self._ledger.append(right, lease)
+                with item_spans("AppendResults/item", _traces(request)):
+                    counts += await self._ledger.append(right, lease)
                 if wrong:
                     raise WrongDrawError(results, wrong)
                 touched.update((each.run, each.key.task) for each in results)
@@ -291,3 +293,9 @@ def _cursor_of(result: aggregation_pb2.Result) -> str:
 
 def _key_of(cursor: str | None) -> ResultKey | None:
     return None if cursor is None else ResultKey(*json.loads(cursor))
+
+
+def _traces(request: aggregation_pb2.AppendResultsRequest) -> Iterator[tuple[str, str]]:
+    """Yield where the message's items stand in their traces, and their ids, if they are traced."""
+    pairs = zip(request.traceparents, request.results, strict=False)
+    return ((told, f"{each.task}/{each.item}") for told, each in pairs)

@@ -28,6 +28,7 @@ from services.generation.sample_seeds import sample_seed
 from services.generation.samples import all_samples
 from services.inference.shared_streams import sharing_streams
 from services.runtime.deadlines import bind_deadline, child_timeout
+from services.runtime.telemetry.spans import span
 from services.runtime.time_limits import batch_seconds
 
 ResultT = TypeVar("ResultT")
@@ -90,8 +91,9 @@ class Generator:
         async def outcome(request: GenerationRequest | BaseException) -> GenerationResult:
             if isinstance(request, BaseException):
                 raise request
-            async with asyncio.timeout(seconds):
-                return await self._generate(request, places)
+            with span("BatchGenerate/item", "server", parent=request.traceparent):
+                async with asyncio.timeout(seconds):
+                    return await self._generate(request, places)
 
         with bind_deadline(seconds):
             return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)

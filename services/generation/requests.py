@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -107,6 +107,7 @@ class GenerationRequest:
         cache_mode: whether answers may come from the cache.
         explain_cache: whether the result says what the cache did.
         sample_index: ask for this one sample only, as if it were among ``sample_count``.
+        traceparent: its own place in a trace, among others of a batch.
     """
 
     model_id: str
@@ -118,6 +119,7 @@ class GenerationRequest:
     explain_cache: bool = False
     priority: Priority = Priority.EVALUATION
     sample_index: int | None = None
+    traceparent: str = field(default="", compare=False)
 
     @property
     def sample_indices(self) -> Sequence[int]:

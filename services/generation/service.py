@@ -71,7 +71,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         await context.send_initial_metadata(ITEM_GROUPS_METADATA)
         reader = ItemReader(context, translation.generation_request, generation_pb2.StreamGenerateItem)
         async with aclosing(reader.items()) as items:
-            stream = ItemStream(items, generator.generate, self._stream_limits)
+            stream = ItemStream(items, generator.generate, self._stream_limits, name="StreamGenerate/item")
             pacer = Pacer(_PACE_SECONDS)
             delay = partial(_delay_seconds, reader, pacer)
             async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay)) as groups:
@@ -97,7 +97,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         await context.send_initial_metadata(ITEM_GROUPS_METADATA)
         reader = ItemReader(context, translation.scoring_request, generation_pb2.StreamScoreContinuationsItem)
         async with aclosing(reader.items()) as items:
-            stream = ItemStream(items, generator.score, self._stream_limits)
+            stream = ItemStream(items, generator.score, self._stream_limits, name="StreamScoreContinuations/item")
             pacer = Pacer(_PACE_SECONDS)
             delay = partial(_delay_seconds, reader, pacer)
             async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay)) as groups:

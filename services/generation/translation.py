@@ -26,6 +26,7 @@ from services.generation.requests import (
 )
 from services.generation.violations import Violations
 from services.inference.sampling import MAX_OUTPUT_TOKENS, MAX_STOP_STRING_CHARACTERS
+from services.runtime.trace_context import valid_traceparent
 
 MAX_SAMPLES = 128
 MAX_BATCH = 256
@@ -87,6 +88,7 @@ def generation_request(
         cache_mode=_cache_mode(message.cache_mode, bad),
         explain_cache=message.explain_cache,
         priority=_priority(message.priority, default, bad),
+        traceparent=valid_traceparent(message.traceparent),
     )
     bad.require(1 <= request.sample_count <= MAX_SAMPLES, "sample_count", f"must be from 1 to {MAX_SAMPLES}")
     bad.require(

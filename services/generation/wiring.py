@@ -1,9 +1,10 @@
 """Puts the generation service together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
@@ -51,6 +52,7 @@ from services.runtime.errors import FleetError
 from services.runtime.item_streams import StreamLimits
 from services.runtime.prices import read_price_table
 from services.runtime.server import HostedService
+from services.runtime.server_info import Artifact
 
 CACHE_FILE_NAME = "answers.sqlite3"
 CACHE_NAMESPACE = "evalfleet:answers"
@@ -162,10 +164,15 @@ async def wire_backend(
                     MODEL_SERVICE,
                     lambda server: model_pb2_grpc.add_ModelServiceServicer_to_server(models, server),
                     readiness=backend.is_ready,
+                    artifacts=partial(_artifacts, lifecycle),
                 ),
             )
         finally:
             await lifecycle.close()
+
+
+def _artifacts(lifecycle: ModelLifecycle) -> Iterator[Artifact]:
+    return (Artifact(f"models/{each.model_id}", each.digest) for each in lifecycle.records() if each.digest)
 
 
 async def _with_cache(

@@ -21,7 +21,8 @@ from services.inference import contract
 from services.inference.contract import ModelEntry
 from services.inference.control_key import read_or_make_key
 from services.inference.engines.loading import set_torch_threads
-from services.inference.engines.seams import Tensors
+from services.inference.engines.seams import Responder, Tensors
+from services.inference.engines.traced_responder import traced_responder
 from services.inference.errors import as_fleet_errors
 from services.inference.failures import InferenceFailure, encode_failure
 from services.inference.launcher import startup_entries
@@ -30,6 +31,8 @@ from services.inference.settings import InferenceSettings
 from services.inference.tensors import read_request, write_response
 from services.runtime.errors import PermissionDeniedError
 from services.runtime.server import HostedService
+from services.runtime.telemetry.spans import current_tracer
+from services.runtime.trace_context import TRACEPARENT_KEY
 
 GRPC_INFERENCE_SERVICE = "inference.GRPCInferenceService"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -227,10 +230,17 @@ class LocalInferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # 
     async def _answers(self, request: Any) -> AsyncGenerator[Tensors, None]:
         model = self._models.get(request.model_name).model
         responder = LocalResponder()
-        model.submit(_tensors(request), responder)
+        model.submit(_tensors(request), self._traced(responder, request))
         async with contextlib.aclosing(responder.answers()) as answers:
             async for tensors in answers:
                 yield tensors
+
+    def _traced(self, responder: Responder, request: Any) -> Responder:
+        tracer = current_tracer()
+        if tracer is None or TRACEPARENT_KEY not in request.parameters:
+            return responder
+        told = request.parameters[TRACEPARENT_KEY].string_param
+        return traced_responder(responder, tracer, model=request.model_name, traceparents=told)
 
     def _check_key(self, context: Context) -> None:
         given = dict(context.invocation_metadata() or ()).get(contract.MODEL_CONTROL_HEADER)

@@ -16,6 +16,8 @@ from services.inference.errors import ENGINE_CRASHED, from_rpc_error, from_trito
 from services.inference.shared_streams import LARGEST_SHARED_BYTES, SharedStreams, current_sharers
 from services.inference.tensors import text_array, write_request
 from services.runtime.errors import DeadlineExceededError, FleetError, InternalError, UnavailableError
+from services.runtime.telemetry.spans import carried_traces, span
+from services.runtime.trace_context import TRACEPARENT_KEY
 
 PROBE_TIMEOUT_SECONDS: Final = 5.0
 ENGINE_WATCH_SECONDS: Final = 5.0
@@ -74,12 +76,14 @@ class ModelCalls:
         self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
     ) -> kserve.ModelInferResponse:
         """Return the only response to a request, on a stream that it shares if whoever makes it allows that."""
-        sharers = current_sharers()
-        if sharers is None or request.ByteSize() > LARGEST_SHARED_BYTES:
-            return await self.single_response(model, request, timeout_seconds)
-        _check_time_left(model, timeout_seconds)
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        return await self._shared.ask(sharers, model, request, timeout_seconds=timeout_seconds)
+        with span("inference", "client", attributes={"evalfleet.model": model}):
+            sharers = current_sharers()
+            if sharers is None or request.ByteSize() > LARGEST_SHARED_BYTES:
+                return await self.single_response(model, request, timeout_seconds)
+            _check_time_left(model, timeout_seconds)
+            request.parameters["triton_enable_empty_final_response"].bool_param = True
+            _tell_traces(request)
+            return await self._shared.ask(sharers, model, request, timeout_seconds=timeout_seconds)
 
     async def single_response(
         self, model: str, request: kserve.ModelInferRequest, timeout_seconds: float
@@ -100,6 +104,7 @@ class ModelCalls:
         _check_time_left(model, timeout_seconds)
         request.id = uuid.uuid4().hex
         request.parameters["triton_enable_empty_final_response"].bool_param = True
+        _tell_traces(request)
         call = self.stub.ModelStreamInfer(_once(request), timeout=timeout_seconds)
         try:
             with self._watch.watching(model, call), self._typed_stream_errors(model, call):
@@ -148,6 +153,12 @@ class ModelCalls:
             # Whether the server is there is seen by the calls in flight themselves.
             return True
         return is_alive
+
+
+def _tell_traces(request: kserve.ModelInferRequest) -> None:
+    """Tell the model whose traces a request belongs to: its stream may be of many, so that metadata cannot."""
+    if traces := carried_traces():
+        request.parameters[TRACEPARENT_KEY].string_param = " ".join(traces)
 
 
 async def _once(request: kserve.ModelInferRequest) -> AsyncIterator[kserve.ModelInferRequest]:

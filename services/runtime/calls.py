@@ -3,16 +3,21 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
+
+from services.runtime.trace_context import TRACEPARENT_KEY, valid_traceparent
 
 REQUEST_ID_KEY = "x-request-id"
 RUN_ID_KEY = "x-run-id"
 ITEM_ID_KEY = "x-item-id"
 CALLER_KEY = "evalfleet-caller"
 
-_ID_KEYS = (REQUEST_ID_KEY, RUN_ID_KEY, ITEM_ID_KEY, CALLER_KEY)
+_ID_KEYS = (REQUEST_ID_KEY, RUN_ID_KEY, ITEM_ID_KEY, CALLER_KEY, TRACEPARENT_KEY)
+
+
+_ATTRIBUTES = ("evalfleet.request.id", "evalfleet.run.id", "evalfleet.item.id", "evalfleet.caller")
 
 
 class CallIds(NamedTuple):
@@ -23,16 +28,25 @@ class CallIds(NamedTuple):
         run_id: the evaluation run that caused the call, if any.
         item_id: the item of that run, if any.
         caller: who is asking, as it called itself; ``callers.current_caller`` checks it.
+        traceparent: its place in a trace, if it is traced.
     """
 
     request_id: str | None = None
     run_id: str | None = None
     item_id: str | None = None
     caller: str | None = None
+    traceparent: str | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the ids that are set, under their names in the log."""
-        return {name: value for name, value in zip(self._fields, self, strict=True) if value}
+        fields = {name: value for name, value in zip(self._fields, self[:-1], strict=False) if value}
+        if self.traceparent:
+            _, fields["trace_id"], fields["span_id"], _ = self.traceparent.split("-", 3)
+        return fields
+
+    def attributes(self) -> dict[str, str]:
+        """Return the ids that are set, under their names in spans."""
+        return {name: value for name, value in zip(_ATTRIBUTES, self[:-1], strict=True) if value}
 
 
 _NO_IDS = CallIds()
@@ -84,6 +98,10 @@ class ReceivedScope(CallScope):
             self._ids = _read_ids(self._metadata, self._new_id)
         return self._ids
 
+    def trace_as(self, traceparent: str) -> None:
+        """Let what the call does belong to its own span."""
+        self._ids = self.ids._replace(traceparent=traceparent)
+
 
 ReceivedMetadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 NewId: TypeAlias = Callable[[], str]
@@ -108,7 +126,7 @@ def enter_item(item_id: str, seconds: float) -> float:
     For whoever owns the task of an item: what ``bind_ids`` and ``bind_deadline`` do for a block, at less cost.
     """
     outer = current_scope().ids
-    ids = CallIds(outer.request_id, outer.run_id, item_id or outer.item_id, outer.caller)
+    ids = CallIds(outer.request_id, outer.run_id, item_id or outer.item_id, outer.caller, outer.traceparent)
     deadline = time.monotonic() + seconds
     _scope.set(CallScope(deadline, ids))
     return deadline
@@ -129,6 +147,7 @@ def bind_ids(
         run_id or outer.ids.run_id,
         item_id or outer.ids.item_id,
         caller or outer.ids.caller,
+        outer.ids.traceparent,
     )
     with _entered(CallScope(outer.deadline_seconds, ids)) as scope:
         yield scope
@@ -154,6 +173,37 @@ def _entered(scope: CallScope) -> Iterator[CallScope]:
         _scope.reset(token)
 
 
+def entered_scope(scope: CallScope) -> Token[CallScope | None]:
+    """Make ``scope`` current until ``leave_scope``: for context managers that are classes, which cost less."""
+    return _scope.set(scope)
+
+
+def leave_scope(token: Token[CallScope | None]) -> None:
+    """Make current what was so before ``entered_scope``."""
+    _scope.reset(token)
+
+
+@contextmanager
+def outside_item() -> Iterator[None]:
+    """Belong to no item, and to no trace, inside the ``with`` block: what is begun there is for many."""
+    scope = current_scope()
+    with _entered(CallScope(scope.deadline_seconds, scope.ids._replace(item_id=None, traceparent=None))):
+        yield
+
+
+def current_traceparent() -> str:
+    """Return where the work at hand stands in a trace; empty if it is not traced."""
+    return current_scope().ids.traceparent or ""
+
+
+def leave_item() -> None:
+    """Belong to no item, and to no trace, until the running task ends: for work that is done for many."""
+    scope = current_scope()
+    ids = scope.ids
+    if ids.item_id or ids.traceparent:
+        _scope.set(CallScope(scope.deadline_seconds, ids._replace(item_id=None, traceparent=None)))
+
+
 _ID_LIMIT_CHARACTERS = 256
 
 
@@ -172,7 +222,7 @@ def decode_id(value: str | bytes) -> str:
 
 
 def _read_ids(metadata: ReceivedMetadata, new_id: NewId) -> CallIds:
-    request_id = run_id = item_id = caller = None
+    request_id = run_id = item_id = caller = traceparent = None
     for key, value in metadata:
         if key == REQUEST_ID_KEY:
             request_id = decode_id(value)
@@ -182,7 +232,13 @@ def _read_ids(metadata: ReceivedMetadata, new_id: NewId) -> CallIds:
             item_id = decode_id(value)
         elif key == CALLER_KEY:
             caller = decode_id(value)
-    return CallIds(request_id or new_id(), run_id, item_id, caller)
+        elif key == TRACEPARENT_KEY:
+            traceparent = _read_traceparent(value)
+    return CallIds(request_id or new_id(), run_id, item_id, caller, traceparent)
+
+
+def _read_traceparent(value: str | bytes) -> str | None:
+    return valid_traceparent(decode_id(value)) or None
 
 
 def outgoing_ids() -> tuple[tuple[str, str], ...]:

@@ -17,6 +17,7 @@ from services.runtime.names import nearest_names
 from services.runtime.server import HostedService, serve
 from services.runtime.settings import ENV_PREFIX, ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
+from services.runtime.telemetry.setup import TracingOptions, recording_traces
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 Wiring = Callable[[SettingsT, CollectorRegistry], AbstractAsyncContextManager[Sequence[HostedService]]]
@@ -37,8 +38,12 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
         settings = read_settings(settings_class)
         configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)
         warn_of_misspelled_settings(settings_class, os.environ)
-        with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-            runner.run(_run(settings, wiring))
+        options = TracingOptions.read(os.environ, ratio=settings.trace_ratio, file=settings.trace_file)
+        with (
+            recording_traces(name, options),
+            asyncio.Runner(loop_factory=event_loop_factory()) as runner,
+        ):
+            runner.run(_run(name, settings, wiring))
     except FleetError as error:
         print(f"{name} cannot start: {' '.join(error.message.split())}", file=sys.stderr)
         sys.exit(1)
@@ -80,7 +85,7 @@ def _explain(field: str, problem: str) -> str:
     return f"{variable} is missing" if given is None else f"{variable}={given!r}: {problem}"
 
 
-async def _run(settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
+async def _run(name: str, settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     stop = StopRequests()
@@ -88,7 +93,7 @@ async def _run(settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
         async with AsyncExitStack() as wired:
             with stop.interrupting():
                 services = await wired.enter_async_context(wiring(settings, registry))
-            await serve(settings, services, registry=registry, stop=stop)
+            await serve(settings, services, registry=registry, stop=stop, name=name)
 
 
 def warn_of_misspelled_settings(settings_class: type[ServiceSettings], environment: Mapping[str, str]) -> None:

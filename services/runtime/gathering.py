@@ -2,12 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from services.runtime.calls import leave_item
 from services.runtime.pacing import Pacer
+from services.runtime.telemetry.spans import carried_traces, sharing_traces
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[RequestT, ResultT]):
+    """A request that waits for its result, and the traces that it belongs to."""
+
+    request: RequestT
+    future: asyncio.Future[ResultT]
+    traces: tuple[str, ...]
 
 
 class Gatherer(Generic[RequestT, ResultT]):
@@ -42,7 +54,7 @@ class Gatherer(Generic[RequestT, ResultT]):
         self._held: asyncio.TimerHandle | None = None
         self._largest = largest
         self._concurrency = concurrency
-        self._waiting: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
+        self._waiting: list[_Asked[RequestT, ResultT]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(self, requests: Sequence[RequestT]) -> list[ResultT]:
@@ -52,21 +64,22 @@ class Gatherer(Generic[RequestT, ResultT]):
             Exception: what the call raised.
         """
         loop = asyncio.get_running_loop()
-        asked = [(request, loop.create_future()) for request in requests]
+        traces = carried_traces()
+        asked = [_Asked(request, loop.create_future(), traces) for request in requests]
         self._waiting += asked
         self._send()
         try:
-            return [await future for _, future in asked]
+            return [await each.future for each in asked]
         finally:
-            for _, future in asked:
-                future.cancel()
+            for each in asked:
+                each.future.cancel()
 
     async def close(self) -> None:
         """Give up the calls under way and those still to come; who waits for them is cancelled."""
         if self._held is not None:
             self._held.cancel()
-        for _, future in self._waiting:
-            future.cancel()
+        for each in self._waiting:
+            each.future.cancel()
         self._waiting = []
         calls = list(self._calls)
         for call in calls:
@@ -116,22 +129,25 @@ class Gatherer(Generic[RequestT, ResultT]):
         return len(requests)
 
     async def _send_one(self) -> None:
-        wanted = [(request, future) for request, future in self._waiting if not future.done()]
-        count = self._fitting([request for request, _ in wanted[: self._largest]])
+        # The task was begun by one of those who ask, but works for all of them.
+        leave_item()
+        wanted = [each for each in self._waiting if not each.future.done()]
+        count = self._fitting([each.request for each in wanted[: self._largest]])
         some, self._waiting = wanted[:count], wanted[count:]
         if not some:
             return
         if self._pacer is not None:
             self._pacer.sent(len(some))
         try:
-            results = await self._call([request for request, _ in some])
-            for (_, future), result in zip(some, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            with sharing_traces(dict.fromkeys(trace for each in some for trace in each.traces)):
+                results = await self._call([each.request for each in some])
+            for each, result in zip(some, results, strict=True):
+                if not each.future.done():
+                    each.future.set_result(result)
         except Exception as error:  # noqa: BLE001 - it is everybody's who asked
-            for _, future in some:
-                if not future.done():
-                    future.set_exception(error)
+            for each in some:
+                if not each.future.done():
+                    each.future.set_exception(error)
         finally:
-            for _, future in some:
-                future.cancel()
+            for each in some:
+                each.future.cancel()

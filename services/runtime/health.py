@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import grpc
@@ -10,6 +9,8 @@ import structlog
 from evalfleet.connections import VERSION_KEY
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
+
+from services.runtime.versions import services_version
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 OVERALL = ""
@@ -30,10 +31,7 @@ class _VersionedHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the 
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            self._version = version("evalfleet-services")
-        except PackageNotFoundError:
-            self._version = "unknown"
+        self._version = services_version()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]

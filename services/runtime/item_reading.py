@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from services.runtime.errors import InvalidArgumentError
 from services.runtime.item_streams import Item
 from services.runtime.malformed import MalformedRequestError
+from services.runtime.trace_context import valid_traceparent
 
 RequestT = TypeVar("RequestT")
 
@@ -81,7 +82,8 @@ class ItemReader(Generic[RequestT]):
 
     def _item(self, message: ItemMessage) -> Item[RequestT]:
         try:
-            return Item(message.item_id, self._check(message.request))
+            traceparent = valid_traceparent(message.request.traceparent)
+            return Item(message.item_id, self._check(message.request), traceparent=traceparent)
         except InvalidArgumentError as error:
             return Item(message.item_id, error)
 

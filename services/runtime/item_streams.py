@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
 
-from services.runtime.calls import enter_item
+from services.runtime.calls import current_scope, enter_item
 from services.runtime.errors import CancelledCallError, FieldViolation, InvalidArgumentError
 from services.runtime.expiries import Expiries
+from services.runtime.telemetry.spans import span
 from services.runtime.time_limits import item_seconds
+from services.runtime.trace_context import is_sampled
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -27,6 +29,7 @@ class Item(Generic[RequestT]):
     Attributes:
         item_id: as the caller named it.
         request: what is asked, or what is wrong with it.
+        traceparent: its own place in a trace; empty: it belongs to its stream's.
         is_named_here: the id must be a new one, and is used up by this item. False where whoever reads the items
             looks after this id, because several of them share it.
     """
@@ -34,6 +37,7 @@ class Item(Generic[RequestT]):
     item_id: str
     request: RequestT | Exception
     is_named_here: bool = True
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class ItemStream(Generic[RequestT, ResultT]):
         work: answers one request; what it raises is that item's outcome.
         limits: bounds on the stream.
         ids: the ids used in this stream; for whoever reads the items and uses up some ids itself.
+        name: of the spans of items that are traced.
     """
 
     def __init__(
@@ -83,7 +88,10 @@ class ItemStream(Generic[RequestT, ResultT]):
         work: Callable[[RequestT], Awaitable[ResultT]],
         limits: StreamLimits,
         ids: "ItemIds | None" = None,
+        *,
+        name: str = "item",
     ) -> None:
+        self._name = name
         self._items = items
         self._work = work
         self._limits = limits
@@ -173,7 +181,8 @@ class ItemStream(Generic[RequestT, ResultT]):
         assert task is not None
         self._expiries.watch(task, enter_item(item.item_id, item_seconds(self._limits.item_seconds)))
         try:
-            result = await self._work(item.request)
+            with span(self._name, "server", parent=item.traceparent, links=_linked(item)):
+                result = await self._work(item.request)
         except asyncio.CancelledError:
             if task in self._late and task.uncancel() == 0:
                 result = TimeoutError()
@@ -193,6 +202,12 @@ class ItemStream(Generic[RequestT, ResultT]):
         if was_opened:
             self._ids.close(item.item_id)
         self._ready.put_nowait(Outcome(item.item_id, result, item.request))
+
+
+def _linked(item: Item[RequestT]) -> tuple[str, ...]:
+    """Return the place in a trace of the stream that carries an item of another trace."""
+    carrier = current_scope().ids.traceparent if item.traceparent else None
+    return (carrier,) if carrier and is_sampled(carrier) else ()
 
 
 def _end_late(late: "set[asyncio.Task[None]]", task: "asyncio.Task[None]") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 import structlog
+from evalfleet.server.v1 import server_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
@@ -22,13 +24,23 @@ from services.runtime.interceptors.handling import Behaviours
 from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.interceptors.registrar import WrappingServer
+from services.runtime.interceptors.tracing import CallTraces
 from services.runtime.interceptors.wrapping import WrappedMethods
 from services.runtime.listening import MetricsEndpoint, remove_ready_file, write_ready_file
 from services.runtime.security.checks import check_security
 from services.runtime.security.guard import open_guard
 from services.runtime.security.ports import HealthPort, bind_ports
+from services.runtime.server_info import (
+    SERVER_SERVICE,
+    ArtifactSource,
+    ServerIdentity,
+    ServerServicer,
+    contract_digest,
+    settings_digest,
+)
 from services.runtime.settings import ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
+from services.runtime.telemetry.spans import current_tracer
 from services.runtime.work import Work, WorkMetrics, WorkSource
 
 _GARBAGE_THRESHOLDS: Final = (5000, 5, 5)
@@ -50,6 +62,7 @@ class HostedService:
         decoders: what reads the requests of a method, where its proto's own parser would refuse too much; raises
             DecodeError or ValueError where nothing can be read.
         work: says what is in hand, where calls are not what counts: one may carry many items. ``None``: its calls.
+        artifacts: says what models, guards or scorers it answers with.
     """
 
     full_name: str
@@ -58,6 +71,7 @@ class HostedService:
     unbounded_methods: frozenset[str] = frozenset()
     decoders: Mapping[str, Callable[[bytes], Any]] = field(default_factory=dict)
     work: WorkSource | None = None
+    artifacts: ArtifactSource | None = None
 
 
 class FleetServer:
@@ -67,6 +81,7 @@ class FleetServer:
         settings: limits, deadlines and addresses.
         services: what to serve, besides health and reflection.
         registry: receives the server's metrics.
+        name: of the service, in what it tells of itself.
 
     Raises:
         StartupError: the settings would let strangers in, or what they say of callers, quotas or the audit log cannot
@@ -79,12 +94,18 @@ class FleetServer:
     """
 
     def __init__(
-        self, settings: ServiceSettings, services: Sequence[HostedService], *, registry: CollectorRegistry
+        self,
+        settings: ServiceSettings,
+        services: Sequence[HostedService],
+        *,
+        registry: CollectorRegistry,
+        name: str = "",
     ) -> None:
         check_security(settings, settings.host)
         self._settings = settings
         self._registry = registry
         self._log: Any = structlog.get_logger(__name__)
+        tracer = current_tracer()
         self._behaviours = Behaviours(
             deadlines=Deadlines(settings.default_deadline_seconds),
             admission=Admission(settings.max_concurrent_calls, settings.max_queued_calls),
@@ -92,6 +113,7 @@ class FleetServer:
             log=CallLog(),
             long_calls=LongCalls(),
             guard=open_guard(settings, service=services[0].full_name if services else ""),
+            traces=None if tracer is None else CallTraces(tracer),
         )
         registry.register(self._behaviours.metrics)
         registry.register(self._behaviours.admission)
@@ -105,7 +127,10 @@ class FleetServer:
         self.health.add_to_server(self._server)
         for service in services:
             service.add_to_server(self._server)
-        names = [service.full_name for service in services]
+        names = [*(service.full_name for service in services), SERVER_SERVICE]
+        identity = ServerIdentity(name, contract_digest(names), settings_digest(settings), tuple(names), time.time())
+        about = ServerServicer(identity, [each.artifacts for each in services if each.artifacts is not None])
+        server_pb2_grpc.add_ServerServiceServicer_to_server(about, self._server)
         reflection.enable_server_reflection([*names, HEALTH_SERVICE, reflection.SERVICE_NAME], self._server)
         self._metrics_endpoint: MetricsEndpoint | None = None
         self._health_port: HealthPort | None = None
@@ -188,6 +213,7 @@ async def serve(
     shutdown: Hook | None = None,
     registry: CollectorRegistry | None = None,
     stop: StopRequests | None = None,
+    name: str = "",
 ) -> None:
     """Serve until SIGTERM, SIGINT or the end of the parent process, drain, and return.
 
@@ -198,6 +224,7 @@ async def serve(
         shutdown: runs after the last call, also when startup failed.
         registry: for the server's metrics, and for the service's own; a new one by default.
         stop: stop requests of a caller that already listens for signals; by default ``serve`` listens itself.
+        name: of the service: ``safety``.
 
     Raises:
         StartupError: a port cannot be had.
@@ -205,9 +232,9 @@ async def serve(
     if stop is None:
         stop = StopRequests()
         with stop.listening(settings.parent_pid):
-            await serve(settings, services, startup=startup, shutdown=shutdown, registry=registry, stop=stop)
+            await serve(settings, services, startup=startup, shutdown=shutdown, registry=registry, stop=stop, name=name)
         return
-    server = FleetServer(settings, services, registry=registry or CollectorRegistry())
+    server = FleetServer(settings, services, registry=registry or CollectorRegistry(), name=name)
     try:
         server.bind()
         with stop.interrupting():
@@ -251,6 +278,7 @@ def _rules(services: Sequence[HostedService]) -> Mapping[str, MethodRules]:
     # Probes must be answered however busy the server is.
     for name in (f"{HEALTH_SERVICE}/Check", f"{HEALTH_SERVICE}/List"):
         rules[f"/{name}"] = MethodRules(name, limited=False, quiet=True)
+    rules[f"/{SERVER_SERVICE}/GetServerInfo"] = MethodRules(f"{SERVER_SERVICE}/GetServerInfo", limited=False)
     for name in (f"{HEALTH_SERVICE}/Watch", f"{reflection.SERVICE_NAME}/ServerReflectionInfo"):
         rules[f"/{name}"] = MethodRules(name, bounded=False, limited=False, quiet=True)
     return rules

@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.runtime.security.settings import SecuritySettings
+from services.runtime.telemetry.setup import DEFAULT_RATIO
 
 ENV_PREFIX = "EVALFLEET_"
 
@@ -59,6 +60,17 @@ class ServiceSettings(SecuritySettings):
         gt=0,
         description="Seconds between two readiness checks of a service's dependencies; at most half a second while "
         "one is away.",
+    )
+
+    trace_ratio: float = Field(
+        DEFAULT_RATIO,
+        ge=0,
+        le=1,
+        description="Share of the traces that begin here which are recorded; where a caller is traced, the caller "
+        "decides. Spans go where OTEL_EXPORTER_OTLP_ENDPOINT says and into the trace file; without either, nowhere.",
+    )
+    trace_file: Path | None = Field(
+        None, description="File that receives spans as lines of OTLP/JSON; several processes may share it."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")

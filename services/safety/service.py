@@ -1,7 +1,8 @@
 """The safety service's gRPC face: validate, translate, judge, translate back."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -14,6 +15,8 @@ from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
 from services.runtime.security.audit import AuditLog
 from services.runtime.server import HostedService
+from services.runtime.server_info import Artifact
+from services.runtime.telemetry.spans import item_spans
 from services.runtime.work import WorkMeter
 from services.safety.assigning import Assigner
 from services.safety.catalogue import GuardCatalogue
@@ -98,7 +101,7 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
             raise invalid_field(
                 "requests", f"must hold 1 to {MAX_BATCH_REQUESTS}, not {count}; split the batch", reason="BATCH_SIZE"
             )
-        with self.turns.running(count):
+        with self.turns.running(count), item_spans("BatchClassify/item", map(_trace, request.requests)):
             outcomes = await judge_all([self._try_assign(each, index) for index, each in enumerate(request.requests)])
         return safety_pb2.BatchClassifyResponse(results=[result_to_proto(each) for each in outcomes])
 
@@ -192,6 +195,17 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
             return inside_batch(error, index)
 
 
+def _trace(request: safety_pb2.ClassifyRequest | MalformedRequestError) -> tuple[str, str]:
+    return ("", "") if isinstance(request, MalformedRequestError) else (request.traceparent, "")
+
+
+def _artifacts(guards: GuardCatalogue) -> Iterator[Artifact]:
+    for guard in guards.guards:
+        about = guard.about.reference
+        told = f"{about.weights_digest}:{about.template_digest}:{about.calibration_digest}"
+        yield Artifact(guard.about.name, told)
+
+
 def hosted(
     guards: GuardCatalogue,
     policies: PolicyCatalogue | None = None,
@@ -217,4 +231,5 @@ def hosted(
         unbounded_methods=UNBOUNDED_METHODS,
         decoders=DECODERS,
         work=servicer.turns.work,
+        artifacts=partial(_artifacts, guards),
     )

@@ -13,6 +13,7 @@ from services.runtime.gathering import Gatherer
 from services.runtime.item_reading import item_id_in
 from services.runtime.item_streams import Item, ItemIds, ItemStream, StreamLimits
 from services.runtime.malformed import MalformedRequestError
+from services.runtime.trace_context import valid_traceparent
 from services.runtime.work import WorkMeter
 from services.safety.errors import invalid_field
 from services.safety.judgement import Verdict
@@ -78,7 +79,8 @@ class TurnReader:
                 case "request":
                     if item_id in self._open and (problem := self.ids.problem_of(item_id)):
                         raise problem
-                    yield Item(item_id, Judgement(self._assign_request(message.request)))
+                    traceparent = valid_traceparent(message.request.traceparent)
+                    yield Item(item_id, Judgement(self._assign_request(message.request)), traceparent=traceparent)
                 case "opening":
                     self._begin(item_id, message.opening)
                 case "piece":
@@ -170,7 +172,7 @@ async def stream_verdicts(reader: TurnReader, limits: StreamLimits, turns: WorkM
     order, worst = TellingOrder(), WorstSoFar()
     try:
         async with aclosing(reader.items()) as items:
-            stream = ItemStream(items, judge, limits, reader.ids)
+            stream = ItemStream(items, judge, limits, reader.ids, name="StreamClassify/item")
             async with aclosing(stream.outcomes()) as outcomes:
                 async for outcome in outcomes:
                     for each in order.release(outcome):

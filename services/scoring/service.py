@@ -16,6 +16,7 @@ from services.runtime.malformed import MalformedRequestError
 from services.runtime.pacing import Pacer
 from services.runtime.pagination import paginate
 from services.runtime.server import HostedService
+from services.runtime.telemetry.spans import item_spans
 from services.scoring.admission import Admission
 from services.scoring.errors import InvalidBatchError
 from services.scoring.judging import Assignment, Judging
@@ -83,7 +84,8 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 metadata={"limit": str(MAX_BATCH_REQUESTS), "requests": str(count)},
                 field_violations=(FieldViolation("requests", f"has {count} entries"),),
             )
-        outcomes = await self._judging.judge_each(request.requests, _RequestReader(self._registry).read)
+        with item_spans("BatchScore/item", map(_trace, request.requests)):
+            outcomes = await self._judging.judge_each(request.requests, _RequestReader(self._registry).read)
         return scoring_pb2.BatchScoreResponse(results=[result_to_proto(each) for each in outcomes])
 
     async def StreamScore(
@@ -96,7 +98,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             aclosing(reader.items()) as items,
             self._judging.open_stream(_RequestReader(self._registry).read) as judge,
         ):
-            stream = ItemStream(items, judge, self._stream_limits)
+            stream = ItemStream(items, judge, self._stream_limits, name="StreamScore/item")
             pacer = Pacer(_PACE_SECONDS)
             delay = partial(_delay_seconds, reader, pacer)
             async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay)) as groups:
@@ -153,6 +155,10 @@ def hosted(
         decoders=DECODERS,
         work=judging.work,
     )
+
+
+def _trace(request: scoring_pb2.ScoreRequest | MalformedRequestError) -> tuple[str, str]:
+    return ("", "") if isinstance(request, MalformedRequestError) else (request.traceparent, "")
 
 
 def _as_it_is(request: scoring_pb2.ScoreRequest) -> scoring_pb2.ScoreRequest:

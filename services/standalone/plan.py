@@ -93,6 +93,8 @@ def plan_fleet(
     # The services work in folders of their own; people mean the one that they are in.
     paths = {name: _absolute(name, told) for name in _PATHS if (told := inherited.pop(name, ""))}
     databases = {name: told for name in _DATABASES if (told := inherited.pop(name, ""))}
+    if traces := inherited.get("EVALFLEET_TRACE_FILE", ""):
+        inherited["EVALFLEET_TRACE_FILE"] = _absolute("EVALFLEET_TRACE_FILE", traces)
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(

@@ -114,6 +114,7 @@ METHODS = {
     ),
     "ScoringService/ListScorers": Method(lambda fleet: fleet.scoring.scorers()),
     "ScoringService/GetScorer": Method(lambda fleet: fleet.scoring.scorer("s")),
+    "ServerService/GetServerInfo": Method(lambda fleet: fleet.server_info("safety")),
     # Twice at the same time would run the program twice.
     "CodeRunnerService/RunProgram": Method(lambda fleet: fleet.programs.run("pass"), may_be_hedged=False),
     "CodeRunnerService/GetSandbox": Method(lambda fleet: fleet.programs.sandbox()),

@@ -13,6 +13,7 @@ from evalfleet.evaluation.v1 import evaluation_pb2_grpc, ranking_pb2_grpc
 from evalfleet.generation.v1 import model_pb2_grpc
 from evalfleet.safety.v1 import safety_pb2_grpc
 from evalfleet.scoring.v1 import scoring_pb2_grpc
+from evalfleet.server.v1 import server_pb2_grpc
 
 from services.runtime.free_ports import free_port
 from tests.fakes.aggregation_service import FakeAggregation
@@ -21,6 +22,7 @@ from tests.fakes.model_service import FakeModels
 from tests.fakes.rankings import FakeRankings
 from tests.fakes.safety_service import FakeSafety
 from tests.fakes.scoring import FakeScoring
+from tests.fakes.server_service import FakeServer
 
 
 class FakeFleet(AbstractContextManager["FakeFleet"]):
@@ -37,6 +39,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         self.aggregation = FakeAggregation()
         self.safety = FakeSafety()
         self.scoring = FakeScoring()
+        self.server = FakeServer()
         # Chosen once: a test may stop the fleet and start it again.
         self.target = f"127.0.0.1:{free_port('127.0.0.1')}"
         self._server: grpc.Server | None = None
@@ -56,6 +59,7 @@ class FakeFleet(AbstractContextManager["FakeFleet"]):
         aggregation_pb2_grpc.add_AggregationServiceServicer_to_server(self.aggregation, server)
         safety_pb2_grpc.add_SafetyServiceServicer_to_server(self.safety, server)
         scoring_pb2_grpc.add_ScoringServiceServicer_to_server(self.scoring, server)
+        server_pb2_grpc.add_ServerServiceServicer_to_server(self.server, server)
         server.add_insecure_port(self.target)
         server.start()
         self._server = server

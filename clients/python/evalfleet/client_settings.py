@@ -8,6 +8,7 @@ from typing import Final
 from evalfleet.hedging import Hedger, Hedging
 from evalfleet.retrying import DEFAULT_RETRIES, Attempts, RetryPolicy, RetryThrottle
 from evalfleet.security import Security, TokenSource
+from evalfleet.tracing import current_trace
 
 CALL_TIMEOUT_SECONDS: Final = 30.0
 CALLER_KEY: Final = "evalfleet-caller"
@@ -67,7 +68,7 @@ class CallPlans:
         Raises:
             SecurityError: the token cannot be read.
         """
-        return (*self._caller, (REQUEST_ID_KEY, request_id), *self._token.metadata())
+        return (*self._caller, (REQUEST_ID_KEY, request_id), *current_trace(), *self._token.metadata())
 
     def attempts(self, *, timeout_seconds: float, is_idempotent: bool) -> Attempts:
         """Begin a call."""

@@ -21,6 +21,8 @@ from evalfleet.retrying import DEFAULT_RETRIES, RetryPolicy
 from evalfleet.runs import Runs
 from evalfleet.scores import Scoring
 from evalfleet.security import Security
+from evalfleet.server.v1 import server_pb2, server_pb2_grpc
+from evalfleet.servers import ServerInfo, server_info_from_proto
 from evalfleet.suites import Suites
 from evalfleet.verdicts import Safety
 
@@ -120,6 +122,18 @@ class Fleet(AbstractContextManager["Fleet"]):
     def programs(self) -> Programs:
         """The code runner, where there is one."""
         return Programs(self._connection("code_runner"))
+
+    def server_info(self, service: str) -> ServerInfo:
+        """Read what a process of a service runs: version, contract, settings, models.
+
+        Args:
+            service: ``evaluation``, ``generation``, ``safety``, ``scoring`` or ``aggregation``.
+        """
+        connection = self._connection(service)
+        method = connection.stub(server_pb2_grpc.ServerServiceStub).GetServerInfo
+        return server_info_from_proto(
+            connection.call(method, server_pb2.GetServerInfoRequest(), may_be_hedged=True).server
+        )
 
     def close(self) -> None:
         """Close all connections."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import grpc.aio
 from google.rpc import status_pb2
 
-from services.runtime.calls import current_scope
+from services.runtime.calls import current_scope, outside_item
 from services.runtime.errors import (
     CancelledCallError,
     DeadlineExceededError,
@@ -29,6 +29,7 @@ _MOST_ITEMS: Final = 8192
 """Of one stream, in all: the peer remembers their ids as long as it lasts."""
 _LARGEST_STREAMED_BYTES: Final = 256 * 1024
 """A message that the peer refuses for its size would end the stream, and with it everybody else's items."""
+_LONGEST_ID: Final = 256
 _IDLE_SECONDS: Final = 1.0
 _PACE_SECONDS: Final = 0.02
 _LARGEST_GROUP: Final = 64
@@ -169,8 +170,10 @@ class _Stream:
         self._outbox: asyncio.Queue[tuple[str, Any, int] | None] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._idle: asyncio.TimerHandle | None = None
-        self._call = open_stream(self._messages())
-        self._reader = asyncio.create_task(self._read(), name="item stream")
+        # By one item, for many.
+        with outside_item():
+            self._call = open_stream(self._messages())
+            self._reader = asyncio.create_task(self._read(), name="item stream")
 
     def __len__(self) -> int:
         """Return how many items wait."""
@@ -189,6 +192,9 @@ class _Stream:
         if number >= _MOST_ITEMS:
             self._on_end(self)
         item_id = str(number)
+        if named := current_scope().ids.item_id:
+            # Only of items that are traced: so that the peer's spans and log lines name them.
+            item_id = f"{item_id}/{named}"[:_LONGEST_ID]
         self._waiting[item_id] = answer
         self._outbox.put_nowait((item_id, request, size))
         self._unsent += 1

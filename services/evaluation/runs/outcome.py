@@ -65,6 +65,7 @@ class ItemOutcome:
     complete_time: float = 0.0
     metric_failures: tuple[MetricFailure, ...] = ()
     targets: tuple[str, ...] = ()
+    traceparent: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an outcome that is both or neither."""

@@ -24,6 +24,7 @@ from services.evaluation.runs.peers import (
 from services.evaluation.runs.retry import is_transient
 from services.runtime.adaptive_limit import AdaptiveLimit
 from services.runtime.errors import FleetError
+from services.runtime.telemetry.spans import span
 from services.runtime.work import Work
 
 MakeLimit = Callable[[], AdaptiveLimit]
@@ -79,14 +80,16 @@ class PacedGenerator:
 
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         """See ``Generator.generate``."""
-        return await self._limit(model).run(partial(self._generator.generate, model, prompt, options))
+        with span("generate", "client"):
+            return await self._limit(model).run(partial(self._generator.generate, model, prompt, options))
 
     async def score(
         self, model: str, context: Prompt, continuations: Sequence[str], *, truncate_left: bool
     ) -> ContinuationScores:
         """See ``Generator.score``."""
         score = partial(self._generator.score, model, context, continuations, truncate_left=truncate_left)
-        return await self._limit(model).run(score)
+        with span("score continuations", "client"):
+            return await self._limit(model).run(score)
 
     def _limit(self, model: str) -> AdaptiveLimit:
         limit = self._limits.get(model)
@@ -108,7 +111,8 @@ class PacedSafetyJudge:
 
     async def classify(self, messages: Sequence[Message], judging: SafetyJudging) -> SafetyVerdict:
         """See ``SafetyJudge.classify``."""
-        return await self._limit.run(partial(self._judge.classify, messages, judging))
+        with span("classify", "client"):
+            return await self._limit.run(partial(self._judge.classify, messages, judging))
 
     async def check(self, judgings: Sequence[SafetyJudging]) -> None:
         """See ``SafetyJudge.check``."""
@@ -135,7 +139,8 @@ class PacedScorerPanel:
                     raise each
 
         try:
-            await self._limit.run(attempt)
+            with span("score", "client"):
+                await self._limit.run(attempt)
         except FleetError:
             if not outcomes:
                 raise

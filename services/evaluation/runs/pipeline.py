@@ -15,7 +15,9 @@ from services.evaluation.runs.outcome import Failure, ItemOutcome
 from services.evaluation.runs.peers import Generator, Peers, SafetyJudge, ScorerPanel
 from services.evaluation.runs.record import Run
 from services.evaluation.tasks import Task
+from services.runtime.calls import current_traceparent
 from services.runtime.errors import FleetError
+from services.runtime.telemetry.spans import span
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -36,6 +38,7 @@ class ItemPipeline:
     ) -> None:
         self._name = task.name
         self._task = task.spec
+        self._about = {"evalfleet.task": task.name, "evalfleet.model": model}
         self._asking = ModelAsking(task, model=model, seed=seed, generator=generator, patience_seconds=patience_seconds)
         self._judges = OutputJudge(task, safety=safety, scorers=scorers, patience_seconds=patience_seconds)
 
@@ -50,6 +53,13 @@ class ItemPipeline:
         Raises:
             RunCannotGoOnError: the model is gone, or a service stayed away.
         """
+        with span("item", begins_trace=True, item_id=f"{self._name}/{item.item_id}", attributes=self._about) as trace:
+            outcomes = await self._outcomes(item, draw_index)
+            if trace.is_recording and (failure := next((each.failure for each in outcomes if each.failure), None)):
+                trace.fail(failure.reason)
+            return outcomes
+
+    async def _outcomes(self, item: Item | InvalidItem, draw_index: int) -> Sequence[ItemOutcome]:
         if isinstance(item, InvalidItem):
             failure = Failure(item.reason, item.message, self._task.failure_values)
             return self._all_failed(item, draw_index, failure)
@@ -76,6 +86,7 @@ class ItemPipeline:
                 prompt="" if isinstance(item, InvalidItem) else prompt_text(item),
                 targets=() if isinstance(item, InvalidItem) else shown_targets(item),
                 complete_time=now,
+                traceparent=current_traceparent(),
             )
             for sample in range(self.sample_count)
         ]
@@ -108,6 +119,7 @@ class ItemPipeline:
             extracted_answer=judgement.extracted_answer if failure is None else None,
             truncated=output.truncated,
             complete_time=time.time(),
+            traceparent=current_traceparent(),
         )
 
 

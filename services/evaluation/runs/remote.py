@@ -24,6 +24,7 @@ from services.evaluation.runs.peers import (
     ItemKey,
     TaskFindings,
 )
+from services.runtime.calls import current_traceparent
 from services.runtime.errors import (
     FailedPreconditionError,
     InternalError,
@@ -139,6 +140,7 @@ class RemoteGenerator:
     async def generate(self, model: str, prompt: Prompt, options: GenerationOptions) -> Sequence[GeneratedText]:
         """``options.sample_count`` answers."""
         request = translation.generate_request(model, prompt, options)
+        request.traceparent = current_traceparent()
         response = await self._generations.ask(request)
         if len(response.completions) != options.sample_count:
             raise InternalError(f"{len(response.completions)} answers instead of {options.sample_count}")
@@ -149,6 +151,7 @@ class RemoteGenerator:
     ) -> ContinuationScores:
         """Log-likelihoods of all continuations of one context."""
         request = translation.score_continuations_request(model, context, continuations, truncate_left=truncate_left)
+        request.traceparent = current_traceparent()
         response = await self._scorings.ask(request)
         if len(response.scores) != len(continuations):
             raise InternalError(f"{len(response.scores)} scores for {len(continuations)} continuations")
@@ -185,9 +188,14 @@ class RemoteLedger:
         lease = None if self._epoch is None else aggregation_pb2.RunLease(run=run, epoch=self._epoch)
 
         async def requests() -> AsyncIterator[aggregation_pb2.AppendResultsRequest]:
+            sent = 0
             # Without results there is one message all the same: it may say that another lease ended.
             for some in _cut(results, _LEDGER_MESSAGE_BYTES) if results else ((),):
-                yield aggregation_pb2.AppendResultsRequest(results=some, lease=lease)
+                traces = [each.traceparent for each in outcomes[sent : sent + len(some)]]
+                sent += len(some)
+                yield aggregation_pb2.AppendResultsRequest(
+                    results=some, lease=lease, traceparents=traces if any(traces) else ()
+                )
 
         try:
             response = await self._stub.AppendResults(requests(), timeout=self._timeout_seconds)

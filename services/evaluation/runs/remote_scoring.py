@@ -14,6 +14,7 @@ from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.peers import ScoredOutput, ScorerCall
 from services.evaluation.runs.retry import is_transient
 from services.runtime.cache.single_flight import SingleFlight
+from services.runtime.calls import current_traceparent
 from services.runtime.errors import (
     FailedPreconditionError,
     FleetError,
@@ -67,6 +68,8 @@ class RemoteScorerPanel:
     async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput | FleetError]:
         """Apply all calls; see ``ScorerPanel.score``."""
         requests = [translation.score_request(call) for call in calls]
+        for each in requests:
+            each.traceparent = current_traceparent()
         try:
             await self._learn_of({request.scorer for request in requests})
         except FleetError as error:

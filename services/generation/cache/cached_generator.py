@@ -40,6 +40,7 @@ from services.generation.requests import (
 )
 from services.generation.samples import all_samples
 from services.runtime.deadlines import bind_deadline
+from services.runtime.telemetry.spans import span
 from services.runtime.time_limits import batch_seconds
 
 _SAMPLES: Final[Codec[StoredSample]] = Codec(write_sample, read_sample)
@@ -108,8 +109,9 @@ class CachedGenerator:
         async def outcome(request: GenerationRequest | BaseException) -> GenerationResult:
             if isinstance(request, BaseException):
                 raise request
-            async with asyncio.timeout(seconds):
-                return await bound._generate(request)
+            with span("BatchGenerate/item", "server", parent=request.traceparent):
+                async with asyncio.timeout(seconds):
+                    return await bound._generate(request)
 
         with bind_deadline(seconds):
             return await asyncio.gather(*(outcome(request) for request in requests), return_exceptions=True)

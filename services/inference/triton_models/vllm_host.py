@@ -6,8 +6,9 @@ from typing import Any
 from services.inference.engines.checkpoint_host import CheckpointHost
 from services.inference.engines.vllm.checkpoints import VllmCheckpoints
 from services.inference.host_contract import HostArguments, host_config
-from services.inference.triton_models.decoupled import StubResponder, read_tensors
+from services.inference.triton_models.decoupled import read_tensors
 from services.inference.triton_models.hosting import StubMetrics, model_arguments, prepare_stub
+from services.inference.triton_models.tracing import StubTraces
 
 _INPUTS = tuple(tensor["name"] for tensor in host_config()["input"])
 
@@ -18,6 +19,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Start with no checkpoint; vLLM itself starts with the first."""
         prepare_stub()
+        self._traces = StubTraces(args["model_name"])
         self._checkpoints = VllmCheckpoints(StubMetrics(args["model_name"]))
         self._host = CheckpointHost(
             model_arguments(args, HostArguments), _NoMetrics(), load_engine=self._checkpoints.load
@@ -26,12 +28,13 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand the requests to the host."""
         for request in requests:
-            self._host.submit(read_tensors(request, _INPUTS), StubResponder(request.get_response_sender()))
+            self._host.submit(read_tensors(request, _INPUTS), self._traces.responder(request))
 
     def finalize(self) -> None:
         """End vLLM; called when the model is unloaded."""
         self._host.close()
         self._checkpoints.close()
+        self._traces.close()
 
 
 class _NoMetrics:

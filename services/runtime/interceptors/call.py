@@ -10,6 +10,7 @@ import grpc
 from services.runtime.calls import CallScope
 from services.runtime.error_types import FleetError
 from services.runtime.security.watched import Watched
+from services.runtime.telemetry.spans import NO_SPAN, Span
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -47,6 +48,7 @@ class HandledCall:
         sent_bytes: sum over the response messages so far, uncompressed.
         code: how it ended.
         error: what the caller was told, when it did not end well.
+        span: of the call; ``NO_SPAN`` where it is not traced.
         interruption: why we cancelled the handler ourselves; ``None`` when a cancellation comes from the caller.
         watched: what the guard follows of it; ``None``: nothing.
     """
@@ -61,6 +63,7 @@ class HandledCall:
         "rules",
         "scope",
         "sent_bytes",
+        "span",
         "started_seconds",
         "task",
         "watched",
@@ -81,6 +84,7 @@ class HandledCall:
         self.error: FleetError | None = None
         self.interruption: FleetError | None = None
         self.watched: Watched | None = None
+        self.span: Span = NO_SPAN
 
     def interrupt(self, reason: FleetError) -> None:
         """Cancel the handler; its caller is told ``reason``."""

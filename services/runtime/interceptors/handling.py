@@ -20,6 +20,7 @@ from services.runtime.interceptors.drain import LongCalls
 from services.runtime.interceptors.errors import abort_call, forget_when_done
 from services.runtime.interceptors.logging import CallLog
 from services.runtime.interceptors.metrics import CallMetrics
+from services.runtime.interceptors.tracing import CallTraces
 from services.runtime.security.guard import Guard
 from services.runtime.status import as_fleet_error, code_of
 
@@ -34,6 +35,7 @@ class Behaviours:
     log: CallLog
     long_calls: LongCalls
     guard: Guard
+    traces: CallTraces | None = None
 
 
 class Handling:
@@ -45,6 +47,7 @@ class Handling:
         self._log = behaviours.log
         self._long_calls = behaviours.long_calls
         self._guard = behaviours.guard
+        self._traces = behaviours.traces
         # Unique without asking the system for randomness on every call.
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
@@ -63,6 +66,8 @@ class Handling:
         if budget_seconds is not None:
             scope.deadline_seconds = now + budget_seconds
         call = HandledCall(rules, context, scope, task, now)
+        if self._traces is not None:
+            self._traces.opened(call)
         self._metrics.started(call)
         self._deadlines.opened(call)
         if not rules.bounded:
@@ -116,6 +121,8 @@ class Handling:
         seconds = now - call.started_seconds
         self._metrics.finished(call, seconds)
         self._log.finished(call, seconds)
+        if self._traces is not None:
+            self._traces.closed(call)
         # The error's traceback holds the frame that holds the call: a cycle, were the call to keep the error.
         call.error = call.interruption = None
 

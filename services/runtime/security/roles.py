@@ -93,6 +93,7 @@ _TABLE: Final[Mapping[str, Mapping[str, Role | None]]] = {
     },
     # It runs programs that models wrote, for the scoring service alone.
     "evalfleet.code_runner.v1.CodeRunnerService": {"RunProgram": Role.SERVICE, "GetSandbox": Role.SERVICE},
+    "evalfleet.server.v1.ServerService": {"GetServerInfo": Role.READ},
     # gRPC's own health checks of replicas carry no metadata.
     "grpc.health.v1.Health": {"Check": OPEN, "Watch": OPEN, "List": OPEN},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": Role.READ},

@@ -24,6 +24,7 @@ from evalfleet.rankings import Ranking
 from evalfleet.ray import BulkSummary
 from evalfleet.results import FailedItem, Guard, Model, Policy, Run, RunSnapshot, Suite, Verdict
 from evalfleet.scorer_results import Scorer
+from evalfleet.servers import ServerInfo
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "json.md"
 BEGIN = "<!-- made by `python -m tests.unit.cli.json_shapes`: do not edit below -->\n"
@@ -49,6 +50,7 @@ ROOTS: tuple[type, ...] = (
     MeasuredGuard,
     CascadeFit,
     Finding,
+    ServerInfo,
     BulkSummary,
 )
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", datetime: "time", NoneType: "null"}

@@ -16,6 +16,7 @@ from evalfleet.ledger import Pruned
 from evalfleet.rankings import Ranking
 from evalfleet.results import FailedItem, Guard, Model, Policy, Run, RunSnapshot, RunState, Suite, Verdict
 from evalfleet.scorer_results import Scorer
+from evalfleet.servers import ServerInfo
 
 from tests.fakes.demo_run import make_run, watch_step
 from tests.fakes.fleet import FakeFleet
@@ -60,6 +61,8 @@ def filled(fake: FakeFleet) -> FakeFleet:
         (("policies",), Policy),
         (("policies", "strict"), Policy),
         (("rankings",), Ranking),
+        (("servers",), ServerInfo),
+        (("servers", "safety"), ServerInfo),
     ],
 )
 def test_what_lists_prints_an_array(invoke: Invoke, arguments: tuple[str, ...], one: type) -> None:

@@ -45,6 +45,7 @@ async def test_reflection_lists_the_services(make_service: Any) -> None:
     assert {each.name for each in answer.list_services_response.service} == {
         SERVICE,
         "test.v1.Other",
+        "evalfleet.server.v1.ServerService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -23,6 +23,8 @@ from evalfleet.endpoints import Endpoints, find_endpoints
 from evalfleet.hedging import Hedging
 from evalfleet.retrying import DEFAULT_RETRIES, RetryPolicy
 from evalfleet.security import Security
+from evalfleet.server.v1 import server_pb2, server_pb2_grpc
+from evalfleet.servers import ServerInfo, server_info_from_proto
 
 
 class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
@@ -111,6 +113,13 @@ class AsyncFleet(AbstractAsyncContextManager["AsyncFleet"]):
     def programs(self) -> AsyncPrograms:
         """The code runner, where there is one."""
         return AsyncPrograms(self._connection("code_runner"))
+
+    async def server_info(self, service: str) -> ServerInfo:
+        """Read what a process of a service runs; see ``Fleet.server_info``."""
+        connection = self._connection(service)
+        method = connection.stub(server_pb2_grpc.ServerServiceStub).GetServerInfo
+        answer = await connection.call(method, server_pb2.GetServerInfoRequest(), may_be_hedged=True)
+        return server_info_from_proto(answer.server)
 
     async def close(self) -> None:
         """Close all connections; calls in flight are cancelled."""

@@ -31,6 +31,7 @@ from evalfleet.cli import (
     runs,
     score,
     scorers,
+    servers,
     suites,
 )
 from evalfleet.cli.failures import explained
@@ -47,7 +48,7 @@ _PLUGIN_HINTS = {
 }
 # What belongs together, in the order of first use; a command of another distribution that is not named here comes last.
 _SECTIONS = (
-    ("Fleet", ("up", "dashboard", "doctor", "completion")),
+    ("Fleet", ("up", "dashboard", "doctor", "servers", "completion")),
     ("Evaluate", ("run", "gate", "plan", "budget")),
     ("Runs", ("runs", "show", "watch", "report", "export", "cancel", "prune")),
     ("Compare", ("compare", "rank", "rankings", "regressions", "items")),
@@ -201,6 +202,7 @@ for command in (
     import_task.import_task,
     bulk.bulk,
     doctor.doctor,
+    servers.servers,
     completion.completion,
 ):
     cli.add_command(command)

@@ -406,6 +406,7 @@ class AppendResultsRequest(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    TRACEPARENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
         """Up to 1000 results."""
@@ -416,15 +417,20 @@ class AppendResultsRequest(_message.Message):
         (RUN_LEASE_LOST), also by a message without results. Absent: not checked.
         """
 
+    @_builtins.property
+    def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where items stand in their traces (W3C traceparent), one a result in their order, or none; empty: not traced."""
+
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___Result] | None = ...,
         lease: Global___RunLease | None = ...,
+        traceparents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "results", b"results", "traceparents", b"traceparents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -302,6 +302,7 @@ class GenerateRequest(_message.Message):
     CACHE_MODE_FIELD_NUMBER: _builtins.int
     EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
@@ -316,6 +317,10 @@ class GenerateRequest(_message.Message):
     """Also says what the cache did and why."""
     priority: Global___Priority.ValueType
     """Whose turn comes first when requests wait."""
+    traceparent: _builtins.str
+    """The item's own place in a trace (W3C traceparent), where a stream or a batch carries items of several; what is none
+    is not looked at. A call by itself has it in its metadata.
+    """
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -336,10 +341,11 @@ class GenerateRequest(_message.Message):
         cache_mode: Global___CacheMode.ValueType = ...,
         explain_cache: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "conversation", b"conversation", "input", b"input", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "cache_mode", b"cache_mode", "conversation", b"conversation", "explain_cache", b"explain_cache", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count", "cache_mode", b"cache_mode", "conversation", b"conversation", "explain_cache", b"explain_cache", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sample_count", b"sample_count", "sampling", b"sampling", "traceparent", b"traceparent", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_count: _TypeAlias = _typing.Literal["sample_count"]  # noqa: Y015
     _WhichOneofArgType__sample_count: _TypeAlias = _typing.Literal["_sample_count", b"_sample_count"]  # noqa: Y015
@@ -750,6 +756,7 @@ class ScoreContinuationsRequest(_message.Message):
     CACHE_MODE_FIELD_NUMBER: _builtins.int
     EXPLAIN_CACHE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model, `models/{model}`."""
     prompt: _builtins.str
@@ -762,6 +769,10 @@ class ScoreContinuationsRequest(_message.Message):
     """Also says what the cache did and why."""
     priority: Global___Priority.ValueType
     """Whose turn comes first when requests wait."""
+    traceparent: _builtins.str
+    """The item's own place in a trace (W3C traceparent), where a stream or a batch carries items of several; what is none
+    is not looked at. A call by itself has it in its metadata.
+    """
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
         """A conversation, rendered by the checkpoint's chat template."""
@@ -781,10 +792,11 @@ class ScoreContinuationsRequest(_message.Message):
         cache_mode: Global___CacheMode.ValueType = ...,
         explain_cache: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "conversation", b"conversation", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_mode", b"cache_mode", "context", b"context", "continuations", b"continuations", "conversation", b"conversation", "explain_cache", b"explain_cache", "model", b"model", "priority", b"priority", "prompt", b"prompt", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_mode", b"cache_mode", "context", b"context", "continuations", b"continuations", "conversation", b"conversation", "explain_cache", b"explain_cache", "model", b"model", "priority", b"priority", "prompt", b"prompt", "traceparent", b"traceparent", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_context: _TypeAlias = _typing.Literal["prompt", "conversation"]  # noqa: Y015
     _WhichOneofArgType_context: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015

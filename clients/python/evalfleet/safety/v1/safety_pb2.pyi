@@ -424,6 +424,7 @@ class ClassifyRequest(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     INLINE_POLICY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     judged_turn: _builtins.int
     """Index of the judged turn; absent: the last."""
     aspect: Global___Aspect.ValueType
@@ -435,6 +436,10 @@ class ClassifyRequest(_message.Message):
     policy: _builtins.str
     """Resource name of a policy, `policies/{policy}`; empty: none. With a policy, `guard` and `threshold` may be given only
     where the policy leaves them open, or says the same.
+    """
+    traceparent: _builtins.str
+    """The item's own place in a trace (W3C traceparent), where a stream or a batch carries items of several; what is none
+    is not looked at. A call by itself has it in its metadata.
     """
     @_builtins.property
     def conversation(self) -> _common_pb2.Conversation:
@@ -454,10 +459,11 @@ class ClassifyRequest(_message.Message):
         threshold: _builtins.float | None = ...,
         policy: _builtins.str = ...,
         inline_policy: Global___Policy | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "conversation", b"conversation", "inline_policy", b"inline_policy", "judged_turn", b"judged_turn", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "aspect", b"aspect", "conversation", b"conversation", "guard", b"guard", "inline_policy", b"inline_policy", "judged_turn", b"judged_turn", "policy", b"policy", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn", "_threshold", b"_threshold", "aspect", b"aspect", "conversation", b"conversation", "guard", b"guard", "inline_policy", b"inline_policy", "judged_turn", b"judged_turn", "policy", b"policy", "threshold", b"threshold", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__judged_turn: _TypeAlias = _typing.Literal["judged_turn"]  # noqa: Y015
     _WhichOneofArgType__judged_turn: _TypeAlias = _typing.Literal["_judged_turn", b"_judged_turn"]  # noqa: Y015

@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"evalfleet/scoring/v1/scoring.proto\x12\x14\x65valfleet.scoring.v1\x1a evalfleet/common/v1/common.proto\x1a evalfleet/safety/v1/safety.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"_\n\x0c\x43hoiceScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12%\n\x1dunconditional_log_likelihoods\x18\x03 \x03(\x01\"\x1c\n\x0bTextSamples\x12\r\n\x05texts\x18\x01 \x03(\t\"^\n\x0bTokenScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x18\n\x0btoken_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_token_count\"\x9f\x03\n\x0cScoreRequest\x12\x0e\n\x06scorer\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x35\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\".evalfleet.scoring.v1.ChoiceScoresH\x00\x12\x39\n\x0ctoken_scores\x18\t \x01(\x0b\x32!.evalfleet.scoring.v1.TokenScoresH\x00\x12/\n\x07verdict\x18\n \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12\x34\n\x07samples\x18\x0b \x01(\x0b\x32!.evalfleet.scoring.v1.TextSamplesH\x00\x12\x0f\n\x07targets\x18\x05 \x03(\t\x12\x14\n\x0cgold_indices\x18\x06 \x03(\x05\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12(\n\x07\x64\x65tails\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\n\x06output\"\xa6\x02\n\rScoreResponse\x12\x41\n\x07metrics\x18\x01 \x03(\x0b\x32\x30.evalfleet.scoring.v1.ScoreResponse.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x06scorer\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"I\n\x11\x42\x61tchScoreRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"H\n\x12\x42\x61tchScoreResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.evalfleet.scoring.v1.ScoreResult\"w\n\x0bScoreResult\x12\x37\n\x08response\x18\x01 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\x12\x33\n\x04more\x18\x03 \x03(\x0b\x32%.evalfleet.scoring.v1.StreamScoreItem\"W\n\x0fStreamScoreItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"\xc8\x01\n\x13StreamScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x36\n\x04more\x18\x04 \x03(\x0b\x32(.evalfleet.scoring.v1.StreamScoreOutcomeB\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreOutcome\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x88\x01\n\x0fScorerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rdefault_value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x88\x01\x01\x42\x10\n\x0e_default_value\"E\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\"\xe1\x02\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x39\n\nparameters\x18\x04 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12-\n\x07metrics\x18\x05 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Metric\x12\x36\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12\x14\n\x0creads_prompt\x18\x07 \x01(\x08\x12\x12\n\ntakes_long\x18\x08 \x01(\x08\x12\x30\n\tlibraries\x18\t \x03(\x0b\x32\x1d.evalfleet.scoring.v1.Library\"(\n\x07Library\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x13ListScorersResponse\x12-\n\x07scorers\x18\x01 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetScorerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetScorerResponse\x12,\n\x06scorer\x18\x01 \x01(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer2\xed\x03\n\x0eScoringService\x12P\n\x05Score\x12\".evalfleet.scoring.v1.ScoreRequest\x1a#.evalfleet.scoring.v1.ScoreResponse\x12_\n\nBatchScore\x12\'.evalfleet.scoring.v1.BatchScoreRequest\x1a(.evalfleet.scoring.v1.BatchScoreResponse\x12\x66\n\x0bStreamScore\x12(.evalfleet.scoring.v1.StreamScoreRequest\x1a).evalfleet.scoring.v1.StreamScoreResponse(\x01\x30\x01\x12\x62\n\x0bListScorers\x12(.evalfleet.scoring.v1.ListScorersRequest\x1a).evalfleet.scoring.v1.ListScorersResponse\x12\\\n\tGetScorer\x12&.evalfleet.scoring.v1.GetScorerRequest\x1a\'.evalfleet.scoring.v1.GetScorerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"evalfleet/scoring/v1/scoring.proto\x12\x14\x65valfleet.scoring.v1\x1a evalfleet/common/v1/common.proto\x1a evalfleet/safety/v1/safety.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"_\n\x0c\x43hoiceScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12%\n\x1dunconditional_log_likelihoods\x18\x03 \x03(\x01\"\x1c\n\x0bTextSamples\x12\r\n\x05texts\x18\x01 \x03(\t\"^\n\x0bTokenScores\x12\x17\n\x0flog_likelihoods\x18\x01 \x03(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x18\n\x0btoken_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_token_count\"\xb4\x03\n\x0cScoreRequest\x12\x0e\n\x06scorer\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x35\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\".evalfleet.scoring.v1.ChoiceScoresH\x00\x12\x39\n\x0ctoken_scores\x18\t \x01(\x0b\x32!.evalfleet.scoring.v1.TokenScoresH\x00\x12/\n\x07verdict\x18\n \x01(\x0b\x32\x1c.evalfleet.safety.v1.VerdictH\x00\x12\x34\n\x07samples\x18\x0b \x01(\x0b\x32!.evalfleet.scoring.v1.TextSamplesH\x00\x12\x0f\n\x07targets\x18\x05 \x03(\t\x12\x14\n\x0cgold_indices\x18\x06 \x03(\x05\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12(\n\x07\x64\x65tails\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0btraceparent\x18\x0c \x01(\tB\x08\n\x06output\"\xa6\x02\n\rScoreResponse\x12\x41\n\x07metrics\x18\x01 \x03(\x0b\x32\x30.evalfleet.scoring.v1.ScoreResponse.MetricsEntry\x12\x1d\n\x10\x65xtracted_answer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x06scorer\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.evalfleet.common.v1.Usage\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x13\n\x11_extracted_answer\"I\n\x11\x42\x61tchScoreRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"H\n\x12\x42\x61tchScoreResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.evalfleet.scoring.v1.ScoreResult\"w\n\x0bScoreResult\x12\x37\n\x08response\x18\x01 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\x12\x33\n\x04more\x18\x03 \x03(\x0b\x32%.evalfleet.scoring.v1.StreamScoreItem\"W\n\x0fStreamScoreItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".evalfleet.scoring.v1.ScoreRequest\"\xc8\x01\n\x13StreamScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x36\n\x04more\x18\x04 \x03(\x0b\x32(.evalfleet.scoring.v1.StreamScoreOutcomeB\t\n\x07outcome\"\x8f\x01\n\x12StreamScoreOutcome\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32#.evalfleet.scoring.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x88\x01\n\x0fScorerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rdefault_value\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x88\x01\x01\x42\x10\n\x0e_default_value\"E\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\"\xe1\x02\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x36\n\treference\x18\x03 \x01(\x0b\x32#.evalfleet.common.v1.JudgeReference\x12\x39\n\nparameters\x18\x04 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12-\n\x07metrics\x18\x05 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Metric\x12\x36\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32%.evalfleet.scoring.v1.ScorerParameter\x12\x14\n\x0creads_prompt\x18\x07 \x01(\x08\x12\x12\n\ntakes_long\x18\x08 \x01(\x08\x12\x30\n\tlibraries\x18\t \x03(\x0b\x32\x1d.evalfleet.scoring.v1.Library\"(\n\x07Library\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x13ListScorersResponse\x12-\n\x07scorers\x18\x01 \x03(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetScorerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetScorerResponse\x12,\n\x06scorer\x18\x01 \x01(\x0b\x32\x1c.evalfleet.scoring.v1.Scorer2\xed\x03\n\x0eScoringService\x12P\n\x05Score\x12\".evalfleet.scoring.v1.ScoreRequest\x1a#.evalfleet.scoring.v1.ScoreResponse\x12_\n\nBatchScore\x12\'.evalfleet.scoring.v1.BatchScoreRequest\x1a(.evalfleet.scoring.v1.BatchScoreResponse\x12\x66\n\x0bStreamScore\x12(.evalfleet.scoring.v1.StreamScoreRequest\x1a).evalfleet.scoring.v1.StreamScoreResponse(\x01\x30\x01\x12\x62\n\x0bListScorers\x12(.evalfleet.scoring.v1.ListScorersRequest\x1a).evalfleet.scoring.v1.ListScorersResponse\x12\\\n\tGetScorer\x12&.evalfleet.scoring.v1.GetScorerRequest\x1a\'.evalfleet.scoring.v1.GetScorerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,41 +44,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSCORES']._serialized_start=310
   _globals['_TOKENSCORES']._serialized_end=404
   _globals['_SCOREREQUEST']._serialized_start=407
-  _globals['_SCOREREQUEST']._serialized_end=822
-  _globals['_SCORERESPONSE']._serialized_start=825
-  _globals['_SCORERESPONSE']._serialized_end=1119
-  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_start=1052
-  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_end=1098
-  _globals['_BATCHSCOREREQUEST']._serialized_start=1121
-  _globals['_BATCHSCOREREQUEST']._serialized_end=1194
-  _globals['_BATCHSCORERESPONSE']._serialized_start=1196
-  _globals['_BATCHSCORERESPONSE']._serialized_end=1268
-  _globals['_SCORERESULT']._serialized_start=1270
-  _globals['_SCORERESULT']._serialized_end=1389
-  _globals['_STREAMSCOREREQUEST']._serialized_start=1392
-  _globals['_STREAMSCOREREQUEST']._serialized_end=1535
-  _globals['_STREAMSCOREITEM']._serialized_start=1537
-  _globals['_STREAMSCOREITEM']._serialized_end=1624
-  _globals['_STREAMSCORERESPONSE']._serialized_start=1627
-  _globals['_STREAMSCORERESPONSE']._serialized_end=1827
-  _globals['_STREAMSCOREOUTCOME']._serialized_start=1830
-  _globals['_STREAMSCOREOUTCOME']._serialized_end=1973
-  _globals['_SCORERPARAMETER']._serialized_start=1976
-  _globals['_SCORERPARAMETER']._serialized_end=2112
-  _globals['_METRIC']._serialized_start=2114
-  _globals['_METRIC']._serialized_end=2183
-  _globals['_SCORER']._serialized_start=2186
-  _globals['_SCORER']._serialized_end=2539
-  _globals['_LIBRARY']._serialized_start=2541
-  _globals['_LIBRARY']._serialized_end=2581
-  _globals['_LISTSCORERSREQUEST']._serialized_start=2583
-  _globals['_LISTSCORERSREQUEST']._serialized_end=2642
-  _globals['_LISTSCORERSRESPONSE']._serialized_start=2644
-  _globals['_LISTSCORERSRESPONSE']._serialized_end=2737
-  _globals['_GETSCORERREQUEST']._serialized_start=2739
-  _globals['_GETSCORERREQUEST']._serialized_end=2771
-  _globals['_GETSCORERRESPONSE']._serialized_start=2773
-  _globals['_GETSCORERRESPONSE']._serialized_end=2838
-  _globals['_SCORINGSERVICE']._serialized_start=2841
-  _globals['_SCORINGSERVICE']._serialized_end=3334
+  _globals['_SCOREREQUEST']._serialized_end=843
+  _globals['_SCORERESPONSE']._serialized_start=846
+  _globals['_SCORERESPONSE']._serialized_end=1140
+  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_start=1073
+  _globals['_SCORERESPONSE_METRICSENTRY']._serialized_end=1119
+  _globals['_BATCHSCOREREQUEST']._serialized_start=1142
+  _globals['_BATCHSCOREREQUEST']._serialized_end=1215
+  _globals['_BATCHSCORERESPONSE']._serialized_start=1217
+  _globals['_BATCHSCORERESPONSE']._serialized_end=1289
+  _globals['_SCORERESULT']._serialized_start=1291
+  _globals['_SCORERESULT']._serialized_end=1410
+  _globals['_STREAMSCOREREQUEST']._serialized_start=1413
+  _globals['_STREAMSCOREREQUEST']._serialized_end=1556
+  _globals['_STREAMSCOREITEM']._serialized_start=1558
+  _globals['_STREAMSCOREITEM']._serialized_end=1645
+  _globals['_STREAMSCORERESPONSE']._serialized_start=1648
+  _globals['_STREAMSCORERESPONSE']._serialized_end=1848
+  _globals['_STREAMSCOREOUTCOME']._serialized_start=1851
+  _globals['_STREAMSCOREOUTCOME']._serialized_end=1994
+  _globals['_SCORERPARAMETER']._serialized_start=1997
+  _globals['_SCORERPARAMETER']._serialized_end=2133
+  _globals['_METRIC']._serialized_start=2135
+  _globals['_METRIC']._serialized_end=2204
+  _globals['_SCORER']._serialized_start=2207
+  _globals['_SCORER']._serialized_end=2560
+  _globals['_LIBRARY']._serialized_start=2562
+  _globals['_LIBRARY']._serialized_end=2602
+  _globals['_LISTSCORERSREQUEST']._serialized_start=2604
+  _globals['_LISTSCORERSREQUEST']._serialized_end=2663
+  _globals['_LISTSCORERSRESPONSE']._serialized_start=2665
+  _globals['_LISTSCORERSRESPONSE']._serialized_end=2758
+  _globals['_GETSCORERREQUEST']._serialized_start=2760
+  _globals['_GETSCORERREQUEST']._serialized_end=2792
+  _globals['_GETSCORERRESPONSE']._serialized_start=2794
+  _globals['_GETSCORERRESPONSE']._serialized_end=2859
+  _globals['_SCORINGSERVICE']._serialized_start=2862
+  _globals['_SCORINGSERVICE']._serialized_end=3355
 # @@protoc_insertion_point(module_scope)

@@ -133,12 +133,17 @@ class ScoreRequest(_message.Message):
     GOLD_INDICES_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     scorer: _builtins.str
     """Resource name of the scorer, `scorers/{scorer}`."""
     text: _builtins.str
     """Generated text."""
     prompt: _builtins.str
     """What the model was asked, for scorers that read it: the text of a prompt, or the turns of a conversation."""
+    traceparent: _builtins.str
+    """The item's own place in a trace (W3C traceparent), where a stream or a batch carries items of several; what is none
+    is not looked at. A call by itself has it in its metadata.
+    """
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """The scorer's parameters; what is absent takes its default."""
@@ -185,10 +190,11 @@ class ScoreRequest(_message.Message):
         gold_indices: _abc.Iterable[_builtins.int] | None = ...,
         prompt: _builtins.str = ...,
         details: _struct_pb2.Struct | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "output", b"output", "parameters", b"parameters", "samples", b"samples", "text", b"text", "token_scores", b"token_scores", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "samples", b"samples", "scorer", b"scorer", "targets", b"targets", "text", b"text", "token_scores", b"token_scores", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "details", b"details", "gold_indices", b"gold_indices", "output", b"output", "parameters", b"parameters", "prompt", b"prompt", "samples", b"samples", "scorer", b"scorer", "targets", b"targets", "text", b"text", "token_scores", b"token_scores", "traceparent", b"traceparent", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["text", "choices", "token_scores", "verdict", "samples"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

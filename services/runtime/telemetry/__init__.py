@@ -1,0 +1,1 @@
+"""Traces: what is going on for one item, over all processes that it passes through."""
