@@ -5,13 +5,11 @@ from typing import Any
 
 from k8s.verify.provided import PROVIDED
 from k8s.verify.rendered import Document, Pod, Problem, Rendered, called
-from services.runtime.security.roles import METHOD_ROLES
 
 _CLUSTER_WIDE = {
     "ClusterQueue", "CustomResourceDefinition", "GatewayClass", "Namespace", "PriorityClass", "ResourceFlavor",
     "RuntimeClass",
 }  # fmt: skip
-METHOD_SERVICES = {method.partition("/")[0] for method in METHOD_ROLES}
 _CERTIFICATE_KEYS = ("tls.crt", "tls.key", "ca.crt")
 _BUILT_IN_CLASSES = ("system-cluster-critical", "system-node-critical")
 
@@ -24,7 +22,7 @@ def check_references(rendered: Rendered) -> Iterator[Problem]:
             if not known:
                 yield Problem(pod.resource, f"there is no {kind}/{name}")
         for kind, name, keys in _keyed(pod):
-            there = _keys(rendered, kind, name)
+            there = keys_of(rendered, kind, name)
             if there is None:
                 yield Problem(pod.resource, f"there is no {kind}/{name}")
             elif missing := set(keys) - set(there):
@@ -50,27 +48,6 @@ def check_services(rendered: Rendered) -> Iterator[Problem]:
                 yield Problem(called(service), f"port {port['port']} and its target are not told by name")
             if any(each.port(target) is None for each in found):
                 yield Problem(called(service), f"its pods have no port {target}")
-
-
-def check_routes(rendered: Rendered) -> Iterator[Problem]:
-    """What a gateway leads to is a port of a Service and a service of ours, and its certificates are there."""
-    for gateway in rendered.of_kind("Gateway"):
-        for listener in gateway["spec"]["listeners"]:
-            for secret in listener["tls"]["certificateRefs"]:
-                if _keys(rendered, "Secret", secret["name"]) is None:
-                    yield Problem(called(gateway), f"there is no Secret/{secret['name']}")
-    for route in rendered.of_kind("GRPCRoute", "HTTPRoute"):
-        for parent in route["spec"]["parentRefs"]:
-            if rendered.find("Gateway", parent["name"]) is None:
-                yield Problem(called(route), f"there is no Gateway/{parent['name']}")
-        for backend in (each for rule in route["spec"]["rules"] for each in rule["backendRefs"]):
-            service = rendered.find("Service", backend["name"])
-            if service is None or backend["port"] not in [each["port"] for each in service["spec"]["ports"]]:
-                yield Problem(called(route), f"there is no port {backend['port']} of Service/{backend['name']}")
-        for match in (each for rule in route["spec"]["rules"] for each in rule.get("matches", ())):
-            name = match.get("method", {}).get("service")
-            if name is not None and name not in METHOD_SERVICES:
-                yield Problem(called(route), f"{name} is no service of ours")
 
 
 def check_monitors(rendered: Rendered) -> Iterator[Problem]:
@@ -133,7 +110,7 @@ def _items(source: Mapping[str, Any]) -> list[str]:
     return [each["key"] for each in source.get("items", ())]
 
 
-def _keys(rendered: Rendered, kind: str, name: str) -> Sequence[str] | None:
+def keys_of(rendered: Rendered, kind: str, name: str) -> Sequence[str] | None:
     """Return the keys of a Secret or ConfigMap; ``None`` if nobody brings it."""
     found: Document | None = rendered.find(kind, name)
     if found is not None:
