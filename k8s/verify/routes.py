@@ -42,9 +42,9 @@ def _parent_problems(rendered: Rendered, route: Document) -> Iterator[str]:
         if not found:
             yield f"there is no Gateway/{parent['name']} with the listener {parent.get('sectionName')}"
         for pod in rendered.pods if route["kind"] == "HTTPRoute" else ():
-            hosts = told_values(pod.spec["containers"][0]).get(_HOSTS)
-            for listener in found if hosts is not None else ():
-                if listener["hostname"] not in json.loads(hosts):
+            told = told_values(pod.spec["containers"][0])
+            for listener in found if _HOSTS in told else ():
+                if listener["hostname"] not in json.loads(told[_HOSTS]):
                     yield f"{pod.resource} does not let browsers call it {listener['hostname']} ({_HOSTS})"
 
 
