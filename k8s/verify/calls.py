@@ -72,7 +72,7 @@ def _addresses(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         settings = settings_of(container)
     except ValidationError:
         return
-    for field in workload.fields if workload.calls_others(container) else ():
+    for field in workload.fields if workload.is_run_by(container) else ():
         variable, value = f"{OURS}{field.upper()}", str(getattr(settings, field))
         if field.endswith("_target") and value:
             if variable in told or (workload.module, field) not in _DONE_WITHOUT:

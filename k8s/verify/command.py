@@ -13,6 +13,7 @@ from k8s.verify.schemas import VERSIONS, Schemas, find_crds
 
 CHECKS: Final[Mapping[str, Check]] = {
     "disruption-budgets": availability.check_disruption_budgets,
+    "folders": environment.check_folders,
     "grace": availability.check_grace,
     "hardened": restricted.check_hardened,
     "images": pods.check_images,

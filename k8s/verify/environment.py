@@ -10,6 +10,10 @@ from k8s.verify.network import Way, is_let_through
 from k8s.verify.rendered import Pod, Problem, Rendered
 from k8s.verify.workloads import is_there, settings_of, told_values, workload_of
 
+_SEEN_BY_TRITON: Final = frozenset(
+    {"checkpoint_roots", "download_dir", "encoder_path", "guard_checkpoint", "similarity_encoder_path"}
+)
+"""Settings whose folders Triton reads, under the path that it is told."""
 _OF_LIBRARIES: Final = frozenset({"HOME"})
 """Variables of others that our images' programs may be given."""
 
@@ -50,6 +54,19 @@ def check_targets(rendered: Rendered) -> Iterator[Problem]:
             yield Problem(call.caller.resource, text)
         else:
             yield from (Problem(call.caller.resource, f"{call.told}: {each}") for each in _obstacles(rendered, call))
+
+
+def check_folders(rendered: Rendered) -> Iterator[Problem]:
+    """Triton sees the folders that services tell it of, at the same paths."""
+    for call in calls(rendered):
+        if not call.variable.endswith("TRITON_TARGET"):
+            continue
+        told = told_values(call.container)
+        for variable in (f"{OURS}{field.upper()}" for field in sorted(_SEEN_BY_TRITON)):
+            for listener, _ in call.listeners(rendered) if variable in told else ():
+                mounts = [each["mountPath"] for each in listener.spec["containers"][0].get("volumeMounts", ())]
+                if not any(f"{told[variable]}/".startswith(f"{each}/") for each in mounts):
+                    yield Problem(call.caller.resource, f"{variable}={told[variable]}: {listener.name} does not see it")
 
 
 def _obstacles(rendered: Rendered, call: Call) -> Iterator[str]:

@@ -117,4 +117,4 @@ def _check_path(pod: Pod, container: Mapping[str, Any], variable: str, path: str
 
 def _runs_triton(container: Mapping[str, Any]) -> bool:
     workload = workload_of(container)
-    return workload is not None and workload.settings_class is InferenceSettings
+    return workload is not None and workload.settings_class is InferenceSettings and workload.is_run_by(container)

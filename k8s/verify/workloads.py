@@ -53,8 +53,8 @@ class Workload:
         """The names of its settings."""
         return () if self.settings_class is None else tuple(self.settings_class.model_fields)
 
-    def calls_others(self, container: Mapping[str, Any]) -> bool:
-        """Whether a container runs the service itself, not a job of it, which needs no other service."""
+    def is_run_by(self, container: Mapping[str, Any]) -> bool:
+        """Whether a container runs the program itself, not a job of it (``MODULE.migrate``)."""
         return _program(container) == self.module
 
     @property
