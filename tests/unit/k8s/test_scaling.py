@@ -15,22 +15,26 @@ from prometheus_client import CollectorRegistry
 from benchmarks.autoscaling.manifests import COMPONENTS, read_document, scaled_object
 from benchmarks.autoscaling.promql import Query
 from services.evaluation.scaling.demand import Deployment
+from services.evaluation.scaling.service import FULL_NAME
 from services.evaluation.scaling.trigger import read_trigger
 from services.evaluation.settings import EvaluationSettings
+from services.runtime.health import LIVENESS
 from services.runtime.interceptors.admission import Admission
+from services.runtime.security.roles import METHOD_ROLES
 from services.runtime.settings import ENV_PREFIX
 from services.runtime.work import Work, WorkMetrics
 
-KUBERNETES = "1.33"
+KUBERNETES = "1.34"
+NATIVE = ("HorizontalPodAutoscaler", "NetworkPolicy")
 FOLDERS = [
     COMPONENTS / each
-    for each in ("keda", "keda-guard-triton", "keda-pool", "keda-evaluation", "hpa", "hpa-aggregation")
+    for each in ("keda", "keda-guard-triton", "keda-pool", "keda-evaluation", "keda-mtls", "hpa", "hpa-aggregation")
 ]
 DOCUMENTS = {
     str(path.relative_to(COMPONENTS)): read_document(path)
     for folder in FOLDERS
     for path in sorted(folder.glob("*.yaml"))
-    if path.name != "kustomization.yaml"
+    if path.name != "scaled-object-patch.yaml" and path.name != "kustomization.yaml"
 }
 SCALED = {name: each for name, each in DOCUMENTS.items() if each["kind"] == "ScaledObject"}
 SCALERS = {name: each for name, each in DOCUMENTS.items() if each["kind"] == "HorizontalPodAutoscaler"}
@@ -43,26 +47,26 @@ def triggers(kind: str) -> list[Mapping[str, Any]]:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda each: each.name)
 def test_every_file_of_a_component_is_used(folder: Path) -> None:
     component = read_document(folder / "kustomization.yaml")
-    named = {*component["resources"], *(each["path"] for each in component.get("patches", ()))}
+    named = {*component["resources"], *(each["path"] for each in component.get("patches", ()) if "path" in each)}
     assert named | {"kustomization.yaml"} == {each.name for each in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", sorted(set(DOCUMENTS) - set(SCALED)))
+@pytest.mark.parametrize("name", sorted(name for name, each in DOCUMENTS.items() if each["kind"] in NATIVE))
 def test_a_manifest_is_what_kubernetes_takes(name: str) -> None:
-    if not name.endswith("-patch.yaml"):
-        kubernetes_validate.validate(DOCUMENTS[name], KUBERNETES, strict=True)
+    kubernetes_validate.validate(DOCUMENTS[name], KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize("name", sorted(SCALED))
-def test_a_scaled_object_is_what_keda_takes(name: str, data_dir: Path) -> None:
-    path = data_dir / "crds/keda.sh_scaledobjects.yaml"
+@pytest.mark.parametrize("name", sorted(name for name, each in DOCUMENTS.items() if "keda.sh" in each["apiVersion"]))
+def test_a_manifest_is_what_keda_takes(name: str, data_dir: Path) -> None:
+    document = DOCUMENTS[name]
+    path = data_dir / f"crds/keda.sh_{document['kind'].lower()}s.yaml"
     if not path.is_file():
         pytest.skip(f"needs {path}")
     [version] = read_document(path)["spec"]["versions"]
     schema = _closed(version["schema"]["openAPIV3Schema"])
-    jsonschema.validate(SCALED[name], schema)
+    jsonschema.validate(document, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**SCALED[name], "spec": {**SCALED[name]["spec"], "coolDownPeriod": 1}}, schema)
+        jsonschema.validate({**document, "spec": {**document["spec"], "coolDownPeriod": 1}}, schema)
 
 
 def _closed(schema: Any) -> Any:
@@ -114,8 +118,26 @@ def test_the_scaler_understands_its_triggers_and_runs_fit_the_evaluation_service
     read = {each["metadata"]["deployment"]: read_trigger(each["metadata"]) for each in triggers("external-push")}
     assert set(read) == {"triton", "guard", "generation", "evaluation"}
     assert read["evaluation"].work_per_replica == EvaluationSettings().parallel_runs
-    port = EvaluationSettings.model_fields["port"].default or 8100
-    assert {each["metadata"]["scalerAddress"] for each in triggers("external-push")} == {f"evaluation:{port}"}
+    # KEDA asks from a namespace of its own.
+    address = "evaluation.evalfleet.svc:8100"
+    assert {each["metadata"]["scalerAddress"] for each in triggers("external-push")} == {address}
+
+
+def test_the_trigger_that_mtls_is_for_is_the_first() -> None:
+    for scaled in SCALED.values():
+        assert [each["type"] == "external-push" for each in scaled["spec"]["triggers"]].index(True) == 0
+    [container] = DOCUMENTS["keda-mtls/evaluation-patch.yaml"]["spec"]["template"]["spec"]["containers"]
+    [peers] = [each["value"] for each in container["env"] if each["name"] == "EVALFLEET_TLS_PEERS"]
+    [given] = [each["value"] for each in _evaluation_over_mtls()["env"] if each["name"] == "EVALFLEET_TLS_PEERS"]
+    [name] = DOCUMENTS["keda-mtls/certificate.yaml"]["spec"]["dnsNames"]
+    assert peers == f"{given},{name}={METHOD_ROLES[f'{FULL_NAME}/IsActive']}"
+
+
+def _evaluation_over_mtls() -> dict[str, Any]:
+    patch = read_document(COMPONENTS / "mtls/evaluation-patch.yaml")
+    [container] = patch["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)")
@@ -147,4 +169,4 @@ def test_patches_set_what_services_read() -> None:
     assert float(variable["value"]) >= 1800
     for service in ("generation", "safety"):
         [container] = DOCUMENTS[f"keda/{service}-patch.yaml"]["spec"]["template"]["spec"]["containers"]
-        assert container["readinessProbe"] == {"grpc": None, "tcpSocket": {"port": "grpc"}}
+        assert container["readinessProbe"]["grpc"]["service"] == LIVENESS
