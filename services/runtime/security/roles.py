@@ -91,13 +91,6 @@ _TABLE: Final[Mapping[str, Mapping[str, Role | None]]] = {
         "ListRankings": Role.READ,
         "WatchRanking": Role.READ,
     },
-    # KEDA asks how much work there is; it sends no token, and is known by its certificate.
-    "externalscaler.ExternalScaler": {
-        "IsActive": Role.READ,
-        "StreamIsActive": Role.READ,
-        "GetMetricSpec": Role.READ,
-        "GetMetrics": Role.READ,
-    },
     # It runs programs that models wrote, for the scoring service alone.
     "evalfleet.code_runner.v1.CodeRunnerService": {"RunProgram": Role.SERVICE, "GetSandbox": Role.SERVICE},
     "evalfleet.server.v1.ServerService": {"GetServerInfo": Role.READ},
