@@ -36,8 +36,8 @@ def open_channel(target: str, security: Security = _PLAINTEXT) -> grpc.Channel:
     credentials = security.credentials(target)
     _enter_process(is_async=False)
     if credentials is None:
-        return grpc.insecure_channel(target, options=_options(target))
-    return grpc.secure_channel(target, credentials, options=_options(target))
+        return grpc.insecure_channel(target, options=_options(target, security))
+    return grpc.secure_channel(target, credentials, options=_options(target, security))
 
 
 def open_async_channel(target: str, security: Security = _PLAINTEXT) -> grpc.aio.Channel:
@@ -45,8 +45,8 @@ def open_async_channel(target: str, security: Security = _PLAINTEXT) -> grpc.aio
     credentials = security.credentials(target)
     _enter_process(is_async=True)
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=_options(target))
-    return grpc.aio.secure_channel(target, credentials, options=_options(target))
+        return grpc.aio.insecure_channel(target, options=_options(target, security))
+    return grpc.aio.secure_channel(target, credentials, options=_options(target, security))
 
 
 def _enter_process(*, is_async: bool) -> None:
@@ -67,7 +67,7 @@ def _enter_process(*, is_async: bool) -> None:
     _processes_with_channels[own] = is_async or _processes_with_channels.get(own, False)
 
 
-def _options(target: str) -> list[tuple[str, int | str]]:
+def _options(target: str, security: Security) -> list[tuple[str, int | str]]:
     options: list[tuple[str, int | str]] = [
         ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         # The library itself repeats calls; gRPC still resends what no service has seen.
@@ -83,6 +83,8 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         # The replacements of replicas that are restarted in turn are met at once; the default waits half a minute.
         ("grpc.dns_min_time_between_resolutions_ms", RESOLUTION_PAUSE_MS),
     ]
+    if security.server_name:
+        options.append(("grpc.ssl_target_name_override", security.server_name))
     if is_local(target):
         # gRPC would send even loopback connections to the proxy of $http_proxy.
         options.append(("grpc.enable_http_proxy", 0))

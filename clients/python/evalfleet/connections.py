@@ -15,6 +15,7 @@ from evalfleet.channels import open_channel
 from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
 from evalfleet.errors import EvalFleetError, from_rpc_error
 from evalfleet.racing import first_answer
+from evalfleet.security import RETIREMENT_SECONDS, CertificateWatch
 
 LARGEST_PAGE = 1000
 
@@ -104,28 +105,45 @@ class Connection(AbstractContextManager["Connection"]):
         # process, and so may collecting it as garbage.
         self._of_ancestors: list[grpc.Channel] = []
         self._process = os.getpid()
+        self._certificates = CertificateWatch(self._settings.security)
+        # With certificates that were replaced since; calls in progress go on over them.
+        self._retired: list[tuple[float, grpc.Channel]] = []
         self._channel = open_channel(target, self._settings.security)
         self._stubs: dict[object, object] = {}
 
     def stub(self, make: Callable[[grpc.Channel], StubT]) -> StubT:
         """Return the stub that ``make`` builds on the channel, always the same one in a process.
 
+        When certificates were replaced, the channel is opened anew.
+
         Raises:
             ForkedProcessError: this process was forked, and gRPC cannot work in it.
         """
         if self._process != os.getpid():
             channel = open_channel(self.target, self._settings.security)
-            self._of_ancestors.append(self._channel)
-            self._channel, self._stubs, self._process = channel, {}, os.getpid()
+            self._of_ancestors += [self._channel, *(each for _, each in self._retired)]
+            self._channel, self._stubs, self._retired, self._process = channel, {}, [], os.getpid()
             self._plans = CallPlans(self._settings)
-        if make not in self._stubs:
-            self._stubs[make] = make(self._channel)
-        return cast("StubT", self._stubs[make])
+        elif self._certificates.has_changed():
+            self._renew_channel()
+        stubs = self._stubs
+        if make not in stubs:
+            stubs[make] = make(self._channel)
+        return cast("StubT", stubs[make])
+
+    def _renew_channel(self) -> None:
+        now = time.monotonic()
+        self._retired.append((now, self._channel))
+        self._channel, self._stubs = open_channel(self.target, self._settings.security), {}
+        while now - self._retired[0][0] > RETIREMENT_SECONDS:
+            self._retired.pop(0)[1].close()
 
     def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         if self._process == os.getpid():
             self._channel.close()
+            for _, channel in self._retired:
+                channel.close()
 
     def __exit__(
         self,

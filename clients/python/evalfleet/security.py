@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,14 @@ from evalfleet.errors import SecurityError
 CA_VARIABLE: Final = "EVALFLEET_TLS_CA"
 CERTIFICATE_VARIABLE: Final = "EVALFLEET_TLS_CERT"
 KEY_VARIABLE: Final = "EVALFLEET_TLS_KEY"
+SERVER_NAME_VARIABLE: Final = "EVALFLEET_TLS_SERVER_NAME"
 TOKEN_VARIABLE: Final = "EVALFLEET_TOKEN"
 TOKEN_FILE_VARIABLE: Final = "EVALFLEET_TOKEN_FILE"
 SYSTEM_ROOTS: Final = "system"
+RETIREMENT_SECONDS: Final = 600.0
+"""How long calls may go on over a channel whose certificates were replaced: longer than services let any live."""
 _TOKEN_KEY: Final = "authorization"
+_LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ class Security:
         key_file: PEM file of its key.
         token: sent with every call.
         token_file: file of the token, in place of ``token``; read again whenever it changes.
+        server_name: the name that the services' certificates must have, where it is not that of their address, as
+            behind `kubectl port-forward`.
     """
 
     ca_file: str = ""
@@ -38,15 +46,17 @@ class Security:
     key_file: str = ""
     token: str = field(default="", repr=False)
     token_file: str = ""
+    server_name: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Security":
-        """Read EVALFLEET_TLS_CA, EVALFLEET_TLS_CERT, EVALFLEET_TLS_KEY, and EVALFLEET_TOKEN or EVALFLEET_TOKEN_FILE."""
+        """Read EVALFLEET_TLS_CA, _CERT, _KEY and _SERVER_NAME, and EVALFLEET_TOKEN or EVALFLEET_TOKEN_FILE."""
         environ = os.environ if environ is None else environ
         return cls(
             ca_file=environ.get(CA_VARIABLE, ""),
             certificate_file=environ.get(CERTIFICATE_VARIABLE, ""),
             key_file=environ.get(KEY_VARIABLE, ""),
+            server_name=environ.get(SERVER_NAME_VARIABLE, ""),
             token=environ.get(TOKEN_VARIABLE, "").strip(),
             token_file=environ.get(TOKEN_FILE_VARIABLE, ""),
         )
@@ -87,6 +97,47 @@ class Security:
             )
 
 
+class CertificateWatch:
+    """Tells when the certificates of a ``Security`` were replaced, as rotated secrets are.
+
+    They are looked at once a second at most, when somebody asks.
+    """
+
+    def __init__(self, security: Security) -> None:
+        named = (security.ca_file, security.certificate_file, security.key_file)
+        self._files = [each for each in named if each and each != SYSTEM_ROOTS] if security.ca_file else []
+        self._pair = (security.certificate_file, security.key_file)
+        self._seen = self._stamps()
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+
+    def has_changed(self) -> bool:
+        """Return whether there are other files than when this was true, or at the beginning, that can be used."""
+        if not self._files or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        stamps = self._stamps()
+        # In the middle of a rotation a key and its certificate do not belong together: then it is not over.
+        if stamps is None or stamps == self._seen or not self._is_pair():
+            return False
+        self._seen = stamps
+        return True
+
+    def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
+        try:
+            return tuple(map(_stamp, self._files))
+        except OSError:
+            return None
+
+    def _is_pair(self) -> bool:
+        if not self._pair[0]:
+            return True
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*self._pair)
+        except OSError:
+            return False
+        return True
+
+
 class TokenSource:
     """The token of a ``Security``, as metadata; a file is read again when it was replaced or written."""
 
@@ -112,8 +163,7 @@ class TokenSource:
 
     def _refresh(self) -> None:
         try:
-            status = os.stat(self._file)
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            seen = _stamp(self._file)
             if seen == self._seen:
                 return
             token = Path(self._file).read_text(encoding="ascii").strip()
@@ -121,6 +171,12 @@ class TokenSource:
             raise SecurityError(f"the token's file cannot be read: {error}", reason="TOKEN_UNREADABLE") from None
         _check_token(token, self._file)
         self._token, self._seen = token, seen
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Return what differs once a file was replaced or written."""
+    status = os.stat(path)
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _check_token(token: str, holder: str) -> None:

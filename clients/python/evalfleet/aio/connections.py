@@ -17,6 +17,7 @@ from evalfleet.channels import open_async_channel
 from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSettings, new_request_id
 from evalfleet.connections import PagedT, RequestT, ResponseT
 from evalfleet.errors import CancelledCallError, EvalFleetError, from_rpc_error
+from evalfleet.security import RETIREMENT_SECONDS, CertificateWatch
 
 StubT = TypeVar("StubT")
 
@@ -28,6 +29,33 @@ class _Open(NamedTuple):
     loop: asyncio.AbstractEventLoop
     channel: grpc.aio.Channel
     stubs: dict[object, object]
+
+
+class _Retired:
+    """A channel whose certificates were replaced: calls in progress have a while to end.
+
+    Args:
+        channel: it.
+        loop: its event loop.
+        forget: told when it is closed.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop, forget: Callable[[_Retired], None]
+    ) -> None:
+        self._channel = channel
+        self._forget = forget
+        self._closing: asyncio.Task[None] | None = None
+        self._timer = loop.call_later(RETIREMENT_SECONDS, self._close_soon)
+
+    def _close_soon(self) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self.close())
+
+    async def close(self) -> None:
+        """End what still goes on over it."""
+        self._timer.cancel()
+        self._forget(self)
+        await self._channel.close()
 
 
 class AsyncExchange(Generic[ResponseT]):
@@ -97,9 +125,14 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         # Kept from being collected: as garbage of a loop that may still run, or of another process, a channel may wait
         # for it.
         self._left_behind: list[_Open] = []
+        self._certificates = CertificateWatch(self._settings.security)
+        # With certificates that were replaced since; calls in progress go on over them.
+        self._retired: set[_Retired] = set()
 
     def stub(self, make: Callable[[grpc.aio.Channel], StubT]) -> StubT:
         """Return the stub that ``make`` builds on the channel of the running loop.
+
+        When certificates were replaced, the channel is opened anew.
 
         Raises:
             RuntimeError: no event loop is running.
@@ -116,6 +149,11 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
             self._left_behind = [
                 each for each in left_behind if each.process != os.getpid() or not each.loop.is_closed()
             ]
+        elif self._certificates.has_changed():
+            self._retired.add(_Retired(opened.channel, loop, self._retired.discard))
+            self._open = opened = opened._replace(
+                channel=open_async_channel(self.target, self._settings.security), stubs={}
+            )
         if make not in opened.stubs:
             opened.stubs[make] = make(opened.channel)
         return cast("StubT", opened.stubs[make])
@@ -125,6 +163,8 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         opened, self._open = self._open, None
         if opened is not None and opened.process == os.getpid() and opened.loop is asyncio.get_running_loop():
             await opened.channel.close()
+            for each in tuple(self._retired):
+                await each.close()
 
     async def __aexit__(
         self,
