@@ -27,6 +27,11 @@ _PATHS = {
 """Whose setting each is; the others would wonder about it."""
 _DATABASES = {"EVALFLEET_RUNS_URL": "evaluation", "EVALFLEET_LEDGER_URL": "aggregation"}
 """The same; one may hold a password, too."""
+_ELSEWHERE = tuple(
+    f"EVALFLEET_{each}"
+    for each in ("TLS_", "PUBLIC_", "HEALTH_", "OIDC_", "CALLER_KEYS", "CALLER_QUOTAS", "ALLOW_INSECURE")
+)
+"""Beginnings of settings by which services trust callers, and clients a fleet elsewhere: this one has loopback."""
 _SERVICE_DRAIN_SECONDS = 10
 # Safety is healthy once its guard is loaded, and that waits for the inference server.
 _START_SECONDS = 240.0
@@ -90,11 +95,13 @@ def plan_fleet(
         supervisor_pid: the process at whose end all of them end; default: this one.
     """
     inherited = dict(os.environ if environ is None else environ)
+    inherited = {name: told for name, told in inherited.items() if not name.startswith(_ELSEWHERE)}
     # The services work in folders of their own; people mean the one that they are in.
     paths = {name: _absolute(name, told) for name in _PATHS if (told := inherited.pop(name, ""))}
     databases = {name: told for name in _DATABASES if (told := inherited.pop(name, ""))}
-    if traces := inherited.get("EVALFLEET_TRACE_FILE", ""):
-        inherited["EVALFLEET_TRACE_FILE"] = _absolute("EVALFLEET_TRACE_FILE", traces)
+    for name in ("EVALFLEET_AUDIT_FILE", "EVALFLEET_TRACE_FILE"):
+        if told := inherited.get(name, ""):
+            inherited[name] = _absolute(name, told)
     inherited["EVALFLEET_PARENT_PID"] = str(supervisor_pid or os.getpid())
     inherited.setdefault("EVALFLEET_DRAIN_GRACE_SECONDS", str(_SERVICE_DRAIN_SECONDS))
     parts = tuple(

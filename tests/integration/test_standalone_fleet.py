@@ -11,9 +11,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
@@ -99,6 +101,21 @@ def test_every_service_is_healthy_and_says_so_by_name(processes_of: ProcessesOf,
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert set(fleet.processes) == PARTS
     assert any("tritonserver" in each for each in processes_of(fleet.state_dir).values())
+
+
+def test_nobody_else_can_reach_it(processes_of: ProcessesOf, fleet: RunningFleet) -> None:
+    ports: dict[int, str] = {}
+    for pid in (fleet.process.pid, *processes_of(fleet.state_dir)):
+        try:
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue
+        ports |= {each.laddr.port: each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    addresses = [*fleet.endpoints.values(), fleet.triton_target]
+    assert {int(each.rpartition(":")[2]) for each in addresses} <= ports.keys()
+    # gRPC listens on IPv4 through IPv6 sockets.
+    told = {port: ip.removeprefix("::ffff:") for port, ip in ports.items()}
+    assert {port: ip for port, ip in told.items() if not ip_address(ip).is_loopback} == {}
 
 
 def test_endpoints_are_printed_as_plain_text(fleet: RunningFleet) -> None:

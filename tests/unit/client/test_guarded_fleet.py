@@ -12,6 +12,7 @@ from evalfleet.fleet import Fleet
 from evalfleet.results import Decision
 from evalfleet.retrying import NO_RETRIES
 from evalfleet.safety.v1 import safety_pb2
+from evalfleet.verdict_messages import Conversation
 
 from services.runtime.security.caller_keys import new_key
 from services.runtime.server import FleetServer
@@ -19,7 +20,7 @@ from services.runtime.settings import ServiceSettings
 from tests.authority import Authority
 from tests.unit.runtime.security.serving import hosted, running
 
-ASKED = [("user", "x")]
+ASKED: Conversation = [("user", "x")]
 
 
 class Served:

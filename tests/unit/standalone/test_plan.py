@@ -27,6 +27,9 @@ def plan(options: FleetOptions) -> FleetPlan:
         "EVALFLEET_PORT": "1",
         "EVALFLEET_STATE_DIR": "/elsewhere",
         "EVALFLEET_LOG_LEVEL": "debug",
+        "EVALFLEET_TLS_CA": "/of/another/fleet.pem",
+        "EVALFLEET_HEALTH_PORT": "2",
+        "EVALFLEET_AUDIT_FILE": "audit.jsonl",
     }
     return plan_fleet(options, PortBlock(8100), environ=inherited, supervisor_pid=77)
 
@@ -51,6 +54,9 @@ def test_what_the_user_set_is_inherited_unless_the_fleet_decides_it(plan: FleetP
         assert part.environment["PATH"] == "/bin"
         assert part.environment["EVALFLEET_LOG_LEVEL"] == "debug"
         assert part.environment["EVALFLEET_PORT"] != "1"
+        assert part.environment["EVALFLEET_AUDIT_FILE"] == os.path.abspath("audit.jsonl")
+        # On loopback nobody is asked who it is; what the shell says of another fleet would only confuse this one.
+        assert not {"EVALFLEET_TLS_CA", "EVALFLEET_HEALTH_PORT"} & part.environment.keys()
 
 
 def test_the_services_know_those_whom_they_call_and_no_others(plan: FleetPlan, options: FleetOptions) -> None:
