@@ -70,6 +70,9 @@ SAFETY_WITH_NGRAMS: Final = Image(
 )
 """Built where it is asked for: guards of the kind ``ngrams`` need scikit-learn, half as much again as all the rest."""
 
+EVERYWHERE: Final = ("tracing",)
+"""Extras that every image holds."""
+
 NOT_IN_IMAGES: Final = ("dev", "guards", "standalone")
 """Extras for people's machines: the tests, engines to choose from, the whole fleet in one."""
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from deploy.docker.image_contents import Image, image, pinned_without_requirements, third_party_requirements
+from deploy.docker.image_contents import EVERYWHERE, Image, image, pinned_without_requirements, third_party_requirements
 from deploy.docker.sbom import write_sbom
 from deploy.docker.unneeded_files import read_list, remove_unneeded
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 def install_third_party(chosen: Image, site_packages: Path) -> None:
     """Install the packages that the image's extras ask for, and cut them down if it is to be lean."""
-    wanted = third_party_requirements(REPOSITORY, chosen.extras)
+    wanted = third_party_requirements(REPOSITORY, (*EVERYWHERE, *chosen.extras))
     requirements = [each for each in wanted if not each.startswith(chosen.leaves_out)]
     _install("--constraint", str(REPOSITORY / "requirements/constraints.txt"), *requirements)
     if chosen.leaves_out:

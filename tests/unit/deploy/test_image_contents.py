@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.docker.image_contents import (
+    EVERYWHERE,
     IMAGES,
     NOT_IN_IMAGES,
     SAFETY_WITH_NGRAMS,
@@ -45,7 +46,8 @@ def test_requirements_are_those_of_the_extras_and_of_what_these_ask_for(tmp_path
 def test_every_requirement_has_an_exact_version(chosen: Image) -> None:
     lines = (REPOSITORY / "requirements/constraints.txt").read_text().splitlines()
     pinned = {distribution(line) for line in lines if "==" in line}
-    wanted = {distribution(each) for each in third_party_requirements(REPOSITORY, chosen.extras)}
+    extras = (*EVERYWHERE, *chosen.extras)
+    wanted = {distribution(each) for each in third_party_requirements(REPOSITORY, extras)}
     assert wanted <= pinned
     for line in pinned_without_requirements(REPOSITORY, chosen.without_requirements):
         assert re.fullmatch(r"[\w-]+==[\d.]+( ;.*)?", line)
@@ -64,7 +66,7 @@ def test_torch_is_where_models_are_and_nowhere_else() -> None:
 
 
 def test_every_extra_is_in_an_image_or_said_not_to_be() -> None:
-    held = {extra for each in ALL for extra in each.extras}
+    held = {*EVERYWHERE, *(extra for each in ALL for extra in each.extras)}
     nested = {
         extra
         for name in held

@@ -13,6 +13,7 @@ OURS = {"evalfleet", "services", "triton_python_backend_utils"}
 WITH_VLLM = {
     "huggingface_hub",
     "numpy",
+    "opentelemetry",
     "prometheus_client",
     "pydantic",
     "safetensors",
