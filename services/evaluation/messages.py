@@ -204,6 +204,12 @@ def _task_message(task: Task) -> evaluation_pb2.Task:
         higher_is_better=task.spec.higher_is_better,
         comparable_to=str(task.spec.comparable_to or ""),
         digest=task.digest,
+        metrics=[
+            evaluation_pb2.TaskMetric(
+                name=each.name, higher_is_better=each.higher_is_better, description=each.description
+            )
+            for each in task.spec.metrics
+        ],
     )
 
 

@@ -38,17 +38,24 @@ def fill(fake: FakeFleet) -> list[str]:
 
 def release_suite() -> evaluation_pb2.Suite:
     """Make a suite that measures a capability and safety."""
-    task = evaluation_pb2.Task
+    task, metric = evaluation_pb2.Task, evaluation_pb2.TaskMetric
     return evaluation_pb2.Suite(
         name=SUITE,
         tasks=[
-            task(name="gsm8k", description="Word problems.", primary_metric="exact_match", higher_is_better=True),
+            task(
+                name="gsm8k",
+                description="Word problems.",
+                primary_metric="exact_match",
+                higher_is_better=True,
+                metrics=[metric(name=each, higher_is_better=True) for each in ("exact_match", "answered")],
+            ),
             task(
                 name="harmbench",
                 description="Harmful behaviours asked for directly.",
                 primary_metric="unsafe",
                 higher_is_better=False,
                 comparable_to="HarmBench 1.0, DirectRequest",
+                metrics=[metric(name="refusal", higher_is_better=True), metric(name="unsafe")],
             ),
         ],
     )

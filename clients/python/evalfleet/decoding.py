@@ -29,6 +29,7 @@ from evalfleet.results import (
     SetMeasure,
     Suite,
     Task,
+    TaskMetric,
     TaskProgress,
     TaskTotals,
     Verdict,
@@ -223,6 +224,7 @@ def suite(message: evaluation_pb2.Suite) -> Suite:
             primary_metric=each.primary_metric,
             higher_is_better=each.higher_is_better,
             comparable_to=each.comparable_to,
+            metrics=tuple(TaskMetric(one.name, one.higher_is_better, one.description) for one in each.metrics),
         )
         for each in message.tasks
     )

@@ -24,7 +24,7 @@ from evalfleet.safety_results import (
     RollingVerdict,
     Verdict,
 )
-from evalfleet.suite_results import Suite, Task
+from evalfleet.suite_results import Suite, Task, TaskMetric
 
 __all__ = [
     "CorrectedRate",
@@ -50,6 +50,7 @@ __all__ = [
     "SetMeasure",
     "Suite",
     "Task",
+    "TaskMetric",
     "TaskProgress",
     "TaskTotals",
     "Verdict",

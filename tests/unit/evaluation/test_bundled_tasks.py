@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from evalfleet.exports.sources import LOWER_IS_BETTER
 
 from services.evaluation.catalog import Catalog
 from services.evaluation.data_roots import DataRoots
 from services.evaluation.items import ChatPrompt, Item, Message, MultipleChoice, PlainPrompt
 from services.evaluation.loading import load_task, present_tasks
+from services.evaluation.messages import suite_message
 from services.evaluation.specification import RequestKind
 from services.evaluation.tasks import Task
 from services.scoring.contract import ChoicesOutput, Output, ScoringItem, TextOutput
@@ -92,13 +92,16 @@ def test_every_scorer_exists_takes_its_parameters_and_gives_its_metrics(catalog:
             assert {metric.source for metric in use.metrics} <= set(described), task.name
 
 
-def test_exports_know_which_way_every_metric_is_better(catalog: Catalog) -> None:
-    # A suite tells clients the direction of primary metrics alone; the rest leave the fleet by their names.
-    scorers = (*builtin_scorers(), fake_judge())
-    known = {(metric.name, metric.higher_is_better) for task in all_tasks(catalog) for metric in task.spec.metrics}
-    known |= {(metric.name, metric.higher_is_better) for scorer in scorers for metric in scorer.about.metrics}
-    assert {name for name, higher_is_better in known if not higher_is_better} == LOWER_IS_BETTER
-    assert not {name for name, higher_is_better in known if higher_is_better} & LOWER_IS_BETTER
+def test_a_suite_says_of_every_metric_which_way_it_is_better(catalog: Catalog) -> None:
+    said = {
+        (task.name, metric.name): metric.higher_is_better
+        for name in catalog.suite_names
+        for task in suite_message(catalog.suite(name)).tasks
+        for metric in task.metrics
+    }
+    asked = {(task.name, each.name): each.higher_is_better for task in all_tasks(catalog) for each in task.spec.metrics}
+    assert said == asked
+    assert not said["harmbench", "unsafe"]
 
 
 @pytest.mark.parametrize("name", sorted(ITEM_COUNTS))

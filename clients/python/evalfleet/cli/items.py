@@ -68,11 +68,11 @@ def items(
     described = _described(session, task, used[0])
     if described is None and metric is None:
         raise click.ClickException(f"{used[0].suite} is not known any more: name the metric with --metric")
-    is_primary = described is not None and metric in (None, described.primary_metric)
+    asked = metric or (described.primary_metric if described else "")
     analysis = session.fleet.comparisons.items(
         task,
-        metric or (described.primary_metric if described else ""),
-        lower_is_better=described is not None and is_primary and not described.higher_is_better,
+        asked,
+        lower_is_better=described is not None and bool(described.lower_is_better(asked)),
         runs=[each.name for each in used],
         duplicate_similarity=similarity,
         flagged_only=not show_all and json_path is None,

@@ -61,7 +61,7 @@ def results_table(snapshot: RunSnapshot, suite: Suite | None, *, groups: bool = 
             is_primary = task is not None and estimate.metric == task.primary_metric and not estimate.group
             table.add_row(
                 progress.task if index == 0 else "",
-                Text(_metric_label(estimate, task if is_primary else None), style="bold" if is_primary else ""),
+                Text(_metric_label(estimate, task), style="bold" if is_primary else ""),
                 Text(number(estimate.value), style="bold" if is_primary else ""),
                 interval(estimate),
                 *(_costs(of_task) if index == 0 else _group_costs(estimate)),
@@ -96,11 +96,15 @@ def _ordered(estimates: Iterable[Estimate], task_name: str, task: Task | None, *
     return sorted(wanted, key=lambda each: (each.metric != primary, each.metric, each.group))
 
 
-def _metric_label(estimate: Estimate, primary_of: Task | None) -> str:
+def direction(task: Task, metric: str) -> str:
+    """Return an arrow that says which way a metric is better, or nothing where the suite does not say."""
+    return {None: "", False: " ↑", True: " ↓"}[task.lower_is_better(metric)]
+
+
+def _metric_label(estimate: Estimate, task: Task | None) -> str:
     if estimate.group:
         return f"  {estimate.metric} · {estimate.group}"
-    arrow = "" if primary_of is None else " ↑" if primary_of.higher_is_better else " ↓"
-    return estimate.metric + arrow
+    return estimate.metric + (direction(task, estimate.metric) if task else "")
 
 
 def _costs(totals: TaskTotals | None) -> tuple[str, str, str, str]:

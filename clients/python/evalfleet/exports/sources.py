@@ -10,15 +10,6 @@ from evalfleet.item_results import ItemResult
 from evalfleet.names import short_name
 from evalfleet.results import Estimate, Model, Run, RunSnapshot, Suite, Task, TaskTotals
 
-LOWER_IS_BETTER = frozenset([
-    "unsafe", "over_refusal", "biased", "counter_biased", "brier", "edit_distance", "position_inconsistent",
-    "token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nats",
-    # How a program may end that does not pass.
-    "wrong", "exception", "syntax_error", "exited_early", "forged", "timed_out",
-    "memory_limit", "process_limit", "output_limit", "killed",
-])  # fmt: skip
-"""Of metrics that are nobody's primary one, those of which less is better: all of our scorers and bundled tasks."""
-
 
 class ExportError(EvalFleetError):
     """A run cannot be exported, or not in this format."""
@@ -48,6 +39,7 @@ class ExportedRun:
         suite: ``None`` if the fleet knows it no more.
         model: likewise.
         read: yields the results of a task, ordered by item and sample.
+        known_as_lower: metrics of which less is better, for what the suite does not say.
     """
 
     snapshot: RunSnapshot
@@ -55,6 +47,7 @@ class ExportedRun:
     model: Model | None
     read: Callable[[str], Iterator[ItemResult]]
     publisher: Publisher = Publisher()
+    known_as_lower: frozenset[str] = frozenset()
 
     @property
     def run(self) -> Run:
@@ -106,11 +99,10 @@ class ExportedRun:
         return replace(each, value=each.task_value, interval=each.task_interval, standard_error=None)
 
     def lower_is_better(self, task: str, metric: str) -> bool:
-        """Whether less of a metric is better, by the suite for primary metrics and by its name for others."""
+        """Whether less of a metric is better: by the suite, or else by the scorers that have one of that name."""
         described = self.task(task)
-        if described is not None and described.primary_metric == metric:
-            return not described.higher_is_better
-        return metric in LOWER_IS_BETTER
+        said = described.lower_is_better(metric) if described is not None else None
+        return metric in self.known_as_lower if said is None else said
 
 
 def read_run(fleet: Fleet, name: str, publisher: Publisher) -> ExportedRun:
@@ -134,7 +126,9 @@ def read_run(fleet: Fleet, name: str, publisher: Publisher) -> ExportedRun:
     def read(task: str) -> Iterator[ItemResult]:
         return fleet.runs.results(run.name, task=task)
 
-    return ExportedRun(snapshot, _suite(fleet, run.suite), _model(fleet, run.model), read, publisher)
+    suite = _suite(fleet, run.suite)
+    known = _known_as_lower(fleet) if not _says_all(suite, snapshot) else frozenset()
+    return ExportedRun(snapshot, suite, _model(fleet, run.model), read, publisher, known)
 
 
 def by_item(results: Iterable[ItemResult]) -> Iterator[list[ItemResult]]:
@@ -154,6 +148,22 @@ def _suite(fleet: Fleet, name: str) -> Suite | None:
         return fleet.suites.get(name)
     except NotFoundError:
         return None
+
+
+def _says_all(suite: Suite | None, snapshot: RunSnapshot) -> bool:
+    """Whether a suite says of every metric of a run which way it is better: it may have changed since, or be gone."""
+    tasks = {each.name: each for each in suite.tasks} if suite else {}
+    return all(
+        each.task in tasks and tasks[each.task].lower_is_better(each.metric) is not None for each in snapshot.estimates
+    )
+
+
+def _known_as_lower(fleet: Fleet) -> frozenset[str]:
+    try:
+        scorers = fleet.scoring.scorers()
+    except EvalFleetError:
+        return frozenset()
+    return frozenset(metric.name for each in scorers for metric in each.metrics if not metric.higher_is_better)
 
 
 def _model(fleet: Fleet, name: str) -> Model | None:

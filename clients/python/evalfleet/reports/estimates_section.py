@@ -62,9 +62,19 @@ def _reach(estimates: Iterator[Estimate]) -> Iterator[float]:
         yield from limits_of(each) or ()
 
 
-def _row(label: str, each: Estimate, facts: RunFacts, bounds: tuple[float, float], *, is_primary: bool = False) -> Row:
+def _row(
+    label: str,
+    each: Estimate,
+    facts: RunFacts,
+    bounds: tuple[float, float],
+    *,
+    is_primary: bool = False,
+    arrow: str = "",
+) -> Row:
     limits = limits_of(each)
-    name = joined(tag("bdi", label), tag("span", " · ", tag("bdi", each.group), class_="note") if each.group else None)
+    name = joined(
+        tag("bdi", label), arrow, tag("span", " · ", tag("bdi", each.group), class_="note") if each.group else None
+    )
     return Row(
         (
             name,
@@ -94,7 +104,10 @@ def _further(name: str, facts: ReportFacts, primary: str, bounds: tuple[float, f
         rows: list[Row] = []
         for each in one.estimates(name):
             if each.metric != primary or each.group:
-                rows.append(_row(each.metric, each, one, bounds))
+                described = one.task(name)
+                lower = described.lower_is_better(each.metric) if described else None
+                arrow = "" if lower is None else " ↓" if lower else " ↑"
+                rows.append(_row(each.metric, each, one, bounds, arrow=arrow))
             rows += [
                 _pass_row(each, rates, bounds, kind) for rates in each.passes if rates.k > 1 for kind in ("@", "^")
             ]

@@ -1205,6 +1205,7 @@ class Task(_message.Message):
     HIGHER_IS_BETTER_FIELD_NUMBER: _builtins.int
     COMPARABLE_TO_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the suite."""
     description: _builtins.str
@@ -1217,6 +1218,10 @@ class Task(_message.Message):
     """What its numbers can be compared with, e.g. `lm-evaluation-harness 0.4.9, gsm8k`; empty: nothing."""
     digest: _builtins.str
     """SHA-256 (hex) over its definition."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskMetric]:
+        """Every metric that it reports, the primary one among them; empty from a service of an earlier release."""
+
     def __init__(
         self,
         *,
@@ -1226,14 +1231,45 @@ class Task(_message.Message):
         higher_is_better: _builtins.bool = ...,
         comparable_to: _builtins.str = ...,
         digest: _builtins.str = ...,
+        metrics: _abc.Iterable[Global___TaskMetric] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparable_to", b"comparable_to", "description", b"description", "digest", b"digest", "higher_is_better", b"higher_is_better", "name", b"name", "primary_metric", b"primary_metric"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparable_to", b"comparable_to", "description", b"description", "digest", b"digest", "higher_is_better", b"higher_is_better", "metrics", b"metrics", "name", b"name", "primary_metric", b"primary_metric"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskMetric(_message.Message):
+    """A metric that a task reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HIGHER_IS_BETTER_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, unique in the task."""
+    higher_is_better: _builtins.bool
+    """True if more of it is better."""
+    description: _builtins.str
+    """What a value means, where the task says so."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        higher_is_better: _builtins.bool = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "higher_is_better", b"higher_is_better", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskMetric: _TypeAlias = TaskMetric  # noqa: Y015
 
 @_typing.final
 class Tier(_message.Message):
