@@ -23,9 +23,9 @@ RUN ["python3", "-m", "pip", "--python", "/opt/evalfleet/venv/bin/python", "inst
     "--requirement", "requirements/triton-gpu.txt"]
 RUN ["python3", "-m", "pip", "--python", "/opt/evalfleet/venv/bin/python", "install", "--quiet", "--no-deps", "--no-compile", \
     "--no-index", "--find-links", "/wheels", "evalfleet", "evalfleet-services"]
+RUN ["/opt/evalfleet/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "/opt/evalfleet/venv/lib"]
 # The safety service tells Triton of its guard's head by the path that it has in its own image, of Debian's Python.
 RUN ["python3", "-c", "from pathlib import Path; lib = Path('/opt/evalfleet/venv/lib'); own = next(lib.glob('python3.*')); own.name == 'python3.11' or (lib / 'python3.11').symlink_to(own.name)"]
-RUN ["/opt/evalfleet/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "/opt/evalfleet/venv/lib"]
 # A base image that lacks something, or has Triton elsewhere, ends the build here.
 COPY deploy/docker/sbom.py deploy/docker/check_triton.py deploy/docker/
 RUN ["/opt/evalfleet/venv/bin/python", "-m", "deploy.docker.check_triton", "/opt/tritonserver"]
