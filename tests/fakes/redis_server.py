@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,25 @@ _START_SECONDS = 60.0
 
 @dataclass
 class RedisServer:
-    """A running ``redis-server``; ``process`` is its own."""
+    """A running ``redis-server``; see ``running_redis``."""
 
     url: str
-    process: "subprocess.Popen[bytes]"
+    port: int
+    command: Sequence[str]
+    log_path: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        _wait(self.port, self.process)
 
     def kill(self) -> None:
         """Kill it, as a crash would."""
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 @contextmanager
@@ -39,14 +49,15 @@ def running_redis(folder: Path, *, port: int | None = None) -> Iterator[RedisSer
     port = port or free_port(_HOST)
     command = [binary, "--port", str(port), "--bind", _HOST, "--save", "", "--appendonly", "no", "--databases", "64"]
     command += ["--dir", str(folder), "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
-    with (folder / "redis.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            _wait(port, process)
-            yield RedisServer(f"redis://{_HOST}:{port}/0", process)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(60)
+    server = RedisServer(f"redis://{_HOST}:{port}/0", port, command, folder / "redis.log")
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            if server.process.poll() is None:
+                server.process.terminate()
+            server.process.wait(60)
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -18,6 +18,7 @@ from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.chaos.suite import write_suite
 from services.standalone.postgres_server import PostgresServer
 from services.standalone.testing import RunningFleet
+from tests.fakes.redis_server import RedisServer, running_redis
 from tests.patience import LONGEST_WAIT_SECONDS
 
 ITEMS = 300
@@ -104,8 +105,15 @@ class SharedFleet:
 
 
 @pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The cache of the shared fleet's answers; a test may kill it, and starts it again."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def shared_fleet(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
+    postgres: PostgresServer, cache: RedisServer, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
 ) -> Iterator[SharedFleet]:
     """A fleet with engines in a process of its own; what is tested here is who asks them."""
     folder = tmp_path_factory.mktemp("shared-fleet")
@@ -117,9 +125,23 @@ def shared_fleet(
         inference="local",
         checkpoint_roots=[checkpoints],
         suite_dirs=[suite_dir],
-        environment={"EVALFLEET_LEDGER_URL": url},
+        environment={"EVALFLEET_LEDGER_URL": url, "EVALFLEET_CACHE_URL": cache.url},
     ) as running:
         yield SharedFleet(running, postgres, url, suite_dir, checkpoints, tiny_checkpoint)
+
+
+@pytest.fixture
+def clients(shared_fleet: SharedFleet) -> Iterator[Callable[[EvaluationReplica], Fleet]]:
+    """Connect to evaluation services; closed after the test."""
+    made: list[Fleet] = []
+
+    def connect(replica: EvaluationReplica) -> Fleet:
+        made.append(shared_fleet.client(replica))
+        return made[-1]
+
+    yield connect
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

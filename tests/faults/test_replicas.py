@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -21,19 +21,6 @@ pytestmark = pytest.mark.integration
 
 TAKEOVER_SECONDS = 15.0
 StartReplicas = Callable[..., list[EvaluationReplica]]
-
-
-@pytest.fixture
-def clients(shared_fleet: SharedFleet) -> Iterator[Callable[[EvaluationReplica], Fleet]]:
-    made: list[Fleet] = []
-
-    def connect(replica: EvaluationReplica) -> Fleet:
-        made.append(shared_fleet.client(replica))
-        return made[-1]
-
-    yield connect
-    for each in made:
-        each.close()
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = LONGEST_WAIT_SECONDS) -> None:
