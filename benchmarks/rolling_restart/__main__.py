@@ -103,6 +103,9 @@ def figures_of(mode: str, tallies: Mapping[str, Tally]) -> dict[str, float]:
             told = total(tallies, way, kind)
             found[f"{mode}_{way}_{kind}_calls"] = told.call_count
             found[f"{mode}_{way}_{kind}_failed"] = told.failed_count
+        replicated = [tallies[f"{way}/{service}/bare"] for service, count in REPLICAS.items() if count > 1]
+        found[f"{mode}_{way}_bare_calls_of_replicas"] = sum(each.call_count for each in replicated)
+        found[f"{mode}_{way}_bare_failed_of_replicas"] = sum(each.failed_count for each in replicated)
     return found
 
 
@@ -185,7 +188,7 @@ def _write(options: argparse.Namespace, figures: Mapping[str, float]) -> None:
             f"with_pre_stop: {options.pre_stop:g} s between the decision and SIGTERM; without: none; names and Envoy's "
             f"endpoints go on naming a replica for {PROPAGATION_SECONDS:g} s after the decision",
             "generation has one replica, whose registry of models belongs to one process: while it restarts nobody "
-            "answers, and every bare call fails",
+            "answers, and every bare call fails; of_replicas leaves it out",
         ],
     )
 

@@ -12,7 +12,7 @@ from services.runtime.database import maintenance_engine, unusable
 from services.runtime.database_engine import DATABASE_ERRORS
 from services.runtime.entry import read_settings
 from services.runtime.error_types import StartupError
-from services.runtime.migrations import SchemaAge, SchemaState, migrate, schema_state
+from services.runtime.migrations import SchemaState, migrate, schema_state
 from services.runtime.settings import ServiceSettings
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
@@ -65,24 +65,31 @@ def run_migrations(
         metavar="SECONDS",
         help="how long to wait for a database that is away, or for a lock that others hold (%(default).0f)",
     )
+    parser.add_argument(
+        "--to",
+        default="",
+        metavar="REVISION",
+        help="undo what came after this revision, an earlier release's, before that release is rolled back to; "
+        "stop the services first",
+    )
     options = parser.parse_args(arguments)
     try:
         url = url_of(read_settings(settings_class))
-        return asyncio.run(_run(name, url, migrations, timeout_seconds=options.timeout, is_check=options.check))
+        return asyncio.run(_run(name, url, migrations, options))
     except StartupError as error:
         print(f"{name}: {' '.join(error.message.split())}", file=sys.stderr)
         return _Exit.NEWER if error.reason == "DATABASE_TOO_NEW" else _Exit.FAILED
 
 
-async def _run(name: str, url: str, migrations: Path, *, timeout_seconds: float, is_check: bool) -> int:
+async def _run(name: str, url: str, migrations: Path, options: argparse.Namespace) -> int:
     async with maintenance_engine(url, name) as engine:
         try:
-            if is_check:
+            if options.check:
                 return _report(name, await schema_state(engine, migrations))
-            found = await migrate(engine, migrations, name, patience_seconds=timeout_seconds)
+            found = await migrate(engine, migrations, name, patience_seconds=options.timeout, target=options.to)
         except DATABASE_ERRORS as error:
             raise unusable(url, error) from error
-    if found.age is SchemaAge.CURRENT:
+    if found.found == found.expected:
         print(f"{name}: nothing to do, the tables are at {found.expected}")
     else:
         print(f"{name}: migrated from {found.found or 'nothing'} to {found.expected}")

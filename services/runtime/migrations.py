@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -49,14 +49,18 @@ class SchemaState:
     expected: str
 
 
-async def migrate(engine: AsyncEngine, migrations: Path, schema: str, *, patience_seconds: float) -> SchemaState:
+async def migrate(
+    engine: AsyncEngine, migrations: Path, schema: str, *, patience_seconds: float, target: str = ""
+) -> SchemaState:
     """Run the missing migrations, one process at a time; return what was found.
+
+    With a ``target``, an earlier release's revision, later ones are undone, as far as they can be.
 
     A server that is away is waited for, and so is a lock that others hold on a table. Who waits for a table's lock
     keeps everybody else from the table, so no attempt waits long.
 
     Raises:
-        StartupError: DATABASE_TOO_NEW.
+        StartupError: DATABASE_TOO_NEW; REVISION_UNKNOWN; REVISION_NOT_REVERSIBLE: what was lost cannot be put back.
         SQLAlchemyError, OSError, …: see ``DATABASE_ERRORS``; the database refused, or the patience is used up.
     """
     give_up_at = time.monotonic() + (patience_seconds if is_shared(engine) else 0.0)
@@ -65,7 +69,7 @@ async def migrate(engine: AsyncEngine, migrations: Path, schema: str, *, patienc
             async with engine.begin() as connection:
                 if is_shared(engine):
                     await _enter(connection, schema)
-                return await connection.run_sync(_upgrade, migrations)
+                return await connection.run_sync(_change, migrations, target)
         except DATABASE_ERRORS as error:
             is_passing = is_away(error) or sqlstate(error) in _LOCKED_OUT
             if not is_passing or time.monotonic() > give_up_at:
@@ -117,13 +121,24 @@ async def _enter(connection: AsyncConnection, schema: str) -> None:
         await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
 
 
-def _upgrade(connection: Connection, migrations: Path) -> SchemaState:
+def _change(connection: Connection, migrations: Path, target: str) -> SchemaState:
     config = _config(connection, migrations)
-    found = _state(connection, ScriptDirectory.from_config(config))
+    script = ScriptDirectory.from_config(config)
+    found = _state(connection, script)
     if found.age is SchemaAge.NEWER:
         raise _too_new(connection.engine.url.database, found)
-    alembic.command.upgrade(config, "head")
-    return found
+    if not target:
+        alembic.command.upgrade(config, "head")
+        return found
+    known = [revision.revision for revision in script.walk_revisions()]
+    if target not in known:
+        raise StartupError(f"no revision {target!r}; known: {', '.join(sorted(known))}", reason="REVISION_UNKNOWN")
+    applied = {revision.revision for revision in script.iterate_revisions(found.found or None, "base")}
+    try:
+        (alembic.command.downgrade if target in applied else alembic.command.upgrade)(config, target)
+    except RuntimeError as error:
+        raise StartupError(f"{error}; nothing was changed", reason="REVISION_NOT_REVERSIBLE") from error
+    return replace(found, expected=target)
 
 
 def _config(connection: Connection, migrations: Path) -> Config:

@@ -108,6 +108,12 @@ def test_the_migrations_job_may_run_several_times_at_once(url: str, postgres: Po
     (first, second, runs) = [ended(each) for each in jobs]
     assert [first[0], second[0], runs[0]] == [0, 0, 0], (first, second, runs)
     assert sorted(each[1].split(" ")[1] for each in (first, second)) == ["migrated", "nothing"]
+    # A release is rolled back by undoing what its migrations did, and says so where that cannot be.
+    code, told = ended(migrating(url, "--to=0006"))
+    assert (code, told.endswith("to 0006")) == (0, True), told
+    code, told = ended(migrating(url, "--to=0004"))
+    assert (code, "restore a backup" in told) == (1, True), told
+    assert ended(migrating(url, "--check"))[0] == 3
     postgres.query(url, "UPDATE aggregation.alembic_version SET version_num = '9999'")
     code, told = ended(migrating(url))
     assert code == 4
