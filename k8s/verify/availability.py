@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from k8s.verify.rendered import Problem, Rendered, called, selects
+from k8s.verify.scaling import SCALERS, target_of
 from k8s.verify.workloads import settings_of
 from services.dashboard.serving import DRAIN_SECONDS
 from services.dashboard.settings import DashboardSettings
@@ -19,7 +20,6 @@ MARGIN_SECONDS: Final = 10.0
 """What a process may take to end beside its drain: it closes databases, and its kubelet is late."""
 _LONGEST_IDLE_SECONDS: Final = 60.0
 _TOPOLOGIES: Final = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
-_SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 
 
 def check_disruption_budgets(rendered: Rendered) -> Iterator[Problem]:
@@ -81,13 +81,6 @@ def check_replicas(rendered: Rendered) -> Iterator[Problem]:
     claims = {
         each["metadata"]["name"]: each["spec"]["accessModes"] for each in rendered.of_kind("PersistentVolumeClaim")
     }
-    scaled = [each["spec"]["scaleTargetRef"] for each in rendered.of_kind(*_SCALERS)]
-    for reference in scaled:
-        kind, name = reference.get("kind", "Deployment"), reference["name"]
-        if rendered.find(kind, name) is None:
-            yield Problem(f"{kind}/{name}", "is scaled, but not there")
-        if scaled.count(reference) > 1:
-            yield Problem(f"{kind}/{name}", "is scaled by several scalers")
     for deployment in rendered.of_kind("Deployment"):
         name, spec = deployment["metadata"]["name"], deployment["spec"]
         own = f"{name}-state"
@@ -102,10 +95,8 @@ def check_replicas(rendered: Rendered) -> Iterator[Problem]:
 
 
 def _most_replicas(rendered: Rendered, deployment: str) -> list[int]:
-    scalers = [
-        each["spec"] for each in rendered.of_kind(*_SCALERS) if each["spec"]["scaleTargetRef"]["name"] == deployment
-    ]
-    return [each.get("maxReplicas", each.get("maxReplicaCount", 100)) for each in scalers]
+    scalers = [each for each in rendered.of_kind(*SCALERS) if target_of(each) == ("Deployment", deployment)]
+    return [each["spec"].get("maxReplicas", each["spec"].get("maxReplicaCount", 100)) for each in scalers]
 
 
 def _drain_seconds(container: Mapping[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from k8s.verify import availability, environment, network, pods, references, restricted, routes, trust
+from k8s.verify import availability, environment, network, pods, references, restricted, routes, scaling, trust
 from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.rendered import Check, Finding, Rendered
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
@@ -29,6 +29,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "resources": pods.check_resources,
     "restricted": restricted.check_restricted,
     "routes": routes.check_routes,
+    "scalers": scaling.check_scalers,
     "services": references.check_services,
     "spread": availability.check_spread,
     "targets": environment.check_targets,
