@@ -23,6 +23,7 @@ from services.runtime.listening import write_ready_file
 from services.runtime.log_files import keep_bounded
 from services.runtime.log_setup import configure_logging
 from services.runtime.names import nearest_names
+from services.runtime.security.settings import is_loopback
 from services.runtime.stopping import StoppedEarlyError, StopRequests
 
 _log: Any = structlog.get_logger(__name__)
@@ -81,6 +82,13 @@ async def _until_stopped(server: TritonServer, stop: StopRequests, log_path: Pat
 
 
 def _triton_options(settings: InferenceSettings) -> TritonOptions:
+    if not is_loopback(settings.host) and not settings.allow_insecure:
+        raise StartupError(
+            f"EVALFLEET_HOST={settings.host}: Triton speaks plaintext and answers whoever reaches it; where a network "
+            "policy lets only the fleet's services do so, set EVALFLEET_ALLOW_INSECURE=true",
+            reason="INSECURE_PORT",
+            metadata={"host": settings.host},
+        )
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     return TritonOptions(
         host=settings.host,

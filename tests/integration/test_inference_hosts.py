@@ -11,10 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tritonclient.grpc import service_pb2 as kserve
+from tritonclient.grpc import service_pb2_grpc
 
 from services.inference import repository
 from services.inference.client import InferenceClient
@@ -279,6 +282,22 @@ async def test_model_control_needs_the_key(host: Any, model: str, tiny_checkpoin
             ):
                 assert await refusal(call) == ("PERMISSION_DENIED", "MODEL_CONTROL_REFUSED")
             assert await stranger.is_model_ready(model)
+
+
+async def test_nobody_reads_memory_or_changes_settings_without_the_key(inference_hosts: Callable[[str], Any]) -> None:
+    memory = {"name": "x", "byte_size": 8}
+    async with grpc.aio.insecure_channel(inference_hosts("triton").target) as channel:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for method, request in (
+            (stub.SystemSharedMemoryRegister, kserve.SystemSharedMemoryRegisterRequest(key="/x", **memory)),
+            (stub.SystemSharedMemoryStatus, kserve.SystemSharedMemoryStatusRequest()),
+            (stub.SystemSharedMemoryUnregister, kserve.SystemSharedMemoryUnregisterRequest()),
+            (stub.CudaSharedMemoryRegister, kserve.CudaSharedMemoryRegisterRequest(**memory)),
+            (stub.TraceSetting, kserve.TraceSettingRequest()),
+            (stub.LogSettings, kserve.LogSettingsRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="This protocol is restricted"):
+                await method(request, timeout=TIMEOUT_SECONDS)
 
 
 async def test_a_classifier_answers_batches(

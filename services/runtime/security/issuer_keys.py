@@ -173,12 +173,14 @@ def json_fetch(authorities: Path | None) -> Fetch:
 
 
 def check_url(url: str, what: str) -> str:
-    """Return ``url`` if it is https, or http to this machine.
+    """Return ``url`` if it is https, or http to this machine, and holds no password, which a log would show.
 
     Raises:
         ValueError: it is anything else.
     """
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError(f"{what} must hold neither user nor password")
     if parts.scheme == "https" and parts.hostname:
         return url
     if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname):

@@ -94,8 +94,9 @@ _TABLE: Final[Mapping[str, Mapping[str, Role | None]]] = {
     # It runs programs that models wrote, for the scoring service alone.
     "evalfleet.code_runner.v1.CodeRunnerService": {"RunProgram": Role.SERVICE, "GetSandbox": Role.SERVICE},
     "evalfleet.server.v1.ServerService": {"GetServerInfo": Role.READ},
-    # gRPC's own health checks of replicas carry no metadata.
-    "grpc.health.v1.Health": {"Check": OPEN, "Watch": OPEN, "List": OPEN},
+    # Streams that last are not for strangers. Those by which gRPC itself looks after a channel carry no metadata, but
+    # go over a connection that has shown a certificate.
+    "grpc.health.v1.Health": {"Check": OPEN, "Watch": Role.READ, "List": Role.READ},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": Role.READ},
     # KEDA has a certificate, and only asks how much work there is.
     "externalscaler.ExternalScaler": {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.inference.launcher import startup_entries
+from services.inference.launcher import _triton_options, startup_entries
 from services.inference.platform_checks import TritonFiles
 from services.inference.settings import InferenceSettings, StartupModel, available_cores, patient_threads
 from services.inference.triton_server import TritonOptions, TritonServer, _command, _environment, log_tail
@@ -65,6 +65,14 @@ def test_triton_listens_where_told_and_guards_what_is_dangerous(tmp_path: Path) 
     )
     assert "--metrics-port=2" in command
     assert "--allow-metrics=false" in _command(FILES, options(tmp_path, metrics_port=0))
+
+
+def test_plaintext_beyond_loopback_must_be_meant(tmp_path: Path) -> None:
+    settings = InferenceSettings(host="0.0.0.0", port=1, state_dir=tmp_path)
+    with pytest.raises(StartupError, match="EVALFLEET_ALLOW_INSECURE") as caught:
+        _triton_options(settings)
+    assert caught.value.reason == "INSECURE_PORT"
+    assert _triton_options(settings.model_copy(update={"allow_insecure": True})).host == "0.0.0.0"
 
 
 def test_the_stub_finds_the_libraries_and_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,7 @@ async def test_each_denial_is_typed_and_audited(
         "a key that nobody has": (new_key()[0], "KEY_UNKNOWN"),
         "no token": ("hunter2", "TOKEN_MALFORMED"),
         "too long": ("x" * 13_000, "TOKEN_MALFORMED"),
+        "too deep": (base64.urlsafe_b64encode(b'{"alg":' + b"[" * 7000).decode() + ".e30.x", "TOKEN_MALFORMED"),
         "expired": (issuer.token(expires_in=-5), "TOKEN_EXPIRED"),
         "not yet valid": (issuer.token(nbf=claims["iat"] + 100), "TOKEN_NOT_YET_VALID"),
         "for others": (issuer.token(aud="payroll"), "TOKEN_AUDIENCE_WRONG"),
@@ -168,6 +169,22 @@ async def test_every_kind_of_method_is_guarded(settings: ServiceSettings, key_fi
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health.Watch(health_pb2.HealthCheckRequest(), timeout=20).read()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_metadata_without_end_harms_nobody(settings: ServiceSettings, key_file: tuple[Path, str]) -> None:
+    async with running(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        huge = (("authorization", "Bearer " + "x" * 100_000),)
+        error = await call(channel, metadata=huge)
+        assert error is not None
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        many = [("authorization", f"Bearer {key_file[1]}")] * 2
+        error = await call(channel, metadata=many)
+        assert error is not None
+        assert error.reason == "TOKEN_MALFORMED"
+        assert await call(channel, metadata=bearer(key_file[1])) is None
 
 
 async def test_a_key_may_be_added_and_taken_away(

@@ -164,6 +164,12 @@ def test_issuers_are_asked_over_https_alone(url: str) -> None:
     assert check_url("http://127.0.0.1:1/x", "it") == "http://127.0.0.1:1/x"
 
 
+def test_an_issuers_address_holds_no_password() -> None:
+    with pytest.raises(ValueError, match="password") as caught:
+        check_url("https://me:secret@issuer.example", "it")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("algorithms", [set(), {"none"}, {"HS256"}, {"RS256", "HS256"}])
 def test_only_signatures_of_the_issuers_alone_may_be_allowed(algorithms: set[str]) -> None:
     with pytest.raises(StartupError, match="EVALFLEET_OIDC_ALGORITHMS"):

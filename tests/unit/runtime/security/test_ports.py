@@ -112,6 +112,18 @@ async def test_a_server_with_another_name_is_not_talked_to(
         assert await call(channel) is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_channels_that_look_after_health_do_so_by_their_certificate(
+    authority: Authority, server_leaf: Leaf, client_leaf: Leaf, make_settings: MakeSettings
+) -> None:
+    files = CertificateFiles(client_leaf.cert, client_leaf.key, authority.file)
+    settings = make_settings(**tls(server_leaf, authority), tls_peers="evaluation.evalfleet.svc")
+    async with (
+        running(settings) as server,
+        open_channel(server.address, health_service=SAFETY, certificates=files) as channel,
+    ):
+        assert await call(channel) is grpc.StatusCode.OK
+
+
 async def test_certificates_change_under_load_without_a_failed_call(
     authority: Authority, server_leaf: Leaf, client_leaf: Leaf,
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch,
