@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import grpc
 import pytest
 from evalfleet.fleet import Fleet
 from evalfleet.goals import Answer
@@ -14,6 +15,7 @@ from evalfleet.results import Run, RunState
 from benchmarks.chaos.outcomes import Comparison, compare
 from benchmarks.chaos.replicas import EvaluationReplica
 from benchmarks.chaos.suite import SUITE
+from services.evaluation.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from tests.faults.conftest import ITEMS, SharedFleet
 from tests.patience import LONGEST_WAIT_SECONDS
 
@@ -33,6 +35,17 @@ def wait_until(is_so: Callable[[], bool], seconds: float = LONGEST_WAIT_SECONDS)
 def ended(client: Fleet, run: Run) -> Run:
     *_, last = client.runs.watch(run.name)
     return last.run
+
+
+def wanted_by_runs(replica: EvaluationReplica) -> float | None:
+    """Items that a replica tells KEDA of; None if it says that models may sleep."""
+    reference = externalscaler_pb2.ScaledObjectRef(scalerMetadata={"deployment": "generation", "workPerReplica": "1"})
+    question = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=reference, metricName="evalfleet-generation-work")
+    with grpc.insecure_channel(replica.target) as channel:
+        stub = externalscaler_pb2_grpc.ExternalScalerStub(channel)
+        [value] = stub.GetMetrics(question, timeout=LONGEST_WAIT_SECONDS).metricValues
+        is_active = stub.IsActive(reference, timeout=LONGEST_WAIT_SECONDS).result
+    return value.metricValueFloat if is_active else None
 
 
 def assert_complete(shared_fleet: SharedFleet, run: Run) -> None:
@@ -57,10 +70,13 @@ def test_another_replica_takes_over_within_seconds_when_the_owner_is_killed(
     killed_at = time.monotonic()
     assert shared_fleet.row_count(run) < ITEMS, "it was over before its owner was killed"
     others = [each for each in replicas if each is not owner]
+    # Its models stay awake though nobody works on it now.
+    assert wanted_by_runs(others[0]) == wanted_by_runs(others[1]) == 3
     wait_until(lambda: shared_fleet.lease(run)[1] > epoch)
     assert time.monotonic() - killed_at < TAKEOVER_SECONDS
     assert shared_fleet.owner_among(run, others)
     assert_complete(shared_fleet, ended(clients(others[0]), run))
+    wait_until(lambda: wanted_by_runs(others[1]) is None)
 
 
 def test_an_owner_that_was_stopped_and_wakes_after_its_successor_has_finished_changes_nothing(

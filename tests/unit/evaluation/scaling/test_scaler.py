@@ -6,12 +6,14 @@ from typing import Any
 
 import grpc
 import pytest
+from evalfleet.evaluation.v1 import evaluation_pb2
 
 from services.evaluation.errors import RunsUnavailableError
 from services.evaluation.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from services.evaluation.rankings.record import Contender, Ranking
 from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.record import RunRequest, RunState
+from services.evaluation.service import EvaluationServicer
 from services.evaluation.tasks import Suite
 from services.runtime.errors import ResourceExhaustedError, UnavailableError, from_rpc_error
 from tests.fakes.keda import COOLDOWN_SECONDS, Keda
@@ -151,6 +153,28 @@ async def test_a_refused_call_wakes_the_models_until_one_goes_well(replicas: Rep
         await woken(keda)
         with replica.refusals.noting():
             pass
+        await keda.settled(0)
+
+
+async def test_a_run_that_cannot_be_made_for_a_service_asleep_wakes_it(
+    replicas: Replicas, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = await replicas.start(works=False)
+    unused: Any = None
+    servicer = EvaluationServicer(replica.runs, unused, unused, unused, unused, replica.refusals)
+    request = evaluation_pb2.CreateRunRequest(suite="suites/demo", model="models/tiny")
+
+    async def asleep(model: str) -> str:
+        raise UnavailableError("the inference server is not ready", retry_after_seconds=60.0)
+
+    monkeypatch.setattr(fleet.generator, "model_digest", asleep)
+    async with Keda([replica.server.address], GUARD).running() as keda:
+        with pytest.raises(UnavailableError):
+            await servicer.CreateRun(request, unused)
+        await woken(keda)
+        assert await keda.ask() == 1
+        monkeypatch.undo()
+        await servicer.CreateRun(request, unused)
         await keda.settled(0)
 
 
