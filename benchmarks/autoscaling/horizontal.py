@@ -71,6 +71,7 @@ class HorizontalAutoscaler:
         self._behavior = behavior
         self._recommended: deque[tuple[float, int]] = deque()
         self._changes: deque[tuple[float, int]] = deque()
+        self._has_decided = False
         rules = (behavior.up, behavior.down)
         self._memory_seconds = max(each.stabilization_seconds for each in rules)
         self._period_seconds = max((policy.period_seconds for each in rules for policy in each.policies), default=0.0)
@@ -84,6 +85,10 @@ class HorizontalAutoscaler:
             readings: of all metrics.
             ready: replicas that are ready; None: all.
         """
+        if not self._has_decided:
+            # What there was when it began counts as recommended, so that it takes nothing away at once.
+            self._recommended.append((now, current))
+            self._has_decided = True
         if current == 0:
             return 0
         if not self._least <= current <= self._most:

@@ -83,6 +83,12 @@ def test_the_highest_recommendation_of_the_window_holds_on_the_way_down() -> Non
     assert scaler.decide(451, 6, average(400)) == 4
 
 
+def test_what_there_was_when_it_began_counts_as_recommended() -> None:
+    scaler = hpa(behavior=Behavior())
+    assert [scaler.decide(at, 10, average(400)) for at in (0, 150, 299)] == [10, 10, 10]
+    assert scaler.decide(301, 10, average(400)) == 4
+
+
 def test_the_lowest_recommendation_of_the_window_holds_on_the_way_up() -> None:
     scaler = hpa(behavior=Behavior(up=Rules(60, (Policy("Percent", 900, 15),))))
     assert scaler.decide(0, 2, average(200)) == 2
