@@ -1,10 +1,10 @@
 """What was spent each day and by whom."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from evalfleet.names import short_name
-from evalfleet.pages.markup import Child
+from evalfleet.pages.markup import Attribute, Child
 from evalfleet.pages.numbers import count, money, seconds, share
 from evalfleet.pages.page import Section
 from evalfleet.pages.tables import Row, table
@@ -66,10 +66,11 @@ def costs_sections(snapshots: Iterable[RunSnapshot], *, is_cut: bool) -> list[Se
     """Lay out the sums; ``is_cut`` says that older runs are left out."""
     sums = spent_by_day(snapshots)
     rows = [
-        Row([day, caller, *_cells(spent)], {"data_day": day, "data_caller": caller, "data_cost": spent.cost_usd})
+        Row([day, caller, *_cells(spent)], {"data_day": day, "data_caller": caller, **_told(spent)})
         for (day, caller), spent in sums.items()
     ]
-    rows.append(Row(["together", "", *_cells(sum(sums.values(), Spent()))], is_strong=True))
+    together = sum(sums.values(), Spent())
+    rows.append(Row(["together", "", *_cells(together)], _told(together), is_strong=True))
     headers = ("day (UTC)", "who", ">runs", ">items", ">tokens", ">not computed", ">engine time", ">cost")
     note = "By the day on which a run was made. Not computed: tokens that caches and shared prefixes saved."
     left_out = " Older runs are left out." if is_cut else ""
@@ -95,4 +96,10 @@ def models_section(snapshots: Iterable[RunSnapshot]) -> Section:
         sums[model] = sums.get(model, Spent()) + spent_of(snapshot)
     ordered = sorted(sums.items(), key=lambda each: (each[1].cost_usd, each[1].tokens), reverse=True)
     headers = ("model", ">runs", ">items", ">tokens", ">not computed", ">engine time", ">cost")
-    return Section("models", "By model", table(None, headers, [Row([name, *_cells(spent)]) for name, spent in ordered]))
+    rows = [Row([name, *_cells(spent)], {"data_model": name, **_told(spent)}) for name, spent in ordered]
+    return Section("models", "By model", table(None, headers, rows))
+
+
+def _told(spent: Spent) -> dict[str, Attribute]:
+    """Return the numbers of a row as they are, for whoever reads the page with a program."""
+    return {f"data_{each.name}": getattr(spent, each.name) for each in fields(spent)}

@@ -94,7 +94,7 @@ def _table(facts: ReportFacts, tasks: Iterable[Task]) -> Markup:
                 joined(tag("bdi", one.label), " ", tag("span", run_link(one.run), class_="small")),
                 *(_cell(one, name, values[name][one.label] == best[name]) for name in columns),
             ],
-            {"data_model": one.run.model},
+            {"data_model": one.run.model, "data_run": one.run.name},
         )
         for one in reversed(facts.runs)
     ]

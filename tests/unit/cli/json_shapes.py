@@ -20,6 +20,7 @@ from evalfleet.comparison_results import ComparedRuns, ItemAnalysis, Regressions
 from evalfleet.doctor import Finding
 from evalfleet.goals import CallerBudget, RunPlan
 from evalfleet.ledger import Pruned
+from evalfleet.plugins.lm_eval_tasks import ImportedTask
 from evalfleet.rankings import Ranking
 from evalfleet.ray import BulkSummary
 from evalfleet.results import FailedItem, Guard, Model, Policy, Run, RunSnapshot, Suite, Verdict
@@ -52,6 +53,7 @@ ROOTS: tuple[type, ...] = (
     Finding,
     ServerInfo,
     BulkSummary,
+    ImportedTask,
 )
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", datetime: "time", NoneType: "null"}
 

@@ -99,7 +99,7 @@ def test_what_shows_one_thing_prints_an_object(invoke: Invoke, arguments: tuple[
 
 
 def test_every_command_that_shows_results_has_it() -> None:
-    without = {"completion", "import-task"}
+    without = {"completion"}
     commands = dict(cli.commands)
     for group in ("models", "bulk"):
         found = commands.pop(group)
@@ -113,7 +113,7 @@ def test_the_documented_fields_are_those_that_are_written() -> None:
     kept, _, told = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     assert told.strip() == objects_section().strip(), "python -m tests.unit.cli.json_shapes"
     for name in cli.commands:
-        assert name in ("completion", "import-task") or f"`{name}" in kept, f"{name} is missing in {DOCUMENT.name}"
+        assert name == "completion" or f"`{name}" in kept, f"{name} is missing in {DOCUMENT.name}"
 
 
 def test_an_empty_list_is_an_array(invoke: Invoke) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from evalfleet.cli.json_output import json_option, write_json
+
 _EXTRA = "pip install 'evalfleet[import-task]'"
 
 
@@ -15,6 +17,7 @@ Examples:
   evalfleet import-task lm_eval/tasks/arc/arc_challenge.yaml --out mysuites/tasks
   evalfleet import-task piqa.yaml --data validation=piqa/valid.jsonl
   evalfleet import-task mmlu_anatomy.yaml --few-shot 5 --out mysuites/tasks
+  evalfleet import-task piqa.yaml --json | jq .remarks
 
 The folder is one of $EVALFLEET_SUITE_DIRS. Data come from the hub, or from files below $EVALFLEET_DATA_DIR.""",
 )
@@ -34,6 +37,7 @@ The folder is one of $EVALFLEET_SUITE_DIRS. Data come from the hub, or from file
 @click.option("--name", default="", help="Name of the task here.  [default: lm_eval_ and its name there]")
 @click.option("--licence", default="", help="Licence of the data, for the file.")
 @click.option("--citation", default="", help="What to cite for the data.")
+@json_option
 def import_task(
     file: Path,
     out: Path | None,
@@ -42,6 +46,7 @@ def import_task(
     name: str,
     licence: str,
     citation: str,
+    json_path: Path | None,
 ) -> None:
     """Translate a task file of lm-evaluation-harness exactly, or say which of its fields cannot be."""
     try:
@@ -59,13 +64,13 @@ def import_task(
     )
     for remark in imported.remarks:
         click.echo(remark, err=True)
-    if out is None:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        target = out / f"{imported.name}.yaml"
+        target.write_text(imported.text, encoding="utf-8")
+        click.echo(f"wrote {target}", err=True)
+    if not write_json(imported, json_path) and out is None:
         click.echo(imported.text, nl=False)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{imported.name}.yaml"
-    target.write_text(imported.text, encoding="utf-8")
-    click.echo(f"wrote {target}", err=True)
 
 
 def _files(told: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Task files of lm-evaluation-harness: what translates, and that everything else is refused by the field's name."""
 
 import importlib.resources
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import yaml
 from click.testing import CliRunner
 from evalfleet.cli.app import cli
 from evalfleet.errors import InvalidArgumentError
-from evalfleet.plugins.lm_eval_tasks import import_task
+from evalfleet.plugins.lm_eval_tasks import ImportedTask, import_task
 
 from services.evaluation.catalog import Catalog
+from tests.unit.cli.json_shapes import assert_shape
 
 HARNESS_TASKS = Path(str(importlib.resources.files("lm_eval"))) / "tasks"
 GENERATE = {
@@ -216,6 +218,10 @@ def test_the_command_writes_a_file_and_says_what_differs(tmp_path: Path) -> None
     assert task["comparable_to"]["version"]
     shown = CliRunner().invoke(cli, ["import-task", str(file), "--data", "test=t.jsonl", "--few-shot", "0"])
     assert yaml.safe_load(shown.stdout)["sources"][0]["files"] == {"test": "t.jsonl"}
+    told = CliRunner().invoke(cli, ["import-task", str(file), "--name", "sums", "--json"])
+    assert_shape(json.loads(told.stdout), ImportedTask)
+    assert yaml.safe_load(json.loads(told.stdout)["text"])["name"] == json.loads(told.stdout)["name"] == "sums"
+    assert any("draws them with a seed" in each for each in json.loads(told.stdout)["remarks"])
     wrong = CliRunner().invoke(cli, ["import-task", str(HARNESS_TASKS / "winogrande" / "default.yaml")])
     assert wrong.exit_code == 1
     assert "doc_to_choice: it is the Python function preprocess_winogrande.doc_to_choice" in wrong.stderr
