@@ -6,8 +6,11 @@ from typing import Any
 from k8s.verify.rendered import Pod, Problem, Rendered
 from k8s.verify.workloads import workload_of
 from services.inference.settings import InferenceSettings
+from services.runtime.health import LIVENESS, OVERALL
+from services.runtime.security.roles import METHOD_ROLES
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_HEALTH_ENTRIES = {OVERALL, LIVENESS, *(method.partition("/")[0] for method in METHOD_ROLES)}
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _SHARED_MEMORY = "/dev/shm"
 
@@ -32,6 +35,9 @@ def check_probes(rendered: Rendered) -> Iterator[Problem]:
                 if handler is not None and pod.port(handler["port"]) is None:
                     text = f"container {container['name']}: {name} asks port {handler['port']!r}, which it has not"
                     yield Problem(pod.resource, text)
+                entry = probe.get("grpc", {}).get("service", OVERALL)
+                if entry not in _HEALTH_ENTRIES:
+                    yield Problem(pod.resource, f"container {container['name']}: {name} asks for {entry}, of no health")
 
 
 def check_resources(rendered: Rendered) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -109,8 +110,13 @@ def settings_of(container: Mapping[str, Any]) -> BaseSettings | None:
     workload = workload_of(container)
     if workload is None or workload.settings_class is None:
         return None
-    with _environment(told_values(container)):
-        return workload.settings_class()
+    return _read_settings(workload.settings_class, frozenset(told_values(container).items()))
+
+
+@cache
+def _read_settings(settings_class: type[BaseSettings], told: frozenset[tuple[str, str]]) -> BaseSettings:
+    with _environment(dict(told)):
+        return settings_class()
 
 
 @contextmanager

@@ -1,0 +1,52 @@
+"""Every component goes with the whole fleet, and with as little else as it says that it needs."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from k8s.verify.command import findings
+from k8s.verify.kubectl import KubectlError, find_kubectl, render
+from k8s.verify.provided import K8S
+from k8s.verify.schemas import VERSIONS, Schemas, find_crds
+
+NEEDS: Final = {
+    "gateway": ("mtls", "tokens"),
+    "hpa-aggregation": ("postgres", "postgres-server"),
+    "keda-evaluation": ("postgres", "postgres-server", "prometheus", "keda"),
+    "keda-guard-triton": ("guard-triton", "prometheus", "keda"),
+    "keda-mtls": ("mtls", "prometheus", "keda"),
+    "mtls": (),
+    "postgres": ("postgres-server",),
+    "postgres-server": ("postgres",),
+    "tokens": ("mtls",),
+}
+"""What a component needs beside services that talk in plaintext."""
+WITHOUT_WORKLOAD: Final = {"keda-pool"}
+"""What these scale is the operator's."""
+COMPONENTS: Final = sorted(each.name for each in (K8S / "components").iterdir())
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> Path:
+    try:
+        return find_kubectl()
+    except KubectlError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("component", sorted(set(COMPONENTS) - WITHOUT_WORKLOAD))
+def test_a_component_goes_with_the_fleet(component: str, kubectl: Path, tmp_path: Path) -> None:
+    needed = NEEDS.get(component, ())
+    last = () if "mtls" in (component, *needed) else ("plaintext",)
+    used = dict.fromkeys((*needed, component, *last))
+    overlay = {
+        "namespace": "evalfleet",
+        "resources": [os.path.relpath(K8S / "base", tmp_path)],
+        "components": [os.path.relpath(K8S / "components" / each, tmp_path) for each in used],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    found = findings(render(tmp_path, kubectl), Schemas(VERSIONS[-1:], find_crds()))
+    assert not found, "\n".join(map(str, found))
