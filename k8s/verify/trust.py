@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from k8s.verify.calls import Call, calls
 from k8s.verify.rendered import Pod, Problem, Rendered
 from k8s.verify.workloads import settings_of, told_values
-from services.inference.settings import InferenceSettings
 from services.runtime.error_types import StartupError
 from services.runtime.security.checks import check_security
 from services.runtime.security.identity import Peers
@@ -63,11 +62,9 @@ def _certificate_names(rendered: Rendered, pod: Pod, container: Mapping[str, Any
 
 
 def _service_settings(container: Mapping[str, Any]) -> ServiceSettings | None:
-    """Settings of a gRPC service of ours; Triton is none: network policies keep it to its callers."""
+    """Settings of a gRPC service of ours; Triton is one, without TLS, and so must be told that this is meant."""
     try:
         settings = settings_of(container)
     except ValidationError:
         return None
-    if isinstance(settings, InferenceSettings) or not isinstance(settings, ServiceSettings):
-        return None
-    return settings
+    return settings if isinstance(settings, ServiceSettings) else None
