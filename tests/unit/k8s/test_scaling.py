@@ -161,6 +161,20 @@ def test_thin_services_neither_flap_nor_fall_to_one(name: str) -> None:
     assert spec["behavior"]["scaleUp"]["stabilizationWindowSeconds"] <= 60
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders it")
+def test_what_is_judged_wakes_the_guards_triton_and_not_the_other() -> None:
+    overlay = COMPONENTS.parent / "overlays/prod"
+    done = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, check=True, timeout=60)
+    documents = [each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "ScaledObject"]
+    by_target = {each["spec"]["scaleTargetRef"]["name"]: each["spec"]["triggers"] for each in documents}
+    assert set(by_target) == {"triton", "guard-triton", "evaluation"}
+    for target, deployment in (("triton", "generation"), ("guard-triton", "guard")):
+        pushed, *asked = by_target[target]
+        assert pushed["metadata"]["deployment"] == deployment
+        assert pushed["authenticationRef"] == {"name": "keda"}
+        assert all(("safety" in each["metadata"]["query"]) == (deployment == "guard") for each in asked)
+
+
 def test_patches_set_what_services_read() -> None:
     [container] = DOCUMENTS["keda/evaluation-patch.yaml"]["spec"]["template"]["spec"]["containers"]
     [variable] = container["env"]
