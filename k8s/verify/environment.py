@@ -14,8 +14,8 @@ _SEEN_BY_TRITON: Final = frozenset(
     {"checkpoint_roots", "download_dir", "encoder_path", "guard_checkpoint", "similarity_encoder_path"}
 )
 """Settings whose folders Triton reads, under the path that it is told."""
-_OF_LIBRARIES: Final = frozenset({"HOME"})
-"""Variables of others that our images' programs may be given."""
+_OF_LIBRARIES: Final = ("HOME", "OTEL_")
+"""How variables begin that libraries in our programs read."""
 
 
 def check_variables(rendered: Rendered) -> Iterator[Problem]:
@@ -30,7 +30,8 @@ def check_variables(rendered: Rendered) -> Iterator[Problem]:
             names = [each["name"] for each in container.get("env", ())]
             expanded = " ".join((*told_values(container).values(), *container.get("args", ())))
             for name in dict.fromkeys(names):
-                if name not in workload.variables | _OF_LIBRARIES and f"$({name})" not in expanded:
+                is_read = name in workload.variables or name.startswith(_OF_LIBRARIES) or f"$({name})" in expanded
+                if not is_read:
                     yield Problem(pod.resource, f"{workload.module} reads no variable {name}")
                 if names.count(name) > 1:
                     yield Problem(pod.resource, f"{name} is told twice")
