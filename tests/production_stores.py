@@ -12,6 +12,7 @@ from services.standalone.testing import RunningFleet
 from tests.fakes.redis_server import running_redis
 
 _DATABASES = ("EVALFLEET_LEDGER_URL", "EVALFLEET_RUNS_URL")
+_HAS_LEDGER = "SELECT 1 AS found FROM information_schema.tables WHERE table_schema = 'aggregation' LIMIT 1"
 _CACHES = ("EVALFLEET_CACHE_URL", "EVALFLEET_VERDICT_CACHE_URL", "EVALFLEET_JUDGE_CACHE_URL")
 
 
@@ -39,3 +40,5 @@ def production_stores(folder: Path) -> Iterator[None]:
             yield
         finally:
             RunningFleet.store_settings = None
+        ledgers = [postgres.query(each[_DATABASES[0]], _HAS_LEDGER) for each in known.values()]
+        assert any(ledgers) or not known, "the fleets kept their results elsewhere"

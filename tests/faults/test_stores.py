@@ -1,11 +1,13 @@
 """PostgreSQL and Redis die in the middle of a run, or are lost: each item has exactly one outcome all the same."""
 
 import signal
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from evalfleet.answers import Sampling
 from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
 from redis import Redis
@@ -44,9 +46,14 @@ def test_killing_the_cache_and_then_the_database_loses_and_doubles_nothing(
     finished = ended(clients(replicas[1]), run)
     assert_complete(shared_fleet, finished)
     assert finished.tasks[0].failed_count == 0
-    # It came back empty, and was used again.
+    # It came back empty, and is used again, a moment after somebody has noticed.
     with Redis.from_url(cache.url) as connection:
-        assert connection.dbsize() > 0
+
+        def is_used() -> bool:
+            client.generation.generate(run.model, uuid.uuid4().hex, Sampling(max_tokens=1))
+            return int(connection.dbsize()) > 0
+
+        wait_until(is_used)
 
 
 def test_a_run_goes_on_from_a_backup_that_was_made_while_it_was_in_progress(
