@@ -24,9 +24,9 @@ WITHOUT_SCHEMA: Final = frozenset(
         ("gateway.networking.k8s.io/v1", "Gateway"),
         ("gateway.networking.k8s.io/v1", "GRPCRoute"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),
-        ("kueue.x-k8s.io/v1beta1", "ClusterQueue"),
-        ("kueue.x-k8s.io/v1beta1", "LocalQueue"),
-        ("kueue.x-k8s.io/v1beta1", "ResourceFlavor"),
+        ("kueue.x-k8s.io/v1beta2", "ClusterQueue"),
+        ("kueue.x-k8s.io/v1beta2", "LocalQueue"),
+        ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"),
     }
 )
 """Custom resources that are used and whose schemas are not at hand here."""

@@ -9,7 +9,7 @@ import yaml
 
 from k8s.verify.command import findings
 from k8s.verify.kubectl import KubectlError, find_kubectl, render
-from k8s.verify.provided import K8S
+from k8s.verify.provided import K8S, PROVIDED
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
 
 NEEDS: Final = {
@@ -50,3 +50,10 @@ def test_a_component_goes_with_the_fleet(component: str, kubectl: Path, tmp_path
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     found = findings(render(tmp_path, kubectl), Schemas(VERSIONS[-1:], find_crds()))
     assert not found, "\n".join(map(str, found))
+
+
+def test_the_readme_tells_of_each_component_overlay_and_secret() -> None:
+    readme = (K8S / "README.md").read_text(encoding="utf-8")
+    overlays = (each.name for each in (K8S / "overlays").iterdir())
+    assert not [each for each in (*COMPONENTS, *overlays) if f"`{each}`" not in readme]
+    assert not [each for each in PROVIDED.secrets if f"new {each} " not in readme]
