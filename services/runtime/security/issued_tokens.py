@@ -117,7 +117,7 @@ class IssuedTokens:
     async def _verify(self, token: str) -> Identity:
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, RecursionError):
+        except jwt.PyJWTError:
             raise UnauthenticatedError("this is neither a key nor a token (JWT)", reason="TOKEN_MALFORMED") from None
         if header.get("alg") not in self._rules.algorithms:
             raise _refused(jwt.InvalidAlgorithmError())
@@ -142,7 +142,7 @@ class IssuedTokens:
                 leeway=self._rules.leeway_seconds,
                 options={"require": _REQUIRED, "enforce_minimum_key_length": True},
             )
-        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
             # Without the cause: its text may hold parts of the token.
             raise _refused(error) from None
 

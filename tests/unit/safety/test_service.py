@@ -1,7 +1,9 @@
 """The safety service over gRPC, with fake classifiers behind its guards."""
 
+import json
 import math
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runtime.errors import FailedPreconditionError, FleetError, UnavailableError, from_rpc_error, from_status
+from services.runtime.security.audit import AuditLog
 from services.runtime.testing import as_bytes, serve_in_process
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
@@ -37,14 +40,18 @@ def other() -> FakeClassifier:
 
 
 @pytest.fixture
-async def channel(classifier: FakeClassifier, other: FakeClassifier) -> AsyncIterator[grpc.aio.Channel]:
+def catalogue(classifier: FakeClassifier, other: FakeClassifier) -> GuardCatalogue:
     reader = LabelReader(LABELS, guard_file())
-    catalogue = GuardCatalogue(
+    return GuardCatalogue(
         [
             ClassifierGuard(description(), classifier, reader, timeout_seconds=30),
             ClassifierGuard(description("answers-only", (Aspect.RESPONSE,)), other, reader, timeout_seconds=30),
         ]
     )
+
+
+@pytest.fixture
+async def channel(catalogue: GuardCatalogue) -> AsyncIterator[grpc.aio.Channel]:
     policies = PolicyCatalogue(
         [
             Policy("policies/soft", "2", "Little counts.", threshold=0.9),
@@ -306,6 +313,21 @@ async def test_an_inline_policy_decides_like_a_named_one(stub: Stub) -> None:
     named = (await stub.Classify(prompt("a" * 600, policy="policies/soft"))).verdict
     assert (verdict.decision, verdict.policy.digest) == (named.decision, named.policy.digest)
     assert verdict.policy.name == ""
+
+
+async def test_a_callers_own_policy_is_written_down_once(catalogue: GuardCatalogue, tmp_path: Path) -> None:
+    audit = tmp_path / "audit.jsonl"
+    own = prompt("x", inline_policy=safety_pb2.Policy(threshold=0.9))
+    async with serve_in_process(hosted(catalogue, audit=AuditLog(audit))) as channel:
+        stub = safety_pb2_grpc.SafetyServiceStub(channel)
+        for caller in ("a", "a", "b"):
+            verdict = (await stub.Classify(own, metadata=(("evalfleet-caller", caller),))).verdict
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(each["event"], each["caller"]) for each in lines] == [
+        ("inline_policy_used", "a"),
+        ("inline_policy_used", "b"),
+    ]
+    assert {each["digest"] for each in lines} == {verdict.policy.digest}
 
 
 async def test_several_guards_of_a_policy_judge_and_each_is_told(stub: Stub, other: FakeClassifier) -> None:

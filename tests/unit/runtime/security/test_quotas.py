@@ -7,10 +7,10 @@ from evalfleet.aggregation.v1 import aggregation_pb2
 from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2
 from evalfleet.safety.v1 import safety_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from services.runtime.errors import NotFoundError, ResourceExhaustedError, StartupError, to_status
-from services.runtime.security.message_costs import requests_in, usage_in
+from services.runtime.security.message_costs import requests_in, requests_in_damaged, usage_in
 from services.runtime.security.quotas import Quotas
 from services.runtime.usage import Usage, with_usage
 
@@ -73,6 +73,16 @@ def test_a_wrong_file_is_explained(text: str, tmp_path: Path) -> None:
 )
 def test_what_travels_together_counts_each(message: Message, count: int) -> None:
     assert requests_in(message) == count
+
+
+def test_damaged_messages_count_with_all_that_may_be_read_of_them() -> None:
+    items = [generation_pb2.StreamGenerateItem(item_id=str(number)) for number in range(5)]
+    # A field that is no text in UTF-8, before items that can be read.
+    damaged = b"\x0a\x01\xff" + generation_pb2.StreamGenerateRequest(more=items).SerializeToString()
+    with pytest.raises(DecodeError):
+        generation_pb2.StreamGenerateRequest.FromString(damaged)
+    assert requests_in_damaged(damaged) == 6
+    assert requests_in_damaged(b"\xff") == 1
 
 
 def test_costs_are_read_from_answers_once() -> None:
