@@ -45,12 +45,11 @@ IMAGES: Final = (
     Image("generation", "services.generation", ("triton", "remote", "foreign", "redis")),
     # Triton would not see an encoder that one of these two fetched from a hub.
     Image("safety", "services.safety", ("safety", "redis"), leaves_out=("huggingface-hub",)),
-    # sacrebleu reads XML of data sets with lxml, which no scorer has.
-    Image("scoring", "services.scoring", ("scoring", "redis"), leaves_out=("huggingface-hub", "lxml")),
-    Image("aggregation", "services.aggregation", ("ledger", "statistics")),
+    Image("scoring", "services.scoring", ("scoring", "redis"), leaves_out=("huggingface-hub",)),
+    Image("aggregation", "services.aggregation", ("ledger", "statistics"), packages=("runtime",)),
     # The hub answers plain HTTP, too.
-    Image("evaluation", "services.evaluation", ("ledger", "suites"), leaves_out=("hf-xet",)),
-    Image("code-runner", "services.code_runner"),
+    Image("evaluation", "services.evaluation", ("ledger", "suites"), leaves_out=("hf-xet",), packages=("runtime",)),
+    Image("code-runner", "services.code_runner", packages=("runtime", "sandbox")),
     # Also the command line, `evalfleet`.
     Image("dashboard", "services.dashboard", ("dashboard",), packages=None),
     Image(

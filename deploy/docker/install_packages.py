@@ -61,8 +61,12 @@ def install_own(chosen: Image, site_packages: Path) -> None:
 
 
 def strip_symbols(folder: Path) -> None:
-    """Take debug symbols out of shared libraries; some wheels are mostly that."""
-    libraries = [each for each in sorted(folder.rglob("*.so*")) if not each.is_symlink() and _is_elf(each)]
+    """Take symbols out of compiled modules; some wheels are mostly that.
+
+    Libraries that a wheel brings along in a folder of their own stay whole: they were patched, and break.
+    """
+    modules = (each for each in sorted(folder.rglob("*.so*")) if not each.parent.name.endswith(".libs"))
+    libraries = [each for each in modules if not each.is_symlink() and _is_elf(each)]
     _run("strip", "--strip-unneeded", *map(str, libraries))
 
 

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.integration
 
 LARGEST_BYTES = 250_000_000
 LEAN = [each for each in IMAGES if each.lean]
-# What an import statement of a module names, and its image leaves out: reached only where something is downloaded from
-# a hub, or made, or a guard of another kind is used.
-OPTIONAL = {"huggingface_hub", "sklearn", "safetensors", "s3fs"}
+# What a module imports when it is asked for something that is not in its image: a hub's files, guards of another kind.
+OPTIONAL = {"huggingface_hub", "sklearn", "safetensors"}
+OF_EXTRAS = {"ledger": {"alembic", "asyncpg", "sqlalchemy"}, "redis": {"redis"}}
+"""What the runtime imports for those services alone that have an extra."""
 LOOK = """
 import importlib, json, os, sys
 problems = {}
@@ -58,8 +59,12 @@ def imports_anywhere(folder: Path) -> Iterator[str]:
 def test_a_thin_image_is_small_and_holds_what_its_service_imports(chosen: Image) -> None:
     assert inspect(chosen.name)["Size"] < LARGEST_BYTES
     package = REPOSITORY / chosen.module.replace(".", "/")
-    wanted = {*modules_of(package), *imports_anywhere(package), *imports_anywhere(REPOSITORY / "services/runtime")}
-    told = sorted(each for each in wanted if each.partition(".")[0] not in OPTIONAL)
+    of_runtime = {
+        each for each in imports_anywhere(REPOSITORY / "services/runtime") if not each.startswith("services.")
+    }
+    wanted = {*modules_of(package), *imports_anywhere(package), *of_runtime}
+    others = {name for extra, names in OF_EXTRAS.items() if extra not in chosen.extras for name in names}
+    told = sorted(each for each in wanted if each.partition(".")[0] not in OPTIONAL | others)
     seen = json.loads(run_in(chosen.name, "python", "-c", LOOK, json.dumps(told)))
     assert seen["problems"] == {}
     assert not seen["torch"]

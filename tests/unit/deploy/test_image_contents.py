@@ -78,6 +78,7 @@ def test_every_extra_is_in_an_image_or_said_not_to_be() -> None:
 
 def test_an_image_holds_no_other_service() -> None:
     assert image("scoring").kept_packages == frozenset({"inference", "runtime", "sandbox", "scoring"})
+    assert image("aggregation").kept_packages == frozenset({"aggregation", "runtime"})
     assert image("triton-cpu").kept_packages is None
 
 
