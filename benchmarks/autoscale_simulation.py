@@ -26,6 +26,7 @@ _COLUMNS = (
     "most",
     "fewest",
     "begun again",
+    "run minutes",
 )
 
 
@@ -46,6 +47,8 @@ def figures_of(scenario: Scenario, outcomes: Mapping[str, Outcome]) -> dict[str,
         figures[f"{key}_late_share"] = outcome.late_share
         figures[f"{key}_most_replicas"] = max(outcome.replicas)
         figures[f"{key}_begun_again_items"] = outcome.begun_again
+        if scenario.runs and None not in outcome.run_seconds:
+            figures[f"{key}_mean_run_minutes"] = outcome.mean_run_minutes
         if scenario.metrics_outage.begins_at < scenario.seconds:
             before, fewest = outcome.least_replicas(scenario.metrics_outage)
             figures[f"{key}_replicas_shed_in_outage"] = max(0, before - fewest)
@@ -62,6 +65,7 @@ def print_table(scenario: Scenario, outcomes: Mapping[str, Outcome]) -> None:
         print(
             f"{name:16}{outcome.gpu_hours:13,.0f}{outcome.mean_wait:13.1f}{outcome.wait_quantile(0.99):13.0f}"
             f"{outcome.late_share:13.1%}{max(outcome.replicas):13}{min(outcome.replicas):13}{outcome.begun_again:13,}"
+            + (f"{outcome.mean_run_minutes:13.1f}" if scenario.runs else "")
         )
 
 

@@ -54,7 +54,7 @@ class Pool:
         waits: seconds that an item waited → how many did.
         replica_seconds: of all replicas, those that start or go included.
         begun_again: items that a replica which went had not finished.
-        oldest_wait: seconds that the item at the head of the queue has waited.
+        ended_at: of each run, when its last item was computed; None before.
     """
 
     def __init__(self, replica: Replica, runs: Sequence[Run], generator: np.random.Generator) -> None:
@@ -67,6 +67,7 @@ class Pool:
         self.completed = 0
         self._generator = generator
         self._runs = runs
+        self.ended_at: list[float | None] = [None] * len(runs)
         # The last place is that of items that belong to none of them.
         self._left = np.array([*(run.items for run in runs), 0])
         self._outstanding = np.zeros(len(runs) + 1, dtype=np.int64)
@@ -167,6 +168,8 @@ class Pool:
 
     def _ask(self, arrivals: int) -> None:
         for index, run in enumerate(self._runs):
+            if self.ended_at[index] is None and not self._left[index] and not self._outstanding[index]:
+                self.ended_at[index] = self.now
             if self._left[index] and run.begins_at <= self.now:
                 more = int(min(self._left[index], run.concurrency - self._outstanding[index]))
                 if more > 0:

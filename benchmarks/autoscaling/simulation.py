@@ -36,6 +36,7 @@ class Outcome:
         demand: items that are to be in flight, by minute.
         begun_again: items that a replica which went had not finished.
         completed: items.
+        run_seconds: of each run, from its beginning to its last item; None if it was not over at the end.
     """
 
     gpu_hours: float
@@ -44,6 +45,13 @@ class Outcome:
     demand: tuple[int, ...]
     begun_again: int
     completed: int
+    run_seconds: tuple[float | None, ...]
+
+    @property
+    def mean_run_minutes(self) -> float:
+        """How long runs took; infinite if one did not end."""
+        seconds = [float("inf") if each is None else each for each in self.run_seconds]
+        return sum(seconds) / len(seconds) / 60
 
     def wait_quantile(self, share: float) -> float:
         """Seconds that this share of the items waited at most."""
@@ -116,4 +124,15 @@ def simulate(scenario: Scenario, make_rule: MakeRule, *, seed: int = 1) -> Outco
     for at, count in pool.waiting():
         waited = round(pool.now - at)
         waits[waited] = waits.get(waited, 0) + count
-    return Outcome(pool.replica_seconds / HOUR, waits, tuple(replicas), tuple(demand), pool.begun_again, pool.completed)
+    return Outcome(
+        gpu_hours=pool.replica_seconds / HOUR,
+        waits=waits,
+        replicas=tuple(replicas),
+        demand=tuple(demand),
+        begun_again=pool.begun_again,
+        completed=pool.completed,
+        run_seconds=tuple(
+            None if ended is None else ended - run.begins_at
+            for run, ended in zip(scenario.runs, pool.ended_at, strict=True)
+        ),
+    )

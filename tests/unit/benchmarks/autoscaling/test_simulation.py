@@ -82,6 +82,7 @@ def test_a_run_wakes_a_sleeping_pool_grows_it_and_lets_it_sleep() -> None:
     scaled = replace(OURS, triggers=tuple(replace(each, threshold=3.2) for each in OURS.triggers))
     outcome = simulate(scenario, our_rule(scaled))
     assert outcome.completed == 600
+    assert 60 + 600 / 24 * 20 < outcome.mean_run_minutes * 60 < 60 + 600 / 24 * 20 * 1.3
     assert outcome.replicas[4] == 0
     assert outcome.replicas[6] == 8  # 24 / 3.2, rounded up
     assert outcome.replicas[-1] == 0
