@@ -5,7 +5,7 @@ import os
 import pytest
 
 from deploy.docker.image_contents import IMAGES
-from tests.integration.images.containers import can_run_containers, is_there
+from tests.integration.images.containers import can_run_containers, is_of_these_sources, is_there
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,3 +16,6 @@ def images() -> None:
     missing = [each.name for each in IMAGES if not is_there(each.name)]
     if missing:
         pytest.skip(f"needs the images: make images (there is no evalfleet/{', evalfleet/'.join(missing)})")
+    stale = [each.name for each in IMAGES if not is_of_these_sources(each.name)]
+    if stale:
+        pytest.skip(f"the images were built from other sources: make images (evalfleet/{', evalfleet/'.join(stale)})")

@@ -34,6 +34,14 @@ def is_there(name: str) -> bool:
     return podman("image", "exists", f"localhost/{tag(name)}", check=False).returncode == 0
 
 
+def is_of_these_sources(name: str) -> bool:
+    """Whether an image was built from what its Dockerfile would copy now."""
+    revision = inspect(name)["Labels"]["org.opencontainers.image.revision"].removesuffix("-changed")
+    copied = ("clients/python", "deploy/docker", "pyproject.toml", "requirements", "services")
+    command = ("git", "-C", str(REPOSITORY), "diff", "--quiet", revision, "--", *copied)
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def can_run_containers() -> bool:
     return all(map(shutil.which, ("podman", "runc")))
 
