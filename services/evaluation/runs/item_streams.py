@@ -11,7 +11,6 @@ from google.rpc import status_pb2
 
 from services.runtime.calls import current_scope, outside_item
 from services.runtime.errors import (
-    CancelledCallError,
     DeadlineExceededError,
     FleetError,
     UnavailableError,
@@ -257,9 +256,9 @@ class _Stream:
                 for outcome in outcomes.more:
                     self._deliver(outcome)
         except grpc.aio.AioRpcError as broken:
-            told = from_rpc_error(broken)
             # Nobody here cancelled it: its replica is going away, or its connection was too old.
-            error = error if isinstance(told, CancelledCallError) else told
+            if broken.code() is not grpc.StatusCode.CANCELLED:
+                error = from_rpc_error(broken)
         finally:
             self._on_end(self)
             self._fail(self._waiting.values(), error)

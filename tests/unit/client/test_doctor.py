@@ -116,7 +116,7 @@ async def test_a_service_tells_whether_it_is_ready_and_its_version(tmp_path: Pat
 
 
 async def test_a_service_of_another_version_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.runtime.health.version", lambda name: "9.9.9")
+    monkeypatch.setattr("services.runtime.health.services_version", lambda: "9.9.9")
     service = HostedService(full_name="test.v1.New", add_to_server=lambda server: None)
     async with run_in_process(service) as running:
         targets = {"safety": running.address}
