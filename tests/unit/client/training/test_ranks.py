@@ -63,7 +63,7 @@ def test_all_leave_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "process_group", lambda: group)
     monkeypatch.setattr(ranks, "TOGETHER_SECONDS", 0.01)
     group.run(lambda _: ranks.wait_together(lambda seconds: threading.Event().wait(seconds), 0.05))
-    assert group.told_count >= 2
+    assert group.told_count >= 1
 
 
 def test_without_a_group_the_main_rank_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
