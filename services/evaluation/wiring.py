@@ -21,6 +21,7 @@ from services.evaluation.runs.allowances import Allowances
 from services.evaluation.runs.caller_budgets import CallerBudgets
 from services.evaluation.runs.leases import process_name
 from services.evaluation.runs.manager import RunManager
+from services.evaluation.runs.outcome_metrics import OutcomeMetrics
 from services.evaluation.runs.paced_peers import (
     PacedGenerator,
     PacedSafetyJudge,
@@ -143,7 +144,7 @@ async def _connect(
     ):
         channels.append(await stack.enter_async_context(open_channel(target, certificates=certificates)))
     generation, safety, scoring, aggregation = channels
-    ledger = RemoteLedger(aggregation, timeout_seconds=timeout)
+    ledger = RemoteLedger(aggregation, timeout_seconds=timeout, metrics=OutcomeMetrics(registry))
     make_limit = partial(AdaptiveLimit, largest=settings.most_in_flight)
     generator = PacedGenerator(RemoteGenerator(generation, timeout_seconds=timeout), make_limit)
     safety_limit, scoring_limit = make_limit(), make_limit()

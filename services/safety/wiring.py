@@ -20,6 +20,7 @@ from services.safety.beside_guards import GuardBuilder, KeptAnswers, classifier_
 from services.safety.cascade import CascadeMetrics
 from services.safety.cascade_building import build_cascades
 from services.safety.catalogue import GuardCatalogue
+from services.safety.counted_guard import CountedGuard, VerdictMetrics
 from services.safety.guard import Guard
 from services.safety.guard_models import EMBEDDED_FOLDER, GuardModel, checkpoint_guard, embedded_guard
 from services.safety.policies.catalogue import open_policies
@@ -52,8 +53,11 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
         if settings.price_table is not None:
             prices = await asyncio.to_thread(read_price_table, settings.price_table)
             guards = [PricedGuard(each, prices) for each in guards]
+        verdicts = VerdictMetrics(metrics)
+        guards = [CountedGuard(each, verdicts) for each in guards]
         if settings.guards_file is not None:
-            guards += await build_cascades(settings.guards_file, guards, CascadeMetrics(metrics))
+            cascades = await build_cascades(settings.guards_file, guards, CascadeMetrics(metrics))
+            guards += [CountedGuard(each, verdicts) for each in cascades]
         yield [_hosted(settings, GuardCatalogue(guards))]
 
 

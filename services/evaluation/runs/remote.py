@@ -16,6 +16,7 @@ from services.evaluation.runs.budget import Spend
 from services.evaluation.runs.item_streams import ItemStreams
 from services.evaluation.runs.model_changes import ModelContent
 from services.evaluation.runs.outcome import ItemOutcome
+from services.evaluation.runs.outcome_metrics import OutcomeMetrics
 from services.evaluation.runs.peers import (
     AppendReceipt,
     ContinuationScores,
@@ -165,9 +166,18 @@ class RemoteGenerator:
 
 
 class RemoteLedger:
-    """The aggregation service behind a channel."""
+    """The aggregation service behind a channel.
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+    Args:
+        channel: to it.
+        timeout_seconds: longest time of one call.
+        metrics: counts what it has acknowledged.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, *, timeout_seconds: float, metrics: OutcomeMetrics | None = None
+    ) -> None:
+        self._metrics = metrics
         self._stub = aggregation_pb2_grpc.AggregationServiceStub(channel)
         self._timeout_seconds = timeout_seconds
         self._epoch: int | None = None
@@ -206,6 +216,8 @@ class RemoteLedger:
             raise error from broken
         if response.appended_count + response.duplicate_count != len(outcomes):
             raise InternalError("the ledger acknowledged another number of results than it was sent")
+        if self._metrics is not None:
+            self._metrics.count(outcomes)
         decisions = tuple(drawing_messages.decision_from_proto(each) for each in response.decisions)
         return AppendReceipt(response.appended_count, decisions)
 
