@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import NoReturn, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from pydantic import ValidationError
 
 from services.runtime.error_types import FleetError, StartupError
@@ -34,6 +34,8 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
     """
     # gRPC's core prints lines of its own to stderr, such as every GOAWAY; it reads this when it is first used.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # A series beside each counter, of when it began, which nobody asks for.
+    disable_created_metrics()
     try:
         settings = read_settings(settings_class)
         configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)

@@ -160,7 +160,7 @@ def test_only_those_who_compute_reach_triton_and_its_key(services: dict[str, dic
 
 
 def test_prometheus_asks_every_service(services: dict[str, dict[str, Any]]) -> None:
-    document = yaml.safe_load((FOLDER / "compose/prometheus.yaml").read_text())
+    document = yaml.safe_load((FOLDER / "prometheus/prometheus.yaml").read_text())
     asked = {
         target for job in document["scrape_configs"] for group in job["static_configs"] for target in group["targets"]
     }
