@@ -35,7 +35,7 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
     # gRPC's core prints lines of its own to stderr, such as every GOAWAY; it reads this when it is first used.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # A series beside each counter, of when it began, which nobody asks for.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     try:
         settings = read_settings(settings_class)
         configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)

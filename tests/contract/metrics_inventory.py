@@ -115,7 +115,7 @@ MAKERS: Final[Mapping[str, tuple[tuple[str, Make], ...]]] = {
 
 def _bare(of: type, **fields: Any) -> Any:
     """Return an object without running its constructor, for collectors that are much else besides."""
-    made = object.__new__(of)
+    made: Any = object.__new__(of)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
@@ -165,11 +165,10 @@ def series_of(make: Make) -> Iterator[Series]:
     make(registry)
     for collector in registry._collector_to_names:
         for family in collector.collect():
-            labels = getattr(collector, "_labelnames", None)
-            if labels is None:
-                labels = getattr(family, "_labelnames", ())
+            told = collector if hasattr(collector, "_labelnames") else family
+            labels: tuple[str, ...] = tuple(getattr(told, "_labelnames", ()))
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            yield Series(name, family.type, tuple(labels), family.documentation)
+            yield Series(name, family.type, labels, family.documentation)
 
 
 def tables() -> str:
