@@ -83,6 +83,7 @@ fix: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write protos
+	$(BIN)/python -m k8s.prometheus_rules
 
 # One recipe for both targets, so that what is verified is what is generated.
 define generate_stubs

@@ -29,6 +29,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "resources": pods.check_resources,
     "restricted": restricted.check_restricted,
     "routes": routes.check_routes,
+    "rules": references.check_rules,
     "scalers": scaling.check_scalers,
     "services": references.check_services,
     "spread": availability.check_spread,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from k8s.prometheus_rules import rule_groups
 from k8s.verify.provided import PROVIDED
 from k8s.verify.rendered import Document, Pod, Problem, Rendered, called
 
@@ -48,6 +49,13 @@ def check_services(rendered: Rendered) -> Iterator[Problem]:
                 yield Problem(called(service), f"port {port['port']} and its target are not told by name")
             if any(each.port(target) is None for each in found):
                 yield Problem(called(service), f"its pods have no port {target}")
+
+
+def check_rules(rendered: Rendered) -> Iterator[Problem]:
+    """The rules that Prometheus' operator is given are those of deploy/prometheus."""
+    for document in rendered.of_kind("PrometheusRule"):
+        if document["spec"]["groups"] != rule_groups():
+            yield Problem(called(document), "differs from deploy/prometheus: run python -m k8s.prometheus_rules")
 
 
 def check_monitors(rendered: Rendered) -> Iterator[Problem]:
