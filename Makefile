@@ -116,10 +116,13 @@ kubectl: $(STAMP) ## Fetch kubectl, which renders overlays, into .cache if there
 verify-k8s: kubectl ## Render every overlay of k8s/, validate it against Kubernetes 1.34 to 1.37, check what schemas cannot
 	@$(BIN)/python -m k8s.verify
 
-bench: bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback bench-autoscale ## Run every benchmark
+bench: bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback bench-autoscale ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
+
+bench-tracing: $(STAMP) ## What traces cost a call: off, 1 % and all of them
+	$(BIN)/python -m benchmarks.tracing_overhead --json $(RESULTS)/tracing.json
 
 bench-prompts: $(STAMP) ## Our prompts beside lm-evaluation-harness's, row by row
 	$(BIN)/python -m benchmarks.prompt_parity --json $(RESULTS)/prompt_parity.json
@@ -215,4 +218,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean

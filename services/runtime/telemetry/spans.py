@@ -63,7 +63,7 @@ class Tracer(Protocol):
         """Send what is left; blocks for seconds at most."""
 
 
-class _NoSpan:
+class NoSpan:
     """Nothing is recorded here; what is inside belongs to ``traceparent``, or to no trace if that is empty."""
 
     __slots__ = ("traceparent",)
@@ -72,14 +72,17 @@ class _NoSpan:
     def __init__(self, traceparent: str = "") -> None:
         self.traceparent = traceparent
 
-    def set(self, attributes: Attributes) -> None: ...
+    def set(self, attributes: Attributes) -> None:
+        """Forget it."""
 
-    def fail(self, reason: str) -> None: ...
+    def fail(self, reason: str) -> None:
+        """Forget it."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """Do nothing."""
 
 
-NO_SPAN: Final[Span] = _NoSpan()
+NO_SPAN: Final[Span] = NoSpan()
 
 _tracer: ContextVar[Tracer | None] = ContextVar("evalfleet_tracer", default=None)
 # The traces of all items that share the work at hand, such as one request for several of them.
@@ -112,7 +115,7 @@ def begin_span(
 ) -> Span:
     """Begin a span, unless it would be a part of what is not recorded."""
     if parent and not is_sampled(parent):
-        return _NoSpan(parent)
+        return NoSpan(parent)
     return tracer.begin(name, kind, parent=parent, links=links, attributes=attributes)
 
 
@@ -161,7 +164,7 @@ class span(AbstractContextManager[Span]):
         parent = "" if self._begins_trace else self._parent or ids.traceparent or ""
         if tracer is None:
             # Nothing is recorded here, but what lies behind may record it.
-            opened: Span = _NoSpan(parent)
+            opened: Span = NoSpan(parent)
         else:
             known = {**ids.attributes(), **self._attributes}
             if self._item_id:
