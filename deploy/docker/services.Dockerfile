@@ -79,12 +79,8 @@ RUN ["/opt/evalfleet/venv/bin/python", "-m", "services.sandbox.runtime_root", "/
 
 FROM scratch AS thin
 ARG BASE
-ARG VERSION=0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.vendor="EvalFleet" \
     org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.base.name="${BASE}" \
     dev.evalfleet.sbom.format="CycloneDX 1.6" \
     dev.evalfleet.sbom.path="/opt/evalfleet/sbom.cdx.json"
@@ -106,42 +102,71 @@ FROM thin AS generation
 LABEL org.opencontainers.image.title="evalfleet/generation" \
     org.opencontainers.image.description="Checkpoints, sampling, log-likelihoods and the generation cache"
 COPY --from=generation-packages /opt/evalfleet /opt/evalfleet
+# Behind what changes: buildah takes a label's step from its cache although the argument in it is another.
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.generation"]
 
 FROM thin AS safety
 LABEL org.opencontainers.image.title="evalfleet/safety" \
     org.opencontainers.image.description="Guards, policies and the verdict cache"
 COPY --from=safety-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.safety"]
 
 FROM thin AS safety-ngrams
 LABEL org.opencontainers.image.title="evalfleet/safety-ngrams" \
     org.opencontainers.image.description="Guards, policies and the verdict cache, with linear guards on n-grams"
 COPY --from=safety-ngrams-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.safety"]
 
 FROM thin AS scoring
 LABEL org.opencontainers.image.title="evalfleet/scoring" \
     org.opencontainers.image.description="Scorers, from exact match to judges"
 COPY --from=scoring-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.scoring"]
 
 FROM thin AS aggregation
 LABEL org.opencontainers.image.title="evalfleet/aggregation" \
     org.opencontainers.image.description="The ledger of results, estimates and comparisons"
 COPY --from=aggregation-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.aggregation"]
 
 FROM thin AS evaluation
 LABEL org.opencontainers.image.title="evalfleet/evaluation" \
     org.opencontainers.image.description="Suites, runs, budgets and stopping"
 COPY --from=evaluation-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.evaluation"]
 
 FROM thin AS code-runner
 LABEL org.opencontainers.image.title="evalfleet/code-runner" \
     org.opencontainers.image.description="Runs programs that models wrote, inside gVisor"
 COPY --from=code-runner-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 ENV EVALFLEET_SANDBOX=gvisor
 CMD ["python", "-m", "services.code_runner"]
 
@@ -149,4 +174,8 @@ FROM thin AS dashboard
 LABEL org.opencontainers.image.title="evalfleet/dashboard" \
     org.opencontainers.image.description="The dashboard, and the command line evalfleet"
 COPY --from=dashboard-packages /opt/evalfleet /opt/evalfleet
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 CMD ["python", "-m", "services.dashboard"]

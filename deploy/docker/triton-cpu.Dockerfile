@@ -42,18 +42,19 @@ RUN ["/opt/build/bin/python", "-m", "deploy.docker.install_packages", "own", "tr
 
 FROM debian AS triton-cpu
 ARG BASE
-ARG VERSION=0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="evalfleet/triton-cpu" \
     org.opencontainers.image.description="Triton Inference Server with EvalFleet's engines, for CPUs" \
     org.opencontainers.image.vendor="EvalFleet" \
     org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.base.name="${BASE}" \
     dev.evalfleet.sbom.format="CycloneDX 1.6" \
     dev.evalfleet.sbom.path="/opt/evalfleet/sbom.cdx.json"
 COPY --from=packages /opt/evalfleet /opt/evalfleet
+# Behind what changes: buildah takes a label's step from its cache although the argument in it is another.
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 # A new volume takes the owner of the folder that it is mounted on.
 RUN ["install", "--directory", "--owner=64900", "--group=64900", "/var/lib/evalfleet", "/run/evalfleet", "/models"]
 ENV PATH=/opt/evalfleet/venv/bin:/usr/bin:/bin \

@@ -33,18 +33,19 @@ RUN ["/opt/evalfleet/venv/bin/python", "-m", "deploy.docker.sbom", "/opt/evalfle
 
 FROM ${BASE} AS triton-gpu
 ARG BASE
-ARG VERSION=0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="evalfleet/triton-gpu" \
     org.opencontainers.image.description="Triton Inference Server with vLLM and EvalFleet's engines, for GPUs" \
     org.opencontainers.image.vendor="EvalFleet" \
     org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.base.name="${BASE}" \
     dev.evalfleet.sbom.format="CycloneDX 1.6" \
     dev.evalfleet.sbom.path="/opt/evalfleet/sbom.cdx.json"
 COPY --from=packages /opt/evalfleet /opt/evalfleet
+# Behind what changes: buildah takes a label's step from its cache although the argument in it is another.
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 # A new volume takes the owner of the folder that it is mounted on.
 RUN ["install", "--directory", "--owner=64900", "--group=64900", "/var/lib/evalfleet", "/run/evalfleet", "/models"]
 # Caches of kernels that are compiled while serving go where the pod may write.
