@@ -54,7 +54,7 @@ class _CallerSpec(BaseModel):
 class _KeysSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    callers: Mapping[str, _CallerSpec]
+    callers: Mapping[str, _CallerSpec] = Field(default_factory=dict)
 
     @field_validator("callers")
     @classmethod
@@ -72,7 +72,9 @@ class _Key:
 
 
 class CallerKeys:
-    """The callers of a file, which is read again when it changes; a damaged one changes nothing.
+    """The callers of a file, which is read again when it changes.
+
+    An empty file is nobody; a damaged or missing one changes nothing.
 
     Raises:
         StartupError: FILE_UNREADABLE, CALLER_KEYS_INVALID.

@@ -22,7 +22,7 @@ FETCH_TIMEOUT_SECONDS: Final = 5.0
 LARGEST_DOCUMENT_BYTES: Final = 256 * 1024
 MOST_KEYS: Final = 64
 FRESH_SECONDS: Final = 300.0
-"""Keys older than this are renewed beside the next call; a key that its issuer withdrew counts no longer than that."""
+"""Keys older than this are renewed before the next token is believed: one that its issuer withdrew counts no longer."""
 USABLE_SECONDS: Final = 3600.0
 """While the issuer cannot be reached, keys that were known count for so long, and not longer."""
 PAUSE_SECONDS: Final = 5.0
@@ -71,11 +71,9 @@ class IssuerKeys:
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
         """Return the key that a token names; see KeySource."""
         age_seconds = self._now() - self._fetched_seconds
-        if key_id not in self._keys or age_seconds > USABLE_SECONDS:
+        if key_id not in self._keys or age_seconds > FRESH_SECONDS:
             await self._renew()
             age_seconds = self._now() - self._fetched_seconds
-        elif age_seconds > FRESH_SECONDS:
-            self._begin()
         if age_seconds > USABLE_SECONDS or (key_id not in self._keys and self._tried_seconds > self._fetched_seconds):
             raise UnavailableError(
                 "the issuer of this token cannot be asked for its keys now; try again",
@@ -127,11 +125,13 @@ class IssuerKeys:
             url = check_url(str(document.get("jwks_uri", "")), "its jwks_uri")
         keys: dict[str | None, jwt.PyJWK] = {}
         for entry in self._fetch(url)["keys"][:MOST_KEYS]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str | None):
+                continue
             # Whoever published a symmetric key would let everybody sign.
             if entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
                 continue
-            # A key of a kind that we do not know does the others no harm.
-            with contextlib.suppress(jwt.PyJWTError):
+            # A key of a kind that we do not know, or with parts that are none, does the others no harm.
+            with contextlib.suppress(jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError):
                 keys[entry.get("kid")] = jwt.PyJWK(entry)
         if not keys:
             raise ValueError("it has no key that can be used")

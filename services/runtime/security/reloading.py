@@ -32,6 +32,7 @@ class Reloaded(Generic[ContentT]):
         self._paths = tuple(paths)
         self._read = read
         self._name = name
+        self._problem = ""
         self._lock = threading.Lock()
         self._seen, self._content = self._load()
         self._next_look = time.monotonic() + LOOK_SECONDS
@@ -51,12 +52,17 @@ class Reloaded(Generic[ContentT]):
             stamps = self._stamps()
             if stamps == self._seen:
                 return
-            self._seen = stamps
             self._content = self._read()
+            # Not before: what could not be read is looked at until it can be.
+            self._seen = stamps
         except (StartupError, OSError) as error:
             # Files may be replaced one after another: soon they belong together again.
-            log.warning(f"{self._name}_not_renewed", problem=_problem(error))
+            problem = _problem(error)
+            if problem != self._problem:
+                log.warning(f"{self._name}_not_renewed", problem=problem)
+            self._problem = problem
         else:
+            self._problem = ""
             log.info(f"{self._name}_renewed", files=[str(each) for each in self._paths])
 
     def _load(self) -> tuple[object, ContentT]:
@@ -67,7 +73,7 @@ class Reloaded(Generic[ContentT]):
 
     def _stamps(self) -> object:
         found = [path.stat() for path in self._paths]
-        return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
+        return tuple((each.st_mtime_ns, each.st_ctime_ns, each.st_size, each.st_ino) for each in found)
 
 
 def _problem(error: StartupError | OSError) -> str:
