@@ -59,7 +59,7 @@ def calls(rendered: Rendered) -> Iterator[Call]:
     for pod in rendered.pods:
         for container in pod.containers:
             for variable, value in _addresses(container):
-                yield Call(pod, container, variable, value, *_host_and_port(value))
+                yield Call(pod, container, variable, value, *host_and_port(value))
 
 
 def _addresses(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -81,7 +81,7 @@ def _addresses(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield variable, value
 
 
-def _host_and_port(target: str) -> tuple[str, int]:
+def host_and_port(target: str) -> tuple[str, int]:
     """Split ``dns:///name:port``, ``name:port`` or a URL."""
     scheme, separator, rest = target.partition("://")
     if separator and scheme != "dns":

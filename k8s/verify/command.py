@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from k8s.verify import availability, environment, network, pods, references, restricted, routes, scaling, trust
+from k8s.verify import availability, environment, names, network, pods, references, restricted, routes, scaling, trust
 from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.rendered import Check, Finding, Rendered
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
@@ -19,6 +19,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "images": pods.check_images,
     "memory-volumes": pods.check_memory_volumes,
     "monitors": references.check_monitors,
+    "names": names.check_names,
     "namespaces": references.check_namespaces,
     "network-policies": network.check_policies,
     "paths": pods.check_paths,

@@ -36,7 +36,7 @@ def check_policies(rendered: Rendered) -> Iterator[Problem]:
     """Every pod is isolated both ways; every policy is about pods, peers and ports that are there."""
     for pod in rendered.pods:
         for way in Way:
-            if not _policies_of(rendered, way, pod):
+            if not policies_of(rendered, way, pod):
                 yield Problem(pod.resource, f"no network policy isolates it ({way.policy_type})")
     for policy in rendered.of_kind("NetworkPolicy"):
         subjects = rendered.selected(policy["spec"]["podSelector"])
@@ -81,7 +81,7 @@ def is_let_through(rendered: Rendered, way: Way, caller: Pod, listener: Pod, por
         port: of the listener's pods.
     """
     subject, peer = (caller, listener) if way is Way.OUT else (listener, caller)
-    policies = _policies_of(rendered, way, subject)
+    policies = policies_of(rendered, way, subject)
     return not policies or any(
         _lets_through(rule, way, peer, listener, port)
         for policy in policies
@@ -95,7 +95,8 @@ def _lets_through(rule: Mapping[str, Any], way: Way, peer: Pod, listener: Pod, p
     return is_peer and (not ports or any(listener.port(each["port"]) == port for each in ports if "port" in each))
 
 
-def _policies_of(rendered: Rendered, way: Way, pod: Pod) -> list[Document]:
+def policies_of(rendered: Rendered, way: Way, pod: Pod) -> list[Document]:
+    """Return the policies that are about one way of a pod."""
     return [
         each
         for each in rendered.of_kind("NetworkPolicy")

@@ -1,0 +1,50 @@
+"""Checks that whoever is told an address by its name may ask the cluster's DNS what it means."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, Final
+
+from k8s.verify.calls import LOOPBACK, host_and_port
+from k8s.verify.network import Way, policies_of
+from k8s.verify.rendered import Pod, Problem, Rendered
+
+DNS_PORT: Final = 53
+_TOLD_BY: Final = ("_TARGET", "_URL", "_ENDPOINT", "_ISSUER")
+"""How variables end whose values are addresses."""
+
+
+def check_names(rendered: Rendered) -> Iterator[Problem]:
+    """Every pod that is told an address by name, even one in a Secret, may ask the cluster's DNS for it."""
+    for pod in rendered.pods:
+        named = [each["name"] for container in pod.containers for each in container.get("env", ()) if _has_name(each)]
+        if named and (closed := {"UDP", "TCP"} - _dns_protocols(rendered, pod)):
+            told = ", ".join(dict.fromkeys(named))
+            yield Problem(pod.resource, f"may not ask DNS over {' and '.join(sorted(closed))} for the name in {told}")
+
+
+def _has_name(variable: Mapping[str, Any]) -> bool:
+    """Whether a variable tells an address that has to be resolved; what stands in a Secret is taken for one."""
+    if not variable["name"].endswith(_TOLD_BY):
+        return False
+    if "valueFrom" in variable:
+        return True
+    host, _ = host_and_port(str(variable.get("value", "")))
+    return bool(host) and host not in LOOPBACK and not _is_literal(host)
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _dns_protocols(rendered: Rendered, pod: Pod) -> set[str]:
+    """The protocols over which a pod may reach port 53 of some peer."""
+    policies = policies_of(rendered, Way.OUT, pod)
+    if not policies:
+        return {"UDP", "TCP"}
+    rules = [rule for policy in policies for rule in policy["spec"].get("egress", ())]
+    ports = [port for rule in rules for port in rule.get("ports", ())]
+    return {each.get("protocol", "TCP") for each in ports if each.get("port") == DNS_PORT}
