@@ -20,6 +20,7 @@ LIVENESS = "liveness"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 _UNREADY_SECONDS = 0.5
 
@@ -32,6 +33,9 @@ class _VersionedHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the 
     def __init__(self) -> None:
         super().__init__()
         self._version = services_version()
+        # One for each stream: the package's own Watch takes the condition of all away with the first that leaves, and
+        # holds it while a slow reader's message is written.
+        self._changes: set[asyncio.Event] = set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -39,6 +43,27 @@ class _VersionedHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the 
         """Answer one check."""
         context.set_trailing_metadata(((VERSION_KEY, self._version),))
         return await super().Check(request, context)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Send a service's status now, and again whenever it has changed."""
+        changed = asyncio.Event()
+        self._changes.add(changed)
+        told = None
+        try:
+            while True:
+                changed.clear()
+                status = self._server_status.get(request.service, _SERVICE_UNKNOWN)
+                if status != told:
+                    await context.write(health_pb2.HealthCheckResponse(status=status))
+                    told = status
+                await changed.wait()
+        finally:
+            self._changes.discard(changed)
+
+    async def _set(self, service: str, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        self._server_status[service] = status
+        for changed in self._changes:
+            changed.set()
 
 
 class HealthBoard:

@@ -14,7 +14,28 @@ from services.runtime.log_setup import timestamp
 
 _MOST_AT_ONCE: Final = 200
 _MOST_PER_SECOND: Final = 20
-"""Of refusals: strangers must not fill the disk. Those left out are counted."""
+"""Of refusals of those who are known, and of all others: strangers must not fill the disk. The rest is counted."""
+
+
+class _Allowance:
+    """How many refusals may be written now."""
+
+    __slots__ = ("_allowed", "_refilled_seconds", "left_out")
+
+    def __init__(self) -> None:
+        self._allowed = float(_MOST_AT_ONCE)
+        self._refilled_seconds = time.monotonic()
+        self.left_out = 0
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._allowed = min(_MOST_AT_ONCE, self._allowed + (now - self._refilled_seconds) * _MOST_PER_SECOND)
+        self._refilled_seconds = now
+        if self._allowed < 1:
+            self.left_out += 1
+            return False
+        self._allowed -= 1
+        return True
 
 
 class AuditLog:
@@ -35,9 +56,8 @@ class AuditLog:
         self._path = path
         self._service = service
         self._log: Any = structlog.get_logger("evalfleet.audit")
-        self._refusals_allowed = float(_MOST_AT_ONCE)
-        self._refilled_seconds = time.monotonic()
-        self._left_out = 0
+        # Apart, so that strangers cannot drown what those do whom we know.
+        self._known, self._unknown = _Allowance(), _Allowance()
         if path is not None:
             try:
                 self._append(path, "")
@@ -62,24 +82,24 @@ class AuditLog:
                 return
         log(event, audit=True, **told)
 
-    def refused(self, event: str, **facts: Any) -> None:
-        """Write a refusal; of very many at once only how many there were."""
-        now = time.monotonic()
-        refill = (now - self._refilled_seconds) * _MOST_PER_SECOND
-        self._refusals_allowed = min(_MOST_AT_ONCE, self._refusals_allowed + refill)
-        self._refilled_seconds = now
-        if self._refusals_allowed < 1:
-            self._left_out += 1
-            return
-        self._refusals_allowed -= 1
-        self.flush()
-        self._write(self._log.warning, event, facts)
+    def refused(self, event: str, *, is_known: bool, **facts: Any) -> None:
+        """Write a refusal; of very many at once only how many there were.
+
+        Args:
+            event: its name.
+            is_known: whether whoever was refused had proved who it is.
+            facts: as for ``record``.
+        """
+        if (self._known if is_known else self._unknown).take():
+            self.flush()
+            self._write(self._log.warning, event, facts)
 
     def flush(self) -> None:
         """Write how many refusals were left out."""
-        if self._left_out:
-            count, self._left_out = self._left_out, 0
-            self._write(self._log.warning, "access_denied_more", {"count": count})
+        for of, allowance in (("known", self._known), ("unknown", self._unknown)):
+            if allowance.left_out:
+                count, allowance.left_out = allowance.left_out, 0
+                self._write(self._log.warning, "access_denied_more", {"count": count, "callers": of})
 
     def _append(self, path: Path, text: str) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -14,7 +14,7 @@ def check_security(settings: SecuritySettings, host: str) -> None:
     Raises:
         StartupError: INSECURE_PORT: plaintext beyond loopback. TLS_INCOMPLETE: one of several files is missing.
             CALLERS_UNKNOWN: TLS, but no way to tell callers. TOKENS_INCOMPLETE: an issuer without an audience, or the
-            reverse, or a public port without tokens.
+            reverse, a public port without tokens, or quotas where nobody can be told from anybody.
     """
     _check_files(settings)
     _check_tokens(settings)
@@ -65,6 +65,12 @@ def _check_tokens(settings: SecuritySettings) -> None:
     if settings.public_port and not settings.has_tokens:
         raise StartupError(
             "callers at EVALFLEET_PUBLIC_PORT show a token: set EVALFLEET_CALLER_KEYS or EVALFLEET_OIDC_ISSUER",
+            reason="TOKENS_INCOMPLETE",
+        )
+    if settings.caller_quotas is not None and not settings.checks_callers:
+        raise StartupError(
+            "EVALFLEET_CALLER_QUOTAS holds for callers who prove who they are: set EVALFLEET_CALLER_KEYS, "
+            "EVALFLEET_OIDC_ISSUER or certificates (EVALFLEET_TLS_CERT, EVALFLEET_TLS_KEY, EVALFLEET_TLS_CA), too",
             reason="TOKENS_INCOMPLETE",
         )
     if settings.has_tls and settings.tls_ca is None and not settings.has_tokens:

@@ -102,7 +102,7 @@ class Guard(Collector):
         facts = {**_about(call, watched), "code": call.code.name, "reason": reason}
         if reason is not None and watched.is_refused:
             self._refusals[reason] += 1
-            self._audit.refused("access_denied", **facts)
+            self._audit.refused("access_denied", is_known=bool(watched.name), **facts)
         elif watched.facts is not None:
             self._audit.record(AUDITED_METHODS[call.rules.method], **facts, **watched.facts)
 

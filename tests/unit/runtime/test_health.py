@@ -161,3 +161,24 @@ async def test_a_second_request_cuts_the_drain_short(make_service: Any, make_set
         await draining
         with pytest.raises(grpc.RpcError):
             await held
+
+
+async def test_a_watcher_that_leaves_makes_no_other_deaf(make_service: Any, make_settings: Any) -> None:
+    is_ready = True
+
+    async def dependency_is_there() -> bool:
+        return is_ready
+
+    settings = make_settings(readiness_interval_seconds=0.01)
+    service = make_service(unary=echo, readiness=dependency_is_there)
+    async with serve_in_process(service, settings=settings) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        leaves, stays = health.Watch(ask(SERVICE)), health.Watch(ask(SERVICE))
+        for watch in (leaves, stays):
+            assert (await watch.read()).status == SERVING
+        leaves.cancel()
+        for _ in range(10):
+            await health.Check(ask(SERVICE))
+        is_ready = False
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            assert (await stays.read()).status == NOT_SERVING

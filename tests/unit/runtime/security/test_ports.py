@@ -60,6 +60,7 @@ def dial(address: str, leaf: Leaf | None, trusted: Authority) -> grpc.aio.Channe
         ({"tls_cert": Path("a"), "tls_key": Path("b")}, "CALLERS_UNKNOWN"),
         ({"public_port": 1, "public_tls_cert": Path("a"), "public_tls_key": Path("b")}, "TOKENS_INCOMPLETE"),
         ({"oidc_issuer": "https://issuer"}, "TOKENS_INCOMPLETE"),
+        ({"caller_quotas": Path("quotas")}, "TOKENS_INCOMPLETE"),
     ],
 )
 async def test_settings_that_would_let_strangers_in_are_refused(
