@@ -32,6 +32,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "routes": routes.check_routes,
     "rules": references.check_rules,
     "scalers": scaling.check_scalers,
+    "secrets": restricted.check_secrets,
     "services": references.check_services,
     "spread": availability.check_spread,
     "targets": environment.check_targets,

@@ -48,6 +48,26 @@ def check_hardened(rendered: Rendered) -> Iterator[Problem]:
             yield Problem(f"ServiceAccount/{account['metadata']['name']}", "its token is mounted")
 
 
+def check_secrets(rendered: Rendered) -> Iterator[Problem]:
+    """No secret is in a command or its arguments, which other processes of the node can list."""
+    for pod in rendered.pods:
+        for container in pod.containers:
+            words = " ".join((*container.get("command", ()), *container.get("args", ())))
+            for name in _secret_variables(container):
+                if f"$({name})" in words:
+                    yield Problem(pod.resource, f"container {container['name']} has the secret {name} in its arguments")
+
+
+def _secret_variables(container: Mapping[str, Any]) -> list[str]:
+    """The variables whose values come from a Secret, or have an earlier one in them whose value does."""
+    found: list[str] = []
+    for each in container.get("env", ()):
+        is_made_of_one = any(f"$({name})" in str(each.get("value", "")) for name in found)
+        if is_made_of_one or "secretKeyRef" in each.get("valueFrom", {}):
+            found.append(each["name"])
+    return found
+
+
 def _pod_problems(pod: Pod) -> Iterator[str]:
     spec, context = pod.spec, pod.spec.get("securityContext", {})
     for name in ("hostNetwork", "hostPID", "hostIPC"):
