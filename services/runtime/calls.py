@@ -70,8 +70,8 @@ class CallScope:
         """The ids of the call being handled, or those bound here."""
         return self._ids or _NO_IDS
 
-    def set_caller(self, name: str) -> None:
-        """Say who is asking: somebody who proved it, whatever the call's metadata says."""
+    def set_caller(self, name: str | None) -> None:
+        """Say who is asking, whatever the call's metadata says: somebody who proved it, or nobody yet (``None``)."""
         self._ids = self.ids._replace(caller=name)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from services.runtime.calls import ReceivedScope
+from services.runtime.calls import CallIds, ReceivedScope
 from services.runtime.interceptors.call import HandledCall
 from services.runtime.telemetry.spans import Tracer, begin_span
 
@@ -40,7 +40,8 @@ class CallTraces:
         if call.rules.quiet or not isinstance(call.scope, ReceivedScope):
             return
         service, _, method = call.rules.method.rpartition("/")
-        ids = call.scope.ids
+        # Who calls is proved later, and said when the span ends.
+        ids = call.scope.ids._replace(caller=None)
         call.span = begin_span(
             self._tracer,
             call.rules.method,
@@ -55,7 +56,8 @@ class CallTraces:
         span = call.span
         if not span.is_recording:
             return
-        span.set({"rpc.grpc.status_code": int(call.code.value[0])})
+        caller = CallIds(caller=call.scope.ids.caller).attributes()
+        span.set({"rpc.grpc.status_code": int(call.code.value[0]), **caller})
         if call.code in _OWN_FAULTS:
             span.fail(call.error.reason if call.error is not None else call.code.name)
         span.end()

@@ -83,6 +83,10 @@ class CallerKeys:
     def __init__(self, path: Path) -> None:
         self._keys = Reloaded([path], lambda: _read(path), name="caller_keys")
 
+    def has(self, name: str) -> bool:
+        """Whether a caller of this name has a key."""
+        return any(each.identity.name == name for each in self._keys.current())
+
     def identify(self, key: str) -> Identity:
         """Return whose key it is.
 

@@ -37,7 +37,8 @@ class Callers:
             metadata: of the call.
 
         Raises:
-            UnauthenticatedError: CALLER_UNKNOWN: nothing proves who it is; or what is wrong with the proof.
+            UnauthenticatedError: CALLER_UNKNOWN: nothing proves who it is; CALLER_NAME_TAKEN: it has the name of
+                somebody who is known otherwise; or what is wrong with the proof.
             UnavailableError: TOKEN_KEYS_UNAVAILABLE.
         """
         peer = self._peers.find(certificate)
@@ -47,8 +48,22 @@ class Callers:
         if self._keys is not None and token.startswith(KEY_PREFIX):
             return self._keys.identify(token)
         if self._tokens is not None:
-            return await self._tokens.identify(token)
+            identity = await self._tokens.identify(token)
+            self._check_name(identity.name)
+            return identity
         raise UnauthenticatedError("this is no key of a caller; tokens are not taken here", reason="TOKEN_MALFORMED")
+
+    def _check_name(self, name: str) -> None:
+        """Refuse a token whose issuer gives it the name of somebody with a key or a certificate.
+
+        Raises:
+            UnauthenticatedError: CALLER_NAME_TAKEN.
+        """
+        if self._peers.has(name) or (self._keys is not None and self._keys.has(name)):
+            raise UnauthenticatedError(
+                "the token names a caller who is known here by a key or a certificate; use that",
+                reason="CALLER_NAME_TAKEN",
+            )
 
     async def close(self) -> None:
         """Ask issuers nothing more."""

@@ -66,8 +66,11 @@ class Guard(Collector):
             UnavailableError: TOKEN_KEYS_UNAVAILABLE.
         """
         call.watched = watched = Watched(is_audited=call.rules.method in AUDITED_METHODS)
+        watched.claimed = call.scope.ids.caller
         if self._callers is None:
             return
+        # Until there is a proof nobody calls: logs and spans of a refused call name no one else.
+        call.scope.set_caller(None)
         try:
             await self._check(call, watched, self._callers)
         except FleetError:
@@ -79,7 +82,7 @@ class Guard(Collector):
         identity = await callers.identify(context.auth_context(), context.invocation_metadata() or ())
         watched.name = identity.name
         # A service is believed for whom it calls; nobody else is.
-        claimed = call.scope.ids.caller
+        claimed = watched.claimed
         is_believed = identity.is_service and claimed is not None and is_caller(claimed)
         call.scope.set_caller(claimed if is_believed and claimed else identity.name)
         _check_role(identity, call.rules.method)
@@ -153,7 +156,7 @@ def _about(call: HandledCall, watched: Watched) -> dict[str, str | None]:
     return {
         "method": call.rules.method,
         "caller": ids.caller if watched.name else None,
-        "claimed_caller": None if watched.name else ids.caller,
+        "claimed_caller": None if watched.name else watched.claimed,
         "by": watched.name if watched.name != ids.caller else None,
         "peer": call.context.peer(),
         "request_id": ids.request_id,

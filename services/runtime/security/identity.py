@@ -13,6 +13,7 @@ from services.runtime.security.roles import SERVICE_ROLES, Role, read_roles
 
 _ALTERNATIVE_NAMES: Final = "x509_subject_alternative_name"
 _LONGEST_STEM: Final = 50
+_ENDS_LIKE_OURS: Final = re.compile(r"-[0-9a-f]{12}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Peers:
             except ValueError as error:
                 raise StartupError(f"EVALFLEET_TLS_PEERS, {name}: {error}", reason="PEERS_INVALID") from error
             self._identities[name] = Identity(caller_name(name), given)
+        self._names = frozenset(each.name for each in self._identities.values())
+
+    def has(self, name: str) -> bool:
+        """Whether a caller of this name is known by certificate."""
+        return name in self._names
 
     def find(self, certificate: Mapping[str, Any]) -> Identity | None:
         """Return whose certificate a connection showed; ``None``: none, or that of somebody else.
@@ -73,8 +79,9 @@ def caller_name(told: str) -> str:
     """Return the name under which somebody is a caller; two who are told apart elsewhere are so here.
 
     What a caller's name cannot hold is replaced, and a digest added: ``system.serviceaccount.ml.trainer-0f6ad20c71b8``.
+    A name that ends like one of those gets a digest of its own, so that nobody can choose another's.
     """
-    if is_caller(told):
+    if is_caller(told) and not _ENDS_LIKE_OURS.search(told):
         return told
     digest = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{re.sub(r'[^a-zA-Z0-9_@/-]+', '.', told)[:_LONGEST_STEM]}-{digest}"

@@ -18,15 +18,17 @@ class Watched:
 
     Attributes:
         name: whoever makes it, by its proof; empty before it is known.
+        claimed: whom its metadata names, which proves nothing.
         quotas: what its messages count against; ``None``: nothing.
         facts: what its request is about; ``None``: that is not written down.
         is_refused: whether it was ended for who makes it, or for a quota.
     """
 
-    __slots__ = ("facts", "is_refused", "name", "quotas")
+    __slots__ = ("claimed", "facts", "is_refused", "name", "quotas")
 
     def __init__(self, *, is_audited: bool) -> None:
         self.name = ""
+        self.claimed: str | None = None
         self.quotas: Quotas | None = None
         self.facts: dict[str, Any] | None = {} if is_audited else None
         self.is_refused = False

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from services.runtime.callers import current_caller
+from services.runtime.calls import current_scope
 from services.runtime.errors import FleetError, NotFoundError, from_rpc_error
 from services.runtime.security.caller_keys import new_key
 from services.runtime.settings import ServiceSettings
@@ -141,6 +142,33 @@ async def test_each_denial_is_typed_and_audited(
         for token in (*(token for token, _ in attempts.values()), good, key):
             assert not token or token not in told
             assert len(token) < 40 or token[8:40] not in told
+
+
+async def test_the_log_of_a_refused_call_names_nobody(settings: ServiceSettings, shared_issuer: Issuer) -> None:
+    claim = (("evalfleet-caller", "team-a"),)
+    async with running(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        callers: list[str | None] = []
+
+        def note(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+            if line["event"] == "call_finished":
+                callers.append(current_scope().ids.caller)
+            return line
+
+        with capture_logs(processors=[note]):
+            assert await call(channel, metadata=claim) is not None
+        assert callers == [None]
+        written = await audit_lines(settings.audit_file or Path(), 1)
+        assert (written[0].get("caller"), written[0]["claimed_caller"]) == (None, "team-a")
+
+
+async def test_a_token_cannot_have_the_name_of_somebody_with_a_key(
+    settings: ServiceSettings, key_file: tuple[Path, str], shared_issuer: Issuer
+) -> None:
+    async with running(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        error = await call(channel, metadata=bearer(shared_issuer.token(sub="team-a")))
+        assert error is not None
+        assert error.reason == "CALLER_NAME_TAKEN"
+        assert await call(channel, metadata=bearer(key_file[1])) is None
 
 
 async def test_every_kind_of_method_is_guarded(settings: ServiceSettings, key_file: tuple[Path, str]) -> None:

@@ -225,5 +225,6 @@ def test_names_that_differ_stay_different() -> None:
     ]
     assert len({caller_name(each) for each in names}) == len(names)
     assert caller_name("alice") == "alice"
+    assert caller_name(caller_name("a:b")) != caller_name("a:b")
     assert all(len(caller_name(each)) <= 64 for each in names)
     assert json.dumps(caller_name("\ud800"))
