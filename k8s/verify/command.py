@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from k8s.verify import availability, environment, names, network, pods, references, restricted, routes, scaling, trust
+from k8s.verify import (
+    availability,
+    environment,
+    names,
+    network,
+    outside,
+    pods,
+    references,
+    restricted,
+    routes,
+    scaling,
+    trust,
+)
 from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.rendered import Check, Finding, Rendered
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
@@ -22,6 +34,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "names": names.check_names,
     "namespaces": references.check_namespaces,
     "network-policies": network.check_policies,
+    "outside": outside.check_outside,
     "paths": pods.check_paths,
     "ports": trust.check_ports,
     "probes": pods.check_probes,

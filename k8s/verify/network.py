@@ -57,7 +57,7 @@ def _check_rule(
     for peer in rule[way.peers_key]:
         found = _pods_of(rendered, peer)
         inside += found
-        if not found and not _is_outside(peer):
+        if not found and not is_outside(peer):
             yield Problem(called(policy), f"there is no such peer ({way.rules_key}): {_shown(peer)}")
     if not rule.get("ports"):
         yield Problem(called(policy), f"a rule opens all ports ({way.rules_key})")
@@ -114,7 +114,7 @@ def _is_inside(peer: Peer) -> bool:
     return "podSelector" in peer and "namespaceSelector" not in peer
 
 
-def _is_outside(peer: Peer) -> bool:
+def is_outside(peer: Peer) -> bool:
     """Whether a peer is one that the cluster brings: a known namespace, or a range of addresses that is not all."""
     if "ipBlock" in peer:
         return not str(peer["ipBlock"]["cidr"]).endswith("/0")

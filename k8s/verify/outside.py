@@ -1,0 +1,36 @@
+"""Checks that whoever is told of an issuer or a collector outside the namespace may reach it."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from k8s.verify.calls import LOOPBACK, host_and_port
+from k8s.verify.network import Way, is_outside, policies_of
+from k8s.verify.rendered import Pod, Problem, Rendered
+from k8s.verify.workloads import told_values
+
+_TOLD_BY: Final = (
+    "EVALFLEET_OIDC_ISSUER",
+    "EVALFLEET_OIDC_JWKS_URL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
+
+
+def check_outside(rendered: Rendered) -> Iterator[Problem]:
+    """Whoever is told of a tokens' issuer or a collector of traces is let out to its port, beyond the namespace."""
+    for pod in rendered.pods:
+        for container in pod.containers:
+            for name, value in told_values(container).items():
+                host, port = host_and_port(value) if name in _TOLD_BY else ("", 0)
+                port = port or (443 if value.startswith("https:") else 80)
+                if host and host not in LOOPBACK and not _may_leave(rendered, pod, port):
+                    yield Problem(pod.resource, f"{name}={value}: network policies do not let it out to port {port}")
+
+
+def _may_leave(rendered: Rendered, pod: Pod, port: int) -> bool:
+    policies = policies_of(rendered, Way.OUT, pod)
+    return not policies or any(
+        any(map(is_outside, rule["to"])) and any(each.get("port") == port for each in rule["ports"])
+        for policy in policies
+        for rule in policy["spec"].get("egress", ())
+    )
