@@ -30,7 +30,7 @@ def check_outside(rendered: Rendered) -> Iterator[Problem]:
 def _may_leave(rendered: Rendered, pod: Pod, port: int) -> bool:
     policies = policies_of(rendered, Way.OUT, pod)
     return not policies or any(
-        any(map(is_outside, rule["to"])) and any(each.get("port") == port for each in rule["ports"])
+        any(map(is_outside, rule.get("to", ()))) and any(each.get("port") == port for each in rule.get("ports", ()))
         for policy in policies
         for rule in policy["spec"].get("egress", ())
     )
