@@ -116,7 +116,7 @@ kubectl: $(STAMP) ## Fetch kubectl, which renders overlays, into .cache if there
 verify-k8s: kubectl ## Render every overlay of k8s/, validate it against Kubernetes 1.34 to 1.37, check what schemas cannot
 	@$(BIN)/python -m k8s.verify
 
-bench: bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback bench-autoscale ## Run every benchmark
+bench: bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback bench-autoscale bench-rolling-restart ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
