@@ -145,7 +145,7 @@ class HorizontalAutoscaler:
             start = current - self._changed_since(now - policy.period_seconds)
             grown = start + policy.value if policy.kind == "Pods" else start * (1 + policy.value / 100)
             limits.append(math.ceil(_exact(grown)))
-        return _selected(limits, rules.select, current, max, min)
+        return _selected(limits, rules.select, current, is_growth=True)
 
     def _down_limit(self, now: float, current: int) -> int:
         rules = self._behavior.down
@@ -154,7 +154,7 @@ class HorizontalAutoscaler:
             start = current - self._changed_since(now - policy.period_seconds)
             shrunk = start - policy.value if policy.kind == "Pods" else start * (1 - policy.value / 100)
             limits.append(math.floor(_exact(shrunk)))
-        return _selected(limits, rules.select, current, min, max)
+        return _selected(limits, rules.select, current, is_growth=False)
 
     def _changed_since(self, since: float) -> int:
         """By how much there are more replicas than at the start of a period."""
@@ -168,11 +168,11 @@ class HorizontalAutoscaler:
         return wanted
 
 
-def _selected(limits: list[int], select: str, current: int, most_change, least_change) -> int:  # type: ignore[no-untyped-def]
+def _selected(limits: Sequence[int], select: str, current: int, *, is_growth: bool) -> int:
+    """Return the limit that the policies' ``selectPolicy`` names; ``Disabled``: nothing changes."""
     if select == "Disabled" or not limits:
         return current
-    chosen: int = (most_change if select == "Max" else least_change)(limits)
-    return chosen
+    return max(limits) if (select == "Max") == is_growth else min(limits)
 
 
 def _exact(value: float) -> float:
