@@ -37,3 +37,9 @@ def test_only_health_is_open_and_only_administrators_change_what_all_see() -> No
     assert {each for each, role in METHOD_ROLES.items() if role is OPEN} == {"grpc.health.v1.Health/Check"}
     changing = {each for each, role in METHOD_ROLES.items() if role is Role.ADMINISTER}
     assert changing == {each for each in AUDITED_METHODS if not each.startswith("inference.")}
+
+
+def test_an_autoscaler_learns_how_much_work_there_is_and_nothing_else() -> None:
+    scaling = {each for each, role in METHOD_ROLES.items() if role is Role.SCALE}
+    [scaler] = externalscaler_pb2.DESCRIPTOR.services_by_name.values()
+    assert scaling == {f"{scaler.full_name}/{method.name}" for method in scaler.methods}

@@ -15,6 +15,7 @@ class Role(enum.StrEnum):
     """
 
     READ = "read"
+    SCALE = "scale"
     CLASSIFY = "classify"
     EVALUATE = "evaluate"
     ADMINISTER = "administer"
@@ -98,12 +99,12 @@ _TABLE: Final[Mapping[str, Mapping[str, Role | None]]] = {
     # go over a connection that has shown a certificate.
     "grpc.health.v1.Health": {"Check": OPEN, "Watch": Role.READ, "List": Role.READ},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": Role.READ},
-    # KEDA has a certificate, and only asks how much work there is.
+    # KEDA has a certificate, and only asks how much work there is: whoever steals that reads no results with it.
     "externalscaler.ExternalScaler": {
-        "IsActive": Role.READ,
-        "StreamIsActive": Role.READ,
-        "GetMetricSpec": Role.READ,
-        "GetMetrics": Role.READ,
+        "IsActive": Role.SCALE,
+        "StreamIsActive": Role.SCALE,
+        "GetMetricSpec": Role.SCALE,
+        "GetMetrics": Role.SCALE,
     },
     # Triton's protocol, as far as the local host speaks it; loading and listing models needs its key besides.
     "inference.GRPCInferenceService": {
