@@ -35,7 +35,9 @@ class Issuer:
         self.extra_keys: list[dict[str, Any]] = []
         self.discovered_issuer = url
 
-    def token(self, *, kid: str | None = "k1", expires_in: float = 600.0, **claims: Any) -> str:
+    def token(
+        self, *, kid: str | None = "k1", algorithm: str | None = None, expires_in: float = 600.0, **claims: Any
+    ) -> str:
         """Sign a token; a claim that is ``None`` is left out."""
         now = time.time()
         told = {
@@ -47,7 +49,7 @@ class Issuer:
             "roles": ["evalfleet:classify", "evalfleet:read", "other:admin"],
         } | claims
         key = self.keys[kid or next(iter(self.keys))]
-        algorithm = "ES256" if isinstance(key, ec.EllipticCurvePrivateKey) else "RS256"
+        algorithm = algorithm or ("ES256" if isinstance(key, ec.EllipticCurvePrivateKey) else "RS256")
         headers = {} if kid is None else {"kid": kid}
         return jwt.encode({k: v for k, v in told.items() if v is not None}, key, algorithm, headers=headers)
 

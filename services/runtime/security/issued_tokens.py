@@ -11,15 +11,11 @@ import jwt
 
 from services.runtime.error_types import StartupError, UnauthenticatedError
 from services.runtime.security.identity import Identity, caller_name
-from services.runtime.security.issuer_keys import KeySource
+from services.runtime.security.issuer_keys import KNOWN_ALGORITHMS, KeySource
 from services.runtime.security.roles import CALLER_ROLES, Role
 
 ROLE_PREFIX: Final = "evalfleet:"
 """Before the names of our roles among a token's, which may be for many services."""
-KNOWN_ALGORITHMS: Final = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-)
-"""Signatures with a key that only the issuer has. With HS256 its public key would do, and with none no key at all."""
 LONGEST_TOKEN_CHARACTERS: Final = 12 * 1024
 
 _REQUIRED: Final = ["exp", "iss", "aud"]
@@ -119,16 +115,19 @@ class IssuedTokens:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise UnauthenticatedError("this is neither a key nor a token (JWT)", reason="TOKEN_MALFORMED") from None
-        if header.get("alg") not in self._rules.algorithms:
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self._rules.algorithms:
             raise _refused(jwt.InvalidAlgorithmError())
         if "crit" in header:
             raise UnauthenticatedError("the token needs an extension that is not known here", reason="TOKEN_MALFORMED")
         key_id = header.get("kid")
         if key_id is not None and not isinstance(key_id, str):
             raise UnauthenticatedError("the token's key id is no text", reason="TOKEN_MALFORMED")
-        key = await self._keys.find(key_id)
-        if key is None:
+        keys = await self._keys.find(key_id)
+        if keys is None:
             raise UnauthenticatedError("the token's issuer has no such key", reason="TOKEN_KEY_UNKNOWN")
+        if (key := keys.get(algorithm)) is None:
+            raise _refused(jwt.InvalidAlgorithmError())
         return self._identity(self._claims(token, key))
 
     def _claims(self, token: str, key: jwt.PyJWK) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -28,16 +28,25 @@ USABLE_SECONDS: Final = 3600.0
 PAUSE_SECONDS: Final = 5.0
 """Between two fetches: tokens that name unknown keys do not make us flood the issuer."""
 
+KNOWN_ALGORITHMS: Final = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
+"""Signatures with a key that only the issuer has. With HS256 its public key would do, and with none no key at all."""
+
 _DISCOVERY: Final = "/.well-known/openid-configuration"
+_CURVE_ALGORITHMS: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
+_RSA_ALGORITHMS: Final = tuple(sorted(each for each in KNOWN_ALGORITHMS if each.startswith(("RS", "PS"))))
 
 Fetch = Callable[[str], Any]
+KeyByAlgorithm = Mapping[str, jwt.PyJWK]
+"""One key, by the name of each algorithm whose signatures it may verify; never one of another kind of key."""
 
 
 class KeySource(Protocol):
     """Finds the key that a token names."""
 
-    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Return the key; ``None``: the issuer has no such key.
+    async def find(self, key_id: str | None) -> KeyByAlgorithm | None:
+        """Return the key, by algorithm; ``None``: the issuer has no such key.
 
         Raises:
             UnavailableError: TOKEN_KEYS_UNAVAILABLE: nobody knows, because the issuer cannot be reached.
@@ -64,11 +73,11 @@ class IssuerKeys:
         self._jwks_url = jwks_url
         self._fetch = fetch
         self._now = now
-        self._keys: Mapping[str | None, jwt.PyJWK] = {}
+        self._keys: Mapping[str | None, KeyByAlgorithm] = {}
         self._fetched_seconds = self._tried_seconds = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
-    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
+    async def find(self, key_id: str | None) -> KeyByAlgorithm | None:
         """Return the key that a token names; see KeySource."""
         age_seconds = self._now() - self._fetched_seconds
         if key_id not in self._keys or age_seconds > FRESH_SECONDS:
@@ -116,23 +125,22 @@ class IssuerKeys:
         self._fetched_seconds = self._tried_seconds = self._now()
         log.info("issuer_keys_fetched", issuer=self._issuer, keys=len(keys))
 
-    def _load(self) -> Mapping[str | None, jwt.PyJWK]:
+    def _load(self) -> Mapping[str | None, KeyByAlgorithm]:
         url = self._jwks_url
         if not url:
             document = self._fetch(self._issuer.rstrip("/") + _DISCOVERY)
             if document.get("issuer") != self._issuer:
                 raise ValueError("its discovery document names another issuer")
             url = check_url(str(document.get("jwks_uri", "")), "its jwks_uri")
-        keys: dict[str | None, jwt.PyJWK] = {}
+        keys: dict[str | None, KeyByAlgorithm] = {}
         for entry in self._fetch(url)["keys"][:MOST_KEYS]:
             if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str | None):
                 continue
-            # Whoever published a symmetric key would let everybody sign.
-            if entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+            if entry.get("use", "sig") != "sig":
                 continue
             # A key of a kind that we do not know, or with parts that are none, does the others no harm.
             with contextlib.suppress(jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError):
-                keys[entry.get("kid")] = jwt.PyJWK(entry)
+                keys[entry.get("kid")] = {each: jwt.PyJWK(entry, each) for each in _algorithms(entry)}
         if not keys:
             raise ValueError("it has no key that can be used")
         return keys
@@ -191,6 +199,24 @@ def check_url(url: str, what: str) -> str:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """Follow nothing: a redirect would lead from a checked address to one that nobody checked."""
+
+
+def _algorithms(entry: Mapping[str, Any]) -> Sequence[str]:
+    """Return what a key of a JWKS may verify: what it says (``alg``), else what a key of its kind can.
+
+    Many issuers leave ``alg`` out, and a token must not choose the kind in its place: an elliptic curve goes with one
+    algorithm, RSA keys with those of both paddings, and symmetric keys, by which everybody could sign, with none.
+
+    Raises:
+        LookupError: keys of its kind do not count.
+    """
+    possible = _RSA_ALGORITHMS if entry["kty"] == "RSA" else (_CURVE_ALGORITHMS[entry["crv"]],)
+    said = entry.get("alg")
+    if said is None:
+        return possible
+    if said not in possible:
+        raise LookupError("its kind of key makes no such signatures")
+    return (said,)
 
 
 def _problem(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Keys of an issuer: rotated, withdrawn, out of reach, and an issuer that answers nonsense."""
 
 import asyncio
+import hmac
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import RSAAlgorithm
+from jwt.utils import base64url_encode
 
 from services.runtime.errors import StartupError, UnauthenticatedError, UnavailableError
 from services.runtime.security import issuer_keys
@@ -15,6 +19,7 @@ from services.runtime.security.identity import caller_name
 from services.runtime.security.issued_tokens import IssuedTokens, TokenRules
 from services.runtime.security.issuer_keys import (
     FRESH_SECONDS,
+    KNOWN_ALGORITHMS,
     PAUSE_SECONDS,
     USABLE_SECONDS,
     IssuerKeys,
@@ -23,6 +28,10 @@ from services.runtime.security.issuer_keys import (
 )
 from services.runtime.security.roles import Role
 from tests.fakes.issuer import AUDIENCE, Issuer, serve_issuer
+
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+RSA_NUMBER = RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True)["n"]
+ALL = frozenset(KNOWN_ALGORITHMS)
 
 
 class Clock:
@@ -49,6 +58,10 @@ def clock() -> Clock:
 @pytest.fixture
 def keys(issuer: Issuer, clock: Clock) -> IssuerKeys:
     return IssuerKeys(issuer.url, "", json_fetch(None), now=clock)
+
+
+def encode(part: Any) -> str:
+    return base64url_encode(json.dumps(part).encode()).decode()
 
 
 def tokens_of(issuer: Issuer, keys: IssuerKeys, **rules: Any) -> IssuedTokens:
@@ -121,6 +134,11 @@ async def test_while_the_issuer_is_away_known_keys_count_for_a_while_and_unknown
     "entry",
     [
         {"kty": "oct", "k": "c2VjcmV0", "kid": "x"},
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "x", "crv": "P-256"},
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "x", "alg": "RS256"},
+        {"kty": "RSA", "kid": "x", "n": RSA_NUMBER, "e": "AQAB", "alg": "HS256"},
+        {"kty": "RSA", "kid": "x", "n": RSA_NUMBER, "e": "AQAB", "alg": "ES256"},
+        {"kty": "RSA", "kid": "x", "n": RSA_NUMBER, "e": "AQAB", "alg": ["RS256"]},
         {"kty": "XX", "kid": "x"},
         {"kty": "RSA", "kid": "x", "use": "enc", "n": "AQAB", "e": "AQAB"},
         {"kty": "RSA", "kid": "x", "n": 5, "e": ["AQAB"]},
@@ -194,6 +212,59 @@ async def test_an_algorithm_that_is_not_allowed_is_refused_whatever_key_it_has(
     with pytest.raises(UnauthenticatedError) as caught:
         await tokens_of(issuer, keys).identify(mixed)
     assert caught.value.reason == "TOKEN_ALGORITHM_REFUSED"
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALL - {"EdDSA"}))
+async def test_a_key_that_does_not_say_its_algorithm_verifies_all_of_its_kind_that_are_allowed(
+    algorithm: str, issuer: Issuer, keys: IssuerKeys
+) -> None:
+    curves: dict[str, ec.EllipticCurve] = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
+    curve = curves.get(algorithm)
+    issuer.keys["k2"] = RSA_KEY if curve is None else ec.generate_private_key(curve)
+    token = issuer.token(kid="k2", algorithm=algorithm)
+    allowed = tokens_of(issuer, keys, algorithms=frozenset({algorithm}))
+    assert (await allowed.identify(token)).name == "alice"
+    with pytest.raises(UnauthenticatedError) as caught:
+        await tokens_of(issuer, keys, algorithms=ALL - {algorithm}).identify(token)
+    assert caught.value.reason == "TOKEN_ALGORITHM_REFUSED"
+    # Signed by somebody else.
+    issuer.keys["k2"] = rsa.generate_private_key(65537, 2048) if curve is None else ec.generate_private_key(curve)
+    with pytest.raises(UnauthenticatedError) as caught:
+        await allowed.identify(issuer.token(kid="k2", algorithm=algorithm))
+    assert caught.value.reason == "TOKEN_SIGNATURE_WRONG"
+
+
+@pytest.mark.parametrize(("said", "refused"), [("PS256", "RS256"), ("RS256", "PS256"), ("RS512", "RS256")])
+async def test_a_key_that_says_its_algorithm_verifies_no_other(
+    said: str, refused: str, issuer: Issuer, keys: IssuerKeys
+) -> None:
+    issuer.extra_keys = [{"kty": "RSA", "kid": "k2", "n": RSA_NUMBER, "e": "AQAB", "alg": said}]
+    tokens = tokens_of(issuer, keys, algorithms=ALL)
+    told = jwt.decode(issuer.token(), options={"verify_signature": False})
+    assert await tokens.identify(jwt.encode(told, RSA_KEY, said, headers={"kid": "k2"}))
+    with pytest.raises(UnauthenticatedError) as caught:
+        await tokens.identify(jwt.encode(told, RSA_KEY, refused, headers={"kid": "k2"}))
+    assert caught.value.reason == "TOKEN_ALGORITHM_REFUSED"
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "none", "ES384", "RS256", "es256", "", None, ["ES256"], {}])
+async def test_a_token_does_not_choose_how_it_is_verified(algorithm: Any, issuer: Issuer, keys: IssuerKeys) -> None:
+    """Whatever its header claims of the issuer's P-256 key, also signed with the public key as if it were a secret."""
+    claims = issuer.token().split(".")[1]
+    header = encode({"alg": algorithm, "kid": "k1", "typ": "JWT"})
+    public = issuer.keys["k1"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    mac = hmac.digest(public, f"{header}.{claims}".encode(), "sha256")
+    for signature in (base64url_encode(mac).decode(), issuer.token().split(".")[2], ""):
+        with pytest.raises(UnauthenticatedError) as caught:
+            await tokens_of(issuer, keys, algorithms=ALL).identify(f"{header}.{claims}.{signature}")
+        assert caught.value.reason in {"TOKEN_ALGORITHM_REFUSED", "TOKEN_MALFORMED"}
+
+
+async def test_a_curve_goes_with_one_algorithm(issuer: Issuer, keys: IssuerKeys) -> None:
+    issuer.keys["k2"] = ec.generate_private_key(ec.SECP384R1())
+    found = await keys.find("k2")
+    assert found is not None
+    assert set(found) == {"ES384"}
 
 
 @pytest.mark.parametrize(
