@@ -17,11 +17,13 @@ class Provided:
     Attributes:
         namespaces: selectors of namespaces that may be peers.
         secrets: keys of the Secrets that an operator makes, by name.
+        config_maps: keys of the ConfigMaps that an operator makes, by name.
         classes: names of classes that the cluster has, by kind.
     """
 
     namespaces: Sequence[Mapping[str, Any]]
     secrets: Mapping[str, Sequence[str]]
+    config_maps: Mapping[str, Sequence[str]]
     classes: Mapping[str, Sequence[str]]
 
 
@@ -30,6 +32,7 @@ def _read(file: Path) -> Provided:
     return Provided(
         namespaces=[each["selector"] for each in told["namespaces"]],
         secrets={each["name"]: each["keys"] for each in told["secrets"]},
+        config_maps={each["name"]: each["keys"] for each in told["config_maps"]},
         classes=told["classes"],
     )
 

@@ -127,4 +127,4 @@ def keys_of(rendered: Rendered, kind: str, name: str) -> Sequence[str] | None:
         if any(each["spec"]["secretName"] == name for each in rendered.of_kind("Certificate")):
             return _CERTIFICATE_KEYS
         return PROVIDED.secrets.get(name)
-    return None
+    return PROVIDED.config_maps.get(name)

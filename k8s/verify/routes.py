@@ -32,6 +32,12 @@ def check_routes(rendered: Rendered) -> Iterator[Problem]:
         }
         if (hostname := policy["spec"]["validation"]["hostname"]) not in names:
             yield Problem(called(policy), f"no certificate of the service names {hostname}")
+        for authority in policy["spec"]["validation"]["caCertificateRefs"]:
+            # Gateway API promises ConfigMaps alone, and a Secret of an authority's certificate has its key as well.
+            if authority["kind"] != "ConfigMap":
+                yield Problem(called(policy), f"takes its authority from a {authority['kind']}: use a ConfigMap")
+            elif "ca.crt" not in (keys_of(rendered, "ConfigMap", authority["name"]) or ()):
+                yield Problem(called(policy), f"there is no ConfigMap/{authority['name']} with the key ca.crt")
 
 
 def _parent_problems(rendered: Rendered, route: Document) -> Iterator[str]:

@@ -52,8 +52,9 @@ def test_a_component_goes_with_the_fleet(component: str, kubectl: Path, tmp_path
     assert not found, "\n".join(map(str, found))
 
 
-def test_the_readme_tells_of_each_component_overlay_and_secret() -> None:
+def test_the_readme_tells_of_each_component_overlay_secret_and_config_map() -> None:
     readme = (K8S / "README.md").read_text(encoding="utf-8")
     overlays = (each.name for each in (K8S / "overlays").iterdir())
     assert not [each for each in (*COMPONENTS, *overlays) if f"`{each}`" not in readme]
     assert not [each for each in PROVIDED.secrets if f"new {each} " not in readme]
+    assert not [each for each in PROVIDED.config_maps if f"create configmap {each} " not in readme]
