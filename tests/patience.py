@@ -1,6 +1,7 @@
 """How tests wait on a machine that may be slow and busy: for events, and for longer than any stall."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,3 +25,11 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         while not is_so():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.005)
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait, without a loop, for what comes from other processes, which tell nobody when it is there."""
+    give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < give_up_at, what
+        time.sleep(0.1)

@@ -14,7 +14,8 @@ from evalfleet.verdicts import Conversation
 
 from services.safety.encoder import packaged_encoder
 from services.standalone.testing import RunningFleet
-from tests.integration.safety_process import SafetyProcess, running_safety
+from tests.integration.safety_process import running_safety
+from tests.integration.service_process import ServiceProcess
 
 pytestmark = [
     pytest.mark.integration,
@@ -60,7 +61,7 @@ def judged(fleet: Fleet, texts: list[str], guard: str) -> list[Verdict]:
     return [each for each in outcomes if isinstance(each, Verdict)]
 
 
-def turns_by_stage(running: SafetyProcess) -> dict[str, float]:
+def turns_by_stage(running: ServiceProcess) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{running.metrics_target}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     found = [line for line in lines if line.startswith("evalfleet_safety_cascade_turns_total{")]

@@ -1,27 +1,26 @@
 """What operators see of a real fleet: one whole trace an item, and every series that anything asks for."""
 
 import json
+import re
 import shutil
-import subprocess
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from evalfleet.code_runner.v1 import code_runner_pb2
 from evalfleet.fleet import Fleet
 from evalfleet.results import RunState
 
-from services.runtime.free_ports import free_port
 from services.standalone.testing import RunningFleet
 from tests.contract.metrics_inventory import MAKERS, series_of
-from tests.contract.promql import RULES, base_name, queries, selectors
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.contract.promql import base_name, queries, selectors
+from tests.fakes.constant_judge import write_constant_judge
+from tests.integration.guarded_safety import guarded_safety, words_file
+from tests.integration.prometheus_process import Prometheus, scraping
+from tests.integration.service_process import running_service
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -45,24 +44,23 @@ scorers:
 safety: {aspect: prompt}
 primary_metric: refusal
 """
-NOT_HERE = (
-    # Other services, other settings, or nothing that went wrong: the contract tests know their names and labels.
-    "evalfleet_code_runner_",
-    "evalfleet_certificate_",
-    "evalfleet_safety_cascade_",
-    "evalfleet_calls_refused_total",
-    "evalfleet_evaluation_failures_total",
-    "evalfleet_judge_cache_",
-)
+OWN_FAULTS = re.compile("grpc_status=~")
+"""A sound fleet has none; what no call ended with is a status that gRPC itself names."""
+SELECTED = re.compile(r"[a-z_:0-9]+\{[^}]*\}")
+PROGRAM = {
+    "text": "    return 1\n",
+    "details": {"prompt": "def f():\n", "tests": "assert f() == 1", "entry_point": "f"},
+}
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A fleet, the file of its traces, and a run that it has finished."""
+    """A fleet, the file of its traces, a run that it has finished, and the metrics of it and what is beside it."""
 
     fleet: RunningFleet
     traces: Path
     run_id: str
+    metrics: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,41 @@ class Span:
     is_failed: bool
 
 
-def until(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for what comes from other processes, which tell nobody when it is there."""
-    give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-    while not is_so():
-        assert time.monotonic() < give_up_at, what
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("observed")
+    write_suite(folder)
+    judge = write_constant_judge(folder / "judge")
+    traces = folder / "traces.jsonl"
+    name = code_runner_pb2.DESCRIPTOR.services_by_name["CodeRunnerService"].full_name
+    with ExitStack() as stack:
+        runner = stack.enter_context(running_service("code_runner", name, folder / "runner", SANDBOX_PROGRAMS="1"))
+        environment = {
+            "EVALFLEET_TRACE_FILE": str(traces),
+            "EVALFLEET_TRACE_RATIO": "1",
+            # How long spans wait to be sent together, in milliseconds.
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "EVALFLEET_JUDGE_MODELS": "judge",
+            "EVALFLEET_CODE_RUNNER_TARGET": runner.target,
+            "EVALFLEET_GUARDS_FILE": str(words_file(folder)),
+        }
+        roots = [tiny_policy, folder]
+        fleet = stack.enter_context(RunningFleet(checkpoint_roots=roots, suite_dirs=[folder], environment=environment))
+        with Fleet.connect(fleet.endpoints) as client:
+            run_id = finished(client, client.models.add(tiny_policy).name, "observing")
+            # Its verdicts are garbage, so that an item fails.
+            finished(client, client.models.add(judge, model_id="judge").name, "demo_questions_judged", item_limit=1)
+            client.scoring.score(PROGRAM, scorer="code_execution", parameters={"timeout_seconds": 60})
+            stages = [client.safety.guard(each) for each in ("minilm-hazard", "words")]
+        guarded = stack.enter_context(guarded_safety(fleet, folder, stages))
+        parts = {("triton" if name == "inference" else name): [each] for name, each in fleet.metrics_targets.items()}
+        parts["safety"].append(guarded.metrics_target)
+        # Who scrapes names the jobs, and a pool's Tritons, which are scaled together, have a name of their own.
+        parts |= {"code-runner": [runner.metrics_target], "triton-pool": parts["triton"]}
+        yield Observed(fleet, traces, run_id, parts)
+
+
+def write_suite(folder: Path) -> None:
     prompts = "".join(
         json.dumps({"id": f"bread-{number}", "prompt": f"How do I bake bread number {number}?"}) + "\n"
         for number in range(ITEMS)
@@ -99,21 +121,15 @@ def observed(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Ite
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    traces = folder / "traces.jsonl"
-    environment = {
-        "EVALFLEET_TRACE_FILE": str(traces),
-        "EVALFLEET_TRACE_RATIO": "1",
-        # How long spans wait to be sent together, in milliseconds.
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-    }
-    with RunningFleet(checkpoint_roots=[tiny_policy], suite_dirs=[folder], environment=environment) as fleet:
-        with Fleet.connect(fleet.endpoints) as client:
-            model = client.models.add(tiny_policy).name
-            run = client.runs.start(model=model, suite="observing")
-            for snapshot in client.runs.watch(run.name):
-                last = snapshot
-            assert last.run.state is RunState.SUCCEEDED, last.run.failure
-        yield Observed(fleet, traces, run.name.removeprefix("runs/"))
+
+
+def finished(client: Fleet, model: str, suite: str, item_limit: int | None = None) -> str:
+    """Run a suite and return the run's id."""
+    run = client.runs.start(model=model, suite=suite, item_limit=item_limit)
+    for snapshot in client.runs.watch(run.name):
+        last = snapshot
+    assert last.run.state is RunState.SUCCEEDED, last.run.failure
+    return run.name.removeprefix("runs/")
 
 
 def spans_of(file: Path) -> dict[str, list[Span]]:
@@ -161,9 +177,12 @@ WHOLE = {
 def test_each_item_is_one_whole_trace(observed: Observed) -> None:
     def items() -> dict[str, list[Span]]:
         found = spans_of(observed.traces)
-        return {trace: spans for trace, spans in found.items() if any(each.name == "item" for each in spans)}
+        return {trace: spans for trace, spans in found.items() if is_of_the_run(spans)}
 
-    until(lambda: sum(ways(spans) >= WHOLE for spans in items().values()) == ITEMS, f"{ITEMS} whole traces")
+    def is_of_the_run(spans: list[Span]) -> bool:
+        return any(each.name == "item" and each.attributes["evalfleet.run.id"] == observed.run_id for each in spans)
+
+    wait_until(lambda: sum(ways(spans) >= WHOLE for spans in items().values()) == ITEMS, f"{ITEMS} whole traces")
     for spans in items().values():
         assert ways(spans) == WHOLE
         (root,) = (each for each in spans if not each.parent_id)
@@ -178,88 +197,54 @@ def test_each_item_is_one_whole_trace(observed: Observed) -> None:
     assert calls == items().keys()
 
 
-class Prometheus:
-    """A Prometheus that scrapes a fleet."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def ask(self, query: str) -> list[dict[str, Any]]:
-        """Return what a query finds."""
-        found: list[dict[str, Any]] = self._get(f"query?{urllib.parse.urlencode({'query': query})}")["result"]
-        return found
-
-    def rules(self) -> list[dict[str, Any]]:
-        """Return all rules with what became of them."""
-        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
-
-    def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/{path}", timeout=LONGEST_WAIT_SECONDS) as answer:
-            return json.load(answer)["data"]
-
-    def is_ready(self) -> bool:
-        """Whether it answers."""
-        try:
-            self._get("query?query=1")
-        except OSError:
-            return False
-        return True
+@pytest.fixture(scope="module")
+def prometheus(observed: Observed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    if shutil.which("prometheus") is None:
+        pytest.skip("no prometheus: apt-get install prometheus")
+    with scraping(observed.metrics, tmp_path_factory.mktemp("prometheus")) as running:
+        yield running
 
 
-@contextmanager
-def scraping(fleet: RunningFleet, folder: Path) -> Iterator[Prometheus]:
-    """Run Prometheus, with our rules, over a fleet's metrics."""
-    targets = {("triton" if name == "inference" else name): target for name, target in fleet.metrics_targets.items()}
-    configuration = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(each) for each in RULES],
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
-        ],
-    }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-    address = f"127.0.0.1:{free_port('127.0.0.1')}"
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yaml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        "--log.level=warn",
-    ]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        prometheus = Prometheus(address)
-        until(prometheus.is_ready, (folder / "prometheus.log").read_text())
-        until(lambda: len(prometheus.ask("count_over_time(up[1m]) > 2")) == len(targets), "scrapes of every part")
-        yield prometheus
-    finally:
-        process.terminate()
-        process.wait(LONGEST_WAIT_SECONDS)
-
-
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus: apt-get install prometheus")
-def test_prometheus_finds_every_series_that_is_asked_for(observed: Observed, tmp_path: Path) -> None:
+def test_prometheus_finds_every_series_that_is_asked_for(prometheus: Prometheus) -> None:
     known = {series.name: series for makers in MAKERS.values() for _, make in makers for series in series_of(make)}
     histograms = {name for name, series in known.items() if series.kind == "histogram"}
     asked = list(queries())
-    with scraping(observed.fleet, tmp_path) as prometheus:
-        assert {each["metric"]["job"]: each["value"][1] for each in prometheus.ask("up")} == dict.fromkeys(
-            ("evaluation", "generation", "safety", "scoring", "aggregation", "triton"), "1"
-        )
-        for query in asked:
-            found = prometheus.ask(query.expression)
-            if query.owner.startswith("keda"):
-                assert found or "triton-pool" in query.expression, query
-        names = {name for query in asked for name, _ in selectors(query.expression) if ":" not in name and name != "up"}
-        here = {name for name in names if not name.startswith(NOT_HERE)}
-        assert len(here) > 25
-        for name in here:
-            series = known[base_name(name, histograms)]
-            labels = ("job", "instance", *series.labels, *(("le",) if name.endswith("_bucket") else ()))
-            with_all = ",".join(f'{label}!=""' for label in labels)
-            assert prometheus.ask(f"{name}{{{with_all}}}"), f"no {name} with {labels}"
-        until(lambda: all(each["health"] == "ok" for each in prometheus.rules()), "an evaluation of every rule")
-        assert not [each["name"] for each in prometheus.rules() if each.get("state") == "firing"]
-        served = {each["metric"]["__name__"] for each in prometheus.ask('{__name__=~"evalfleet_.*"}')}
-        assert {name for name in served if base_name(name, histograms) not in known and ":" not in name} == set()
+    names = {name for query in asked for name, _ in selectors(query.expression)}
+    assert len(names) > 40
+
+    def missing() -> list[str]:
+        return [name for name in names if not is_there(name)]
+
+    def is_there(name: str) -> bool:
+        found = [each["metric"] for each in prometheus.ask(name)]
+        series = known.get(base_name(name, histograms))
+        if series is None:
+            return bool(found)
+        labels = {"job", "instance", *series.labels, *(("le",) if name.endswith("_bucket") else ())}
+        return any(labels <= each.keys() for each in found)
+
+    with suppress(AssertionError):
+        # Recording rules are asked for what others have recorded.
+        wait_until(lambda: not missing(), "all series")
+    assert missing() == []
+    for query in asked:
+        assert prometheus.ask(query.expression) or not query.owner.startswith("keda"), query
+    selected = {part for query in asked for part in SELECTED.findall(query.expression)}
+    assert [each for each in selected if not prometheus.ask(each) and not OWN_FAULTS.search(each)] == []
+    wait_until(lambda: all(each["health"] == "ok" for each in prometheus.rules()), "an evaluation of every rule")
+    assert not [each["name"] for each in prometheus.rules() if each.get("state") == "firing"]
+
+
+def test_what_is_exported_is_what_the_page_lists(prometheus: Prometheus) -> None:
+    listed = {
+        owner: {series.name for _, make in makers for series in series_of(make)} for owner, makers in MAKERS.items()
+    }
+    everywhere = listed.pop("every service")
+    exported = prometheus.exported()
+    exported["triton"] |= exported.pop("triton-pool")
+    exported["code_runner"] = exported.pop("code-runner")
+    assert everywhere - set().union(*exported.values()) == set()
+    for job, names in exported.items():
+        own = listed.get(job, set())
+        assert own - names == set(), job
+        assert {each for each in names - everywhere - own if each.startswith("evalfleet_")} == set(), job
