@@ -1,11 +1,12 @@
 """Checks that whoever is told an address by its name may ask the cluster's DNS what it means."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
 from k8s.verify.calls import LOOPBACK, host_and_port
 from k8s.verify.network import Way, policies_of
+from k8s.verify.provided import PROVIDED
 from k8s.verify.rendered import Pod, Problem, Rendered
 
 DNS_PORT: Final = 53
@@ -14,12 +15,17 @@ _TOLD_BY: Final = ("_TARGET", "_URL", "_ENDPOINT", "_ISSUER")
 
 
 def check_names(rendered: Rendered) -> Iterator[Problem]:
-    """Every pod that is told an address by name, even one in a Secret, may ask the cluster's DNS for it."""
+    """Every pod that is told an address by name, even one in a Secret, may ask for it wherever a cluster has its DNS."""
     for pod in rendered.pods:
         named = [each["name"] for container in pod.containers for each in container.get("env", ()) if _has_name(each)]
-        if named and (closed := {"UDP", "TCP"} - _dns_protocols(rendered, pod)):
-            told = ", ".join(dict.fromkeys(named))
-            yield Problem(pod.resource, f"may not ask DNS over {' and '.join(sorted(closed))} for the name in {told}")
+        if not named or not (policies := policies_of(rendered, Way.OUT, pod)):
+            continue
+        rules = [rule for policy in policies for rule in policy["spec"].get("egress", ())]
+        told = ", ".join(dict.fromkeys(named))
+        for place, peer in PROVIDED.dns.items():
+            if closed := {"UDP", "TCP"} - _dns_protocols(rules, peer):
+                over = " and ".join(sorted(closed))
+                yield Problem(pod.resource, f"may not ask {place} over {over} for the name in {told}")
 
 
 def _has_name(variable: Mapping[str, Any]) -> bool:
@@ -40,11 +46,7 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _dns_protocols(rendered: Rendered, pod: Pod) -> set[str]:
-    """The protocols over which a pod may reach port 53 of some peer."""
-    policies = policies_of(rendered, Way.OUT, pod)
-    if not policies:
-        return {"UDP", "TCP"}
-    rules = [rule for policy in policies for rule in policy["spec"].get("egress", ())]
-    ports = [port for rule in rules for port in rule.get("ports", ())]
+def _dns_protocols(rules: Sequence[Mapping[str, Any]], peer: Mapping[str, Any]) -> set[str]:
+    """The protocols over which rules let out to port 53 of a peer."""
+    ports = [port for rule in rules if peer in rule.get("to", ()) for port in rule.get("ports", ())]
     return {each.get("protocol", "TCP") for each in ports if each.get("port") == DNS_PORT}
