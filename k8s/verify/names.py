@@ -7,7 +7,7 @@ from typing import Any, Final
 from k8s.verify.calls import LOOPBACK, host_and_port
 from k8s.verify.network import Way, policies_of
 from k8s.verify.provided import PROVIDED
-from k8s.verify.rendered import Pod, Problem, Rendered
+from k8s.verify.rendered import Problem, Rendered
 
 DNS_PORT: Final = 53
 _TOLD_BY: Final = ("_TARGET", "_URL", "_ENDPOINT", "_ISSUER")
@@ -15,7 +15,7 @@ _TOLD_BY: Final = ("_TARGET", "_URL", "_ENDPOINT", "_ISSUER")
 
 
 def check_names(rendered: Rendered) -> Iterator[Problem]:
-    """Every pod that is told an address by name, even one in a Secret, may ask for it wherever a cluster has its DNS."""
+    """Every pod that is told an address by name, even one in a Secret, may ask for it wherever clusters have DNS."""
     for pod in rendered.pods:
         named = [each["name"] for container in pod.containers for each in container.get("env", ()) if _has_name(each)]
         if not named or not (policies := policies_of(rendered, Way.OUT, pod)):
