@@ -35,8 +35,8 @@ class AdmissionLimits:
     """Bounds on what runs and waits, in engine requests: a request for n samples is n of them.
 
     Attributes:
-        running: at the inference server at once.
-        running_per_call: of those and of the queue, how many may belong to one call or stream.
+        running: at each inference server at once.
+        running_per_call: of those and of the queue, how many for each server may belong to one call or stream.
         queued: waiting, of all callers.
         queued_per_caller: waiting, of one caller.
         aging_seconds: a priority whose oldest request waits longer is given some turns before higher ones.
@@ -66,7 +66,9 @@ class Admission(Collector):
 
     def __init__(self, limits: AdmissionLimits, metrics: CollectorRegistry) -> None:
         self._limits = limits
-        self._open_places = limits.running - limits.running // _RESERVE_SHARE
+        self._servers = 1
+        self._places = self._open_places = 0
+        self._open(1)
         self._queue = FairQueue(aging_seconds=limits.aging_seconds)
         self._running = dict.fromkeys(Priority, 0)
         self._running_count = 0
@@ -83,7 +85,17 @@ class Admission(Collector):
         Raises:
             InvalidArgumentError: CALLER_INVALID.
         """
-        return CallPlaces(self, current_caller(), asyncio.Semaphore(self._limits.running_per_call))
+        return CallPlaces(self, current_caller(), asyncio.Semaphore(self._limits.running_per_call * self._servers))
+
+    def resize(self, servers: int) -> None:
+        """Have the places of so many inference servers, at least of one; a call keeps those that it began with."""
+        self._open(max(1, servers))
+        self._dispatch()
+
+    def _open(self, servers: int) -> None:
+        self._servers = servers
+        self._places = servers * self._limits.running
+        self._open_places = self._places - self._places // _RESERVE_SHARE
 
     async def enter(self, caller: str, call: asyncio.Semaphore, priority: Priority, tokens: int) -> None:
         """Wait for a place, first among the call's own, then among all; see ``CallPlaces.place``."""
@@ -122,7 +134,7 @@ class Admission(Collector):
         """Take a place if nobody waits and there is one; otherwise say no."""
         others = self._running_count - self._running[Priority.INTERACTIVE]
         is_open = priority is Priority.INTERACTIVE or others < self._open_places
-        if self._running_count >= self._limits.running or not is_open or len(self._queue):
+        if self._running_count >= self._places or not is_open or len(self._queue):
             return False
         self._queue.pass_by(caller, priority, max(1, tokens))
         self._begin(priority)
@@ -175,7 +187,7 @@ class Admission(Collector):
     def _dispatch(self) -> None:
         """Hand out the free places."""
         now = time.monotonic()
-        while len(self._queue) and self._running_count < self._limits.running:
+        while len(self._queue) and self._running_count < self._places:
             # Interactive requests in the open places must not use up what the others may have: those bound only others.
             others = self._running_count - self._running[Priority.INTERACTIVE]
             ticket = self._queue.pop(now, interactive_only=others >= self._open_places)
@@ -193,7 +205,7 @@ class Admission(Collector):
     def _too_many(self, caller: str) -> ResourceExhaustedError:
         own, waiting = self._queue.count_of(caller), len(self._queue)
         # The queue drains at so many places per mean duration; the jitter spreads the returns.
-        seconds = self._mean_seconds * (waiting + 1) / self._limits.running * random.uniform(0.8, 1.2)
+        seconds = self._mean_seconds * (waiting + 1) / self._places * random.uniform(0.8, 1.2)
         wait_seconds = min(max(seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
         return ResourceExhaustedError(
             f"{waiting} requests wait for the inference server, {own} of them of caller {caller!r}; "

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.generation.checkpoints import Fingerprint
 from services.generation.foreign.target import ForeignTarget
 from services.generation.requests import ContinuationScore, FinishReason, Prompt, Sampling, TextPiece
 
@@ -20,6 +21,8 @@ class Deployment:
         adapter_path: folder of a LoRA adapter that is merged into the weights, as the server sees it; empty: none.
         foreign: which model of a foreign Triton it is, whose tokenizer then lies in ``checkpoint_path``; ``None`` for
             checkpoints of our own.
+        digest: of the content that it stands for.
+        fingerprint: the files that the digest was computed from.
     """
 
     name: str
@@ -28,6 +31,8 @@ class Deployment:
     engine: str = "transformers"
     adapter_path: str = ""
     foreign: ForeignTarget | None = None
+    digest: str = ""
+    fingerprint: Fingerprint = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,9 @@ class InferenceBackend(Protocol):
 
     async def memory_bytes(self, *, timeout_seconds: float) -> int:
         """Return the memory of the device on which deployments live: of the GPU, or of the machine."""
+
+    def adopt(self, deployment: Deployment) -> None:
+        """Learn of a deployment that an earlier process of this service loaded, and that is still wanted."""
 
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         """Load a deployment and return when it takes requests; one that is loaded already stays as it is."""

@@ -69,6 +69,9 @@ class EngineRouter:
         """Return the memory of the device on which the checkpoints live."""
         return await self._own.memory_bytes(timeout_seconds=timeout_seconds)
 
+    def adopt(self, deployment: Deployment) -> None:
+        """Do nothing: the server itself says what it has."""
+
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         """Load a deployment into the host of its engine, which starts if need be."""
         if deployment.engine != _VLLM:

@@ -93,9 +93,10 @@ class ModelLifecycle:
 
     async def start(self) -> None:
         """Begin to load what was loaded last and is not now, and keep it so until ``close``."""
-        for record in self._known.records():
+        for record in sorted(self._known.records(), key=lambda each: each.last_used):
             if record.state is ModelState.READY:
                 self.memory.book(record)
+                self._backend.adopt(record.deployment)
         self._reconciling = asyncio.create_task(self._reconciler.run(), name="reconcile models")
 
     async def close(self) -> None:

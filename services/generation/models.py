@@ -101,7 +101,15 @@ class ModelRecord:
             name = f"{FOREIGN_PREFIX}{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
             return Deployment(name, self.checkpoint_path, self.dtype, self.engine, foreign=self.foreign)
         name = f"checkpoint-{self.model_id}-{self.digest[:_SHOWN_DIGEST_CHARACTERS]}"
-        return Deployment(name, self.checkpoint_path, self.dtype, self.engine, self.adapter_path)
+        return Deployment(
+            name,
+            self.checkpoint_path,
+            self.dtype,
+            self.engine,
+            self.adapter_path,
+            digest=self.digest,
+            fingerprint=self.fingerprint,
+        )
 
 
 def default_model_id(folder_name: str, digest: str) -> str:

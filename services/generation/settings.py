@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from services.generation.foreign.target import TARGET_RULE, is_target
+from services.generation.pool.targets import TritonTargets
 from services.inference.contract import DEFAULT_BOUNDS, EngineBounds
 from services.runtime.settings import ServiceSettings
 
@@ -14,7 +15,14 @@ class GenerationSettings(ServiceSettings):
     """Where Triton, the checkpoints and the state are, and how long and how much at once."""
 
     port: int = Field(8101, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    triton_target: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service.")
+    triton_target: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC service, several separated by commas; each address of a name is one of "
+        "the Tritons that requests are spread over.",
+    )
+    triton_lookup_seconds: float = Field(
+        5.0, gt=0, description="Seconds between two lookups of the names in triton_target."
+    )
     triton_key_file: Path | None = Field(
         None, description="File with Triton's model-control key; without one, loading is refused by a guarded Triton."
     )
@@ -83,12 +91,14 @@ class GenerationSettings(ServiceSettings):
         "no foreign model can be registered.",
     )
 
-    max_engine_requests: int = Field(128, ge=1, description="Requests at Triton at once, of all calls together.")
+    max_engine_requests: int = Field(
+        128, ge=1, description="Requests at each Triton that takes requests, of all calls together."
+    )
     max_engine_requests_per_call: int = Field(
-        32, ge=1, description="Of those, how many samples or batch items of one call."
+        32, ge=1, description="Of those, how many samples or batch items of one call, for each Triton."
     )
     max_queued_requests: int = Field(
-        8192, ge=0, description="Requests that wait for a place at Triton; more are told to come back later."
+        8192, ge=0, description="Requests that wait for a place at a Triton; more are told to come back later."
     )
     max_queued_requests_per_caller: int = Field(
         4096, ge=0, description="Of those, how many of one caller, as it names itself in metadata evalfleet-caller."
@@ -145,6 +155,12 @@ class GenerationSettings(ServiceSettings):
     def allowed_protocols(self) -> tuple[str, ...]:
         """``checkpoint_protocols`` one by one."""
         return tuple(each.strip() for each in self.checkpoint_protocols.split(",") if each.strip())
+
+    @field_validator("triton_target")
+    @classmethod
+    def _check_triton_target(cls, value: str) -> str:
+        TritonTargets(value)
+        return value
 
     @field_validator("foreign_tritons")
     @classmethod

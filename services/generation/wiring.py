@@ -1,12 +1,10 @@
 """Puts the generation service together."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from functools import partial
 
-import structlog
 from evalfleet.generation.v1 import generation_pb2_grpc, model_pb2_grpc
 from prometheus_client import CollectorRegistry
 
@@ -19,7 +17,6 @@ from services.generation.checkpoints import ContentDigests
 from services.generation.cost.accounting import AccountedGenerator
 from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.downloads import DownloadStore
-from services.generation.engine_router import EngineRouter
 from services.generation.foreign.backend import ForeignTritons
 from services.generation.foreign.registration import ForeignModels
 from services.generation.foreign.routing import ForeignRouter
@@ -29,6 +26,7 @@ from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
 from services.generation.loading import CheckpointLoader, LoadingLimits
 from services.generation.model_metrics import ModelMetrics
 from services.generation.models import ModelState
+from services.generation.own_tritons import open_tritons
 from services.generation.registration import ModelRegistrar, RegistrationRules
 from services.generation.registry import ModelRegistry
 from services.generation.residency import MemoryLimits
@@ -43,12 +41,9 @@ from services.generation.service import (
 )
 from services.generation.settings import GenerationSettings
 from services.generation.sources import CheckpointSources
-from services.inference.client import InferenceClient
-from services.inference.control_key import read_control_key
 from services.inference.engine_revision import engine_revision
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
-from services.runtime.errors import FleetError
 from services.runtime.item_streams import StreamLimits
 from services.runtime.prices import read_price_table
 from services.runtime.server import HostedService
@@ -60,45 +55,33 @@ CACHE_NAMESPACE = "evalfleet:answers"
 
 @asynccontextmanager
 async def wire(settings: GenerationSettings, metrics: CollectorRegistry) -> AsyncIterator[Sequence[HostedService]]:
-    """Yield the services, backed by the Triton server that the settings name.
+    """Yield the services, backed by the Tritons that the settings name.
 
     Raises:
         StartupError: the state folder or the key file cannot be used.
     """
-    key = await read_control_key(settings.triton_key_file)
     async with (
-        InferenceClient(settings.triton_target, model_control_key=key) as client,
-        _warm(EngineRouter(client, settings.engine_bounds), settings) as backend,
-        wire_backend(settings, metrics, backend) as services,
+        open_tritons(settings, metrics) as tritons,
+        wire_backend(settings, metrics, tritons.backend, tritons.count) as services,
     ):
         yield services
 
 
 @asynccontextmanager
-async def _warm(backend: EngineRouter, settings: GenerationSettings) -> AsyncIterator[EngineRouter]:
-    """Yield the backend while its checkpoint host is started in the background."""
-
-    async def warm_up() -> None:
-        try:
-            if settings.auto_engine == "transformers" and await backend.is_ready():
-                await backend.warm_up(timeout_seconds=settings.load_timeout_seconds)
-        except FleetError as error:
-            # The first checkpoint starts the host, and tells its caller what is wrong.
-            structlog.get_logger(__name__).warning("warm_up_failed", reason=error.reason, error=error.message)
-
-    task = asyncio.create_task(warm_up(), name="warm up")
-    try:
-        yield backend
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-@asynccontextmanager
 async def wire_backend(
-    settings: GenerationSettings, metrics: CollectorRegistry, own_backend: InferenceBackend
+    settings: GenerationSettings,
+    metrics: CollectorRegistry,
+    own_backend: InferenceBackend,
+    count_servers: Callable[[Callable[[int], None]], None] = lambda tell: tell(1),
 ) -> AsyncIterator[Sequence[HostedService]]:
-    """Yield the services on top of any backend; registered models begin to load at once."""
+    """Yield the services on top of any backend; registered models begin to load at once.
+
+    Args:
+        settings: the service's.
+        metrics: receives what the parts report.
+        own_backend: asks the fleet's own inference servers.
+        count_servers: see ``OwnTritons.count``.
+    """
     digests = ContentDigests()
     prices = read_price_table(settings.price_table)
     async with AsyncExitStack() as stack:
@@ -134,6 +117,7 @@ async def wire_backend(
             ),
             metrics,
         )
+        count_servers(admission.resize)
         generator = Generator(
             lifecycle, backend, admission, request_timeout_seconds=settings.engine_request_timeout_seconds
         )

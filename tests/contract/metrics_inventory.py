@@ -20,6 +20,7 @@ from services.generation.cost.accounting import CallerMetrics
 from services.generation.foreign.backend import ForeignTritons
 from services.generation.foreign.target import AllowedTargets
 from services.generation.model_metrics import ModelMetrics
+from services.generation.pool.metrics import PoolMetrics
 from services.inference.engines.seams import METRICS
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.interceptors.admission import Admission
@@ -56,6 +57,10 @@ def _lifecycle() -> Any:
     return SimpleNamespace(records=lambda: (), memory=SimpleNamespace(booked_bytes=0, evictions=0))
 
 
+def _pool() -> Any:
+    return SimpleNamespace(ready_count=0, away_count=0, moved_requests=0)
+
+
 def _expiries() -> Any:
     files: Any = SimpleNamespace(current=lambda: SimpleNamespace(expires_seconds=0.0))
     return _Expiries(files, None)
@@ -90,6 +95,7 @@ MAKERS: Final[Mapping[str, tuple[tuple[str, Make], ...]]] = {
     "generation": (
         ("services.generation.admission", lambda registry: EngineAdmission(AdmissionLimits(1, 1), registry)),
         ("services.generation.model_metrics", _registered(lambda: ModelMetrics(_lifecycle()))),
+        ("services.generation.pool.metrics", _registered(lambda: PoolMetrics(_pool()))),
         ("services.generation.cost.accounting", CallerMetrics),
         ("services.generation.foreign.backend", lambda registry: ForeignTritons(AllowedTargets(()), registry)),
         ("services.runtime.cache.metrics", _caches("generation")),
@@ -153,7 +159,7 @@ LABELS: Final[Mapping[str, Bound]] = {
     "result": Bound("`scored`, `failed`", "2"),
     "service": Bound("services of the fleet", "6"),
     "stage": Bound("stages of the cascades", "the guards file's"),
-    "state": Bound("`running`, `queued`; of models `loading`, `ready`, `failed`, …", "8"),
+    "state": Bound("`running`, `queued`; of models `loading`, `ready`, `failed`, …; of Tritons `ready`, `away`", "8"),
 }
 """Each label that a metric may have. Runs, items, requests, checkpoints and texts are not among them: they are without
 number, and belong into traces and log lines."""

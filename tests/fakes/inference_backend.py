@@ -25,6 +25,7 @@ class FakeInferenceBackend:
         self.loaded: dict[str, Deployment] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
+        self.adopted: list[Deployment] = []
         self.lists = 0
         self.list_gate: asyncio.Event | None = None
         self.load_deadlines: list[float | None] = []
@@ -77,6 +78,9 @@ class FakeInferenceBackend:
     async def memory_bytes(self, *, timeout_seconds: float) -> int:
         self._check_up()
         return 1 << 30
+
+    def adopt(self, deployment: Deployment) -> None:
+        self.adopted.append(deployment)
 
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         self._check_up()

@@ -32,6 +32,11 @@ class ForeignRouter:
         """Return the memory of the fleet's own device; foreign models take none of it."""
         return await self._own.memory_bytes(timeout_seconds=timeout_seconds)
 
+    def adopt(self, deployment: Deployment) -> None:
+        """Tell the fleet's own server of a deployment that it was to have; foreign ones are found again."""
+        if deployment.foreign is None:
+            self._own.adopt(deployment)
+
     async def load(self, deployment: Deployment, *, timeout_seconds: float) -> None:
         """Load a deployment, or find a foreign model in order."""
         if deployment.foreign is None:

@@ -195,3 +195,38 @@ async def test_no_place_is_lost_whoever_gives_up_when(seed: int) -> None:
     await asyncio.gather(*work.tasks.values(), return_exceptions=True)
     assert work.gauge("engine_requests_running") == 0
     assert work.gauge("engine_requests_waiting") == 0
+
+
+async def test_places_follow_the_number_of_servers() -> None:
+    work = Work(running=2, running_per_call=1)
+    for name in "123456":
+        work.start(name)
+    await settle()
+    assert len(work.began) == 2
+    work.admission.resize(2)
+    await settle()
+    assert len(work.began) == 4
+    work.admission.resize(0)
+    await work.end("1")
+    await work.end("2")
+    await work.end("3")
+    assert work.began == ["1", "2", "3", "4", "5"]
+    for name in "456":
+        await work.end(name)
+    assert work.gauge("engine_requests_running") == 0
+
+
+async def test_a_call_may_hold_so_many_places_for_each_server() -> None:
+    work = Work(running=4, running_per_call=2)
+    work.admission.resize(2)
+    places, ends = work.admission.open_call(), asyncio.Event()
+
+    async def hold() -> None:
+        async with places.place(EVALUATION, 1):
+            await ends.wait()
+
+    tasks = [asyncio.create_task(hold()) for _ in range(6)]
+    await settle()
+    assert work.gauge("engine_requests_running") == 4
+    ends.set()
+    await asyncio.gather(*tasks)

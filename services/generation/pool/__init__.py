@@ -1,0 +1,1 @@
+"""Several Tritons behind one generation service."""
