@@ -52,6 +52,8 @@ def check_spread(rendered: Rendered) -> Iterator[Problem]:
             if found != [pod]:
                 names = ", ".join(each.name for each in found) or "nothing"
                 yield Problem(pod.resource, f"is spread over {topology} among {names}")
+            if constraints[topology].get("maxSkew") != 1:
+                yield Problem(pod.resource, f"may be uneven over {topology}: maxSkew is not 1")
 
 
 def check_grace(rendered: Rendered) -> Iterator[Problem]:

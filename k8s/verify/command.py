@@ -13,11 +13,13 @@ from k8s.verify import (
     network,
     outside,
     pods,
+    programs,
     references,
     restricted,
     routes,
     scaling,
     trust,
+    ways,
 )
 from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.rendered import Check, Finding, Rendered
@@ -29,6 +31,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "grace": availability.check_grace,
     "hardened": restricted.check_hardened,
     "images": pods.check_images,
+    "issuers": references.check_issuers,
     "memory-volumes": pods.check_memory_volumes,
     "monitors": references.check_monitors,
     "names": names.check_names,
@@ -38,6 +41,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "paths": pods.check_paths,
     "ports": trust.check_ports,
     "probes": pods.check_probes,
+    "programs": programs.check_programs,
     "references": references.check_references,
     "replicas": availability.check_replicas,
     "resources": pods.check_resources,
@@ -51,6 +55,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "targets": environment.check_targets,
     "trust": trust.check_trust,
     "variables": environment.check_variables,
+    "ways": ways.check_ways,
 }
 """What schemas cannot say, by the name that findings give."""
 SCHEMA_RULE: Final = "schemas"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from k8s.verify.calls import LOOPBACK, OURS, Call, calls
 from k8s.verify.network import Way, is_let_through
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import is_there, settings_of, told_values, workload_of
+from k8s.verify.workloads import settings_of, told_values, workload_of
 
 _SEEN_BY_TRITON: Final = frozenset(
     {"checkpoint_roots", "download_dir", "encoder_path", "guard_checkpoint", "similarity_encoder_path"}
@@ -25,8 +25,6 @@ def check_variables(rendered: Rendered) -> Iterator[Problem]:
             workload = workload_of(container)
             if workload is None:
                 continue
-            if not is_there(container):
-                yield Problem(pod.resource, f"container {container['name']} runs a module that is not there")
             names = [each["name"] for each in container.get("env", ())]
             expanded = " ".join((*told_values(container).values(), *container.get("args", ())))
             for name in dict.fromkeys(names):

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from ipaddress import ip_network
+from typing import Any, Final
 
 from k8s.verify.provided import PROVIDED
 from k8s.verify.rendered import Document, Pod, Problem, Rendered, called, selects
 
 Peer = Mapping[str, Any]
+_WIDEST_RANGE: Final = {4: 8, 6: 16}
+"""By the version of the protocol, the shortest prefix of addresses that are still somebody in particular."""
 
 
 class Way(Enum):
@@ -59,13 +62,16 @@ def _check_rule(
         inside += found
         if not found and not is_outside(peer):
             yield Problem(called(policy), f"there is no such peer ({way.rules_key}): {_shown(peer)}")
-    if not rule.get("ports"):
+    ports = rule.get("ports", ())
+    if not ports or any("port" not in each for each in ports):
         yield Problem(called(policy), f"a rule opens all ports ({way.rules_key})")
+    if any("endPort" in each for each in ports):
+        yield Problem(called(policy), f"a rule opens a range of ports ({way.rules_key})")
     # The ports of pods elsewhere are not known here.
     listeners = inside if way is Way.OUT else subjects
     if way is Way.OUT and len(inside) < len(rule[way.peers_key]):
         return
-    for port in rule.get("ports", ()):
+    for port in (each for each in ports if "port" in each):
         if listeners and all(each.port(port["port"]) is None for each in listeners):
             yield Problem(called(policy), f"opens port {port['port']}, which no pod has ({way.rules_key})")
 
@@ -81,18 +87,47 @@ def is_let_through(rendered: Rendered, way: Way, caller: Pod, listener: Pod, por
         port: of the listener's pods.
     """
     subject, peer = (caller, listener) if way is Way.OUT else (listener, caller)
-    policies = policies_of(rendered, way, subject)
-    return not policies or any(
-        _lets_through(rule, way, peer, listener, port)
-        for policy in policies
-        for rule in policy["spec"].get(way.rules_key, ())
+    rules = rules_of(rendered, way, subject)
+    return rules is None or any(_lets_through(each, way, peer, listener, port) for each in rules)
+
+
+def is_let_in_from(rendered: Rendered, provided: str, listener: Pod, port: int) -> bool:
+    """Whether pods of a namespace that the cluster brings may call a listener's port.
+
+    Args:
+        rendered: the overlay.
+        provided: what is in the namespace (``Provided.namespaces``).
+        listener: who is called.
+        port: of the listener's pods.
+    """
+    rules = rules_of(rendered, Way.IN, listener)
+    return rules is None or any(
+        opens(rule, listener, port) and any(is_provided(each, provided) for each in rule.get("from", ()))
+        for rule in rules
     )
 
 
 def _lets_through(rule: Mapping[str, Any], way: Way, peer: Pod, listener: Pod, port: int) -> bool:
-    peers, ports = rule.get(way.peers_key), rule.get("ports")
+    peers = rule.get(way.peers_key)
     is_peer = not peers or any(_is_inside(each) and selects(each["podSelector"], peer.labels) for each in peers)
-    return is_peer and (not ports or any(listener.port(each["port"]) == port for each in ports if "port" in each))
+    return is_peer and opens(rule, listener, port)
+
+
+def opens(rule: Mapping[str, Any], listener: Pod | None, port: int) -> bool:
+    """Whether TCP to a port is among what a rule opens; a listener of ours may have its ports told by name."""
+    ports = rule.get("ports")
+    return not ports or any(
+        each.get("protocol", "TCP") == "TCP"
+        and "port" in each
+        and port == (each["port"] if listener is None else listener.port(each["port"]))
+        for each in ports
+    )
+
+
+def rules_of(rendered: Rendered, way: Way, pod: Pod) -> list[Mapping[str, Any]] | None:
+    """Return the rules that say who may pass one way of a pod; ``None``: everybody may, it is not isolated."""
+    policies = policies_of(rendered, way, pod)
+    return [rule for each in policies for rule in each["spec"].get(way.rules_key, ())] if policies else None
 
 
 def policies_of(rendered: Rendered, way: Way, pod: Pod) -> list[Document]:
@@ -115,10 +150,16 @@ def _is_inside(peer: Peer) -> bool:
 
 
 def is_outside(peer: Peer) -> bool:
-    """Whether a peer is one that the cluster brings: a known namespace, or a range of addresses that is not all."""
+    """Whether a peer is one that the cluster brings: a known namespace, or a range of addresses, if not too wide."""
     if "ipBlock" in peer:
-        return not str(peer["ipBlock"]["cidr"]).endswith("/0")
-    return peer.get("namespaceSelector") in PROVIDED.namespaces
+        addresses = ip_network(peer["ipBlock"]["cidr"])
+        return addresses.prefixlen >= _WIDEST_RANGE[addresses.version]
+    return any(is_provided(peer, each) for each in PROVIDED.namespaces)
+
+
+def is_provided(peer: Peer, provided: str) -> bool:
+    """Whether a peer is in the namespace that the cluster brings for this."""
+    return peer.get("namespaceSelector") == PROVIDED.namespaces[provided]
 
 
 def _shown(peer: Peer) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from k8s.verify.calls import LOOPBACK, host_and_port
-from k8s.verify.network import Way, is_outside, policies_of
+from k8s.verify.network import Way, is_outside, is_provided, opens, rules_of
 from k8s.verify.rendered import Pod, Problem, Rendered
 from k8s.verify.workloads import told_values
 
@@ -28,9 +28,9 @@ def check_outside(rendered: Rendered) -> Iterator[Problem]:
 
 
 def _may_leave(rendered: Rendered, pod: Pod, port: int) -> bool:
-    policies = policies_of(rendered, Way.OUT, pod)
-    return not policies or any(
-        any(map(is_outside, rule.get("to", ()))) and any(each.get("port") == port for each in rule.get("ports", ()))
-        for policy in policies
-        for rule in policy["spec"].get("egress", ())
+    rules = rules_of(rendered, Way.OUT, pod)
+    return rules is None or any(
+        opens(rule, None, port)
+        and any(is_outside(each) and not is_provided(each, "dns") for each in rule.get("to", ()))
+        for rule in rules
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import workload_of
+from k8s.verify.workloads import service_settings, workload_of
 from services.inference.settings import InferenceSettings
 from services.runtime.health import LIVENESS, OVERALL
 from services.runtime.security.roles import METHOD_ROLES
@@ -22,22 +22,37 @@ def quantity(told: str | float) -> float:
 
 
 def check_probes(rendered: Rendered) -> Iterator[Problem]:
-    """Each container that serves has all three probes, at ports that it has."""
+    """Each container that serves has all three probes, at ports that it has; services are asked at their health port.
+
+    Of a service, liveness and startup ask for the process alone: whatever it depends on is not healed by a restart.
+    """
     for pod in rendered.pods:
         for container in pod.spec["containers"]:
             for name in PROBES:
-                probe = container.get(name)
-                if probe is None:
-                    if pod.serves:
-                        yield Problem(pod.resource, f"container {container['name']} has no {name}")
-                    continue
-                handler = next((probe[kind] for kind in ("grpc", "httpGet", "tcpSocket") if kind in probe), None)
-                if handler is not None and pod.port(handler["port"]) is None:
-                    text = f"container {container['name']}: {name} asks port {handler['port']!r}, which it has not"
-                    yield Problem(pod.resource, text)
-                entry = probe.get("grpc", {}).get("service", OVERALL)
-                if entry not in _HEALTH_ENTRIES:
-                    yield Problem(pod.resource, f"container {container['name']}: {name} asks for {entry}, of no health")
+                for text in _probe_problems(pod, container, name):
+                    yield Problem(pod.resource, f"container {container['name']}{text}")
+
+
+def _probe_problems(pod: Pod, container: Mapping[str, Any], name: str) -> Iterator[str]:
+    probe = container.get(name)
+    if probe is None:
+        if pod.serves:
+            yield f" has no {name}"
+        return
+    handler = next((probe[kind] for kind in ("grpc", "httpGet", "tcpSocket") if kind in probe), None)
+    if handler is not None and pod.port(handler["port"]) is None:
+        yield f": {name} asks port {handler['port']!r}, which it has not"
+    settings = service_settings(container)
+    if settings is None or isinstance(settings, InferenceSettings):
+        return  # Triton has no port for health alone
+    grpc_probe = probe.get("grpc", {})
+    if grpc_probe.get("port") != settings.health_port:
+        yield f": {name} does not ask its health port, and kubelets speak no TLS (EVALFLEET_HEALTH_PORT)"
+    entry = grpc_probe.get("service", OVERALL)
+    if entry not in _HEALTH_ENTRIES:
+        yield f": {name} asks for {entry}, of no health"
+    elif name != "readinessProbe" and entry != LIVENESS:
+        yield f": {name} does not ask for {LIVENESS}, so what it depends on restarts it"
 
 
 def check_resources(rendered: Rendered) -> Iterator[Problem]:

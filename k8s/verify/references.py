@@ -30,6 +30,15 @@ def check_references(rendered: Rendered) -> Iterator[Problem]:
                 yield Problem(pod.resource, f"{kind}/{name} has no key {', '.join(sorted(missing))}")
 
 
+def check_issuers(rendered: Rendered) -> Iterator[Problem]:
+    """Each certificate has an issuer that is there; pods wait for its Secret for ever otherwise."""
+    for certificate in rendered.of_kind("Certificate"):
+        issuer = certificate["spec"]["issuerRef"]
+        kind, name = issuer.get("kind", "Issuer"), issuer["name"]
+        if rendered.find(kind, name) is None:
+            yield Problem(called(certificate), f"there is no {kind}/{name}")
+
+
 def check_services(rendered: Rendered) -> Iterator[Problem]:
     """A workload's selector and a Service's select the pods that they are for; ports have names, and are there."""
     for owner in rendered.of_kind("Deployment", "StatefulSet", "DaemonSet"):

@@ -15,6 +15,7 @@ _SYSCTLS = {
     "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
 }  # fmt: skip
 _PROFILES = ("RuntimeDefault", "Localhost")
+_SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 _LEVELS = ("enforce", "audit", "warn")
 
 
@@ -99,6 +100,9 @@ def _container_problems(pod: Pod, container: Mapping[str, Any]) -> Iterator[str]
         yield f"container {name} runs as root"
     if own.get("seccompProfile", shared.get("seccompProfile", {})).get("type") not in _PROFILES:
         yield f"container {name} has no seccomp profile"
+    selinux = own.get("seLinuxOptions", shared.get("seLinuxOptions", {}))
+    if selinux.get("type", "") not in _SELINUX_TYPES or selinux.get("user") or selinux.get("role"):
+        yield f"container {name} has SELinux options that are not allowed"
     if own.get("procMount", "Default") != "Default":
         yield f"container {name} sees all of /proc"
     if own.get("appArmorProfile", shared.get("appArmorProfile", {})).get("type") == "Unconfined":

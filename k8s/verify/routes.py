@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 
+from k8s.verify.network import is_let_in_from
 from k8s.verify.references import keys_of
 from k8s.verify.rendered import Document, Problem, Rendered, called
-from k8s.verify.workloads import told_values
+from k8s.verify.workloads import service_settings, told_values
 from services.runtime.security.roles import METHOD_ROLES
 
 _SERVICES = {method.partition("/")[0] for method in METHOD_ROLES}
@@ -23,21 +24,31 @@ def check_routes(rendered: Rendered) -> Iterator[Problem]:
         for text in (*_parent_problems(rendered, route), *_rule_problems(rendered, route)):
             yield Problem(called(route), text)
     for policy in rendered.of_kind("BackendTLSPolicy"):
-        names = {
-            name
-            for certificate in rendered.of_kind("Certificate")
-            for target in policy["spec"]["targetRefs"]
-            if certificate["metadata"]["name"] == target["name"]
-            for name in certificate["spec"]["dnsNames"]
-        }
-        if (hostname := policy["spec"]["validation"]["hostname"]) not in names:
-            yield Problem(called(policy), f"no certificate of the service names {hostname}")
-        for authority in policy["spec"]["validation"]["caCertificateRefs"]:
-            # Gateway API promises ConfigMaps alone, and a Secret of an authority's certificate has its key as well.
-            if authority["kind"] != "ConfigMap":
-                yield Problem(called(policy), f"takes its authority from a {authority['kind']}: use a ConfigMap")
-            elif "ca.crt" not in (keys_of(rendered, "ConfigMap", authority["name"]) or ()):
-                yield Problem(called(policy), f"there is no ConfigMap/{authority['name']} with the key ca.crt")
+        for text in _policy_problems(rendered, policy):
+            yield Problem(called(policy), text)
+
+
+def _policy_problems(rendered: Rendered, policy: Document) -> Iterator[str]:
+    targets, validation = policy["spec"]["targetRefs"], policy["spec"]["validation"]
+    for target in targets:
+        service = rendered.find("Service", target["name"])
+        ports = [] if service is None else [each["name"] for each in service["spec"]["ports"]]
+        if target.get("sectionName") not in (None, *ports) or service is None:
+            yield f"there is no port {target.get('sectionName')} of Service/{target['name']}"
+    names = {
+        name
+        for certificate in rendered.of_kind("Certificate")
+        if certificate["metadata"]["name"] in [each["name"] for each in targets]
+        for name in certificate["spec"]["dnsNames"]
+    }
+    if validation["hostname"] not in names:
+        yield f"no certificate of the service names {validation['hostname']}"
+    for authority in validation["caCertificateRefs"]:
+        # Gateway API promises ConfigMaps alone, and a Secret of an authority's certificate has its key as well.
+        if authority["kind"] != "ConfigMap":
+            yield f"takes its authority from a {authority['kind']}: use a ConfigMap"
+        elif "ca.crt" not in (keys_of(rendered, "ConfigMap", authority["name"]) or ()):
+            yield f"there is no ConfigMap/{authority['name']} with the key ca.crt"
 
 
 def _parent_problems(rendered: Rendered, route: Document) -> Iterator[str]:
@@ -57,10 +68,38 @@ def _parent_problems(rendered: Rendered, route: Document) -> Iterator[str]:
 def _rule_problems(rendered: Rendered, route: Document) -> Iterator[str]:
     for rule in route["spec"]["rules"]:
         for backend in rule["backendRefs"]:
-            service = rendered.find("Service", backend["name"])
-            if service is None or backend["port"] not in [each["port"] for each in service["spec"]["ports"]]:
-                yield f"there is no port {backend['port']} of Service/{backend['name']}"
+            yield from _backend_problems(rendered, backend["name"], backend["port"])
         for match in rule.get("matches", ()):
             name = match.get("method", {}).get("service")
-            if name is not None and name not in _SERVICES:
+            if name is None:
+                continue
+            if name not in _SERVICES:
                 yield f"{name} is no service of ours"
+            elif any(each["name"] != _service_of(name) for each in rule["backendRefs"]):
+                yield f"{name} is not served by {rule['backendRefs'][0]['name']}"
+
+
+def _backend_problems(rendered: Rendered, name: str, port: int) -> Iterator[str]:
+    service = rendered.find("Service", name)
+    told = next((each for each in service["spec"]["ports"] if each["port"] == port), None) if service else None
+    if service is None or told is None:
+        yield f"there is no port {port} of Service/{name}"
+        return
+    for pod in rendered.selected({"matchLabels": service["spec"]["selector"]}):
+        number = pod.port(told["targetPort"])
+        if number is not None and not is_let_in_from(rendered, "gateway", pod, number):
+            yield f"network policies do not let the gateway in to {pod.name}:{number}"
+        settings = service_settings(pod.spec["containers"][0])
+        policies = [
+            target
+            for policy in rendered.of_kind("BackendTLSPolicy")
+            for target in policy["spec"]["targetRefs"]
+            if target["name"] == name and target.get("sectionName", told["name"]) == told["name"]
+        ]
+        if settings is not None and settings.has_tls and len(policies) != 1:
+            yield f"{name}:{port} speaks TLS, and has {len(policies) or 'no'} BackendTLSPolicy"
+
+
+def _service_of(proto_service: str) -> str:
+    """``evalfleet.safety.v1.SafetyService`` is served by ``safety``."""
+    return proto_service.split(".")[1]

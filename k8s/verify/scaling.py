@@ -1,10 +1,18 @@
 """Checks of what scales: one scaler for what is there, whose number nothing else takes back, and no outage sheds."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from k8s.verify.references import keys_of
 from k8s.verify.rendered import Document, Problem, Rendered, called
+
+
+class Address(NamedTuple):
+    """A Service and a port of it."""
+
+    service: str
+    port: int
+
 
 SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 
@@ -31,6 +39,13 @@ def target_of(scaler: Document) -> tuple[str, str]:
     return reference.get("kind", "Deployment"), reference["name"]
 
 
+def address_of(trigger: Mapping[str, Any]) -> Address | None:
+    """Return whom a trigger of KEDA asks; ``None``: no scaler of ours."""
+    host, _, port = trigger["metadata"].get("scalerAddress", "").partition(":")
+    # KEDA is in a namespace of its own, and so tells ours: evaluation.evalfleet.svc.
+    return Address(host.partition(".")[0], int(port)) if host else None
+
+
 def _outage_problems(spec: Mapping[str, Any]) -> Iterator[str]:
     if spec.get("fallback", {}).get("behavior") != "currentReplicas":
         yield "does not keep its replicas while its triggers fail (fallback)"
@@ -41,11 +56,10 @@ def _outage_problems(spec: Mapping[str, Any]) -> Iterator[str]:
 
 def _trigger_problems(rendered: Rendered, spec: Mapping[str, Any]) -> Iterator[str]:
     for trigger in spec["triggers"]:
-        host, _, port = trigger["metadata"].get("scalerAddress", "").partition(":")
-        # KEDA is in a namespace of its own, and so tells ours: evaluation.evalfleet.svc.
-        service = rendered.find("Service", host.partition(".")[0])
-        if host and (service is None or int(port) not in [each["port"] for each in service["spec"]["ports"]]):
-            yield f"there is no port {port} of Service/{host}"
+        if (address := address_of(trigger)) is not None:
+            service = rendered.find("Service", address.service)
+            if service is None or address.port not in [each["port"] for each in service["spec"]["ports"]]:
+                yield f"there is no port {address.port} of Service/{address.service}"
         name = trigger.get("authenticationRef", {}).get("name")
         authentication = rendered.find("TriggerAuthentication", name) if name else None
         if name and authentication is None:

@@ -4,22 +4,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
 from k8s.verify.calls import Call, calls
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import settings_of, told_values
+from k8s.verify.workloads import service_settings, told_values
 from services.runtime.error_types import StartupError
 from services.runtime.security.checks import check_security
 from services.runtime.security.identity import Peers
-from services.runtime.settings import ServiceSettings
 
 
 def check_ports(rendered: Rendered) -> Iterator[Problem]:
     """Each service would start: it has TLS, or is told that plaintext is meant, and its settings fit together."""
     for pod in rendered.pods:
         for container in pod.spec["containers"]:
-            settings = _service_settings(container)
+            settings = service_settings(container)
             if settings is None or not pod.serves:
                 continue
             try:
@@ -34,7 +31,7 @@ def check_trust(rendered: Rendered) -> Iterator[Problem]:
     for call in calls(rendered):
         for listener, _ in call.listeners(rendered):
             for container in listener.spec["containers"]:
-                settings = _service_settings(container)
+                settings = service_settings(container)
                 if settings is not None and settings.tls_ca is not None:
                     for text in _distrust(rendered, call, listener, settings.tls_peers):
                         yield Problem(call.caller.resource, f"{call.told}: {text}")
@@ -59,12 +56,3 @@ def _certificate_names(rendered: Rendered, pod: Pod, container: Mapping[str, Any
     secret = volumes.get(mounted.get(folder, ""))
     found = [each["spec"] for each in rendered.of_kind("Certificate") if each["spec"]["secretName"] == secret]
     return {name for each in found for name in each.get("dnsNames", ())}
-
-
-def _service_settings(container: Mapping[str, Any]) -> ServiceSettings | None:
-    """Settings of a gRPC service of ours; Triton is one, without TLS, and so must be told that this is meant."""
-    try:
-        settings = settings_of(container)
-    except ValidationError:
-        return None
-    return settings if isinstance(settings, ServiceSettings) else None

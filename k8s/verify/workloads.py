@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from evalfleet import client_settings, security
 from evalfleet.endpoints import SERVICES, target_variable
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from services.aggregation.settings import AggregationSettings
@@ -18,6 +19,7 @@ from services.dashboard.settings import DashboardSettings
 from services.evaluation.settings import EvaluationSettings
 from services.generation.settings import GenerationSettings
 from services.inference.settings import InferenceSettings
+from services.runtime.settings import ServiceSettings
 from services.safety.settings import SafetySettings
 from services.scoring.settings import ScoringSettings
 
@@ -56,7 +58,7 @@ class Workload:
 
     def is_run_by(self, container: Mapping[str, Any]) -> bool:
         """Whether a container runs the program itself, not a job of it (``MODULE.migrate``)."""
-        return _program(container) == self.module
+        return program_of(container) == self.module
 
     @property
     def variables(self) -> frozenset[str]:
@@ -81,17 +83,17 @@ _WORKLOADS: Final = (
 
 def workload_of(container: Mapping[str, Any]) -> Workload | None:
     """Return which program a container runs: ``python -m MODULE`` or ``evalfleet``; ``None`` for a stranger's."""
-    told = _program(container)
+    told = program_of(container)
     return next((each for each in _WORKLOADS if f"{told}.".startswith(f"{each.module}.")), None)
 
 
 def is_there(container: Mapping[str, Any]) -> bool:
     """Whether the module that a container runs exists."""
-    return find_spec(_program(container)) is not None
+    return find_spec(program_of(container)) is not None
 
 
-def _program(container: Mapping[str, Any]) -> str:
-    """The module behind ``-m``, or the command's name."""
+def program_of(container: Mapping[str, Any]) -> str:
+    """Return the module behind ``-m``, or the command's name; empty: whatever its image runs."""
     words: Sequence[str] = [*container.get("command", ()), *container.get("args", ())]
     return words[words.index("-m") + 1] if "-m" in words[:-1] else words[0] if words else ""
 
@@ -111,6 +113,17 @@ def settings_of(container: Mapping[str, Any]) -> BaseSettings | None:
     if workload is None or workload.settings_class is None:
         return None
     return _read_settings(workload.settings_class, frozenset(told_values(container).items()))
+
+
+def service_settings(container: Mapping[str, Any]) -> ServiceSettings | None:
+    """Return the settings of a gRPC service of ours, Triton's too; ``None`` for jobs, strangers and refused values."""
+    try:
+        settings = settings_of(container)
+    except ValidationError:
+        return None
+    workload = workload_of(container)
+    is_run = workload is not None and workload.is_run_by(container)
+    return settings if is_run and isinstance(settings, ServiceSettings) else None
 
 
 @cache

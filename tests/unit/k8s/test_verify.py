@@ -30,6 +30,8 @@ def plant(rendered: Rendered, fault: dict[str, Any]) -> Rendered:
     """Return a copy of an overlay with a fault in it."""
     documents: Any = copy.deepcopy(rendered.documents)
     [at] = [each for each in documents if called(each) == fault["in"]]
+    if "at" not in fault:
+        return Rendered("prod", [each for each in documents if each is not at])
     path = fault["at"]
     for short, long in _SHORT.items():
         path = path.replace(short, long)
@@ -41,7 +43,7 @@ def plant(rendered: Rendered, fault: dict[str, Any]) -> Rendered:
     elif "put" in fault:
         at[last] = fault["put"]
     else:
-        del at[last]
+        del at[position(at, last)]
     return Rendered("prod", documents)
 
 
