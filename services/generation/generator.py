@@ -10,6 +10,15 @@ from typing import TypeVar
 from services.generation.admission import Admission, CallPlaces
 from services.generation.answering import BatchOutcome
 from services.generation.backend import EngineAnswer, InferenceBackend
+from services.generation.cost.bill import Bill
+from services.generation.cost.engine_costs import (
+    answer_cost,
+    characters_in,
+    least_cost,
+    piece_cost,
+    scores_cost,
+    together,
+)
 from services.generation.errors import ModelLostError
 from services.generation.lifecycle import ModelLifecycle
 from services.generation.models import ModelRecord
@@ -22,7 +31,6 @@ from services.generation.requests import (
     ScoringRequest,
     ScoringResult,
     TextPiece,
-    Usage,
 )
 from services.generation.sample_seeds import sample_seed
 from services.generation.samples import all_samples
@@ -125,6 +133,7 @@ class Generator:
     async def _pieces(
         self, record: ModelRecord, request: GenerationRequest, places: CallPlaces
     ) -> AsyncGenerator[TextPiece | GenerationResult, None]:
+        told = least_cost(request.prompt, record.context_tokens)
         async with (
             places.place(request.priority, _generation_tokens(request)),
             aclosing(
@@ -137,8 +146,15 @@ class Generator:
                 )
             ) as pieces,
         ):
-            async for piece in pieces:
-                yield _result([piece], record) if isinstance(piece, EngineAnswer) else piece
+            with (request.bill or Bill()).work(record.engine, told) as work:
+                async for piece in pieces:
+                    if isinstance(piece, EngineAnswer):
+                        work.tell(answer_cost(piece))
+                        yield _result([piece], record)
+                    else:
+                        told = piece_cost(piece, told)
+                        work.tell(told)
+                        yield piece
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score all continuations of one context, in one engine request.
@@ -150,23 +166,19 @@ class Generator:
 
         async def work(record: ModelRecord) -> ScoringResult:
             async with places.place(request.priority, _scoring_tokens(request)):
-                with sharing_streams(places):
-                    answer = await self._backend.score(
-                        record.deployment.name,
-                        request.context,
-                        request.continuations,
-                        truncate=request.truncate,
-                        timeout_seconds=child_timeout(self._request_timeout_seconds),
-                    )
-            tokens = sum(score.token_count for score in answer.scores)
-            usage = Usage(
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=tokens,
-                engine_seconds=answer.engine_seconds,
-                computed_prompt_tokens=answer.prompt_tokens - answer.prefix_tokens,
-                computed_completion_tokens=tokens,
-                prefix_saved_tokens=answer.prefix_tokens,
-            )
+                with (request.bill or Bill()).work(
+                    record.engine, least_cost(request.context, record.context_tokens)
+                ) as work:
+                    with sharing_streams(places):
+                        answer = await self._backend.score(
+                            record.deployment.name,
+                            request.context,
+                            request.continuations,
+                            truncate=request.truncate,
+                            timeout_seconds=child_timeout(self._request_timeout_seconds),
+                        )
+                    usage = scores_cost(answer)
+                    work.tell(usage)
             return ScoringResult(answer.scores, usage, record.digest, answer.truncated, record.engine)
 
         return await self._with_model(request.model_id, work)
@@ -185,15 +197,20 @@ class Generator:
         self, record: ModelRecord, request: GenerationRequest, index: int, places: CallPlaces
     ) -> EngineAnswer:
         async with places.place(request.priority, _generation_tokens(request)):
-            # The items of a call end with it, so that a cancel of their stream is what their cancel would be.
-            with sharing_streams(places):
-                return await self._backend.generate(
-                    record.deployment.name,
-                    request.prompt,
-                    _sampling_of(request.sampling, index),
-                    truncate=request.truncate,
-                    timeout_seconds=child_timeout(self._request_timeout_seconds),
-                )
+            with (request.bill or Bill()).work(
+                record.engine, least_cost(request.prompt, record.context_tokens)
+            ) as work:
+                # The items of a call end with it, so that a cancel of their stream is what their cancel would be.
+                with sharing_streams(places):
+                    answer = await self._backend.generate(
+                        record.deployment.name,
+                        request.prompt,
+                        _sampling_of(request.sampling, index),
+                        truncate=request.truncate,
+                        timeout_seconds=child_timeout(self._request_timeout_seconds),
+                    )
+                work.tell(answer_cost(answer))
+                return answer
 
     async def _with_model(self, model_id: str, work: Callable[[ModelRecord], Awaitable[ResultT]]) -> ResultT:
         """Do ``work`` with a model that takes requests; when it gets lost, wait for it and do the work anew."""
@@ -219,8 +236,7 @@ def _scoring_tokens(request: ScoringRequest) -> int:
 
 def _prompt_tokens(prompt: Prompt) -> int:
     """Estimate what only the engine's tokenizer knows."""
-    texts = (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
-    return sum(map(len, texts)) // _CHARACTERS_A_TOKEN
+    return characters_in(prompt) // _CHARACTERS_A_TOKEN
 
 
 def _sampling_of(sampling: Sampling, index: int) -> Sampling:
@@ -232,14 +248,7 @@ def _sampling_of(sampling: Sampling, index: int) -> Sampling:
 
 
 def _result(answers: Sequence[EngineAnswer], record: ModelRecord) -> GenerationResult:
-    usage = Usage(
-        prompt_tokens=answers[0].prompt_tokens,
-        completion_tokens=sum(answer.completion_tokens for answer in answers),
-        engine_seconds=sum(answer.engine_seconds for answer in answers),
-        computed_prompt_tokens=sum(answer.prompt_tokens - answer.prefix_tokens for answer in answers),
-        computed_completion_tokens=sum(answer.completion_tokens for answer in answers),
-        prefix_saved_tokens=sum(answer.prefix_tokens for answer in answers),
-    )
+    usage = together([answer_cost(answer) for answer in answers])
     completions = [Completion(answer.text, answer.finish_reason, answer.completion_tokens) for answer in answers]
     truncated = any(answer.truncated for answer in answers)
     return GenerationResult(completions, usage, record.digest, truncated, record.engine)

@@ -4,7 +4,11 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    # Which is made of what is defined here.
+    from services.generation.cost.bill import Bill
 
 Role = Literal["system", "user", "assistant"]
 
@@ -108,6 +112,7 @@ class GenerationRequest:
         explain_cache: whether the result says what the cache did.
         sample_index: ask for this one sample only, as if it were among ``sample_count``.
         traceparent: its own place in a trace, among others of a batch.
+        bill: is told what engines compute for it; ``None``: nobody is.
     """
 
     model_id: str
@@ -120,6 +125,7 @@ class GenerationRequest:
     priority: Priority = Priority.EVALUATION
     sample_index: int | None = None
     traceparent: str = field(default="", compare=False)
+    bill: "Bill | None" = field(default=None, compare=False, repr=False)
 
     @property
     def sample_indices(self) -> Sequence[int]:
@@ -203,15 +209,26 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """A piece of an answer while it is generated: never part of a stop string, never half a character."""
+    """A piece of an answer while it is generated: never part of a stop string, never half a character.
+
+    Attributes:
+        text: since the piece before.
+        token_count: likewise.
+        prompt_tokens: of the whole prompt; 0 where the engine has not said so.
+        prefix_tokens: of these, how many came from the engine's prefix cache.
+        engine_seconds: of the engine's time until now.
+    """
 
     text: str
     token_count: int
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+    engine_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringRequest:
-    """A request to score every continuation of one context."""
+    """A request to score every continuation of one context; ``bill`` as for generation."""
 
     model_id: str
     context: Prompt
@@ -220,6 +237,7 @@ class ScoringRequest:
     cache_mode: CacheMode = CacheMode.USE
     explain_cache: bool = False
     priority: Priority = Priority.EVALUATION
+    bill: "Bill | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

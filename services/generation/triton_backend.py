@@ -171,7 +171,13 @@ class TritonBackend:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     text, tokens = text + chunk.text, tokens + chunk.num_output_tokens
-                    yield TextPiece(chunk.text, chunk.num_output_tokens)
+                    yield TextPiece(
+                        chunk.text,
+                        chunk.num_output_tokens,
+                        chunk.num_input_tokens,
+                        chunk.num_cached_tokens,
+                        chunk.engine_seconds or 0.0,
+                    )
         if chunk.finish_reason is None:
             raise InternalError("the model's answer has no finish reason", reason="INFERENCE_ANSWER_INCOMPLETE")
         yield EngineAnswer(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from services.runtime.errors import StartupError
 
@@ -72,6 +72,10 @@ class PriceTable:
         return 0
 
 
+FREE: Final = PriceTable()
+"""Nothing costs money."""
+
+
 def read_price_table(path: Path | None) -> PriceTable:
     """Read a table from JSON: ``{"prices": [{"models": "*-70b*", "usd_per_engine_second": 0.0011}, …]}``.
 
@@ -82,7 +86,7 @@ def read_price_table(path: Path | None) -> PriceTable:
         StartupError: there is no such file, or something in it is not understood.
     """
     if path is None:
-        return PriceTable()
+        return FREE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(table, dict) or set(table) != {"prices"} or not isinstance(table["prices"], list):

@@ -10,8 +10,10 @@ from services.inference.host_client import CheckpointHostClient
 from services.inference.repository import classifier_entry
 from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.store import CacheStore
+from services.runtime.prices import FREE, PriceTable
 from services.safety.answer_cache import AnswerCache
 from services.safety.blocklist import read_blocklist
+from services.safety.booked_models import BookedClassifier, BookedLanguageModel, Priced
 from services.safety.cached_classifier import CachedClassifier
 from services.safety.catalogue import COLLECTION
 from services.safety.classifier_guard import ClassifierGuard
@@ -33,6 +35,7 @@ from services.safety.guards_file import (
 from services.safety.judgement import GuardReference
 from services.safety.keyword_guard import TEMPLATE, KeywordGuard
 from services.safety.ngram_guard import ngram_guard
+from services.safety.priced_guard import priced
 from services.safety.reading import LabelReader
 from services.safety.refusal_guard import RefusalGuard
 from services.safety.settings import SafetySettings
@@ -69,6 +72,7 @@ class GuardBuilder:
         client: of the inference host.
         kept: where answers are kept; None for nowhere.
         stack: closes what the guards began.
+        prices: what computing costs.
     """
 
     def __init__(
@@ -78,12 +82,14 @@ class GuardBuilder:
         client: InferenceClient,
         kept: KeptAnswers | None,
         stack: AsyncExitStack,
+        prices: PriceTable = FREE,
     ) -> None:
         self._file = file
         self._settings = settings
         self._client = client
         self._kept = kept
         self._stack = stack
+        self._prices = prices
         self._host = GuardHost(CheckpointHostClient(client, GUARD_HOST_MODEL))
 
     async def build(self, *, taken: str) -> list[Guard]:
@@ -120,7 +126,7 @@ class GuardBuilder:
             raise file_error(self._file, f"guard {entry.name!r}: is called {model.file.name!r} in its own guard file")
         if entry.description:
             model = replace(model, about=replace(model.about, description=entry.description))
-        return classifier_guard(model, self._client, self._settings, self._kept, self._stack)
+        return classifier_guard(model, self._client, self._settings, self._kept, self._stack, self._prices)
 
     def _classifier_model(self, entry: ClassifierEntry) -> GuardModel:
         if not (entry.checkpoint / HEAD_FILE).is_file():
@@ -136,7 +142,7 @@ class GuardBuilder:
         self._stack.push_async_callback(language_model.close)
         return GenerativeGuard(
             model.about,
-            language_model,
+            BookedLanguageModel(language_model, _priced(model.about.reference, self._prices)),
             model.guard_format,
             timeout_seconds=settings.guard_timeout_seconds,
             max_concurrent=settings.guard_max_concurrent_turns,
@@ -150,6 +156,7 @@ def classifier_guard(
     settings: SafetySettings,
     kept: KeptAnswers | None,
     stack: AsyncExitStack,
+    prices: PriceTable = FREE,
 ) -> Guard:
     """Return a guard that is a sequence classifier of the inference host; it is closed with ``stack``."""
     classifier = TritonClassifier(
@@ -162,11 +169,12 @@ def classifier_guard(
         max_windows=model.file.max_windows,
     )
     stack.push_async_callback(classifier.close)
-    asked: Classifier = classifier
+    most_tokens = model.about.max_tokens * model.file.max_windows if model.about.max_tokens else None
+    asked: Classifier = BookedClassifier(classifier, _priced(model.about.reference, prices), most_tokens=most_tokens)
     reader = LabelReader(model.labels, model.file)
     if kept is not None:
         asked = CachedClassifier(
-            classifier,
+            asked,
             model.about.reference,
             engine_revision=kept.engine_revision,
             store=kept.store,
@@ -182,6 +190,10 @@ def classifier_guard(
         scripts=model.file.scripts,
         most_unknown=model.file.most_unknown,
     )
+
+
+def _priced(guard: GuardReference, prices: PriceTable) -> Priced:
+    return lambda usage: priced(usage, guard, prices)
 
 
 def _ngram_guard(entry: NgramEntry, timeout_seconds: float) -> Guard:

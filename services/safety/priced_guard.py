@@ -8,7 +8,7 @@ from services.runtime.errors import FleetError
 from services.runtime.prices import PriceTable
 from services.runtime.usage import Usage, usage_of, with_usage
 from services.safety.guard import Guard
-from services.safety.judgement import GuardDescription, JudgedTurn, Verdict
+from services.safety.judgement import GuardDescription, GuardReference, JudgedTurn, Verdict
 
 _NANO_PER_MICRO: Final = 1000
 
@@ -36,13 +36,15 @@ class PricedGuard:
 
     async def judge(self, turns: Sequence[JudgedTurn]) -> list[Verdict]:
         """Judge turns; raises as the inner guard does."""
+        reference = self._inner.about.reference
         try:
             verdicts = await self._inner.judge(turns)
         except FleetError as error:
-            raise with_usage(error, self._priced(usage_of(error))) from error
-        return [replace(each, usage=self._priced(each.usage)) for each in verdicts]
+            raise with_usage(error, priced(usage_of(error), reference, self._prices)) from error
+        return [replace(each, usage=priced(each.usage, reference, self._prices)) for each in verdicts]
 
-    def _priced(self, usage: Usage) -> Usage:
-        reference = self._inner.about.reference
-        nano_usd = self._prices.nano_usd(reference.name, reference.engine, usage)
-        return replace(usage, cost_micro_usd=-(-nano_usd // _NANO_PER_MICRO)) if nano_usd else usage
+
+def priced(usage: Usage, guard: GuardReference, prices: PriceTable) -> Usage:
+    """Return what a guard's model computed with its price; a part of a millionth of a dollar counts as one."""
+    nano_usd = prices.nano_usd(guard.name, guard.engine, usage)
+    return replace(usage, cost_micro_usd=-(-nano_usd // _NANO_PER_MICRO)) if nano_usd else usage

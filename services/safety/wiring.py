@@ -43,15 +43,15 @@ async def wire(settings: SafetySettings, metrics: CollectorRegistry) -> AsyncIte
     """
     key = await read_control_key(settings.triton_key_file)
     model = await asyncio.to_thread(_guard_model, settings)
+    prices = await asyncio.to_thread(read_price_table, settings.price_table)
     async with InferenceClient(settings.triton_target, model_control_key=key) as client, AsyncExitStack() as stack:
         kept = await _open_cache(settings, metrics, stack)
-        guard = classifier_guard(model, client, settings, kept, stack)
+        guard = classifier_guard(model, client, settings, kept, stack, prices)
         guards: list[Guard] = [guard]
         if settings.guards_file is not None:
-            builder = GuardBuilder(settings.guards_file, settings, client, kept, stack)
+            builder = GuardBuilder(settings.guards_file, settings, client, kept, stack, prices)
             guards += await builder.build(taken=model.about.name)
         if settings.price_table is not None:
-            prices = await asyncio.to_thread(read_price_table, settings.price_table)
             guards = [PricedGuard(each, prices) for each in guards]
         verdicts = VerdictMetrics(metrics)
         guards = [CountedGuard(each, verdicts) for each in guards]

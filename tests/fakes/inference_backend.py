@@ -38,6 +38,8 @@ class FakeInferenceBackend:
         self.piece_gate: asyncio.Event | None = None
         self.lose_after: int | None = None
         self.failures: dict[str, Exception] = {}
+        self.held: set[str] = set()
+        self.answered = 0
         self.samplings: list[Sampling] = []
         self.timeouts: list[float] = []
         self.asked = asyncio.Event()
@@ -125,7 +127,7 @@ class FakeInferenceBackend:
             for index, character in enumerate(answer.text):
                 if index == self.lose_after:
                     raise ModelLostError("the server is gone")
-                yield TextPiece(character, 1)
+                yield TextPiece(character, 1, answer.prompt_tokens)
                 if self.piece_gate is not None:
                     await self.piece_gate.wait()
         except (asyncio.CancelledError, GeneratorExit):
@@ -160,6 +162,9 @@ class FakeInferenceBackend:
                 raise ModelLostError(f"{name} is not loaded", reason="MODEL_NOT_LOADED")
             if said in self.failures:
                 raise self.failures[said]
+            if said in self.held:
+                await asyncio.Event().wait()
+            self.answered += 1
             return said
         except asyncio.CancelledError:
             self.cancelled += 1

@@ -1,15 +1,18 @@
 """Puts a price on answers and books them to their callers."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Final
+from types import TracebackType
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter
 
 from services.generation.answering import Answering, BatchOutcome
+from services.generation.cost.bill import Bill
 from services.generation.cost.caller_ledger import OTHERS, CallerLedger
+from services.generation.cost.engine_costs import fleet_usage, together
 from services.generation.requests import (
     GenerationRequest,
     GenerationResult,
@@ -19,7 +22,12 @@ from services.generation.requests import (
     Usage,
 )
 from services.runtime.callers import current_caller
+from services.runtime.errors import FleetError
 from services.runtime.prices import PriceTable
+from services.runtime.spending import spend
+from services.runtime.usage import with_usage
+
+ResultT = TypeVar("ResultT", GenerationResult, ScoringResult)
 
 _MOST_LABELS: Final = 50
 _TOKEN_KINDS: Final = (
@@ -91,7 +99,10 @@ class _CallerCounters:
 
 
 class AccountedGenerator:
-    """Implements ``Answering``: passes requests on, and prices and books what comes back.
+    """Implements ``Answering``: passes requests on, prices what comes back, and books it to their callers.
+
+    What was computed is booked, once, whatever becomes of the request: a result says what it cost; of a request that
+    failed or was given up, its bill does.
 
     Args:
         inner: answers.
@@ -117,46 +128,108 @@ class AccountedGenerator:
 
         Raises:
             InvalidArgumentError: CALLER_INVALID.
-            FleetError: as the inner generator; failed requests are not booked.
+            FleetError: as the inner generator; its metadata say what was computed before.
         """
-        caller = current_caller()
-        return self._booked(caller, request.model_id, await self._inner.generate(request))
+        account = self._open(request.model_id)
+        with account:
+            return account.booked(await self._inner.generate(replace(request, bill=account.bill)))
 
     async def generate_batch(self, requests: Sequence[GenerationRequest | BaseException]) -> list[BatchOutcome]:
-        """Generate for many requests and book those that were answered."""
-        caller = current_caller()
-        outcomes = await self._inner.generate_batch(requests)
-        return [
-            self._booked(caller, request.model_id, outcome)
-            if isinstance(outcome, GenerationResult) and isinstance(request, GenerationRequest)
-            else outcome
-            for request, outcome in zip(requests, outcomes, strict=True)
+        """Generate for many requests and book each."""
+        accounts = [None if isinstance(each, BaseException) else self._open(each.model_id) for each in requests]
+        billed = [
+            each if account is None or isinstance(each, BaseException) else replace(each, bill=account.bill)
+            for each, account in zip(requests, accounts, strict=True)
         ]
+        try:
+            outcomes = await self._inner.generate_batch(billed)
+            return [
+                outcome if account is None else account.outcome(outcome)
+                for outcome, account in zip(outcomes, accounts, strict=True)
+            ]
+        finally:
+            for account in accounts:
+                if account is not None:
+                    account.book_rest()
 
     async def generate_pieces(self, request: GenerationRequest) -> AsyncGenerator[TextPiece | GenerationResult, None]:
-        """Generate one answer piece by piece and book it when it is complete; raises as ``generate`` does."""
-        caller = current_caller()
-        async with aclosing(self._inner.generate_pieces(request)) as pieces:
-            async for piece in pieces:
-                yield piece if isinstance(piece, TextPiece) else self._booked(caller, request.model_id, piece)
+        """Generate one answer piece by piece and book it, or what there is of it; raises as ``generate`` does."""
+        account = self._open(request.model_id)
+        with account:
+            async with aclosing(self._inner.generate_pieces(replace(request, bill=account.bill))) as pieces:
+                async for piece in pieces:
+                    yield piece if isinstance(piece, TextPiece) else account.booked(piece)
 
     async def score(self, request: ScoringRequest) -> ScoringResult:
         """Score and book the answer; raises as ``generate`` does."""
-        caller = current_caller()
-        result = await self._inner.score(request)
-        usage = self._priced(request.model_id, result.engine, result.usage)
-        self._book(caller, usage, is_cached=result.is_cached)
+        account = self._open(request.model_id)
+        with account:
+            return account.booked(await self._inner.score(replace(request, bill=account.bill)))
+
+    def _open(self, model_id: str) -> "_Account":
+        return _Account(self._prices, self._ledger, self._metrics, current_caller(), model_id)
+
+
+class _Account(AbstractContextManager[None]):
+    """The cost of one request; what is still owed when the ``with`` block is left is booked then.
+
+    Attributes:
+        bill: what engines compute for it stands there.
+    """
+
+    __slots__ = ("_caller", "_ledger", "_metrics", "_model_id", "_prices", "bill")
+
+    def __init__(
+        self, prices: PriceTable, ledger: CallerLedger, metrics: CallerMetrics, caller: str, model_id: str
+    ) -> None:
+        self._prices = prices
+        self._ledger = ledger
+        self._metrics = metrics
+        self._caller = caller
+        self._model_id = model_id
+        self.bill = Bill(self._book_late)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        owed = self.book_rest()
+        if owed is not None and isinstance(error, FleetError):
+            raise with_usage(error, fleet_usage(owed)) from error
+
+    def booked(self, result: ResultT) -> ResultT:
+        """Book a result, and return it with its price."""
+        self.bill.settle()
+        usage = self._priced(result.engine, result.usage)
+        self._book(usage, is_cached=result.is_cached)
         return result if usage is result.usage else replace(result, usage=usage)
 
-    def _booked(self, caller: str, model_id: str, result: GenerationResult) -> GenerationResult:
-        usage = self._priced(model_id, result.engine, result.usage)
-        self._book(caller, usage, is_cached=result.is_cached)
-        return result if usage is result.usage else replace(result, usage=usage)
+    def outcome(self, outcome: BatchOutcome) -> BatchOutcome:
+        """Book what became of one request of a batch, and return it with what it cost."""
+        if isinstance(outcome, GenerationResult):
+            return self.booked(outcome)
+        owed = self.book_rest()
+        return (
+            outcome if owed is None or not isinstance(outcome, FleetError) else with_usage(outcome, fleet_usage(owed))
+        )
 
-    def _priced(self, model_id: str, engine: str, usage: Usage) -> Usage:
-        cost = self._prices.nano_usd(model_id, engine, usage)
+    def book_rest(self) -> Usage | None:
+        """Book what engines computed for a request without a result, and return it; ``None``: nothing (any longer)."""
+        costs = [self._priced(engine, usage) for engine, usage in self.bill.close()]
+        if not costs:
+            return None
+        owed = together(costs)
+        self._book(owed)
+        return owed
+
+    def _book_late(self, engine: str, usage: Usage) -> None:
+        """Book what was computed for others after this caller had left: it would have paid for it had it stayed."""
+        self._book(self._priced(engine, usage), requests=0)
+
+    def _priced(self, engine: str, usage: Usage) -> Usage:
+        cost = self._prices.nano_usd(self._model_id, engine, usage)
         return usage if cost == usage.cost_nano_usd else replace(usage, cost_nano_usd=cost)
 
-    def _book(self, caller: str, usage: Usage, *, is_cached: bool) -> None:
-        self._ledger.add(caller, usage, is_cached=is_cached)
-        self._metrics.add(caller, usage)
+    def _book(self, usage: Usage, *, is_cached: bool = False, requests: int = 1) -> None:
+        self._ledger.add(self._caller, usage, is_cached=is_cached, requests=requests)
+        self._metrics.add(self._caller, usage)
+        spend(fleet_usage(usage))

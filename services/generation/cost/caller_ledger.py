@@ -77,8 +77,8 @@ class CallerLedger:
             raise StartupError(f"cannot keep callers' costs in {folder}: {error}; set EVALFLEET_STATE_DIR") from error
         return ledger
 
-    def add(self, caller: str, usage: Usage, *, is_cached: bool) -> None:
-        """Add one answered request; it is written down soon after."""
+    def add(self, caller: str, usage: Usage, *, is_cached: bool, requests: int = 1) -> None:
+        """Add a request, or 0 of them: what an earlier one cost in the end; it is written down soon after."""
         if caller not in self._known:
             if len(self._known) >= self._most_callers:
                 caller = OTHERS
@@ -86,11 +86,11 @@ class CallerLedger:
         now = time.time()
         before = self._sums.get(caller)
         if before is None:
-            self._sums[caller] = CallerUsage(caller, 1, int(is_cached), usage, now, now)
+            self._sums[caller] = CallerUsage(caller, requests, int(is_cached), usage, now, now)
         else:
             self._sums[caller] = CallerUsage(
                 caller,
-                before.requests + 1,
+                before.requests + requests,
                 before.cached_requests + int(is_cached),
                 before.usage + usage,
                 before.first_seconds,

@@ -205,7 +205,7 @@ class ForeignTritons:
                             f"the foreign model says that it generated {tokens} tokens, but may at most "
                             f"{sampling.max_tokens}"
                         )
-                    yield TextPiece(last.text, last.output_tokens)
+                    yield TextPiece(last.text, last.output_tokens, last.input_tokens)
             if last is None or last.finish_reason is None:
                 raise ForeignAnswerError("the foreign model's answer has no end", reason="FOREIGN_ANSWER_INCOMPLETE")
         yield EngineAnswer(

@@ -120,9 +120,10 @@ class GenerationRequest:
         if contract.NUM_OUTPUT_TOKENS in self.wanted_outputs:
             outputs[contract.NUM_OUTPUT_TOKENS] = np.array([self.num_generated - self._num_reported], dtype=np.uint32)
             self._num_reported = self.num_generated
+        # With every piece: whoever leaves before the last one owes what was computed until then.
+        outputs[contract.ENGINE_SECONDS] = np.array([self.engine_seconds], dtype=np.float64)
+        outputs[contract.NUM_CACHED_TOKENS] = np.array([self.num_cached_tokens], dtype=np.uint32)
         if reason is not None:
-            outputs[contract.ENGINE_SECONDS] = np.array([self.engine_seconds], dtype=np.float64)
-            outputs[contract.NUM_CACHED_TOKENS] = np.array([self.num_cached_tokens], dtype=np.uint32)
             outputs[contract.NUM_TRUNCATED_TOKENS] = np.array([self.num_truncated_tokens], dtype=np.uint32)
         return outputs
 

@@ -114,8 +114,6 @@ class WrappedMethods(grpc.GenericRpcHandler):
                     return b""
                 payload = encode(response)
                 call.sent_bytes = len(payload)
-                if call.watched is not None:
-                    call.watched.sent(response)
                 return payload
             except BaseException as error:
                 await handling.fail(call, error)
@@ -207,8 +205,6 @@ def _counting_encoder(encode: Encode) -> Encode:
         call = _counted_call.get()
         if call is not None:
             call.sent_bytes += len(payload)
-            if call.watched is not None:
-                call.watched.sent(message)
         return payload
 
     return counting_encode

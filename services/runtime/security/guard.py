@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily
@@ -21,6 +22,7 @@ from services.runtime.security.quotas import Quotas
 from services.runtime.security.roles import METHOD_ROLES, OPEN
 from services.runtime.security.settings import SecuritySettings
 from services.runtime.security.watched import Watched
+from services.runtime.spending import open_account
 
 AUDITED_METHODS: Final = {
     "evalfleet.generation.v1.ModelService/CreateModel": "model_loaded",
@@ -88,6 +90,7 @@ class Guard(Collector):
         _check_role(identity, call.rules.method)
         if self._quotas is not None and not identity.is_service:
             watched.quotas = self._quotas
+            open_account(partial(self._quotas.book, identity.name))
             self._quotas.check(identity.name)
         if identity.ends_seconds < math.inf:
             # A stream ends with the proof that opened it.
@@ -99,8 +102,6 @@ class Guard(Collector):
         watched, error = call.watched, call.error
         if watched is None:
             return
-        if error is not None:
-            watched.failed(error)
         reason = error.reason if error is not None else None
         facts = {**_about(call, watched), "code": call.code.name, "reason": reason}
         if reason is not None and watched.is_refused:

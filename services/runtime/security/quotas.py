@@ -116,15 +116,10 @@ class Quotas:
         spent.allowed_requests -= requests
 
     def book(self, caller: str, usage: Usage) -> None:
-        """Count what an answer cost: the tokens that were computed for it, and their price."""
+        """Count what was computed for a caller: tokens, and their price."""
         spent = self._today_of(caller)
         spent.tokens += usage.computed_prompt_tokens + usage.computed_completion_tokens
         spent.micro_usd += usage.cost_micro_usd
-
-    def limits_cost(self, caller: str) -> bool:
-        """Whether tokens or money of a caller are limited."""
-        _, quota = self._specs.current().of(caller)
-        return quota.tokens_per_day is not None or quota.usd_per_day is not None
 
     def _today_of(self, caller: str) -> _Spent:
         today = int(self._now() // _DAY_SECONDS)

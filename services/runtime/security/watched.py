@@ -4,9 +4,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from services.runtime.error_types import FleetError
-from services.runtime.security.message_costs import requests_in, requests_in_damaged, usage_in
 from services.runtime.security.quotas import Quotas
-from services.runtime.usage import usage_of
+from services.runtime.security.request_counts import requests_in, requests_in_damaged
 
 _SUBJECTS: Final = ("name", "model_name", "model_id", "checkpoint_path", "adapter_path", "runs", "dry_run")
 """Of requests that change something: what it is about. Texts of callers are not among it."""
@@ -56,16 +55,6 @@ class Watched:
         except FleetError:
             self.is_refused = True
             raise
-
-    def sent(self, message: Any) -> None:
-        """Count what an answer cost."""
-        if self.quotas is not None and self.quotas.limits_cost(self.name):
-            self.quotas.book(self.name, usage_in(message))
-
-    def failed(self, error: FleetError) -> None:
-        """Count what a failed call cost."""
-        if self.quotas is not None:
-            self.quotas.book(self.name, usage_of(error))
 
 
 def _facts(message: Any) -> dict[str, Any]:

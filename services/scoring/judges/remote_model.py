@@ -16,6 +16,8 @@ from services.runtime.errors import (
     UnimplementedError,
     from_rpc_error,
 )
+from services.runtime.spending import Asked, least_tokens
+from services.runtime.usage import Usage
 from services.runtime.usage_messages import usage_from_proto
 from services.scoring.judges.judge_model import (
     Answers,
@@ -87,7 +89,9 @@ class RemoteJudgeModel:
             request.conversation.CopyFrom(_conversation(prompt.text))
         else:
             request.prompt = prompt.text + _OPENING
-        response = await _typed(self._generation.Generate(request, timeout=self._timeout_seconds))
+        with Asked(_least_cost(prompt)) as asked:
+            response = await _typed(self._generation.Generate(request, timeout=self._timeout_seconds))
+            asked.cost(usage_from_proto(response.usage))
         if len(response.completions) != decoding.sample_count:
             raise InternalError(f"{len(response.completions)} answers instead of {decoding.sample_count}")
         self._compare(model, response.model_digest)
@@ -111,7 +115,9 @@ class RemoteJudgeModel:
         else:
             request.prompt = prompt.text + _OPENING + begun
         try:
-            response = await _typed(self._generation.ScoreContinuations(request, timeout=self._timeout_seconds))
+            with Asked(_least_cost(prompt)) as asked:
+                response = await _typed(self._generation.ScoreContinuations(request, timeout=self._timeout_seconds))
+                asked.cost(usage_from_proto(response.usage))
         except UnimplementedError:
             return None
         except FleetError as error:
@@ -128,6 +134,12 @@ class RemoteJudgeModel:
         """Believe an identity no longer if another digest has answered under its name."""
         if (known := self._identities.get(model)) is not None and known[1].digest != answered:
             del self._identities[model]
+
+
+def _least_cost(prompt: JudgePrompt) -> Usage:
+    """Estimate what a question costs at least; its price is the generation service's to know."""
+    tokens = least_tokens(len(prompt.text))
+    return Usage(prompt_tokens=tokens, computed_prompt_tokens=tokens)
 
 
 async def _typed(call: Awaitable[ResponseT]) -> ResponseT:

@@ -146,7 +146,7 @@ def test_every_field_of_a_request_is_part_of_its_key_or_known_not_to_be() -> Non
         "max_tokens", "temperature", "top_p", "top_k", "stop", "seed"
     }  # fmt: skip
     not_in_the_key = {
-        "model_id", "sample_count", "sample_index", "cache_mode", "explain_cache", "priority", "traceparent"
+        "model_id", "sample_count", "sample_index", "cache_mode", "explain_cache", "priority", "traceparent", "bill"
     }  # fmt: skip
     assert {each.name for each in fields(GenerationRequest)} - not_in_the_key == {"prompt", "sampling", "truncate"}
     assert {each.name for each in fields(ScoringRequest)} - not_in_the_key == {"context", "continuations", "truncate"}

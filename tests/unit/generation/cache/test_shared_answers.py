@@ -2,10 +2,14 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.generation.cache.cached_generator import CachedGenerator
+from services.generation.cost.accounting import AccountedGenerator
+from services.generation.cost.caller_ledger import CallerLedger
 from services.generation.errors import ModelDeletedError, ModelNotReadyError
 from services.generation.requests import (
     CacheMode,
@@ -14,7 +18,9 @@ from services.generation.requests import (
     ScoringRequest,
     ScoringResult,
 )
+from services.runtime.calls import bind_ids
 from services.runtime.deadlines import bind_deadline
+from services.runtime.prices import FREE
 from tests.fakes.generation_domain import Domain
 from tests.patience import GROWING_SECONDS, has_begun, until
 from tests.unit.generation.cache.caching import (
@@ -52,6 +58,38 @@ async def test_the_work_stops_when_nobody_waits_any_more(domain: Domain, cached:
     calls[2].cancel()
     await asyncio.wait(calls)
     assert (domain.backend.cancelled, domain.backend.in_flight) == (1, 0)
+
+
+async def test_what_goes_on_for_others_is_paid_for_by_who_began_it(
+    domain: Domain, cached: CachedGenerator, tmp_path: Path
+) -> None:
+    ledger = await CallerLedger.open(tmp_path / "ledger")
+    accounted = AccountedGenerator(cached, FREE, ledger, CollectorRegistry())
+
+    async def ask(caller: str) -> GenerationResult:
+        with bind_ids(caller=caller):
+            return await accounted.generate(REQUEST)
+
+    domain.backend.gate = asyncio.Event()
+    first = asyncio.create_task(ask("first"))
+    await domain.backend.until(lambda: domain.backend.in_flight == 1)
+    second = asyncio.create_task(ask("second"))
+    await until(lambda: waiting_for_answers(cached) == [2])
+    first.cancel()
+    await asyncio.wait([first])
+    [left] = await ledger.callers()
+    domain.backend.gate.set()
+    result = await second
+    began, joined = await ledger.callers()
+    await ledger.close()
+    tokens = result.usage.prompt_tokens + result.usage.completion_tokens
+    assert (left.caller, left.usage.computed_completion_tokens, left.requests) == ("first", 0, 1)
+    assert (began.caller, began.usage.computed_prompt_tokens + began.usage.computed_completion_tokens) == (
+        "first",
+        tokens,
+    )
+    assert (began.requests, joined.requests, joined.usage.cache_saved_tokens) == (1, 1, tokens)
+    assert joined.usage.computed_prompt_tokens == 0
 
 
 async def test_a_hurried_caller_does_not_fail_a_patient_one(domain: Domain, cached: CachedGenerator) -> None:

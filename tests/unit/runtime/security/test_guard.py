@@ -14,9 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import model_pb2
-from evalfleet.safety.v1 import safety_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
@@ -25,7 +23,9 @@ from services.runtime.calls import current_scope
 from services.runtime.errors import FleetError, NotFoundError, from_rpc_error
 from services.runtime.security.caller_keys import new_key
 from services.runtime.settings import ServiceSettings
+from services.runtime.spending import spend
 from services.runtime.testing import as_bytes
+from services.runtime.usage import Usage
 from tests.authority import Authority, Leaf
 from tests.fakes.issuer import AUDIENCE, Issuer, serve_issuer
 from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
@@ -337,14 +337,11 @@ async def test_what_changes_the_fleet_is_written_down(make_settings: MakeSetting
 async def test_quotas_are_counted_in_requests_tokens_and_money(
     make_settings: MakeSettings, key_file: tuple[Path, str], tmp_path: Path
 ) -> None:
-    usage = common_pb2.Usage(computed_prompt_tokens=30, computed_completion_tokens=10, cost_micro_usd=600_000)
+    async def classify(request: bytes, context: Any) -> bytes:
+        spend(Usage(computed_prompt_tokens=30, computed_completion_tokens=10, cost_micro_usd=600_000))
+        return b""
 
-    async def classify(request: safety_pb2.ClassifyRequest, context: Any) -> safety_pb2.ClassifyResponse:
-        return safety_pb2.ClassifyResponse(verdict=safety_pb2.Verdict(usage=usage))
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        classify, safety_pb2.ClassifyRequest.FromString, safety_pb2.ClassifyResponse.SerializeToString
-    )
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(classify)
     quotas = tmp_path / "quotas.toml"
 
     async def calls_until_refused(limits: str) -> tuple[int, FleetError]:

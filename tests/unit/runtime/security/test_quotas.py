@@ -3,18 +3,14 @@
 from pathlib import Path
 
 import pytest
-from evalfleet.aggregation.v1 import aggregation_pb2
-from evalfleet.common.v1 import common_pb2
 from evalfleet.generation.v1 import generation_pb2
 from evalfleet.safety.v1 import safety_pb2
 from google.protobuf.message import DecodeError, Message
 
-from services.runtime.errors import NotFoundError, ResourceExhaustedError, StartupError, to_status
-from services.runtime.security.message_costs import requests_in, requests_in_damaged, usage_in
+from services.runtime.errors import ResourceExhaustedError, StartupError
 from services.runtime.security.quotas import Quotas
-from services.runtime.usage import Usage, with_usage
-
-COST = common_pb2.Usage(computed_prompt_tokens=3, cost_micro_usd=5)
+from services.runtime.security.request_counts import requests_in, requests_in_damaged
+from services.runtime.usage import Usage
 
 
 def quotas_of(path: Path, text: str, seconds: list[float]) -> Quotas:
@@ -83,19 +79,3 @@ def test_damaged_messages_count_with_all_that_may_be_read_of_them() -> None:
         generation_pb2.StreamGenerateRequest.FromString(damaged)
     assert requests_in_damaged(damaged) == 6
     assert requests_in_damaged(b"\xff") == 1
-
-
-def test_costs_are_read_from_answers_once() -> None:
-    inner = safety_pb2.Verdict(usage=COST)
-    verdict = safety_pb2.Verdict(usage=COST, guard_verdicts=[inner, inner])
-    failed = to_status(with_usage(NotFoundError("x"), Usage(computed_completion_tokens=4)))
-    batch = safety_pb2.BatchClassifyResponse(
-        results=[
-            safety_pb2.ClassifyResult(verdict=verdict),
-            safety_pb2.ClassifyResult(verdict=inner),
-            safety_pb2.ClassifyResult(status=failed),
-        ]
-    )
-    assert usage_in(batch) == Usage(computed_prompt_tokens=6, computed_completion_tokens=4, cost_micro_usd=10)
-    assert usage_in(safety_pb2.ListGuardsResponse()) == Usage()
-    assert usage_in(aggregation_pb2.PruneLedgerResponse()) == Usage()

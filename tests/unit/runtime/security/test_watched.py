@@ -1,14 +1,13 @@
-"""What a call is charged beside its good messages and answers."""
+"""What a call is charged beside its good messages."""
 
 from pathlib import Path
 
 import pytest
 from evalfleet.generation.v1 import generation_pb2
 
-from services.runtime.errors import NotFoundError, ResourceExhaustedError
+from services.runtime.errors import ResourceExhaustedError
 from services.runtime.security.quotas import Quotas
 from services.runtime.security.watched import Watched
-from services.runtime.usage import Usage, with_usage
 
 
 def watched_with(folder: Path, limits: str) -> Watched:
@@ -27,11 +26,3 @@ def test_damaged_messages_are_no_way_around_a_quota(tmp_path: Path) -> None:
     with pytest.raises(ResourceExhaustedError):
         watched.received_damaged(damaged)
     assert watched.is_refused
-
-
-def test_what_a_failed_call_cost_counts(tmp_path: Path) -> None:
-    watched = watched_with(tmp_path, "tokens_per_day = 10")
-    watched.failed(with_usage(NotFoundError("x"), Usage(computed_prompt_tokens=10)))
-    with pytest.raises(ResourceExhaustedError) as caught:
-        watched.received(generation_pb2.GenerateRequest())
-    assert caught.value.quota_violations[0].description == "tokens_per_day: 10 of 10 tokens a day"

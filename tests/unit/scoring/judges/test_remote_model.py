@@ -1,5 +1,6 @@
 """Judge models over gRPC; the generation service behind it is a fake that notes what it is sent."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from services.runtime.errors import FailedPreconditionError, FleetError, NotFoundError, UnimplementedError
 from services.runtime.server import HostedService
+from services.runtime.spending import open_account
 from services.runtime.testing import serve_in_process
 from services.runtime.usage import Usage
 from services.scoring.judges.judge_model import Decoding, JudgePrompt, ModelIdentity
@@ -32,6 +34,8 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
         self.requests: list[Any] = []
         self.failure: FleetError | None = None
         self.lookups = 0
+        self.asked = asyncio.Event()
+        self.gate: asyncio.Event | None = None
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:
         self.lookups += 1
@@ -41,6 +45,9 @@ class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer, model_pb2_gr
 
     async def Generate(self, request: generation_pb2.GenerateRequest, context: Any) -> generation_pb2.GenerateResponse:
         self.requests.append(request)
+        self.asked.set()
+        if self.gate is not None:
+            await self.gate.wait()
         ended = (generation_pb2.FINISH_REASON_STOP, generation_pb2.FINISH_REASON_LENGTH)
         return generation_pb2.GenerateResponse(
             completions=[
@@ -92,6 +99,20 @@ async def test_answers_say_whether_they_are_complete_and_what_they_cost(
     (request,) = fake.requests
     assert request.conversation == asked("judge this")
     assert (request.sampling.seed, request.sampling.max_tokens, request.sampling.temperature) == (3, 50, 0.5)
+
+
+async def test_who_leaves_pays_for_the_question(model: RemoteJudgeModel, fake: FakeGeneration) -> None:
+    booked: list[Usage] = []
+    open_account(booked.append)
+    prompt = JudgePrompt("judge this" * 12, "chat")
+    await model.likelihoods("models/judge", prompt, "", ["\nV: 1"])
+    fake.gate = asyncio.Event()
+    call = asyncio.create_task(model.answer("models/judge", prompt, Decoding(50, 0.0, 0, 1)))
+    await fake.asked.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    told = Usage(prompt_tokens=7, computed_prompt_tokens=5, engine_seconds=0.5)
+    assert booked == [told, Usage(prompt_tokens=20, computed_prompt_tokens=20)]
 
 
 async def test_a_plain_prompt_and_a_greedy_answer(model: RemoteJudgeModel, fake: FakeGeneration) -> None:
