@@ -18,6 +18,7 @@ from k8s.verify import (
     restricted,
     routes,
     scaling,
+    timeouts,
     trust,
     ways,
 )
@@ -53,6 +54,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "services": references.check_services,
     "spread": availability.check_spread,
     "targets": environment.check_targets,
+    "timeouts": timeouts.check_timeouts,
     "trust": trust.check_trust,
     "variables": environment.check_variables,
     "ways": ways.check_ways,

@@ -20,6 +20,7 @@ WITHOUT_SCHEMA: Final = frozenset(
     {
         ("cert-manager.io/v1", "Certificate"),
         ("cert-manager.io/v1", "Issuer"),
+        ("gateway.envoyproxy.io/v1alpha1", "BackendTrafficPolicy"),
         ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"),
         ("gateway.networking.k8s.io/v1", "Gateway"),
         ("gateway.networking.k8s.io/v1", "GRPCRoute"),
