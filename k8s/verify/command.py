@@ -9,6 +9,7 @@ from typing import Final
 from k8s.verify import (
     availability,
     environment,
+    jobs,
     names,
     network,
     outside,
@@ -33,6 +34,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "hardened": restricted.check_hardened,
     "images": pods.check_images,
     "issuers": references.check_issuers,
+    "jobs": jobs.check_jobs,
     "memory-volumes": pods.check_memory_volumes,
     "monitors": references.check_monitors,
     "names": names.check_names,

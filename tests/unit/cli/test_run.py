@@ -98,6 +98,21 @@ def test_options_reach_the_request(fake: FakeFleet, invoke: Invoke) -> None:
     assert (request.seed, request.concurrency) == (-3, 2)
 
 
+def test_the_same_request_id_follows_the_run_that_it_has_started(fake: FakeFleet, invoke: Invoke) -> None:
+    fake.evaluation.scripts = [[watch_step(make_run(done=10, state=SUCCEEDED))]] * 2
+    asked = ["run", "--model", "m", "--suite", "demo", "--request-id", "0A6E8F66-9A3D-4d6c-8ba1-4a39ae1d9a55"]
+    results = [invoke(*asked), invoke(*asked)]
+    assert [each.exit_code for each in results] == [0, 0]
+    assert {each.request_id for each in fake.evaluation.created} == {"0a6e8f66-9a3d-4d6c-8ba1-4a39ae1d9a55"}
+
+
+def test_a_request_id_is_a_uuid(fake: FakeFleet, invoke: Invoke) -> None:
+    result = invoke("run", "--model", "m", "--suite", "demo", "--request-id", "nightly")
+    assert result.exit_code == 2
+    assert "not a valid UUID" in result.stderr
+    assert fake.evaluation.created == []
+
+
 def test_a_detached_run_is_not_watched(fake: FakeFleet, invoke: Invoke) -> None:
     result = invoke("run", "--model", "m", "--suite", "demo", "--detach")
     assert (result.exit_code, result.stdout) == (0, "runs/r1 started; `evalfleet watch r1` follows it\n")

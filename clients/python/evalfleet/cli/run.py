@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import click
 from rich.console import Console
@@ -102,6 +103,12 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
     "--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="Of generated answers; default: the task's."
 )
 @click.option("--detach", is_flag=True, help="Start the run and return.")
+@click.option(
+    "--request-id",
+    type=click.UUID,
+    metavar="UUID",
+    help="Makes repeating safe: the same one again follows the run that it has started, and starts no second one.",
+)
 @groups_option
 @json_option
 @click.pass_obj
@@ -127,6 +134,7 @@ def run(
     samples: int | None,
     temperature: float | None,
     detach: bool,
+    request_id: UUID | None,
     groups: bool,
     json_path: Path | None,
 ) -> None:
@@ -156,6 +164,7 @@ def run(
             change=changed,
             sample_count=samples,
             temperature=temperature,
+            request_id=None if request_id is None else str(request_id),
         )
         if detach:
             short = short_name(started.name)
