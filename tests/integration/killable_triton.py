@@ -15,20 +15,22 @@ START_SECONDS = 200.0
 
 
 class Triton:
-    """A real Triton on a port of its own, which a test may kill and start again."""
+    """A real Triton on a port of its own, which a test may kill and start again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: its state.
+        key_file: the model-control key of another one; by default it makes one of its own.
+    """
+
+    def __init__(self, folder: Path, key_file: Path | None = None) -> None:
         self.folder = folder
+        self.key_file = key_file or folder / "model-control.key"
         self.port = free_port(HOST)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def target(self) -> str:
         return f"{HOST}:{self.port}"
-
-    @property
-    def key_file(self) -> Path:
-        return self.folder / "model-control.key"
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -38,6 +40,7 @@ class Triton:
             "EVALFLEET_HOST": HOST,
             "EVALFLEET_PORT": str(self.port),
             "EVALFLEET_STATE_DIR": str(self.folder),
+            "EVALFLEET_TRITON_KEY_FILE": str(self.key_file),
             "EVALFLEET_READY_FILE": str(ready_file),
             "EVALFLEET_PARENT_PID": str(os.getpid()),
             "EVALFLEET_TORCH_THREADS": "1",

@@ -24,7 +24,7 @@ from services.inference.host_contract import HOST_MODEL
 from services.runtime.errors import FleetError, from_rpc_error, from_status
 from services.runtime.testing import serve_in_process
 from tests.integration.killable_triton import START_SECONDS, Triton
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -61,6 +61,10 @@ class Service:
         response = await self.generation.Generate(request_for(model), timeout=timeout_seconds)
         return response.completions[0].text
 
+    async def texts(self, request: generation_pb2.GenerateRequest) -> list[str]:
+        response = await self.generation.Generate(request, timeout=START_SECONDS)
+        return [each.text for each in response.completions]
+
     async def delete(self, model: str) -> None:
         await self.models.DeleteModel(model_pb2.DeleteModelRequest(name=model), timeout=120)
 
@@ -87,9 +91,9 @@ def settings(triton: Triton, tiny_checkpoint: Path, tmp_path: Path) -> Generatio
 
 
 @asynccontextmanager
-async def running(settings: GenerationSettings) -> AsyncIterator[Service]:
+async def running(settings: GenerationSettings, metrics: CollectorRegistry | None = None) -> AsyncIterator[Service]:
     async with (
-        wire(settings, CollectorRegistry()) as services,
+        wire(settings, metrics or CollectorRegistry()) as services,
         serve_in_process(*services, settings=settings) as channel,
     ):
         yield Service(model_pb2_grpc.ModelServiceStub(channel), generation_pb2_grpc.GenerationServiceStub(channel))
@@ -236,6 +240,76 @@ async def test_a_killed_triton_gets_its_models_back(
         found.last_use_time.CopyFrom(model.last_use_time)
         assert found == model
         await service.delete(model.name)
+
+
+@pytest.fixture
+def second_triton(triton: Triton, tmp_path: Path) -> Iterator[Triton]:
+    second = Triton(tmp_path, triton.key_file)
+    second.start()
+    yield second
+    second.stop()
+
+
+async def test_two_tritons_answer_as_one_and_one_may_be_killed(
+    settings: GenerationSettings, tiny_checkpoint: Path, triton: Triton, second_triton: Triton
+) -> None:
+    requests = [sampled_request("models/spread", seed) for seed in range(4)]
+    async with running(settings) as service:
+        await service.create("spread", tiny_checkpoint)
+        expected = [await service.texts(each) for each in requests]
+        [deployment] = await loaded_models(triton)
+    both, metrics = f"{triton.target},{second_triton.target}", CollectorRegistry()
+    async with running(settings.model_copy(update={"triton_target": both}), metrics) as service:
+        await has_model(second_triton, deployment)
+        answered = [0] * 8
+        done = asyncio.Event()
+
+        async def ask(worker: int) -> None:
+            while not done.is_set():
+                texts = [await service.texts(each) for each in requests]
+                assert texts == expected
+                answered[worker] += 1
+
+        async with asyncio.timeout(START_SECONDS), asyncio.TaskGroup() as workers:
+            for worker in range(len(answered)):
+                workers.create_task(ask(worker))
+            await until(lambda: min(answered) >= 1)
+            await asyncio.to_thread(second_triton.kill)
+            await until(lambda: tritons(metrics) == (1, 1))
+            seen = list(answered)
+            await until(lambda: all(now > before for now, before in zip(answered, seen, strict=True)))
+            done.set()
+        await asyncio.to_thread(second_triton.start)
+        await has_model(second_triton, deployment)
+        await until(lambda: tritons(metrics) == (2, 0))
+        assert [await service.texts(each) for each in requests] == expected
+        await service.delete("models/spread")
+        assert (await loaded_models(triton), await loaded_models(second_triton)) == (set(), set())
+
+
+def sampled_request(model: str, seed: int) -> generation_pb2.GenerateRequest:
+    sampling = generation_pb2.SamplingParameters(max_tokens=8, temperature=1.0, seed=seed)
+    return generation_pb2.GenerateRequest(model=model, prompt=PROMPT, sampling=sampling)
+
+
+def tritons(metrics: CollectorRegistry) -> tuple[float | None, ...]:
+    """How many are ready, and away."""
+    return tuple(
+        metrics.get_sample_value("evalfleet_generation_tritons", {"state": each}) for each in ("ready", "away")
+    )
+
+
+async def has_model(triton: Triton, deployment: str) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while not await has_loaded(triton, deployment):  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.1)
+
+
+async def has_loaded(triton: Triton, deployment: str) -> bool:
+    try:
+        return deployment in await loaded_models(triton)
+    except FleetError:
+        return False  # nothing was loaded there yet
 
 
 async def test_a_bulk_stream_loses_no_item_when_triton_dies_under_it(

@@ -48,6 +48,7 @@ class Member:
     Attributes:
         address, connection: as given.
         is_ready: whether it takes requests, as far as known.
+        was_asked: whether anything is known.
         names: the deployments that it has, as far as known.
         in_flight: requests that it works on.
         turn: when it was last chosen, counted in choices.
@@ -61,6 +62,7 @@ class Member:
         self.address = address
         self.connection = connection
         self.is_ready = False
+        self.was_asked = False
         self.names: set[str] = set()
         self.in_flight = 0
         self.turn = 0
@@ -115,6 +117,10 @@ class Member:
 
     async def refresh(self, *, timeout_seconds: float) -> None:
         """Ask whether it takes requests, and what it has."""
+        await self._refresh(timeout_seconds)
+        self.was_asked = True
+
+    async def _refresh(self, timeout_seconds: float) -> None:
         if not await self.backend.is_ready():
             self._set_ready(False)
             return

@@ -59,6 +59,7 @@ class TritonPool:
         self._ready: tuple[Member, ...] = ()
         self._leaving: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
+        self._is_settled = False
         self._turn = 0
         self._told: list[Callable[[int], None]] = []
         self.moved_requests = 0
@@ -95,8 +96,13 @@ class TritonPool:
         tell(self.ready_count)
 
     async def is_ready(self) -> bool:
-        """Return whether a member takes requests."""
-        return bool(self._ready)
+        """Return whether a member takes requests; not before all that were there first were asked what they have.
+
+        Otherwise what only the slower ones have would be loaded again into the fastest.
+        """
+        if not self._is_settled and self._members:
+            self._is_settled = all(each.was_asked for each in self._members.values())
+        return self._is_settled and bool(self._ready)
 
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return what at least one member that takes requests has, as far as known."""

@@ -321,6 +321,22 @@ async def test_a_silent_member_takes_nothing_from_the_others(loaded: Servers) ->
     assert await ask(loaded) == "m|p|7"
 
 
+async def test_what_only_the_slower_has_is_known_before_the_first_load() -> None:
+    async with running_pool() as servers:
+        assert not await servers.pool.is_ready()
+        for name in ("a", "b"):
+            servers.connect(name)
+        servers["b"].list_gate = asyncio.Event()
+        await servers["b"].load(model(), timeout_seconds=1)
+        await servers.are("a", "b")
+        await until(lambda: servers.pool.ready_count == 1)
+        assert not await servers.pool.is_ready()
+        servers["b"].list_gate.set()
+        await until(lambda: servers.pool.ready_count == 2)
+        assert await servers.pool.is_ready()
+        assert await servers.pool.loaded_names(timeout_seconds=1) == {"m"}
+
+
 async def test_the_smallest_memory_counts(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     async def small(*, timeout_seconds: float) -> int:
         return 1 << 20
