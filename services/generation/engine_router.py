@@ -29,9 +29,13 @@ class EngineRouter:
     Args:
         client: the connection.
         bounds: of every engine.
+
+    Attributes:
+        was_ready: what the server answered when it was last asked whether it takes requests.
     """
 
     def __init__(self, client: InferenceClient, bounds: EngineBounds = DEFAULT_BOUNDS) -> None:
+        self.was_ready = False
         self._client = client
         self._bounds = bounds
         self._own = TritonBackend(client, bounds=bounds)
@@ -46,7 +50,8 @@ class EngineRouter:
 
     async def is_ready(self) -> bool:
         """Return whether the inference server takes requests."""
-        return await self._own.is_ready()
+        self.was_ready = await self._own.is_ready()
+        return self.was_ready
 
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return the names of the deployments that take requests, whatever their engine.

@@ -53,6 +53,7 @@ async def open_tritons(settings: GenerationSettings, metrics: CollectorRegistry)
     if targets.only_address is not None:
         async with InferenceClient(targets.only_address, model_control_key=key) as client:
             router = EngineRouter(client, settings.engine_bounds)
+            metrics.register(PoolMetrics(_Alone(router)))
             warming = asyncio.create_task(_warm_up_if_ready(router, settings), name="warm up")
             try:
                 yield OwnTritons(router)
@@ -74,6 +75,23 @@ async def open_tritons(settings: GenerationSettings, metrics: CollectorRegistry)
     async with TritonPool(targets, connect, ContentCheck(ContentDigests()), limits) as pool:
         metrics.register(PoolMetrics(pool))
         yield OwnTritons(pool, pool.count_for)
+
+
+class _Alone:
+    """Counts a Triton that is no pool, by what the loop that keeps its models last heard from it."""
+
+    moved_requests = 0
+
+    def __init__(self, router: EngineRouter) -> None:
+        self._router = router
+
+    @property
+    def ready_count(self) -> int:
+        return int(self._router.was_ready)
+
+    @property
+    def away_count(self) -> int:
+        return 1 - self.ready_count
 
 
 async def _warm_up_if_ready(router: EngineRouter, settings: GenerationSettings) -> None:
