@@ -298,7 +298,8 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 16 * 1024),
         # gRPC spreads the age by ±10 % by itself, so that clients don't all reconnect together.
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(settings.drain_grace_seconds * 1000)),
+        # Of its own, beside the drain's: a drain ends all calls in time, whatever connection they came by.
+        ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_seconds * 1000)),
         # Finds callers whose machine is gone; and our clients' pings every 30 s are welcome.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from evalfleet.window import LONGEST_STREAM_SECONDS
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -55,6 +56,12 @@ class ServiceSettings(SecuritySettings):
         ge=1,
         description="Connections are renewed after this many seconds, ±10 %, so that clients find new replicas.",
     )
+    max_connection_grace_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that calls in flight get to finish when their connection is renewed; default: an hour, or "
+        "the longest call that the service allows, if that is longer.",
+    )
     readiness_interval_seconds: float = Field(
         2.0,
         gt=0,
@@ -77,3 +84,14 @@ class ServiceSettings(SecuritySettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="json: one object per line; console: for people; auto: console on a terminal, else json."
     )
+
+    @property
+    def connection_grace_seconds(self) -> float:
+        """``max_connection_grace_seconds``, or as long as any call lasts: of our clients, or by a limit of the service.
+
+        What is cut for the age of its connection alone has been computed in vain.
+        """
+        if self.max_connection_grace_seconds is not None:
+            return self.max_connection_grace_seconds
+        limits = [float(value) for name, value in self if name.endswith("_timeout_seconds")]
+        return max(LONGEST_STREAM_SECONDS, self.default_deadline_seconds, *limits)

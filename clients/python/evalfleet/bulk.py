@@ -112,7 +112,7 @@ class _Feed(Generic[RequestT, OutcomeT]):
         while True:
             with self._changed:
                 while True:
-                    if stream_number != self._stream_number or self._window.is_done or self._window.is_idle:
+                    if stream_number != self._stream_number or self._window.is_all_sent:
                         return
                     group = self._window.next_to_send(LARGEST_GROUP if self.takes_groups else 1)
                     if group:
@@ -211,7 +211,7 @@ def answered_items(
                 if not may_reopen(problem):
                     raise
             yield from feed.take(())
-            if held.open_count:
+            if held.open_count and not held.is_stream_old:
                 pause = patience.pause_after(problem)
                 if pause is None:
                     raise problem

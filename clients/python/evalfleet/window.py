@@ -3,6 +3,7 @@
 Nothing here waits, locks or sends; ``bulk`` and ``aio.bulk`` do, and share these rules.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from evalfleet.retrying import is_worth_repeating, pause_seconds
 WINDOW_ITEMS: Final = 1024
 """Items that are read and not yet told, by default."""
 LONGEST_STREAM_SECONDS: Final = 3600.0
-"""A stream is replaced after this long."""
+"""A stream is cut after this long."""
+TAKING_SECONDS: Final = 240.0
+"""A stream takes items for this long, then ends with those that it has, and the next one may go to a service that is
+new: four fifths of the age at which services renew connections."""
 LARGEST_GROUP: Final = 64
 """Items of one message, where the service reads such: a message costs more than what is in it."""
 GROUPS_KEY: Final = "evalfleet-item-groups"
@@ -91,6 +95,7 @@ class Window(Generic[RequestT, OutcomeT]):
         self._later: list[tuple[float, int]] = []
         self._ready: dict[int, OutcomeT | EvalFleetError] = {}
         self._heard_at = 0.0
+        self._takes_until = math.inf
         self.is_exhausted = False
         """Set by whoever reads the source, when it has no more."""
 
@@ -113,6 +118,16 @@ class Window(Generic[RequestT, OutcomeT]):
     def is_idle(self) -> bool:
         """Whether outcomes wait to be told while no other can come: a stream that goes on would hold them up."""
         return bool(self._ready) and not self._open
+
+    @property
+    def is_stream_old(self) -> bool:
+        """Whether the stream has taken items for long enough."""
+        return self._clock() >= self._takes_until
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether the stream gets no further item."""
+        return self.is_done or self.is_idle or self.is_stream_old
 
     @property
     def open_count(self) -> int:
@@ -140,6 +155,7 @@ class Window(Generic[RequestT, OutcomeT]):
         """Have everything without an outcome sent again, the oldest first."""
         self._to_send = deque(sorted(self._open))
         self._later.clear()
+        self._takes_until = self._clock() + TAKING_SECONDS
 
     def next_to_send(self, most: int = 1) -> list[Sent[RequestT]]:
         """Return the next items to send, if any is due: up to ``most``, and no more than a message should carry."""
@@ -159,9 +175,10 @@ class Window(Generic[RequestT, OutcomeT]):
             group.append(Sent(name, item.request))
         return group
 
-    def next_due_seconds(self) -> float | None:
-        """Return how long until an item is to be sent again; ``None`` if none waits for that."""
-        return max(0.0, min(self._later)[0] - self._clock()) if self._later else None
+    def next_due_seconds(self) -> float:
+        """Return how long until an item is to be sent again, or the stream is old."""
+        due = min((at for at, _ in self._later), default=math.inf)
+        return max(0.0, min(due, self._takes_until) - self._clock())
 
     def outcome(self, message: OutcomeT) -> None:
         """Take an outcome; one of an item that has one already, or of none, is dropped."""

@@ -26,6 +26,9 @@ _MOST_STREAMS: Final = 8
 """Of one run: a stream stays at one replica of the peer, so a run with many items in flight opens several."""
 _MOST_ITEMS: Final = 8192
 """Of one stream, in all: the peer remembers their ids as long as it lasts."""
+_LONGEST_SECONDS: Final = 240.0
+"""A stream takes items for so long, then another does, which may go to a new replica: four fifths of the age at which
+the peer renews connections."""
 _LARGEST_STREAMED_BYTES: Final = 256 * 1024
 """A message that the peer refuses for its size would end the stream, and with it everybody else's items."""
 _LONGEST_ID: Final = 256
@@ -173,6 +176,7 @@ class _Stream:
         with outside_item():
             self._call = open_stream(self._messages())
             self._reader = asyncio.create_task(self._read(), name="item stream")
+            self._age = asyncio.get_running_loop().call_later(_LONGEST_SECONDS, on_end, self)
 
     def __len__(self) -> int:
         """Return how many items wait."""
@@ -260,6 +264,7 @@ class _Stream:
             if broken.code() is not grpc.StatusCode.CANCELLED:
                 error = from_rpc_error(broken)
         finally:
+            self._age.cancel()
             self._on_end(self)
             self._fail(self._waiting.values(), error)
 

@@ -125,6 +125,30 @@ async def test_an_interrupted_stream_goes_on_where_it_was() -> None:
     assert sorted(int(each) for stream in streams for each in stream) == list(range(200))
 
 
+async def test_a_stream_takes_items_for_a_while_finishes_them_and_another_takes_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("evalfleet.window.TAKING_SECONDS", 0.05)
+    streams: list[list[str]] = []
+    is_closed = asyncio.Event()
+
+    async def exchange(items: AsyncGenerator[Sent[str], None]) -> AsyncGenerator[FakeOutcome, None]:
+        """Answer once nothing more can come, as an item does that lasts longer than its stream takes others."""
+        received = [each async for each in items]
+        streams.append([each.item_id for each in received])
+        is_closed.set()
+        for each in received:
+            yield FakeOutcome(each.item_id, each.request)
+
+    async def source() -> AsyncGenerator[str, None]:
+        yield "a"
+        await is_closed.wait()
+        yield "b"
+
+    assert await texts(told(source(), exchange)) == [(0, "a"), (1, "b")]
+    assert streams == [["0"], ["1"]]
+
+
 async def test_an_asynchronous_source_outlives_the_streams_that_carry_it() -> None:
     """GRPC cancels whoever writes a broken stream, and a cancelled generator never goes on."""
     is_broken = asyncio.Event()

@@ -168,6 +168,31 @@ def test_a_stream_carries_what_can_be_sent_and_goes_on_after_a_break(clock: list
     assert sorted(sent) == ["1", "3", "3", "4"]
 
 
+def test_a_stream_takes_items_for_a_while_finishes_them_and_another_takes_the_next(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalfleet.window.TAKING_SECONDS", 0.05)
+    streams: list[list[str]] = []
+    is_closed = threading.Event()
+
+    def exchange(items: Iterator[Sent[str]]) -> Generator[FakeOutcome]:
+        """Answer once nothing more can come, as an item does that lasts longer than its stream takes others."""
+        received = list(items)
+        streams.append([each.item_id for each in received])
+        is_closed.set()
+        for each in received:
+            yield FakeOutcome(each.item_id, each.request)
+
+    def source() -> Iterator[str]:
+        yield "a"
+        assert is_closed.wait(LONGEST_WAIT_SECONDS)
+        yield "b"
+
+    assert texts(told(source(), exchange)) == [(0, "a"), (1, "b")]
+    assert streams == [["0"], ["1"]]
+    assert clock == [0.0], "nothing went wrong, so nobody pauses"
+
+
 def test_what_cannot_be_sent_is_told_without_waiting_for_more() -> None:
     answered: queue.Queue[int] = queue.Queue()
 

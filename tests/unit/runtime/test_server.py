@@ -18,6 +18,7 @@ from services.runtime.free_ports import free_port
 from services.runtime.server import FleetServer, serve
 from services.runtime.stopping import StopRequests
 from services.runtime.testing import as_bytes, run_in_process
+from tests.patience import LONGEST_WAIT_SECONDS
 
 SERVICE = "test.v1.TestService"
 
@@ -213,11 +214,11 @@ def test_options_let_our_own_pings_in() -> None:
     from services.runtime import channels, server
     from services.runtime.settings import ServiceSettings
 
-    options = dict(server.server_options(ServiceSettings(max_connection_age_seconds=300, drain_grace_seconds=30)))
+    options = dict(server.server_options(ServiceSettings(max_connection_age_seconds=300)))
     assert options[server.PING_INTERVAL_OPTION] < channels.KEEPALIVE_SECONDS * 1000
     assert options["grpc.so_reuseport"] == 0
     assert options["grpc.max_connection_age_ms"] == 300_000
-    assert options["grpc.max_connection_age_grace_ms"] == 30_000
+    assert options["grpc.max_connection_age_grace_ms"] == 3_600_000
     assert options["grpc.max_receive_message_length"] == 16 * 1024 * 1024
 
 
@@ -257,3 +258,51 @@ async def test_old_connections_are_renewed_without_losing_calls(make_service: An
                 peers.add(await call(b"", wait_for_ready=True))
             except grpc.RpcError as error:
                 pytest.fail(f"a call was lost: {error}")
+
+
+class Renewals:
+    """Answers with the connection that a call came by; ``hold`` is answered when told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.peers: set[str] = set()
+
+    async def unary(self, request: bytes, context: Any) -> bytes:
+        self.peers.add(context.peer())
+        if request == b"hold":
+            await self.go_on.wait()
+        return request
+
+    async def happen(self, channel: grpc.aio.Channel, times: int) -> None:
+        """Make calls until connections have been renewed so often."""
+        call = channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            while len(self.peers) <= times:
+                assert await call(b"", wait_for_ready=True) == b""
+
+
+async def test_a_call_that_is_longer_than_its_connection_may_be_is_not_cut(
+    make_service: Any, make_settings: Any
+) -> None:
+    renewals = Renewals()
+    # The second renewal comes long after the drain's grace, which says nothing of connections.
+    settings = make_settings(max_connection_age_seconds=1.0, drain_grace_seconds=0.1)
+    async with run_in_process(make_service(unary=renewals.unary), settings=settings) as running:
+        held = running.channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)(b"hold")
+        await renewals.happen(running.channel, 2)
+        renewals.go_on.set()
+        assert await held == b"hold"
+
+
+async def test_a_drain_ends_calls_of_old_connections_in_its_own_time(make_service: Any, make_settings: Any) -> None:
+    renewals = Renewals()
+    settings = make_settings(
+        max_connection_age_seconds=1.0, drain_grace_seconds=0.1, default_deadline_seconds=2 * LONGEST_WAIT_SECONDS
+    )
+    async with run_in_process(make_service(unary=renewals.unary), settings=settings) as running:
+        held = running.channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)(b"hold")
+        await renewals.happen(running.channel, 1)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            await running.server.drain(asyncio.Event())
+            with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+                await held

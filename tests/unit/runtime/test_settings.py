@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from evalfleet.window import LONGEST_STREAM_SECONDS, TAKING_SECONDS
 from pydantic import Field, ValidationError
 from structlog.testing import capture_logs
 
+from services.evaluation.runs import item_streams
 from services.runtime.entry import read_settings, warn_of_misspelled_settings
 from services.runtime.errors import StartupError
 from services.runtime.settings import ServiceSettings
@@ -61,3 +63,25 @@ def test_a_misspelled_variable_is_pointed_out() -> None:
     with capture_logs() as lines:
         warn_of_misspelled_settings(ExampleSettings, environment)
     assert [(line["variable"], line["nearest"]) for line in lines] == [("EVALFLEET_PROT", "EVALFLEET_PORT")]
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({}, LONGEST_STREAM_SECONDS),
+        ({"guard_timeout_seconds": 7200}, 7200),
+        ({"default_deadline_seconds": 5000}, 5000),
+        ({"guard_timeout_seconds": 7200, "max_connection_grace_seconds": 20}, 20),
+    ],
+)
+def test_a_renewed_connection_waits_for_the_longest_call_that_the_service_allows(
+    limits: dict[str, float], seconds: float
+) -> None:
+    class Limited(ServiceSettings):
+        guard_timeout_seconds: float = 5.0
+
+    assert Limited.model_validate(limits).connection_grace_seconds == seconds
+
+
+def test_streams_of_items_are_renewed_before_their_connections() -> None:
+    assert max(TAKING_SECONDS, item_streams._LONGEST_SECONDS) <= 0.8 * ServiceSettings().max_connection_age_seconds

@@ -125,7 +125,7 @@ class _Feed(Generic[RequestT, OutcomeT]):
         return told
 
     async def _messages_of(self, stream_number: int) -> AsyncGenerator[list[Sent[RequestT]], None]:
-        while stream_number == self._stream_number and not self._window.is_done and not self._window.is_idle:
+        while stream_number == self._stream_number and not self._window.is_all_sent:
             group = self._window.next_to_send(LARGEST_GROUP if self.takes_groups else 1)
             if group:
                 yield group
@@ -191,7 +191,7 @@ async def answered_items(
                     raise
             for each in feed.told():
                 yield each
-            if held.open_count:
+            if held.open_count and not held.is_stream_old:
                 pause = patience.pause_after(problem)
                 if pause is None:
                     raise problem

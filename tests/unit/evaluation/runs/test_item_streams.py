@@ -21,6 +21,7 @@ from services.runtime.errors import (
     UnavailableError,
 )
 from services.runtime.server import HostedService
+from services.runtime.settings import ServiceSettings
 from services.runtime.status import to_status
 from services.runtime.testing import serve_in_process
 from tests.patience import LONGEST_WAIT_SECONDS, until
@@ -38,7 +39,9 @@ class FakeGeneration:
         self.items = 0
         self.streams = 0
         self.calls = 0
+        self.peers: set[str] = set()
         self.hanging = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.left = asyncio.Event()
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
@@ -58,6 +61,7 @@ class FakeGeneration:
 
     async def _stream_generate(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         self.streams += 1
+        self.peers.add(context.peer())
         held: list[Any] = []
         if self.reads_groups:
             await context.send_initial_metadata((("evalfleet-item-groups", "1"),))
@@ -71,6 +75,9 @@ class FakeGeneration:
                     raise ResourceExhaustedError("come back", reason="QUEUE_FULL")
                 elif prompt == "cancel":
                     await context.abort(grpc.StatusCode.CANCELLED, "max_age")
+                elif prompt == "slow":
+                    await self.go_on.wait()
+                    answer.response.completions.add(text=prompt)
                 elif prompt == "hang":
                     self.hanging.set()
                     continue
@@ -100,9 +107,11 @@ class FakeGeneration:
 
 
 @asynccontextmanager
-async def asking(fake: FakeGeneration, *, timeout_seconds: float = LONGEST_WAIT_SECONDS) -> AsyncIterator[Streams]:
+async def asking(
+    fake: FakeGeneration, *, timeout_seconds: float = LONGEST_WAIT_SECONDS, settings: ServiceSettings | None = None
+) -> AsyncIterator[Streams]:
     hosted = HostedService(SERVICE, fake.add_to_server)
-    async with serve_in_process(hosted) as channel:
+    async with serve_in_process(hosted, settings=settings) as channel:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
 
         async def alone(request: generation_pb2.GenerateRequest) -> generation_pb2.GenerateResponse:
@@ -279,3 +288,20 @@ async def test_a_stream_takes_so_many_items_only_and_ends(monkeypatch: pytest.Mo
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             await fake.left.wait()
         await until(lambda: not streams._streams)
+
+
+async def test_streams_are_renewed_with_their_connections_and_no_item_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_streams, "_LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(item_streams, "_IDLE_SECONDS", LONGEST_WAIT_SECONDS)
+    fake = FakeGeneration()
+    settings = ServiceSettings(port=0, metrics_port=0, max_connection_age_seconds=1.0, drain_grace_seconds=0.1)
+    async with asking(fake, settings=settings) as streams, asyncio.timeout(LONGEST_WAIT_SECONDS):
+        slow = asyncio.create_task(ask(streams, "slow"))
+        await until(lambda: fake.items == 1)
+        with bind_ids(run_id="other"):
+            while len(fake.peers) < 3:
+                assert await ask(streams, "now") == "now"
+        fake.go_on.set()
+        assert await slow == "slow"
+        assert "other" in streams._streams
+        assert None not in streams._streams
