@@ -85,6 +85,9 @@ fix: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/buf format --write protos
 	$(BIN)/python -m k8s.prometheus_rules
 
+runbook-links: $(STAMP) ## Let alerts link to your copy of docs/runbook.md (RUNBOOK=https://…/runbook.md)
+	$(BIN)/python -m k8s.prometheus_rules --runbook "$(RUNBOOK)"
+
 # One recipe for both targets, so that what is verified is what is generated.
 define generate_stubs
 	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --proto_path=third_party/googleapis \
@@ -218,4 +221,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix protos verify-protos kubectl verify-k8s bench bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix runbook-links protos verify-protos kubectl verify-k8s bench bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean
