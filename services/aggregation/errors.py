@@ -108,3 +108,10 @@ class LedgerUnavailableError(UnavailableError):
 
     def __init__(self, message: str, *, retry_after_seconds: float = RETRY_AFTER_SECONDS) -> None:
         super().__init__(message, retry_after_seconds=retry_after_seconds)
+
+
+class LedgerReplacedError(LedgerUnavailableError):
+    """What was read is of a database that another has replaced meanwhile, perhaps without the last commits."""
+
+    def __init__(self) -> None:
+        super().__init__("another server holds the ledger now, perhaps an earlier state of it; try again")

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, FromClause, Row, Select, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Row, Select, exists, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.aggregation.connections import borrowed, database_errors
 from services.aggregation.drawings.sql import SqlDrawings
 from services.aggregation.drawings.store import DrawingStore
-from services.aggregation.errors import RunDeletedError
+from services.aggregation.errors import LedgerReplacedError, RunDeletedError
 from services.aggregation.quality_judges import TaskJudges
 from services.aggregation.records import AppendCounts, ListedKey, Observation, Result, ResultKey, RunLease
 from services.aggregation.retention import Pruned, PrunePolicy, Pruner
@@ -217,14 +217,18 @@ class SqlLedger:
         def decode_all(rows: Sequence[Row[Any]]) -> list[RecordT]:
             return [decode(row) for row in rows]
 
-        of_this_run = statement.where(RESULTS.c.run_id == await self._run_id(run))
+        run_id = await self._run_id(run)
+        # The name again, since another server may answer by now, which gives the id to another run.
+        is_its_id = exists().where(RUNS.c.run_id == run_id, RUNS.c.name == run)
+        of_this_run = statement.where(RESULTS.c.run_id == run_id, is_its_id)
         with database_errors():
             async with borrowed(self._engine) as connection:
                 rows = await unbroken(connection.stream(of_this_run).start())
                 while piece := await unbroken(rows.fetchmany(_PIECE_ROWS)):
                     yield await asyncio.to_thread(decode_all, piece)
         # Deleted between the first look and the statement, it may have had only a part of its results left.
-        await self._run_id(run)
+        if await self._run_id(run) != run_id:
+            raise LedgerReplacedError
 
 
 @asynccontextmanager

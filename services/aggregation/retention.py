@@ -213,7 +213,8 @@ class Pruner:
         async with self._engine.begin() as connection:
             await enter_alone(connection)
             for each in doomed:
-                is_same = (RUNS.c.run_id == each.run_id) & (RUNS.c.append_hour == each.append_hour)
+                is_run = (RUNS.c.run_id == each.run_id) & (RUNS.c.name == each.name)
+                is_same = is_run & (RUNS.c.append_hour == each.append_hour)
                 marked = await connection.execute(update(RUNS).where(is_same).values(delete_microseconds=now))
                 if marked.rowcount:
                     names.append(each.name)
@@ -225,7 +226,9 @@ class Pruner:
         key = (_R.task, _R.item, _R.sample)
         of_run = select(*key).where(_R.run_id == run_id).order_by(*key)
         last = await self._rows(of_run.offset(_RESULTS_A_TRANSACTION - 1).limit(1))
-        some = delete(RESULTS).where(_R.run_id == run_id)
+        # Asked once more, since a server that took over meanwhile may have another run with this id.
+        is_marked = exists().where(RUNS.c.run_id == run_id, RUNS.c.delete_microseconds.is_not(None))
+        some = delete(RESULTS).where(_R.run_id == run_id, is_marked)
         if last:
             some = some.where(tuple_(*key) <= tuple(last[0]))
         async with self._engine.begin() as connection:

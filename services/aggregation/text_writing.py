@@ -3,16 +3,18 @@
 A writer remembers ids of prompts, which every checkpoint's run repeats. So that it never refers to a text that somebody
 took out meanwhile, a transaction that takes something out counts an epoch up while no writer's transaction is open, and
 a writer whose epoch is not the newest forgets what it remembers. That serves runs as well; foreign keys would neither
-notice a row that is kept without its text, nor come free.
+notice a row that is kept without its text, nor come free. The same is so in another incarnation of the database, where
+ids may be those of other rows.
 """
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import CursorResult, LargeBinary, bindparam, func, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.aggregation.incarnations import incarnation
 from services.aggregation.schema import PRUNINGS, TEXTS
 from services.aggregation.texts import LongTexts
 
@@ -22,13 +24,21 @@ _PRUNING_LOCK: Final = 0x6C656467
 _TEXTS_A_STATEMENT: Final = 500
 
 
-async def enter(connection: AsyncConnection) -> int:
-    """Begin a transaction that writes; return the epoch, which stays until it ends."""
+class Standing(NamedTuple):
+    """As long as it is the same, ids that were read stay those of the same rows."""
+
+    incarnation: str
+    epoch: int
+
+
+async def enter(connection: AsyncConnection) -> Standing:
+    """Begin a transaction that writes; return where the ledger stands, which stays so until it ends."""
     if connection.dialect.name != "sqlite":
         await connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _PRUNING_LOCK})
-        return int((await connection.execute(select(PRUNINGS.c.epoch))).scalar_one())
+        standing = select(incarnation(connection.dialect), PRUNINGS.c.epoch)
+        return Standing(*(await connection.execute(standing)).one())
     # A statement that may write comes first: SQLite then holds its lock from the first read on.
-    return int((await connection.execute(_SAME_EPOCH)).scalar_one())
+    return Standing("", (await connection.execute(_SAME_EPOCH)).scalar_one())
 
 
 async def enter_alone(connection: AsyncConnection) -> None:

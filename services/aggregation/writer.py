@@ -16,7 +16,7 @@ from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, 
 from services.aggregation.records import AppendCounts, Result, RunLease
 from services.aggregation.rows import ROW_COLUMNS, RowValues, values_of
 from services.aggregation.schema import RESULTS, RUN_LEASES, RUNS, TEXT_IDS, current_hour
-from services.aggregation.text_writing import enter, write_texts
+from services.aggregation.text_writing import Standing, enter, write_texts
 from services.aggregation.texts import LongTexts, pack
 from services.runtime.database import unbroken
 from services.runtime.database_engine import DATABASE_ERRORS
@@ -54,9 +54,9 @@ class _Run:
 
 @dataclass(slots=True)
 class _Memory:
-    """What is remembered of the tables between transactions; true in one epoch (see ``text_writing``)."""
+    """What is remembered of the tables between transactions; true while the ledger stands so (see ``text_writing``)."""
 
-    epoch: int = -1
+    standing: Standing | None = None
     runs: dict[str, _Run] = field(default_factory=dict)
     prompts: dict[bytes, int] = field(default_factory=dict)
 
@@ -138,6 +138,8 @@ class LedgerWriter:
             async with self._engine.begin() as connection:
                 written = await self._write(connection, batches)
         except BaseException as error:
+            # It may be what was wrong.
+            self._memory = _Memory()
             failure = _as_failure(error)
             for batch in batches:
                 if not batch.counts.done():
@@ -156,9 +158,9 @@ class LedgerWriter:
                 batch.counts.set_exception(outcome)
 
     async def _write(self, connection: AsyncConnection, batches: Sequence[_Batch]) -> _Written:
-        epoch = await enter(connection)
-        if epoch != self._memory.epoch:
-            self._memory = _Memory(epoch)
+        standing = await enter(connection)
+        if standing != self._memory.standing:
+            self._memory = _Memory(standing)
         leases = await self._newest_leases(connection, [each.lease for each in batches if each.lease])
         await self._note_takeovers(connection, {each.lease.run for each in batches if each.lease and not each.rows})
         runs = await self._runs(connection, {run for batch in batches for run, _ in batch.rows})

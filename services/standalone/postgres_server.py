@@ -99,14 +99,19 @@ class PostgresServer:
         return self.url(name)
 
     @contextmanager
-    def standby(self) -> Iterator["PostgresServer"]:
-        """Run a server that follows this one, which acknowledges nothing from now on that the other does not have."""
+    def standby(self, *, is_synchronous: bool = True) -> Iterator["PostgresServer"]:
+        """Run a server that follows this one.
+
+        Args:
+            is_synchronous: whether this one acknowledges nothing from now on that the other does not have.
+        """
         with _server_folder() as folder:
             follower = PostgresServer(self._programs, folder, source=self)
             try:
                 follower.start()
-                self.query(self.url("postgres"), "ALTER SYSTEM SET synchronous_standby_names = '*'")
-                self.query(self.url("postgres"), "SELECT pg_reload_conf()")
+                if is_synchronous:
+                    self.query(self.url("postgres"), "ALTER SYSTEM SET synchronous_standby_names = '*'")
+                    self.query(self.url("postgres"), "SELECT pg_reload_conf()")
                 yield follower
             finally:
                 follower.stop()

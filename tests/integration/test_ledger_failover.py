@@ -12,12 +12,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.aggregation.drawings.desk import DrawingDesk
+from services.aggregation.drawings.records import DrawingSpec
 from services.aggregation.errors import LedgerUnavailableError
 from services.aggregation.ledger import MIGRATIONS, SqlLedger, open_ledger
 from services.aggregation.records import AppendCounts
 from services.runtime import migrations
 from services.runtime.database import DatabaseUse, database_url, open_database
-from services.runtime.errors import StartupError
+from services.runtime.errors import NotFoundError, StartupError
 from services.runtime.migrations import SchemaAge, migrate, schema_state
 from services.standalone.postgres_server import PostgresServer, running_postgres
 from tests.integration.test_ledger_postgres import read, result
@@ -61,6 +63,45 @@ async def test_a_standby_takes_over_with_everything_that_was_acknowledged(
         assert await ledger.append([result("a"), result("b")]) == AppendCounts(1, 1)
         assert await ledger.is_ready()
         assert [each.key.item for each in await read(ledger)] == ["a", "b"]
+
+
+async def test_no_id_of_a_lost_commit_is_used_in_a_standby_that_has_given_it_to_others() -> None:
+    """A standby without the last commits takes over, and another replica is the first that it gives these ids to."""
+    with running_postgres() as primary:
+        if primary is None:
+            pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
+        name = primary.new_database()
+        await (await open_database(database_url(name), migrations=MIGRATIONS, schema="aggregation")).dispose()
+        with primary.standby(is_synchronous=False) as standby:
+            await asyncio.to_thread(standby.stop)
+            both = database_url(name.replace(f":{primary.port}", f":{primary.port},127.0.0.1:{standby.port}"))
+            async with open_ledger(both) as ledger:
+                desk = DrawingDesk(ledger.drawings)
+                await ledger.append([result("lost", run="runs/mine", prompt="mine" * 100)])
+                await desk.create(drawing_of("runs/mine"), ["x", "y"])
+                assert len((await desk.draw("runs/mine", "drawn", 0, 1)).draws) == 1
+                await asyncio.to_thread(primary.kill)
+                await asyncio.to_thread(standby.start)
+                await asyncio.to_thread(standby.promote)
+                async with open_ledger(both) as other:
+                    await other.append([result("a", run="runs/theirs", prompt="theirs" * 100)])
+                    await DrawingDesk(other.drawings).create(drawing_of("runs/theirs"), ["x", "y"])
+                mine = result("b", run="runs/mine", prompt="mine" * 100)
+                assert await ledger.append([mine]) == AppendCounts(1, 0)
+                assert await read(ledger, "runs/mine") == [mine]
+                assert [each.key.item for each in await read(ledger, "runs/theirs")] == ["a"]
+                # Nor does the desk go on with the draws of a drawing that is gone, in the one that has its id.
+                with pytest.raises(NotFoundError):
+                    await desk.draw("runs/mine", "drawn", 1, 1)
+                [theirs] = await desk.decisions("runs/theirs")
+                assert (theirs.drawn_count, theirs.item_count) == (0, 2)
+            # Which is so here: what the other made has the ids of what was lost.
+            ids = "SELECT run_id, drawing_id FROM aggregation.runs JOIN aggregation.drawings USING (run_id)"
+            assert standby.query(standby.url(name.rpartition("/")[2]), ids) == [{"run_id": "1", "drawing_id": "1"}]
+
+
+def drawing_of(run: str) -> DrawingSpec:
+    return DrawingSpec(run=run, task="drawn", metric="acc", seed=7, model="models/m", model_digest="m", data_digest="d")
 
 
 async def test_connections_to_a_server_that_stops_taking_writes_are_given_up(

@@ -61,7 +61,7 @@ class LedgerAnswers:
         drawing = await self._ledger.drawings.find(run, task)
         if drawing is None:
             return None
-        progress = await self._ledger.drawings.progress(drawing.drawing_id, 0)
+        progress = await self._ledger.drawings.progress(drawing, 0)
         return await asyncio.to_thread(order_of, len(drawing.item_ids), progress.batches)
 
     async def newest_runs(self, task: str, limit: int) -> Sequence[str]:

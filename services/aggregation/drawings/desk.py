@@ -20,6 +20,7 @@ from services.aggregation.drawings.records import (
 )
 from services.aggregation.drawings.sequencer import Sequencer
 from services.aggregation.drawings.store import DrawingStore, NewDrawing
+from services.aggregation.errors import LedgerReplacedError
 from services.aggregation.records import Result
 from services.runtime.database import unbroken
 from services.runtime.errors import not_found
@@ -174,7 +175,7 @@ class DrawingDesk:
             before = work.sequencer.drawn_count
             drawn = await asyncio.to_thread(work.sequencer.draws, first, count)
             if work.sequencer.drawn_count > before:
-                await self._store.hand_out(work.drawing.drawing_id, work.sequencer.drawn_count)
+                await self._store.hand_out(work.drawing, work.sequencer.drawn_count)
             return drawn
 
     async def _decide(self, run: str, task: str, *, of_all: bool = False) -> TaskDecision:
@@ -188,8 +189,9 @@ class DrawingDesk:
             return await asyncio.to_thread(work.sequencer.scores)
 
     async def _draw_batch(self, work: _Work) -> None:
+        follows = work.sequencer.draws_digest
         batch = await asyncio.to_thread(work.sequencer.next_batch)
-        if not await self._store.add_batch(work.drawing.drawing_id, batch):
+        if not await self._store.add_batch(work.drawing, batch, follows):
             # Another replica was first, and what was drawn here cannot be taken back.
             work.sequencer = await self._begun(work.drawing)
 
@@ -200,11 +202,15 @@ class DrawingDesk:
         self._places.move_to_end((run, task))
         async with place.lock:
             work, place.work = place.work, None
+            if work is not None:
+                try:
+                    await self._catch_up(work)
+                except LedgerReplacedError:
+                    self._doubt()
+                    work = None
             if work is None:
                 work = await self._opened(run, task)
                 place.is_drawn = True
-            else:
-                await self._catch_up(work)
             try:
                 yield work
             except DrawIndexError:
@@ -239,7 +245,7 @@ class DrawingDesk:
                 return
 
     async def _take_draws(self, drawing: Drawing, sequencer: Sequencer) -> None:
-        progress = await self._store.progress(drawing.drawing_id, sequencer.batch_count)
+        progress = await self._store.progress(drawing, sequencer.batch_count)
         if progress.batches:
             await asyncio.to_thread(_replay, sequencer, progress.batches)
         sequencer.hand_out(progress.drawn_count)
@@ -253,7 +259,7 @@ class DrawingDesk:
                 await asyncio.to_thread(sequencer.take, outcomes)
             return
         wanted = frozenset(missing)
-        async with aclosing(self._store.all_outcomes(drawing.run_id, drawing.spec.task)) as pieces:
+        async with aclosing(self._store.all_outcomes(drawing.spec.run, drawing.spec.task)) as pieces:
             async for piece in pieces:
                 await asyncio.to_thread(sequencer.take, [each for each in piece if each.item in wanted])
 
@@ -261,6 +267,12 @@ class DrawingDesk:
         """Whether it is known, without asking the database, that a task has a drawing."""
         place = self._places.get((run, task))
         return place is not None and place.is_drawn
+
+    def _doubt(self) -> None:
+        """Ask again which tasks have a drawing: what was found before may have been lost."""
+        self._undrawn.clear()
+        for place in self._places.values():
+            place.is_drawn = False
 
     def _make_room(self) -> None:
         """Forget the least recently used drawings while too much is in memory."""

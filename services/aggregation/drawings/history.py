@@ -25,7 +25,6 @@ class _Source:
     """A run whose results of a task are read; ``drawing_id`` if it has a drawing of the same data."""
 
     run: str
-    run_id: int
     task: str
     drawing_id: int | None
 
@@ -73,10 +72,10 @@ async def gather(
 
 async def _sources(store: DrawingStore, spec: DrawingSpec, earlier: Sequence[EarlierDrawing]) -> list[_Source]:
     """Return the runs to read, oldest first, the previous one last."""
-    drawn = {each.run: _Source(each.run, each.run_id, each.task, each.drawing_id) for each in earlier}
+    drawn = {each.run: _Source(each.run, each.task, each.drawing_id) for each in earlier}
     named = [each for each in (*spec.history_runs, spec.previous_run) if each and each != spec.run]
-    run_ids = await store.run_ids(named)
-    vouched = {run: _Source(run, run_ids[run], spec.task, None) for run in named if run in run_ids and run not in drawn}
+    known = await store.known_runs(named)
+    vouched = {run: _Source(run, spec.task, None) for run in named if run in known and run not in drawn}
     sources = vouched | drawn
     if previous := sources.pop(spec.previous_run, None):
         sources[previous.run] = previous
@@ -88,7 +87,7 @@ async def _scores_of(
 ) -> NDArray[np.float64]:
     """Return each item's mean over the samples that have a score, NaN without any."""
     sums, counts = np.zeros(len(positions)), np.zeros(len(positions))
-    async with aclosing(store.all_outcomes(source.run_id, source.task)) as pieces:
+    async with aclosing(store.all_outcomes(source.run, source.task)) as pieces:
         async for piece in pieces:
             await asyncio.to_thread(_add, piece, spec.metric, positions, sums, counts)
     return np.divide(sums, counts, out=np.full(len(positions), np.nan), where=counts > 0)

@@ -59,8 +59,8 @@ class Drawing:
     """A drawing as it is stored.
 
     Attributes:
-        drawing_id: of its row.
-        run_id: of its run's row.
+        drawing_id: of its row, in this incarnation of the database.
+        incarnation: see ``incarnations``.
         item_ids: in the task's canonical order.
         order_seed: of the draws; see ``orders.order_seed``.
         order_digest: commits to the order before the first draw; see ``orders.order_digest``.
@@ -69,7 +69,7 @@ class Drawing:
     """
 
     drawing_id: int
-    run_id: int
+    incarnation: str
     spec: DrawingSpec
     item_ids: tuple[str, ...]
     order_seed: int

@@ -80,6 +80,11 @@ class Sequencer:
         return len(self._batches)
 
     @property
+    def draws_digest(self) -> str:
+        """Commits to all draws so far: of the last batch, or of the order before there is one."""
+        return self._batches[-1].digest if self._batches else self._drawing.order_digest
+
+    @property
     def end(self) -> int:
         """Items in the batches so far."""
         return len(self._positions)
@@ -205,7 +210,7 @@ class Sequencer:
             item_count=len(self._drawing.item_ids),
             evaluated_count=self.completed_count + len(self._waiting),
             unknown_count=self._unknown_count,
-            draws_digest=self._batches[-1].digest if self._batches else self._drawing.order_digest,
+            draws_digest=self.draws_digest,
             expected_remaining=self._task.expected_remaining() if is_open else None,
             is_weighted=self._is_weighted,
         )
@@ -236,8 +241,7 @@ class Sequencer:
         self._high.extend(high.tolist())
 
     def _keep(self, batch: Batch, probabilities: Sequence[float] | NDArray[np.float64]) -> Batch:
-        before = self._batches[-1].digest if self._batches else self._drawing.order_digest
-        signed = replace(batch, digest=batch_digest(before, batch))
+        signed = replace(batch, digest=batch_digest(self.draws_digest, batch))
         self._is_weighted |= batch.weights is not None
         self._batches.append(_Span(batch.first_draw_index, batch.end, signed.digest))
         self._positions = np.concatenate([self._positions, batch.positions])

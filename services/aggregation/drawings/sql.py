@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import ColumnElement, CursorResult, Row, Select, and_, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import Insert
@@ -30,7 +30,8 @@ from services.aggregation.drawings.records import Batch, Drawing, DrawingSpec, P
 from services.aggregation.drawings.schema import DRAWING_BATCHES, DRAWINGS
 from services.aggregation.drawings.scores import SampleOutcome
 from services.aggregation.drawings.store import EarlierDrawing, NewDrawing, Prediction, Progress
-from services.aggregation.errors import RunDeletedError
+from services.aggregation.errors import LedgerReplacedError, RunDeletedError
+from services.aggregation.incarnations import incarnation
 from services.aggregation.rows import failures_of
 from services.aggregation.schema import RESULTS, RUNS
 from services.runtime.database import unbroken
@@ -52,6 +53,7 @@ class SqlDrawings:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._incarnation = incarnation(engine.dialect)
 
     async def tasks(self, run: str) -> list[str]:
         """See ``DrawingStore.tasks``."""
@@ -69,14 +71,16 @@ class SqlDrawings:
     async def find(self, run: str, task: str) -> Drawing | None:
         """See ``DrawingStore.find``."""
         columns = [each for each in DRAWINGS.columns if each is not _D.history]
-        query = select(*columns).join(RUNS, RUNS.c.run_id == _D.run_id).where(RUNS.c.name == run, _D.task == task)
-        rows = await self._rows(query)
+        query = select(*columns, self._incarnation.label("incarnation")).join(RUNS, RUNS.c.run_id == _D.run_id)
+        rows = await self._rows(query.where(RUNS.c.name == run, _D.task == task))
         return await asyncio.to_thread(_drawing_of, rows[0]) if rows else None
 
     async def history(self, drawing: Drawing) -> PastResults | None:
         """See ``DrawingStore.history``."""
-        [row] = await self._rows(select(_D.history).where(_D.drawing_id == drawing.drawing_id))
-        return await asyncio.to_thread(decode_history, row.history, drawing.history_runs, len(drawing.item_ids))
+        rows = await self._rows(select(_D.history).where(self._is(drawing)))
+        if not rows:
+            raise LedgerReplacedError
+        return await asyncio.to_thread(decode_history, rows[0].history, drawing.history_runs, len(drawing.item_ids))
 
     async def create(self, new: NewDrawing) -> bool:
         """See ``DrawingStore.create``."""
@@ -84,40 +88,49 @@ class SqlDrawings:
         with database_errors():
             return await unbroken(self._create(new.spec, values))
 
-    async def progress(self, drawing_id: int, from_batch: int) -> Progress:
+    async def progress(self, drawing: Drawing, from_batch: int) -> Progress:
         """See ``DrawingStore.progress``."""
         # One statement, so that no item is counted of a batch that is not seen yet.
         batches = (_B.drawing_id == _D.drawing_id) & (_B.batch >= from_batch)
         query = select(_D.drawn_count, *DRAWING_BATCHES.columns).outerjoin_from(DRAWINGS, DRAWING_BATCHES, batches)
-        rows = await self._rows(query.where(_D.drawing_id == drawing_id).order_by(_B.batch))
+        rows = await self._rows(query.where(self._is(drawing)).order_by(_B.batch))
+        if not rows:
+            raise LedgerReplacedError
         if rows[0].batch is None:
             return Progress((), rows[0].drawn_count)
         return Progress(await asyncio.to_thread(_batches_of, rows), rows[0].drawn_count)
 
-    async def add_batch(self, drawing_id: int, batch: Batch) -> bool:
+    async def add_batch(self, drawing: Drawing, batch: Batch, follows: str) -> bool:
         """See ``DrawingStore.add_batch``."""
-        values = {"drawing_id": drawing_id, **await asyncio.to_thread(_batch_values, batch)}
+        values = {"drawing_id": drawing.drawing_id, **await asyncio.to_thread(_batch_values, batch)}
+        before = (_B.drawing_id == _D.drawing_id) & (_B.batch == batch.index - 1)
+        digest = _B.digest if batch.index else _D.order_digest
+        row = select(*(literal(value, _B[name].type) for name, value in values.items()))
+        row = row.select_from(DRAWINGS.outerjoin(DRAWING_BATCHES, before)).where(self._is(drawing), digest == follows)
+        new = self._insert_new(DRAWING_BATCHES).from_select(list(values), row)
         with database_errors():
-            return await unbroken(self._insert_one(DRAWING_BATCHES, values))
+            return await unbroken(self._execute(new)) == 1
 
-    async def hand_out(self, drawing_id: int, count: int) -> None:
+    async def hand_out(self, drawing: Drawing, count: int) -> None:
         """See ``DrawingStore.hand_out``."""
-        change = update(DRAWINGS).where(_D.drawing_id == drawing_id, _D.drawn_count < count).values(drawn_count=count)
+        drawn = func.max if self._engine.dialect.name == "sqlite" else func.greatest
+        change = update(DRAWINGS).where(self._is(drawing)).values(drawn_count=drawn(_D.drawn_count, count))
         with database_errors():
-            await unbroken(self._execute(change))
+            if not await unbroken(self._execute(change)):
+                raise LedgerReplacedError
 
     async def outcomes(self, drawing: Drawing, items: Sequence[str]) -> list[SampleOutcome]:
         """See ``DrawingStore.outcomes``."""
         found: list[SampleOutcome] = []
         for start in range(0, len(items), _ITEMS_A_QUERY):
             of_these = _R.item.in_(items[start : start + _ITEMS_A_QUERY])
-            query = select(*_OUTCOME).where(_R.run_id == drawing.run_id, _R.task == drawing.spec.task, of_these)
+            query = _outcomes(drawing.spec.run, drawing.spec.task).where(of_these)
             found += [_outcome_of(row) for row in await self._rows(query)]
         return found
 
-    async def all_outcomes(self, run_id: int, task: str) -> AsyncGenerator[Sequence[SampleOutcome]]:
+    async def all_outcomes(self, run: str, task: str) -> AsyncGenerator[Sequence[SampleOutcome]]:
         """See ``DrawingStore.all_outcomes``."""
-        query = select(*_OUTCOME).where(_R.run_id == run_id, _R.task == task)
+        query = _outcomes(run, task)
         with database_errors():
             async with borrowed(self._engine) as connection:
                 rows = await unbroken(connection.stream(query).start())
@@ -127,20 +140,17 @@ class SqlDrawings:
     async def earlier(self, spec: DrawingSpec) -> list[EarlierDrawing]:
         """See ``DrawingStore.earlier``."""
         query = (
-            select(_D.drawing_id, _D.run_id, RUNS.c.name, _D.task, _D.order_seed)
+            select(_D.drawing_id, RUNS.c.name, _D.task, _D.order_seed)
             .join(RUNS, RUNS.c.run_id == _D.run_id)
             .where(_D.data_digest == spec.data_digest, _D.metric == spec.metric, RUNS.c.name != spec.run)
             .order_by(_D.drawing_id)
         )
-        return [
-            EarlierDrawing(row.drawing_id, row.run_id, row.name, row.task, row.order_seed)
-            for row in await self._rows(query)
-        ]
+        return [EarlierDrawing(row.drawing_id, row.name, row.task, row.order_seed) for row in await self._rows(query)]
 
-    async def run_ids(self, runs: Sequence[str]) -> Mapping[str, int]:
-        """See ``DrawingStore.run_ids``."""
-        rows = await self._rows(select(RUNS.c.name, RUNS.c.run_id).where(RUNS.c.name.in_(runs))) if runs else []
-        return {row.name: row.run_id for row in rows}
+    async def known_runs(self, runs: Sequence[str]) -> Collection[str]:
+        """See ``DrawingStore.known_runs``."""
+        rows = await self._rows(select(RUNS.c.name).where(RUNS.c.name.in_(runs))) if runs else []
+        return {row.name for row in rows}
 
     async def last_prediction(self, drawing_id: int) -> Prediction | None:
         """See ``DrawingStore.last_prediction``."""
@@ -160,9 +170,14 @@ class SqlDrawings:
                 rows: Sequence[Row[Any]] = (await unbroken(connection.execute(query))).all()
                 return rows
 
-    async def _execute(self, change: Any) -> None:
+    async def _execute(self, change: Any) -> int:
         async with self._engine.begin() as connection:
-            await connection.execute(change)
+            changed: CursorResult[Any] = await connection.execute(change)
+            return changed.rowcount
+
+    def _is(self, drawing: Drawing) -> ColumnElement[bool]:
+        """Whether a row is a drawing's, and not of another one that has its id in another incarnation."""
+        return and_(_D.drawing_id == drawing.drawing_id, self._incarnation == drawing.incarnation)
 
     async def _create(self, spec: DrawingSpec, values: Mapping[str, Any]) -> bool:
         async with self._engine.begin() as connection:
@@ -175,10 +190,6 @@ class SqlDrawings:
             await _refuse_late(connection, run_id, spec)
             inserted = await connection.execute(self._insert_new(DRAWINGS).values(run_id=run_id, **values))
             return inserted.rowcount == 1
-
-    async def _insert_one(self, table: Table, values: Mapping[str, Any]) -> bool:
-        async with self._engine.begin() as connection:
-            return (await connection.execute(self._insert_new(table).values(**values))).rowcount == 1
 
     def _insert_new(self, table: Table) -> Insert:
         """An INSERT that leaves alone what is there already."""
@@ -213,7 +224,7 @@ def _values_of(new: NewDrawing) -> dict[str, Any]:
 def _drawing_of(row: Row[Any]) -> Drawing:
     return Drawing(
         drawing_id=row.drawing_id,
-        run_id=row.run_id,
+        incarnation=row.incarnation,
         spec=decode_spec(row.spec),
         item_ids=decode_texts(row.item_ids),
         order_seed=row.order_seed,
@@ -254,6 +265,12 @@ def _batch_of(row: Row[Any]) -> Batch:
 def _prediction_of(row: Row[Any]) -> Prediction | None:
     values = decode_floats(row.predictions)
     return None if values is None else Prediction(decode_texts(row.item_ids), values)
+
+
+def _outcomes(run: str, task: str) -> Select[Any]:
+    """Asks for the samples of a run's task; the run by its name, since its id may be another's by now."""
+    run_id = select(RUNS.c.run_id).where(RUNS.c.name == run).scalar_subquery()
+    return select(*_OUTCOME).where(_R.run_id == run_id, _R.task == task)
 
 
 def _outcomes_of(rows: Sequence[Any]) -> list[SampleOutcome]:

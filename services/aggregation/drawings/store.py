@@ -1,6 +1,6 @@
 """Where drawings are kept."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,6 @@ class EarlierDrawing:
     """A drawing that may serve as history, oldest first by ``drawing_id``."""
 
     drawing_id: int
-    run_id: int
     run: str
     task: str
     order_seed: int
@@ -62,30 +61,36 @@ class DrawingStore(Protocol):
         ...
 
     async def history(self, drawing: Drawing) -> PastResults | None:
-        """Return a drawing's history as it was when it was created."""
+        """Return a drawing's history as it was when it was created; raises ``LedgerReplacedError``."""
         ...
 
     async def create(self, new: NewDrawing) -> bool:
         """Keep a drawing unless its task has one; raises ``LateDrawingError`` if the task has results already."""
         ...
 
-    async def progress(self, drawing_id: int, from_batch: int) -> Progress:
-        """Return the batches from ``from_batch`` on."""
+    async def progress(self, drawing: Drawing, from_batch: int) -> Progress:
+        """Return the batches from ``from_batch`` on; raises ``LedgerReplacedError``."""
         ...
 
-    async def add_batch(self, drawing_id: int, batch: Batch) -> bool:
-        """Keep a batch unless there is one with its index; say whether it was kept."""
+    async def add_batch(self, drawing: Drawing, batch: Batch, follows: str) -> bool:
+        """Keep a batch unless there is one with its index; say whether it was kept.
+
+        Args:
+            drawing: whose batch it is.
+            batch: the batch.
+            follows: digest of the batch before it, or of the order; without that one there, it is not kept.
+        """
         ...
 
-    async def hand_out(self, drawing_id: int, count: int) -> None:
-        """Note that the first ``count`` draws are handed out."""
+    async def hand_out(self, drawing: Drawing, count: int) -> None:
+        """Note that the first ``count`` draws are handed out; raises ``LedgerReplacedError``."""
         ...
 
     async def outcomes(self, drawing: Drawing, items: Sequence[str]) -> list[SampleOutcome]:
         """Return the samples of these items that are in."""
         ...
 
-    def all_outcomes(self, run_id: int, task: str) -> AsyncGenerator[Sequence[SampleOutcome]]:
+    def all_outcomes(self, run: str, task: str) -> AsyncGenerator[Sequence[SampleOutcome]]:
         """Yield all samples of a task that are in, in pieces."""
         ...
 
@@ -93,8 +98,8 @@ class DrawingStore(Protocol):
         """Return the drawings of the same data and metric of other runs, oldest first."""
         ...
 
-    async def run_ids(self, runs: Sequence[str]) -> Mapping[str, int]:
-        """Return the rows of those runs that are known, by name."""
+    async def known_runs(self, runs: Sequence[str]) -> Collection[str]:
+        """Return those runs that are known."""
         ...
 
     async def last_prediction(self, drawing_id: int) -> Prediction | None:

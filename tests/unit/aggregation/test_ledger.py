@@ -70,6 +70,17 @@ async def test_every_part_of_the_key_counts(ledger: SqlLedger, result: ResultFac
     assert await ledger.append(different) == AppendCounts(0, 5)
 
 
+async def test_what_is_remembered_is_read_again_after_an_error(ledger: SqlLedger, result: ResultFactory) -> None:
+    await ledger.append([result("a")])
+    async with ledger._engine.begin() as connection:
+        for table in ("results", "runs"):
+            await connection.exec_driver_sql(f"DELETE FROM {table}")
+    with pytest.raises(LedgerUnavailableError, match="FOREIGN KEY"):
+        await ledger.append([result("b")])
+    assert await ledger.append([result("b")]) == AppendCounts(1, 0)
+    assert await read(ledger) == [result("b")]
+
+
 async def test_the_journal_beside_the_ledger_stays_small_over_many_runs(
     tmp_path: Path, result: ResultFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ def drawing(spec: SpecFactory) -> DrawingFactory:
     def make(size: int, **fields: Any) -> Drawing:
         made, ids = spec(**fields), tuple(f"item-{index}" for index in range(size))
         seed = order_seed(made)
-        return Drawing(1, 1, made, ids, seed, order_digest(seed, ids), (), 0)
+        return Drawing(1, "", made, ids, seed, order_digest(seed, ids), (), 0)
 
     return make
 

@@ -11,7 +11,7 @@ import pytest
 
 from services.aggregation.drawings.desk import DrawingDesk
 from services.aggregation.drawings.errors import DrawIndexError, DrawingExistsError, LateDrawingError
-from services.aggregation.drawings.records import Batch, Draw, DrawingSpec, TaskDecision
+from services.aggregation.drawings.records import Batch, Draw, Drawing, DrawingSpec, TaskDecision
 from services.aggregation.drawings.sql import SqlDrawings
 from services.aggregation.ledger import SqlLedger, open_ledger
 from services.aggregation.records import Failed, MetricFailure, Result, Scored
@@ -178,9 +178,9 @@ class LosingStore(SqlDrawings):
         super().__init__(ledger._engine)
         self._winner = winner
 
-    async def add_batch(self, drawing_id: int, batch: Batch) -> bool:
+    async def add_batch(self, drawing: Drawing, batch: Batch, follows: str) -> bool:
         await self._winner.draw("runs/r", "t", batch.first_draw_index, 1)
-        return await super().add_batch(drawing_id, batch)
+        return await super().add_batch(drawing, batch, follows)
 
 
 async def test_who_comes_second_with_a_batch_takes_the_other(fleet: Fleet, spec: SpecFactory) -> None:
@@ -193,7 +193,9 @@ async def test_who_comes_second_with_a_batch_takes_the_other(fleet: Fleet, spec:
         draws += drawn.draws
         await fleet.append("runs/r", drawn.draws, scores_of(2))
     assert [(await fleet.desk.draw("runs/r", "t", index, 1)).draws[0] for index in range(96)] == draws
-    progress = await fleet.ledger.drawings.progress(2, 0)
+    drawing = await fleet.ledger.drawings.find("runs/r", "t")
+    assert drawing is not None
+    progress = await fleet.ledger.drawings.progress(drawing, 0)
     assert [(each.first_draw_index, each.end) for each in progress.batches] == [(0, 32), (32, 64), (64, 96)]
 
 
