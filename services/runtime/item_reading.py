@@ -1,6 +1,7 @@
 """Items as they come off a bulk stream; one that cannot be read is an item with an error, not the end of the stream."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import grpc
@@ -28,13 +29,15 @@ class ItemMessage(Protocol):
 
 
 class GroupedItemMessage(ItemMessage, Protocol):
-    """A message that may hold several items: a first one, and more in its field 3."""
+    """A message that may hold several items: a first one, and more in ``MORE_FIELD``."""
 
     @property
     def more(self) -> Sequence[ItemMessage]:
         """The further items."""
 
 
+MORE_FIELD: Final = 3
+"""Number of the field ``more`` in most streams' messages."""
 ITEM_GROUPS_METADATA: Final = (("evalfleet-item-groups", "1"),)
 """What a service says in its initial metadata if it reads messages of several items."""
 
@@ -107,25 +110,28 @@ def item_id_in(received: bytes) -> str:
         return ""
 
 
-def further_items(received: bytes) -> Sequence[bytes]:
-    """Part a message's field 3 into its items, without looking into them; none if the message is damaged itself."""
+def further_items(received: bytes, field: int = MORE_FIELD) -> Sequence[bytes]:
+    """Part a message's ``more`` into its items, without looking into them; none if the message is damaged itself.
+
+    Args:
+        received: the message.
+        field: the number of ``more``.
+    """
     try:
-        further: Sequence[bytes] = _UninterpretedGroup.FromString(received).more
+        further: Sequence[bytes] = _uninterpreted_group(field).FromString(received).more
     except DecodeError:
         return ()
     return further
 
 
-def _uninterpreted_group() -> Any:
-    """Make the class of a message of which field 3 is many times bytes, whatever the sender took them for."""
+@cache
+def _uninterpreted_group(field_number: int) -> Any:
+    """Make the class of a message of which a field is many times bytes, whatever the sender took them for."""
     file = descriptor_pb2.FileDescriptorProto(name="uninterpreted_group.proto", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
     file.message_type.add(name="UninterpretedGroup").field.add(
-        name="more", number=3, type=field.TYPE_BYTES, label=field.LABEL_REPEATED
+        name="more", number=field_number, type=field.TYPE_BYTES, label=field.LABEL_REPEATED
     )
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("UninterpretedGroup"))
-
-
-_UninterpretedGroup = _uninterpreted_group()

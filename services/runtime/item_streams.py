@@ -121,7 +121,8 @@ class ItemStream(Generic[RequestT, ResultT]):
 
         Args:
             largest: most outcomes of a group.
-            delay_seconds: says, whenever an outcome is ready, how long it may wait for others.
+            delay_seconds: says, whenever an outcome is ready and does not fill a group with others, how long it may
+                wait for them.
         """
         reader = asyncio.create_task(self._read_all(), name="stream items")
         try:
@@ -129,7 +130,8 @@ class ItemStream(Generic[RequestT, ResultT]):
             while not is_drained or self._held:
                 group: list[Outcome[ResultT]] = []
                 outcome = await self._ready.get()
-                if delay_seconds is not None and (delay := delay_seconds()) > 0:
+                has_company = outcome is None or self._ready.qsize() + 1 >= largest
+                if delay_seconds is not None and not has_company and (delay := delay_seconds()) > 0:
                     await asyncio.sleep(delay)
                 while outcome is not None:
                     group.append(outcome)

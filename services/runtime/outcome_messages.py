@@ -15,7 +15,7 @@ _LARGEST_GROUP_BYTES: Final = 256 * 1024
 
 
 class OutcomesMessage(Protocol):
-    """A response of a bulk stream: ``item_id``, ``response`` or ``status``, and ``more`` of the same."""
+    """A response of a bulk stream: ``item_id``, a result or ``status``, and ``more`` of the same."""
 
     @property
     def more(self) -> Any:
@@ -31,6 +31,7 @@ def outcome_messages(
     respond: Callable[[ResultT], Message],
     *,
     together: bool,
+    field: str = "response",
 ) -> Iterator[MessageT]:
     """Write what became of some items of a stream.
 
@@ -39,11 +40,12 @@ def outcome_messages(
         new_message: makes an empty message.
         respond: writes a result; what it raises is the item's status, for its neighbours would pay for it.
         together: the caller takes several outcomes a message.
+        field: of the message, that holds a result.
     """
     message: MessageT | None = None
     size = 0
     for outcome in outcomes:
-        said, field = _said(outcome, respond)
+        said, said_in = _said(outcome, respond, field)
         size += said.ByteSize()
         part: Any
         if message is None or not together or size > _LARGEST_GROUP_BYTES:
@@ -54,16 +56,16 @@ def outcome_messages(
         else:
             part = message.more.add()
         part.item_id = outcome.item_id
-        getattr(part, field).CopyFrom(said)
+        getattr(part, said_in).CopyFrom(said)
     if message is not None:
         yield message
 
 
-def _said(outcome: Outcome[ResultT], respond: Callable[[ResultT], Message]) -> tuple[Message, str]:
+def _said(outcome: Outcome[ResultT], respond: Callable[[ResultT], Message], field: str) -> tuple[Message, str]:
     """Return what became of an item, and the field of its message that holds it."""
     if isinstance(outcome.result, BaseException):
         return to_status(outcome.result), "status"
     try:
-        return respond(outcome.result), "response"
+        return respond(outcome.result), field
     except Exception as error:  # noqa: BLE001 - a result that no message can hold is a bug of whoever gave it alone
         return to_status(error), "status"

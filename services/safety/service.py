@@ -10,6 +10,7 @@ from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 
 from services.runtime.batch_reading import SalvagedBatch, batch_reader
 from services.runtime.errors import FleetError
+from services.runtime.item_reading import ITEM_GROUPS_METADATA
 from services.runtime.item_streams import StreamLimits
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pagination import paginate
@@ -109,10 +110,12 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[safety_pb2.StreamClassifyResponse, None]:
         """Judge every item of a stream, and responses as they grow."""
+        await context.send_initial_metadata(ITEM_GROUPS_METADATA)
         reader = TurnReader(context, self._assign, self._assign_response, self._rolling_limits)
         async with aclosing(stream_verdicts(reader, self._stream_limits, self.turns)) as verdicts:
-            async for told in verdicts:
-                yield told_to_proto(told)
+            async for group in verdicts:
+                for message in told_to_proto(group, together=reader.has_groups):
+                    yield message
 
     async def ListGuards(
         self,

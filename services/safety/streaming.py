@@ -6,13 +6,15 @@ from typing import Any, Final
 
 import grpc
 from evalfleet.safety.v1 import safety_pb2
+from google.protobuf.message import DecodeError
 
 from services.runtime.deadlines import bind_deadline
 from services.runtime.errors import FleetError, ResourceExhaustedError
 from services.runtime.gathering import Gatherer
-from services.runtime.item_reading import item_id_in
+from services.runtime.item_reading import further_items, item_id_in
 from services.runtime.item_streams import Item, ItemIds, ItemStream, StreamLimits
 from services.runtime.malformed import MalformedRequestError
+from services.runtime.pacing import Pacer
 from services.runtime.trace_context import valid_traceparent
 from services.runtime.work import WorkMeter
 from services.safety.errors import invalid_field
@@ -21,6 +23,9 @@ from services.safety.judging import Assignment, judge_all
 from services.safety.rolling import GrowingResponse, Judgement, RollingLimits, TellingOrder, Told, WorstSoFar
 
 LARGEST_GATHERED: Final = 128
+_LARGEST_GROUP: Final = 64
+_PACE_SECONDS: Final = 0.02
+_MORE_FIELD: Final = safety_pb2.StreamClassifyRequest.DESCRIPTOR.fields_by_name["more"].number
 DEFAULT_EVERY_CHARACTERS: Final = 200
 FEWEST_EVERY_CHARACTERS, MOST_EVERY_CHARACTERS = 16, 100_000
 # Tells whether a response can be judged as its opening asks for, before there is any text of it.
@@ -38,6 +43,10 @@ class TurnReader:
         assign_request: says who judges a whole turn.
         assign_response: says who judges a response with a given text.
         limits: bounds on growing responses.
+
+    Attributes:
+        ids: of the stream's items.
+        has_groups: a message came that held several items, so that its sender takes several outcomes a message.
     """
 
     def __init__(
@@ -48,11 +57,17 @@ class TurnReader:
         limits: RollingLimits,
     ) -> None:
         self.ids = ItemIds()
+        self.has_groups = False
         self._context = context
         self._assign_request = assign_request
         self._assign_response = assign_response
         self._limits = limits
         self._open: dict[str, GrowingResponse] = {}
+
+    @property
+    def has_growing(self) -> bool:
+        """Whether a response is judged as it grows: its verdicts wait for nobody."""
+        return bool(self._open)
 
     async def items(self) -> AsyncGenerator[Item[Judgement], None]:
         """Yield what is to be judged, until the caller has no more; responses that did not end, end in an error."""
@@ -60,9 +75,8 @@ class TurnReader:
             try:
                 message: Any = await self._context.read()
             except MalformedRequestError as error:
-                item_id = item_id_in(error.received)
-                # A response with a hole in its text cannot be judged.
-                yield self._broken_off(item_id, error) if item_id in self._open else Item(item_id, error)
+                for item in self._salvaged(error):
+                    yield item
                 continue
             if message is grpc.aio.EOF:
                 break
@@ -73,9 +87,36 @@ class TurnReader:
             yield self._broken_off(item_id, invalid_field("last", text, reason="RESPONSE_NOT_ENDED"))
 
     def _read(self, message: safety_pb2.StreamClassifyRequest) -> Iterator[Item[Judgement]]:
+        yield from self._read_part(message, message.WhichOneof("part"))
+        self.has_groups = self.has_groups or bool(message.more)
+        for each in message.more:
+            yield from self._read_part(each, "request" if each.HasField("request") else None)
+
+    def _salvaged(self, error: MalformedRequestError) -> Iterator[Item[Judgement]]:
+        """Yield the items of a message that is none: those that are damaged have the error, whole turns stand."""
+        for part in (error.received, *further_items(error.received, _MORE_FIELD)):
+            try:
+                turn = safety_pb2.StreamClassifyItem.FromString(part)
+            except DecodeError:
+                turn = safety_pb2.StreamClassifyItem(item_id=item_id_in(part))
+            if turn.HasField("request"):
+                yield from self._read_part(turn, "request")
+            elif turn.item_id in self._open:
+                # A response with a hole in its text cannot be judged.
+                yield self._broken_off(turn.item_id, error)
+            else:
+                yield Item(turn.item_id, error)
+
+    def _read_part(self, message: Any, part: str | None) -> Iterator[Item[Judgement]]:
+        """Yield what an item of a message asks for.
+
+        Args:
+            message: a StreamClassifyRequest, or a StreamClassifyItem.
+            part: the field that it has; None: none.
+        """
         item_id = message.item_id
         try:
-            match message.WhichOneof("part"):
+            match part:
                 case "request":
                     if item_id in self._open and (problem := self.ids.problem_of(item_id)):
                         raise problem
@@ -142,8 +183,10 @@ class TurnReader:
         self.ids.close(item_id)
 
 
-async def stream_verdicts(reader: TurnReader, limits: StreamLimits, turns: WorkMeter) -> AsyncGenerator[Told, None]:
-    """Yield what becomes of everything that a reader reads; closing it cancels all work.
+async def stream_verdicts(
+    reader: TurnReader, limits: StreamLimits, turns: WorkMeter
+) -> AsyncGenerator[Sequence[Told], None]:
+    """Yield what becomes of all that a reader reads, what is ready together at once; closing it cancels all work.
 
     What is asked for in the same moment goes to the guards in shared requests.
 
@@ -169,13 +212,18 @@ async def stream_verdicts(reader: TurnReader, limits: StreamLimits, turns: WorkM
             raise outcome
         return outcome
 
+    pacer = Pacer(_PACE_SECONDS)
+
+    def delay_seconds() -> float:
+        return pacer.delay_seconds() if reader.has_groups and not reader.has_growing else 0.0
+
     order, worst = TellingOrder(), WorstSoFar()
     try:
         async with aclosing(reader.items()) as items:
             stream = ItemStream(items, judge, limits, reader.ids, name="StreamClassify/item")
-            async with aclosing(stream.outcomes()) as outcomes:
-                async for outcome in outcomes:
-                    for each in order.release(outcome):
-                        yield worst.tell(each)
+            async with aclosing(stream.groups(largest=_LARGEST_GROUP, delay_seconds=delay_seconds)) as groups:
+                async for group in groups:
+                    pacer.sent(len(group))
+                    yield [worst.tell(each) for outcome in group for each in order.release(outcome)]
     finally:
         await gatherer.close()

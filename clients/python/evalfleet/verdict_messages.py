@@ -24,6 +24,7 @@ Aspect = Literal["prompt", "response"]
 Role = Literal["system", "user", "assistant"]
 Conversation: TypeAlias = Sequence[tuple[Role, str]]
 """(role, text) of each turn, oldest first; the last one is judged."""
+StreamOutcome: TypeAlias = safety_pb2.StreamClassifyResponse | safety_pb2.StreamClassifyOutcome
 
 _ASPECTS = {"prompt": safety_pb2.ASPECT_PROMPT, "response": safety_pb2.ASPECT_RESPONSE}
 _ROLES = {
@@ -90,24 +91,23 @@ def conversation_message(turns: Conversation) -> common_pb2.Conversation:
 
 
 def stream_request(items: Sequence[Sent[safety_pb2.ClassifyRequest]]) -> safety_pb2.StreamClassifyRequest:
-    """Put an item on a stream; a message holds one."""
-    [item] = items
-    return safety_pb2.StreamClassifyRequest(item_id=item.item_id, request=item.request)
+    """Put items on a stream, in one message."""
+    first, *others = items
+    more = [safety_pb2.StreamClassifyItem(item_id=each.item_id, request=each.request) for each in others]
+    return safety_pb2.StreamClassifyRequest(item_id=first.item_id, request=first.request, more=more)
 
 
-def stream_outcomes(message: safety_pb2.StreamClassifyResponse) -> tuple[safety_pb2.StreamClassifyResponse]:
-    """Return the outcome in a message."""
-    return (message,)
+def stream_outcomes(message: safety_pb2.StreamClassifyResponse) -> tuple[StreamOutcome, ...]:
+    """Return the outcomes in a message."""
+    return (message, *message.more)
 
 
-def error_in(message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse) -> EvalFleetError | None:
+def error_in(message: safety_pb2.ClassifyResult | StreamOutcome) -> EvalFleetError | None:
     """Return why there is no verdict; one that holds nothing is an error, never a verdict."""
     return None if message.HasField("verdict") else from_status(message.status)
 
 
-def outcome(
-    message: safety_pb2.ClassifyResult | safety_pb2.StreamClassifyResponse | EvalFleetError,
-) -> Verdict | EvalFleetError:
+def outcome(message: safety_pb2.ClassifyResult | StreamOutcome | EvalFleetError) -> Verdict | EvalFleetError:
     """Translate one result of a batch or a stream."""
     if isinstance(message, EvalFleetError):
         return message

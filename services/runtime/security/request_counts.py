@@ -1,10 +1,13 @@
 """Reads out of messages how much a caller asks."""
 
-from typing import Any
+from typing import Any, Final
 
+from evalfleet.safety.v1 import safety_pb2
 from google.protobuf.message import Message
 
-from services.runtime.item_reading import further_items
+from services.runtime.item_reading import MORE_FIELD, further_items
+
+_MORE_FIELDS: Final = (MORE_FIELD, safety_pb2.StreamClassifyRequest.DESCRIPTOR.fields_by_name["more"].number)
 
 
 def requests_in(message: Any) -> int:
@@ -16,11 +19,12 @@ def requests_in(message: Any) -> int:
     requests = getattr(message, "requests", None)
     if requests is not None:
         return max(1, len(requests))
+    more = len(getattr(message, "more", ()))
     if isinstance(message, Message) and "piece" in message.DESCRIPTOR.fields_by_name and message.HasField("piece"):
-        return 0
-    return 1 + len(getattr(message, "more", ()))
+        return more
+    return 1 + more
 
 
 def requests_in_damaged(received: bytes) -> int:
     """Return how many requests a message of a stream may hold that cannot be read as a whole, but perhaps in parts."""
-    return 1 + len(further_items(received))
+    return 1 + max(len(further_items(received, field)) for field in _MORE_FIELDS)

@@ -256,3 +256,24 @@ async def test_items_may_share_an_id_that_their_reader_looks_after() -> None:
     assert not ids.is_done("shared")
     ids.close("shared")
     assert ids.is_done("shared")
+
+
+async def test_outcomes_wait_for_company_until_they_fill_a_group() -> None:
+    asked = 0
+
+    def delay_seconds() -> float:
+        nonlocal asked
+        asked += 1
+        return 0.0
+
+    async def bad(count: int) -> AsyncIterator[Item[str]]:
+        # What is wrong has its outcome once it is read, and nothing here gives others time before all are.
+        for number in range(count):
+            yield Item(str(number), InvalidArgumentError("bad"))
+
+    async def sizes(count: int) -> list[int]:
+        stream = ItemStream(bad(count), echo, StreamLimits(in_flight=16, item_seconds=60.0))
+        return [len(group) async for group in stream.groups(largest=4, delay_seconds=delay_seconds)]
+
+    assert (await sizes(8), asked) == ([4, 4], 0)
+    assert (await sizes(2), asked) == ([2], 1)

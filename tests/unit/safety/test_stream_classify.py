@@ -178,6 +178,96 @@ async def test_a_message_that_is_no_text_is_that_items_error(channel: grpc.aio.C
     assert (from_status(last.status).reason, last.final) == ("MALFORMED_REQUEST", True)
 
 
+def together(*items: Request) -> Request:
+    """Put whole turns behind the first item of a message."""
+    message = Request()
+    message.CopyFrom(items[0])
+    for each in items[1:]:
+        message.more.add(item_id=each.item_id, request=each.request if each.HasField("request") else None)
+    return message
+
+
+def outcomes_in(
+    messages: Iterable[safety_pb2.StreamClassifyResponse],
+) -> list[safety_pb2.StreamClassifyResponse | safety_pb2.StreamClassifyOutcome]:
+    found: list[safety_pb2.StreamClassifyResponse | safety_pb2.StreamClassifyOutcome] = []
+    for message in messages:
+        found += [message, *message.more]
+    return found
+
+
+async def test_turns_and_verdicts_come_many_a_message_to_whoever_sends_them_so(stub: Any) -> None:
+    turns = [item(str(number), "a bomb" if number % 3 == 0 else "hello") for number in range(100)]
+    sent = [together(*turns[first : first + 10]) for first in range(0, 100, 10)]
+    sent.append(together(item("empty", ""), item("0", "again"), Request(item_id="nothing")))
+    call = stub.StreamClassify(iter(sent))
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        assert ("evalfleet-item-groups", "1") in tuple(await call.initial_metadata())
+        messages = [each async for each in call]
+    assert all(each.final and not each.judged_characters for each in messages)
+    assert len(messages) < 103
+    told = outcomes_in(messages)
+    assert len(told) == 103
+    decisions = {each.item_id: each.verdict.decision for each in told if each.HasField("verdict")}
+    assert decisions == {str(number): UNSAFE if number % 3 == 0 else SAFE for number in range(100)}
+    reasons = {each.item_id: from_status(each.status).reason for each in told if each.HasField("status")}
+    assert reasons == {"empty": "TEXT_EMPTY", "0": "ITEM_ID_REUSED", "nothing": "PART_MISSING"}
+
+
+async def test_whoever_sends_one_item_a_message_gets_one_outcome_a_message(stub: Any) -> None:
+    messages = await answers(stub, [item(str(number)) for number in range(100)])
+    assert Counter(each.item_id for each in messages) == Counter(map(str, range(100)))
+    assert not any(each.more for each in messages)
+
+
+async def test_verdicts_on_growing_responses_keep_messages_of_their_own(stub: Any, classifier: Gated) -> None:
+    turns = [item(str(number)) for number in range(20)]
+    messages = await answers(
+        stub,
+        [
+            together(*turns[:8]),
+            together(opening("r"), *turns[8:12]),
+            together(piece("r", "First you take powder, "), *turns[12:16], item("r")),
+            piece("r", "then you build the bomb."),
+            together(piece("r", "", last=True), *turns[16:]),
+        ],
+    )
+    growing = of("r", messages)
+    assert not any(each.more for each in growing)
+    *rolling, last = [(each.judged_characters, each.final) for each in growing if each.HasField("verdict")]
+    assert rolling == [(23, False), (47, False)]
+    assert last == (47, True)
+    # A turn under its id is refused, and the response goes on.
+    [refused] = [from_status(each.status).reason for each in growing if each.HasField("status")]
+    assert refused == "ITEM_ID_REUSED"
+    told = [each for each in outcomes_in(messages) if each.item_id != "r"]
+    assert Counter(each.item_id for each in told) == Counter(map(str, range(20)))
+    assert {each.verdict.decision for each in told} == {SAFE}
+
+
+async def test_a_damaged_item_of_a_message_is_its_own_error(channel: grpc.aio.Channel) -> None:
+    def damaged(request: Request) -> bytes:
+        return request.SerializeToString().replace(b"##", b"\xff\xfe")
+
+    sent = [
+        damaged(together(item("first"), item("broken", "##"), item("last", "a bomb"))),
+        damaged(together(item("broken first", "##"), item("stands"))),
+        opening("grows").SerializeToString(),
+        # A piece among what is damaged may be lost.
+        damaged(together(piece("grows", "All is well so far, is it not?"), item("broken behind", "##"))),
+    ]
+    stream = channel.stream_stream(STREAM, as_bytes, safety_pb2.StreamClassifyResponse.FromString)
+    told = {each.item_id: each for each in outcomes_in([each async for each in stream(iter(sent))])}
+    assert len(told) == 7
+    for item_id in ("broken", "broken first", "broken behind", "grows"):
+        assert from_status(told[item_id].status).reason == "MALFORMED_REQUEST", item_id
+    assert {each: told[each].verdict.decision for each in ("first", "last", "stands")} == {
+        "first": SAFE,
+        "last": UNSAFE,
+        "stands": SAFE,
+    }
+
+
 async def test_a_growing_response_is_judged_on_its_way_and_at_its_end(stub: Any, classifier: Gated) -> None:
     told = await answers(
         stub,

@@ -12,6 +12,8 @@ from services.runtime.security.quotas import Quotas
 from services.runtime.security.request_counts import requests_in, requests_in_damaged
 from services.runtime.usage import Usage
 
+PIECE = safety_pb2.ResponsePiece(text="x")
+
 
 def quotas_of(path: Path, text: str, seconds: list[float]) -> Quotas:
     path.write_text(text)
@@ -63,7 +65,9 @@ def test_a_wrong_file_is_explained(text: str, tmp_path: Path) -> None:
         (safety_pb2.BatchClassifyRequest(), 1),
         (safety_pb2.StreamClassifyRequest(request=safety_pb2.ClassifyRequest()), 1),
         (safety_pb2.StreamClassifyRequest(opening=safety_pb2.ResponseOpening()), 1),
-        (safety_pb2.StreamClassifyRequest(piece=safety_pb2.ResponsePiece(text="x")), 0),
+        (safety_pb2.StreamClassifyRequest(piece=PIECE), 0),
+        (safety_pb2.StreamClassifyRequest(more=[safety_pb2.StreamClassifyItem()] * 3), 4),
+        (safety_pb2.StreamClassifyRequest(piece=PIECE, more=[safety_pb2.StreamClassifyItem()] * 3), 3),
         (generation_pb2.StreamGenerateRequest(more=[generation_pb2.StreamGenerateItem()] * 3), 4),
     ],
 )
@@ -71,11 +75,17 @@ def test_what_travels_together_counts_each(message: Message, count: int) -> None
     assert requests_in(message) == count
 
 
-def test_damaged_messages_count_with_all_that_may_be_read_of_them() -> None:
-    items = [generation_pb2.StreamGenerateItem(item_id=str(number)) for number in range(5)]
+@pytest.mark.parametrize(
+    "message",
+    [
+        generation_pb2.StreamGenerateRequest(more=[generation_pb2.StreamGenerateItem(item_id="i")] * 5),
+        safety_pb2.StreamClassifyRequest(more=[safety_pb2.StreamClassifyItem(item_id="i")] * 5),
+    ],
+)
+def test_damaged_messages_count_with_all_that_may_be_read_of_them(message: Message) -> None:
     # A field that is no text in UTF-8, before items that can be read.
-    damaged = b"\x0a\x01\xff" + generation_pb2.StreamGenerateRequest(more=items).SerializeToString()
+    damaged = b"\x0a\x01\xff" + message.SerializeToString()
     with pytest.raises(DecodeError):
-        generation_pb2.StreamGenerateRequest.FromString(damaged)
+        type(message).FromString(damaged)
     assert requests_in_damaged(damaged) == 6
     assert requests_in_damaged(b"\xff") == 1

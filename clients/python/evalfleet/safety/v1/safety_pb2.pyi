@@ -582,7 +582,7 @@ Global___ClassifyResult: _TypeAlias = ClassifyResult  # noqa: Y015
 
 @_typing.final
 class StreamClassifyRequest(_message.Message):
-    """One message of a stream of turns to judge."""
+    """One message of a stream of turns to judge: one item, or several whole turns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -590,6 +590,7 @@ class StreamClassifyRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     OPENING_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The caller's own name for the item, 1 to 256 characters; not one that is in flight or was among the last 65536."""
     @_builtins.property
@@ -604,6 +605,12 @@ class StreamClassifyRequest(_message.Message):
     def piece(self) -> Global___ResponsePiece:
         """More text of a response that was opened under this item id."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamClassifyItem]:
+        """Further items, whole turns, as if each had come in a message of its own. Whoever sends any gets outcomes in `more`,
+        too. A service that reads them says so in its initial metadata, `evalfleet-item-groups: 1`; an older one does not.
+        """
+
     def __init__(
         self,
         *,
@@ -611,16 +618,45 @@ class StreamClassifyRequest(_message.Message):
         request: Global___ClassifyRequest | None = ...,
         opening: Global___ResponseOpening | None = ...,
         piece: Global___ResponsePiece | None = ...,
+        more: _abc.Iterable[Global___StreamClassifyItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "part", b"part", "piece", b"piece", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "opening", b"opening", "part", b"part", "piece", b"piece", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "more", b"more", "opening", b"opening", "part", b"part", "piece", b"piece", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["request", "opening", "piece"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___StreamClassifyRequest: _TypeAlias = StreamClassifyRequest  # noqa: Y015
+
+@_typing.final
+class StreamClassifyItem(_message.Message):
+    """A further item of a message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """As in StreamClassifyRequest."""
+    @_builtins.property
+    def request(self) -> Global___ClassifyRequest:
+        """The turn to judge."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        request: Global___ClassifyRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamClassifyItem: _TypeAlias = StreamClassifyItem  # noqa: Y015
 
 @_typing.final
 class ResponseOpening(_message.Message):
@@ -712,6 +748,7 @@ class StreamClassifyResponse(_message.Message):
     FINAL_FIELD_NUMBER: _builtins.int
     JUDGED_CHARACTERS_FIELD_NUMBER: _builtins.int
     CURRENT_VERDICT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item's id, as it was sent; empty if it could not be read."""
     final: _builtins.bool
@@ -736,6 +773,12 @@ class StreamClassifyResponse(_message.Message):
         otherwise.
         """
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamClassifyOutcome]:
+        """Further outcomes that were ready at the same time, all of whole turns; only on a stream whose caller sent items in
+        `more`. Whatever is said of a response that grows comes in a message of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -745,16 +788,53 @@ class StreamClassifyResponse(_message.Message):
         final: _builtins.bool = ...,
         judged_characters: _builtins.int = ...,
         current_verdict: Global___Verdict | None = ...,
+        more: _abc.Iterable[Global___StreamClassifyOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_verdict", b"current_verdict", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_verdict", b"current_verdict", "final", b"final", "item_id", b"item_id", "judged_characters", b"judged_characters", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_verdict", b"current_verdict", "final", b"final", "item_id", b"item_id", "judged_characters", b"judged_characters", "more", b"more", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["verdict", "status"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___StreamClassifyResponse: _TypeAlias = StreamClassifyResponse  # noqa: Y015
+
+@_typing.final
+class StreamClassifyOutcome(_message.Message):
+    """A further outcome of a message: the last of its item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item's id, as it was sent; empty if it could not be read."""
+    @_builtins.property
+    def verdict(self) -> Global___Verdict:
+        """The verdict."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why there is none. Paths of invalid fields begin at the item's request."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        verdict: Global___Verdict | None = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "outcome", b"outcome", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["verdict", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamClassifyOutcome: _TypeAlias = StreamClassifyOutcome  # noqa: Y015
 
 @_typing.final
 class HazardCategory(_message.Message):
