@@ -26,7 +26,7 @@ from services.evaluation.runs.paced_peers import (
     PacedGenerator,
     PacedSafetyJudge,
     PacedScorerPanel,
-    PeerLimitMetrics,
+    PeerMetrics,
     work_of,
 )
 from services.evaluation.runs.peers import Peers
@@ -145,10 +145,13 @@ async def _connect(
         channels.append(await stack.enter_async_context(open_channel(target, certificates=certificates)))
     generation, safety, scoring, aggregation = channels
     ledger = RemoteLedger(aggregation, timeout_seconds=timeout, metrics=OutcomeMetrics(registry))
-    make_limit = partial(AdaptiveLimit, largest=settings.most_in_flight)
-    generator = PacedGenerator(RemoteGenerator(generation, timeout_seconds=timeout), make_limit)
-    safety_limit, scoring_limit = make_limit(), make_limit()
-    metrics = PeerLimitMetrics(registry)
+    metrics = PeerMetrics(registry)
+
+    def make_limit(service: str) -> AdaptiveLimit:
+        return AdaptiveLimit(largest=settings.most_in_flight, told=metrics.counter(service))
+
+    generator = PacedGenerator(RemoteGenerator(generation, timeout_seconds=timeout), partial(make_limit, "generation"))
+    safety_limit, scoring_limit = make_limit("safety"), make_limit("scoring")
     metrics.show("generation", lambda: generator.smallest_limit)
     metrics.show("safety", lambda: safety_limit.limit)
     metrics.show("scoring", lambda: scoring_limit.limit)

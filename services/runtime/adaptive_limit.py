@@ -38,16 +38,25 @@ class AdaptiveLimit:
         first: the limit to begin with.
         largest: it never becomes more than that, nor less than 1.
         clock: tells seconds.
+        told: hears the status code that each call ended with.
     """
 
-    def __init__(self, *, first: int = 256, largest: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        first: int = 256,
+        largest: int = 1024,
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[grpc.StatusCode], None] = lambda code: None,
+    ) -> None:
         if not 1 <= first <= largest:
             raise ValueError("1 <= first <= largest must hold")
         self._limit = float(first)
         self._largest = float(largest)
         self._clock = clock
+        self._told = told
         self._in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._fell_at = -math.inf
         self._usual: float | None = None
         self._seconds = 0.0
@@ -69,6 +78,15 @@ class AdaptiveLimit:
         """Calls that wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def oldest_wait_seconds(self) -> float:
+        """How long the call has waited whose turn is next; 0 if none waits. Any thread may ask."""
+        try:
+            _, since = self._waiting[0]
+        except IndexError:
+            return 0.0
+        return self._clock() - since
+
     async def run(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Make a call when its turn comes.
 
@@ -80,10 +98,12 @@ class AdaptiveLimit:
         try:
             result = await call()
         except FleetError as error:
+            self._told(error.code)
             if error.code in _PUSHBACK:
                 self._fall(began)
             raise
         else:
+            self._told(grpc.StatusCode.OK)
             self._answered(self._clock() - began)
             return result
         finally:
@@ -94,7 +114,7 @@ class AdaptiveLimit:
             self._took_place()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((turn, self._clock()))
         try:
             await turn
         except asyncio.CancelledError:
@@ -110,7 +130,7 @@ class AdaptiveLimit:
     def _leave(self) -> None:
         self._in_flight -= 1
         while self._waiting and self._in_flight < self.limit:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 self._took_place()
                 turn.set_result(None)

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from services.code_runner.metrics import CodeRunnerMetrics
 from services.evaluation.runs.outcome_metrics import OutcomeMetrics
-from services.evaluation.runs.paced_peers import PeerLimitMetrics
+from services.evaluation.runs.paced_peers import PeerMetrics
 from services.generation.admission import Admission as EngineAdmission
 from services.generation.admission import AdmissionLimits
 from services.generation.cost.accounting import CallerMetrics
@@ -90,7 +90,7 @@ MAKERS: Final[Mapping[str, tuple[tuple[str, Make], ...]]] = {
     ),
     "evaluation": (
         ("services.evaluation.runs.outcome_metrics", OutcomeMetrics),
-        ("services.evaluation.runs.paced_peers", PeerLimitMetrics),
+        ("services.evaluation.runs.paced_peers", PeerMetrics),
     ),
     "generation": (
         ("services.generation.admission", lambda registry: EngineAdmission(AdmissionLimits(1, 1), registry)),
@@ -139,7 +139,7 @@ class Bound(NamedTuple):
 
 
 LABELS: Final[Mapping[str, Bound]] = {
-    "caller": Bound("who asks, as it names itself or was identified; `other` from the 51st on", "51"),
+    "caller": Bound("who asks, as it names itself or was identified; `others` from the 51st on", "51"),
     "cascade": Bound("cascades of the guards file", "the file's"),
     "cause": Bound("why a worker ended", "5"),
     "code": Bound("gRPC status codes", "17"),

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.evaluation.items import Message, Prompt
 from services.evaluation.judging_specification import SafetyJudging, ScorerUse
@@ -32,8 +33,8 @@ MakeLimit = Callable[[], AdaptiveLimit]
 _MOST_MODELS: Final = 64
 
 
-class PeerLimitMetrics:
-    """Shows how many items each service may be given at once."""
+class PeerMetrics:
+    """Shows how many items each service may be given at once, and what came of those that it was given."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._gauge = Gauge(
@@ -43,14 +44,27 @@ class PeerLimitMetrics:
             registry=registry,
         )
 
+        self._outcomes = Counter(
+            "evalfleet_peer_items",
+            "Items asked of a service, by the status code that they ended with; one asked again counts again.",
+            ["service", "code"],
+            registry=registry,
+        )
+
     def show(self, service: str, read: Callable[[], float]) -> None:
         """Read a service's limit whenever metrics are collected."""
         self._gauge.labels(service).set_function(read)
 
+    def counter(self, service: str) -> Callable[[grpc.StatusCode], None]:
+        """Return what counts a service's items; what is usual is there from the start, so that a rate can be taken."""
+        for code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE):
+            self._outcomes.labels(service, code.name)
+        return lambda code: self._outcomes.labels(service, code.name).inc()
+
 
 def work_of(limit: AdaptiveLimit) -> Work:
     """The items that a service has been given, and those that wait until it may be."""
-    return Work(running=limit.in_flight, queued=limit.waiting)
+    return Work(running=limit.in_flight, queued=limit.waiting, oldest_wait_seconds=limit.oldest_wait_seconds)
 
 
 class PacedGenerator:
@@ -64,7 +78,8 @@ class PacedGenerator:
     @property
     def smallest_limit(self) -> int:
         """The limit of the model that is given the fewest items; 0 before the first item."""
-        return min((each.limit for each in self._limits.values()), default=0)
+        # A copy: scrapes ask from their own thread while items move models about.
+        return min((each.limit for each in tuple(self._limits.values())), default=0)
 
     def work(self) -> Work:
         """The items that models answer, and those that wait until they may be asked."""

@@ -13,6 +13,8 @@ from services.evaluation.scaling.demand import Demand, demand_of_ranking, demand
 from services.runtime.errors import FleetError
 
 _MOST_REMEMBERED: Final = 256
+_UNREADABLE_SECONDS: Final = 60.0
+"""How long a suite that could not be read is not tried again."""
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +40,7 @@ class OpenWork:
         self._demand = Demand()
         self._read_at: float | None = None
         self._judged: dict[tuple[str, tuple[str, ...], str], frozenset[str]] = {}
+        self._unreadable_until: dict[tuple[str, tuple[str, ...], str], float] = {}
 
     async def demand(self) -> Demand:
         """What is wanted now.
@@ -67,12 +70,17 @@ class OpenWork:
         """The tasks that a guard judges; None if the suite cannot be read, so that no run waits for a guard asleep."""
         key = (suite, tuple(tasks), digest)
         if key not in self._judged:
+            now = asyncio.get_running_loop().time()
+            if now < self._unreadable_until.get(key, 0.0):
+                return None
+            if len(self._judged) + len(self._unreadable_until) >= _MOST_REMEMBERED:
+                self._judged.clear()
+                self._unreadable_until.clear()
             try:
                 found = await self._suites.resolve(suite, tasks)
             except FleetError as error:
+                self._unreadable_until[key] = now + _UNREADABLE_SECONDS
                 _LOG.warning("suite_not_read_for_scaling", suite=suite, reason=error.reason, message=error.message)
                 return None
-            if len(self._judged) >= _MOST_REMEMBERED:
-                self._judged.clear()
             self._judged[key] = frozenset(each.name for each in found.tasks if each.spec.safety is not None)
         return self._judged[key]

@@ -1,14 +1,17 @@
 """Every component goes with the whole fleet, and with as little else as it says that it needs."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
 
+from k8s.prometheus_rules import rule_groups
 from k8s.verify.command import findings
 from k8s.verify.kubectl import KubectlError, find_kubectl, render
+from k8s.verify.pods import quantity
 from k8s.verify.provided import K8S, PROVIDED
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
 
@@ -58,3 +61,15 @@ def test_the_readme_tells_of_each_component_overlay_secret_and_config_map() -> N
     assert not [each for each in (*COMPONENTS, *overlays) if f"`{each}`" not in readme]
     assert not [each for each in PROVIDED.secrets if f"new {each} " not in readme]
     assert not [each for each in PROVIDED.config_maps if f"create configmap {each} " not in readme]
+
+
+def test_the_alert_of_memory_comes_before_the_limit() -> None:
+    rules = {rule.get("alert"): rule for group in rule_groups() for rule in group["rules"]}
+    told = re.findall(r'job=~?"([^"]+)"} > ([\d.e]+)', rules["EvalfleetMemory"]["expr"])
+    thresholds = {job: float(bytes_) for jobs, bytes_ in told for job in jobs.split("|")}
+    assert thresholds.keys() >= {"evaluation", "generation", "safety", "scoring", "aggregation"}
+    for job, threshold in thresholds.items():
+        deployment = yaml.safe_load((K8S / "base" / job / "deployment.yaml").read_text(encoding="utf-8"))
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        limit = quantity(container["resources"]["limits"]["memory"])
+        assert 0.5 * limit < threshold < 0.9 * limit, job

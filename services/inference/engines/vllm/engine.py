@@ -98,6 +98,7 @@ class VllmEngine:
         self._stamp_of = stamp_of
         self._figures: dict[str, float] = {**dict.fromkeys(_GAUGES.values(), 0.0), **(totals or {})}
         self._busy_before = self._figures.get(BUSY_SECONDS, 0.0)
+        self._busy = self._busy_before
         self._shares = TimeShares()
         self._in_flight: dict[asyncio.Task[None], Callable[[], bool]] = {}
         self._admitting = threading.Lock()
@@ -165,9 +166,16 @@ class VllmEngine:
         task = self._loop.create_task(self._answer(request, work))
         self._in_flight[task] = request.was_cancelled
         task.add_done_callback(lambda done: self._ended(done, request))
+        # vLLM tells of requests after its next step, of which a stuck one makes none.
+        unknown = len(self._in_flight) - self._figures[RUNNING_SEQUENCES]
+        self._figures[WAITING_REQUESTS] = max(self._figures[WAITING_REQUESTS], unknown)
+        self._publish()
 
     def _ended(self, task: asyncio.Task[None], request: GenerationRequest | ScoringRequest) -> None:
         self._in_flight.pop(task, None)
+        if not self._in_flight:
+            self._figures[RUNNING_SEQUENCES] = self._figures[WAITING_REQUESTS] = 0.0
+            self._publish()
         if task.cancelled():  # before it began
             request.responder.fail(_closed())
 
@@ -206,6 +214,7 @@ class VllmEngine:
             try:
                 async with aclosing(self._engine.generate(job)) as pieces:
                     async for piece in pieces:
+                        self._went_on()
                         request.num_cached_tokens = piece.num_cached_tokens
                         request.engine_seconds = self._shares.seconds_since(entered)
                         chances = piece.log_probabilities or [0.0] * len(piece.ids)
@@ -224,6 +233,7 @@ class VllmEngine:
             try:
                 for group in request.groups:
                     group.num_cached_tokens = await score_group(self._engine, group, weights.adapter)
+                    self._went_on()
                 request.groups[0].engine_seconds = self._shares.seconds_since(entered)
             finally:
                 self._shares.leave()
@@ -284,13 +294,18 @@ class VllmEngine:
                 self._figures[metric] = figures[name]
         for name, metric in _COUNTERS.items():
             self._figures[metric] = self._figures.get(metric, 0.0) + figures.get(name, 0.0)
+        self._went_on()
         self._publish()
+
+    def _went_on(self) -> None:
+        """Count the time until now as busy: vLLM has made a step. What a stuck one holds is no work."""
+        self._busy = self._busy_before + self._shares.busy_seconds
 
     def _count(self, metric: str, more: float) -> None:
         self._figures[metric] = self._figures.get(metric, 0.0) + more
 
     def _publish(self) -> None:
-        self._figures[BUSY_SECONDS] = self._busy_before + self._shares.busy_seconds
+        self._figures[BUSY_SECONDS] = self._busy
         publish_or_log(self._metrics, self._figures)
 
     def _await(self, work: Awaitable[Any]) -> Any:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from services.evaluation.items import PlainPrompt, Prompt
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.paced_peers import PacedGenerator, PeerLimitMetrics
+from services.evaluation.runs.paced_peers import PacedGenerator, PeerMetrics
 from services.evaluation.runs.peers import ContinuationScores, GeneratedText, GenerationOptions
 from services.evaluation.runs.retry import wait_out
 from services.runtime.adaptive_limit import AdaptiveLimit
@@ -79,7 +79,28 @@ async def test_one_slow_model_holds_no_other_up() -> None:
 async def test_the_limits_are_shown() -> None:
     registry = CollectorRegistry()
     paced = PacedGenerator(SmallGenerator(room=1), AdaptiveLimit)
-    PeerLimitMetrics(registry).show("generation", lambda: paced.smallest_limit)
+    PeerMetrics(registry).show("generation", lambda: paced.smallest_limit)
     assert b'evalfleet_peer_items_limit{service="generation"} 0.0' in generate_latest(registry)
     await paced.generate("models/a", PROMPT, OPTIONS)
     assert b'evalfleet_peer_items_limit{service="generation"} 256.0' in generate_latest(registry)
+
+
+async def test_what_comes_of_items_is_counted_and_how_long_the_oldest_waits() -> None:
+    registry = CollectorRegistry()
+    told = PeerMetrics(registry).counter("generation")
+    assert b'evalfleet_peer_items_total{code="UNAVAILABLE",service="generation"} 0.0' in generate_latest(registry)
+    now = 0.0
+    full = SmallGenerator(room=0)
+    paced = PacedGenerator(full, lambda: AdaptiveLimit(first=1, clock=lambda: now, told=told))
+    with pytest.raises(ResourceExhaustedError):
+        await paced.generate("models/a", PROMPT, OPTIONS)
+    full.room = 1
+    asked = [asyncio.create_task(paced.generate("models/a", PROMPT, OPTIONS)) for _ in range(2)]
+    await asyncio.sleep(0)  # both have asked: one is being answered, one waits
+    now = 7.0
+    assert paced.work().oldest_wait_seconds == 7.0
+    await asyncio.gather(*asked)
+    assert paced.work().oldest_wait_seconds == 0.0
+    shown = generate_latest(registry)
+    assert b'evalfleet_peer_items_total{code="RESOURCE_EXHAUSTED",service="generation"} 1.0' in shown
+    assert b'evalfleet_peer_items_total{code="OK",service="generation"} 2.0' in shown

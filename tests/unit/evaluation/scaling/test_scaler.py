@@ -13,6 +13,7 @@ from services.evaluation.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from services.evaluation.rankings.record import Contender, Ranking
 from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.record import RunRequest, RunState
+from services.evaluation.scaling.open_work import OpenWork
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.tasks import Suite
 from services.runtime.errors import ResourceExhaustedError, UnavailableError, from_rpc_error
@@ -190,3 +191,22 @@ async def test_a_trigger_that_cannot_be_read_is_told_what_is_wrong(replicas: Rep
     error = from_rpc_error(caught.value)
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert len(error.field_violations) == 2
+
+
+async def test_a_suite_that_cannot_be_read_is_not_tried_again_at_once(
+    replicas: Replicas, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = await replicas.start(works=False)
+    await replica.runs.create(REQUEST)
+    tried = 0
+
+    async def unreadable(suite: str, tasks: Any = ()) -> Suite:
+        nonlocal tried
+        tried += 1
+        raise UnavailableError("the suite is away")
+
+    monkeypatch.setattr(book, "resolve", unreadable)
+    work = OpenWork(replicas.store, RankingStore(replicas.store.engine), book, max_age_seconds=0.0)
+    wanted = [await work.demand() for _ in range(3)]
+    assert tried == 1
+    assert wanted == [wanted[0]] * 3

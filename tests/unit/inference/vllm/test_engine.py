@@ -223,6 +223,23 @@ def test_the_schedulers_figures_become_metrics(running: Running) -> None:
     assert values[seams.GENERATED_TOKENS] == 8
 
 
+def test_a_stuck_engine_holds_requests_and_computes_nothing(running: Running) -> None:
+    running.vllm.gate = asyncio.Event()
+    stuck, impatient = running.ask(max_tokens=2), running.ask(max_tokens=2)
+    running.let_begin()
+    assert running.metrics.values[seams.WAITING_REQUESTS] == 2
+    impatient.gave_up = True  # who gives up shows the engine's figures, but is no step of it
+    assert impatient.ended.wait(LONGEST_WAIT_SECONDS)
+    running.let_begin()
+    assert running.metrics.values[seams.BUSY_SECONDS] == 0
+    assert running.metrics.values[seams.WAITING_REQUESTS] > 0
+    running.on_loop(running.vllm.gate.set)
+    assert stuck.text == "aa"
+    running.let_begin()
+    assert running.metrics.values[seams.BUSY_SECONDS] > 0
+    assert running.metrics.values[seams.WAITING_REQUESTS] == 0
+
+
 def test_a_checkpoint_that_changed_on_disk_is_not_read(running: Running) -> None:
     running.stamps["b"] = 1
     assert running.ask(B, max_tokens=2).reason == "CHECKPOINT_CHANGED"
