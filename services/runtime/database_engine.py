@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ class PoolLimits:
     Attributes:
         connections: most that are open at once.
         wait_seconds: how long a statement waits for one while all are in use.
-        connect_seconds: longest time to open one.
+        connect_seconds: longest time to open one; of several servers, each has its share of it.
         statement_seconds: longest statement; None: as long as it takes.
     """
 
@@ -126,21 +127,52 @@ class _PatientConnecting:
 
     def __init__(self) -> None:
         self._away_since: float | None = None
+        self._first = 0
 
-    async def connect(self, *arguments: Any, **options: Any) -> Any:
+    async def connect(self, **options: Any) -> Any:
         """Open a connection; the errors are the driver's."""
+        began = time.monotonic()
         while True:
             try:
-                connection = await asyncpg.connect(*arguments, **options)
+                connection = await self._open(**options)
             except DATABASE_ERRORS as error:
-                now = time.monotonic()
-                self._away_since = self._away_since or now
-                if not is_away(error) or now - self._away_since > _RECONNECT_SECONDS:
+                self._away_since = self._away_since or began
+                if not is_away(error) or time.monotonic() - self._away_since > _RECONNECT_SECONDS:
                     raise
                 await asyncio.sleep(_RECONNECT_PAUSE_SECONDS)
             else:
                 self._away_since = None
                 return connection
+
+    async def _open(self, *, timeout: float, **options: Any) -> Any:  # noqa: ASYNC109 - the driver's name for it
+        """Try each server for its share of the time: the driver has one limit for all, which a silent one uses up.
+
+        The one that was used last is the first, unless it was silent.
+        """
+        servers = _servers(options)
+        away: BaseException | None = None
+        for number in [*range(self._first, len(servers)), *range(self._first)]:
+            try:
+                connection = await asyncpg.connect(**servers[number], timeout=timeout / len(servers))
+            except DATABASE_ERRORS as error:
+                if not is_away(error):
+                    raise
+                if isinstance(error, TimeoutError) and self._first == number:
+                    self._first = (number + 1) % len(servers)
+                away = error
+            else:
+                self._first = number
+                return connection
+        assert away is not None
+        raise away
+
+
+def _servers(options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the driver's options for each server that they name."""
+    hosts, ports = options.get("host"), options.get("port")
+    if not isinstance(hosts, list | tuple) or not isinstance(ports, list | tuple) or len(hosts) != len(ports):
+        return [options]
+    return [{**options, "host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
 
 
 def _leave_read_only_servers(context: ExceptionContext) -> None:

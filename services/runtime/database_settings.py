@@ -21,7 +21,10 @@ class DatabaseSettings(ServiceSettings):
         description="PostgreSQL: how long, in seconds, a statement waits for a connection while all are in use.",
     )
     database_connect_seconds: float = Field(
-        10.0, gt=0, description="PostgreSQL: longest time, in seconds, to open a connection."
+        10.0,
+        gt=0,
+        description="PostgreSQL: longest time, in seconds, to open a connection; of several servers, each has its "
+        "share of it.",
     )
     database_statement_seconds: float = Field(
         120.0, gt=0, description="PostgreSQL: longest statement in seconds; migrations take as long as they take."

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +44,7 @@ def connecting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[BaseExcept
             return ending
 
         monkeypatch.setattr(asyncpg, "connect", connect)
-        return database_engine._PatientConnecting().connect
+        return partial(database_engine._PatientConnecting().connect, timeout=10.0)
 
     return prepare
 
@@ -75,6 +76,40 @@ async def test_a_new_outage_is_waited_out_again(clock: SimpleNamespace, connecti
     assert await connect() == "first"
     clock.now += 3600
     assert await connect() == "second"
+
+
+async def test_servers_are_tried_one_after_another_each_with_its_share_of_the_time(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, float]] = []
+    endings: dict[str, BaseException | str] = {"db-1": TimeoutError(), "db-2": "connection", "db-3": "never"}
+
+    async def open_one(*, host: str, port: int, timeout: float) -> str:  # noqa: ASYNC109 - the driver's name for it
+        asked.append((host, port, timeout))
+        ending = endings[host]
+        if isinstance(ending, TimeoutError):
+            clock.now += timeout
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    monkeypatch.setattr(asyncpg, "connect", open_one)
+    connect = partial(
+        database_engine._PatientConnecting().connect, host=["db-1", "db-2", "db-3"], port=[1, 2, 3], timeout=6.0
+    )
+    assert await connect() == "connection"
+    assert asked == [("db-1", 1, 2.0), ("db-2", 2, 2.0)]
+    asked.clear()
+    assert await connect() == "connection"
+    assert [host for host, *_ in asked] == ["db-2"], "a server that was silent is not asked first again"
+    endings |= {"db-2": TimeoutError(), "db-3": TargetServerAttributeNotMatched()}
+    with pytest.raises(TimeoutError):
+        await connect()
+    assert clock.now == 100 + 2 + 4, "the first round was as long as the first moments of an outage"
+    asked.clear()
+    endings["db-3"] = "promoted"
+    assert await connect() == "promoted"
+    assert [host for host, *_ in asked] == ["db-3"]
 
 
 async def test_a_server_that_refuses_us_is_asked_once(
