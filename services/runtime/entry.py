@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from services.runtime.error_types import FleetError, StartupError
 from services.runtime.log_setup import configure_logging
 from services.runtime.names import nearest_names
+from services.runtime.security.handshakes.core_log import CoreLog, diverted_core_log
+from services.runtime.security.handshakes.refused import recording_handshakes
 from services.runtime.server import HostedService, serve
 from services.runtime.settings import ENV_PREFIX, ServiceSettings
 from services.runtime.stopping import StoppedEarlyError, StopRequests
@@ -32,20 +34,22 @@ def run_service(name: str, settings_class: type[SettingsT], wiring: Wiring[Setti
         wiring: builds what the service needs, yields what to serve, and takes it down again afterwards. Raises a
             ``FleetError`` when something is missing: it is printed as one line.
     """
-    # gRPC's core prints lines of its own to stderr, such as every GOAWAY; it reads this when it is first used.
+    # gRPC's core prints lines of its own to stderr, such as every GOAWAY. For this process it read the variable when it
+    # was imported; where callers speak TLS, ``diverted_core_log`` heeds it.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # A series beside each counter, of when it began, which nobody asks for.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     try:
         settings = read_settings(settings_class)
-        configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)
-        warn_of_misspelled_settings(settings_class, os.environ)
-        options = TracingOptions.read(os.environ, ratio=settings.trace_ratio, file=settings.trace_file)
-        with (
-            recording_traces(name, options),
-            asyncio.Runner(loop_factory=event_loop_factory()) as runner,
-        ):
-            runner.run(_run(name, settings, wiring))
+        with diverted_core_log(settings) as core_log:
+            configure_logging(level=settings.log_level, log_format=settings.log_format, service=name)
+            warn_of_misspelled_settings(settings_class, os.environ)
+            options = TracingOptions.read(os.environ, ratio=settings.trace_ratio, file=settings.trace_file)
+            with (
+                recording_traces(name, options),
+                asyncio.Runner(loop_factory=event_loop_factory()) as runner,
+            ):
+                runner.run(_run(name, settings, wiring, core_log))
     except FleetError as error:
         print(f"{name} cannot start: {' '.join(error.message.split())}", file=sys.stderr)
         sys.exit(1)
@@ -87,7 +91,7 @@ def _explain(field: str, problem: str) -> str:
     return f"{variable} is missing" if given is None else f"{variable}={given!r}: {problem}"
 
 
-async def _run(name: str, settings: SettingsT, wiring: Wiring[SettingsT]) -> None:
+async def _run(name: str, settings: SettingsT, wiring: Wiring[SettingsT], core_log: CoreLog | None) -> None:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     stop = StopRequests()
@@ -95,6 +99,8 @@ async def _run(name: str, settings: SettingsT, wiring: Wiring[SettingsT]) -> Non
         async with AsyncExitStack() as wired:
             with stop.interrupting():
                 services = await wired.enter_async_context(wiring(settings, registry))
+            service = services[0].full_name if services else ""
+            await wired.enter_async_context(recording_handshakes(core_log, settings, registry, service=service))
             await serve(settings, services, registry=registry, stop=stop, name=name)
 
 

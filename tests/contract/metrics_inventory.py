@@ -26,6 +26,7 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.interceptors.admission import Admission
 from services.runtime.interceptors.metrics import CallMetrics
 from services.runtime.security.guard import Guard
+from services.runtime.security.handshakes.refused import RefusedHandshakes
 from services.runtime.security.ports import _Expiries
 from services.runtime.work import Work, WorkMetrics
 from services.safety.cascade import CascadeMetrics
@@ -85,6 +86,7 @@ MAKERS: Final[Mapping[str, tuple[tuple[str, Make], ...]]] = {
         ("services.runtime.interceptors.metrics", _registered(CallMetrics)),
         ("services.runtime.interceptors.admission", _registered(lambda: Admission(1, 1))),
         ("services.runtime.security.guard", _registered(lambda: _bare(Guard, _refusals={}))),
+        ("services.runtime.security.handshakes.refused", _registered(lambda: _bare(RefusedHandshakes, _counts={}))),
         ("services.runtime.security.ports", _registered(_expiries)),
         ("services.runtime.entry", lambda registry: ProcessCollector(registry=registry)),
     ),

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -14,25 +14,33 @@ from services.runtime.log_setup import timestamp
 
 _MOST_AT_ONCE: Final = 200
 _MOST_PER_SECOND: Final = 20
-"""Of refusals of those who are known, and of all others: strangers must not fill the disk. The rest is counted."""
+"""Of one kind of refusals: strangers must not fill the disk. The rest is counted."""
+
+Refused = Literal["known", "unknown", "handshakes"]
+"""Whose refusals: those of callers who had proved who they are, of all others, and of connections before any call."""
 
 
 class _Allowance:
-    """How many refusals may be written now."""
+    """How many refusals of one kind may be written now.
 
-    __slots__ = ("_allowed", "_refilled_seconds", "left_out")
+    Args:
+        event: says how many were left out, with the facts.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_allowed", "_refilled_seconds", "event", "facts", "left_out")
+
+    def __init__(self, event: str, **facts: str) -> None:
+        self.event, self.facts = event, facts
         self._allowed = float(_MOST_AT_ONCE)
         self._refilled_seconds = time.monotonic()
         self.left_out = 0
 
-    def take(self) -> bool:
+    def take(self, count: int) -> bool:
         now = time.monotonic()
         self._allowed = min(_MOST_AT_ONCE, self._allowed + (now - self._refilled_seconds) * _MOST_PER_SECOND)
         self._refilled_seconds = now
         if self._allowed < 1:
-            self.left_out += 1
+            self.left_out += count
             return False
         self._allowed -= 1
         return True
@@ -56,8 +64,12 @@ class AuditLog:
         self._path = path
         self._service = service
         self._log: Any = structlog.get_logger("evalfleet.audit")
-        # Apart, so that strangers cannot drown what those do whom we know.
-        self._known, self._unknown = _Allowance(), _Allowance()
+        # Apart, so that strangers cannot drown what those do whom we know, nor connections what calls do.
+        self._allowances: Mapping[Refused, _Allowance] = {
+            "known": _Allowance("access_denied_more", callers="known"),
+            "unknown": _Allowance("access_denied_more", callers="unknown"),
+            "handshakes": _Allowance("tls_handshake_refused_more"),
+        }
         if path is not None:
             try:
                 self._append(path, "")
@@ -82,24 +94,25 @@ class AuditLog:
                 return
         log(event, audit=True, **told)
 
-    def refused(self, event: str, *, is_known: bool, **facts: Any) -> None:
+    def refused(self, event: str, *, of: Refused, count: int = 1, **facts: Any) -> None:
         """Write a refusal; of very many at once only how many there were.
 
         Args:
             event: its name.
-            is_known: whether whoever was refused had proved who it is.
+            of: whoever was refused.
+            count: of how many alike; told if there are several.
             facts: as for ``record``.
         """
-        if (self._known if is_known else self._unknown).take():
+        if self._allowances[of].take(count):
             self.flush()
-            self._write(self._log.warning, event, facts)
+            self._write(self._log.warning, event, {**facts, "count": count if count > 1 else None})
 
     def flush(self) -> None:
         """Write how many refusals were left out."""
-        for of, allowance in (("known", self._known), ("unknown", self._unknown)):
+        for allowance in self._allowances.values():
             if allowance.left_out:
                 count, allowance.left_out = allowance.left_out, 0
-                self._write(self._log.warning, "access_denied_more", {"count": count, "callers": of})
+                self._write(self._log.warning, allowance.event, {"count": count, **allowance.facts})
 
     def _append(self, path: Path, text: str) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -103,10 +103,10 @@ class Guard(Collector):
         if watched is None:
             return
         reason = error.reason if error is not None else None
-        facts = {**_about(call, watched), "code": call.code.name, "reason": reason}
+        facts: dict[str, Any] = {**_about(call, watched), "code": call.code.name, "reason": reason}
         if reason is not None and watched.is_refused:
             self._refusals[reason] += 1
-            self._audit.refused("access_denied", is_known=bool(watched.name), **facts)
+            self._audit.refused("access_denied", of="known" if watched.name else "unknown", **facts)
         elif watched.facts is not None:
             self._audit.record(AUDITED_METHODS[call.rules.method], **facts, **watched.facts)
 

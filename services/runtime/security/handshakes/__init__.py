@@ -1,0 +1,1 @@
+"""TLS handshakes that came to nothing, read from what gRPC's core logs: its Python interface tells nothing of them."""
