@@ -6,18 +6,16 @@ from typing import Final
 from k8s.verify.calls import LOOPBACK, host_and_port
 from k8s.verify.network import Way, is_outside, is_provided, opens, rules_of
 from k8s.verify.rendered import Pod, Problem, Rendered
-from k8s.verify.workloads import told_values
+from k8s.verify.workloads import service_settings, told_values
 
-_TOLD_BY: Final = (
-    "EVALFLEET_OIDC_ISSUER",
-    "EVALFLEET_OIDC_JWKS_URL",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-)
+_COLLECTOR: Final = frozenset({"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"})
+_TOLD_BY: Final = frozenset({"EVALFLEET_OIDC_ISSUER", "EVALFLEET_OIDC_JWKS_URL"}) | _COLLECTOR
+_WITHOUT_WAY_OUT: Final = frozenset({"code-runner"})
+"""Who may send nothing to anybody: programs that models wrote run there."""
 
 
 def check_outside(rendered: Rendered) -> Iterator[Problem]:
-    """Whoever is told of a tokens' issuer or a collector of traces is let out to its port, beyond the namespace."""
+    """Whoever is told of a tokens' issuer or a collector of traces is let out to its port; traces have no hole."""
     for pod in rendered.pods:
         for container in pod.containers:
             for name, value in told_values(container).items():
@@ -25,6 +23,16 @@ def check_outside(rendered: Rendered) -> Iterator[Problem]:
                 port = port or (443 if value.startswith("https:") else 80)
                 if host and host not in LOOPBACK and not _may_leave(rendered, pod, port):
                     yield Problem(pod.resource, f"{name}={value}: network policies do not let it out to port {port}")
+    yield from _untraced(rendered)
+
+
+def _untraced(rendered: Rendered) -> Iterator[Problem]:
+    """Services on an item's way that send no traces although others do: every trace has a hole there."""
+    services = [each for each in rendered.pods if each.serves and service_settings(each.spec["containers"][0])]
+    traced = [each for each in services if _COLLECTOR.intersection(told_values(each.spec["containers"][0]))]
+    for pod in services if traced else ():
+        if pod not in traced and pod.name not in _WITHOUT_WAY_OUT:
+            yield Problem(pod.resource, "sends no traces, although others do: what an item does there is in none")
 
 
 def _may_leave(rendered: Rendered, pod: Pod, port: int) -> bool:

@@ -90,6 +90,20 @@ class RunsUnavailableError(UnavailableError):
         super().__init__(message, retry_after_seconds=retry_after_seconds)
 
 
+class ScoringUnavailableError(UnavailableError):
+    """The scoring service is away: it computes on CPUs, and no model of ours has to wake for it."""
+
+    @classmethod
+    def of(cls, error: UnavailableError) -> "ScoringUnavailableError":
+        """Return the same error, told apart."""
+        return cls(
+            error.message,
+            reason=error.reason,
+            metadata=error.metadata,
+            retry_after_seconds=error.retry_after_seconds,
+        )
+
+
 class LeaseLostError(FailedPreconditionError):
     """Another replica works on the run now, or it was cancelled; this one may change nothing of it any more."""
 

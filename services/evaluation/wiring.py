@@ -36,7 +36,7 @@ from services.evaluation.runs.remote_drawings import RemoteDrawings
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
 from services.evaluation.runs.remote_scoring import RemoteScorerPanel
 from services.evaluation.runs.store import RunStore
-from services.evaluation.scaling.open_work import OpenWork
+from services.evaluation.scaling.open_work import OpenWork, Places
 from services.evaluation.scaling.refusals import Refusals
 from services.evaluation.scaling.service import hosted_scaler
 from services.evaluation.service import EvaluationServicer
@@ -108,7 +108,8 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
         ranking_servicer = RankingServicer(rankings, refusals)
         planner = RunPlanner(store, book, ledger, peers.generator, allowances)
         servicer = EvaluationServicer(manager, planner, catalog, ledger, allowances, refusals)
-        open_work = OpenWork(store, ranking_store, book)
+        places = Places(settings.parallel_runs, settings.parallel_rankings)
+        open_work = OpenWork(store, ranking_store, book, places)
         yield [
             HostedService(
                 full_name=_SERVICE,

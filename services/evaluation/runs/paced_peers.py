@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.evaluation.errors import ScoringUnavailableError
 from services.evaluation.items import Message, Prompt
 from services.evaluation.judging_specification import SafetyJudging, ScorerUse
 from services.evaluation.runs.model_changes import ModelContent
@@ -24,7 +25,7 @@ from services.evaluation.runs.peers import (
 )
 from services.evaluation.runs.retry import is_transient
 from services.runtime.adaptive_limit import AdaptiveLimit
-from services.runtime.errors import FleetError
+from services.runtime.errors import FleetError, UnavailableError
 from services.runtime.telemetry.spans import span
 from services.runtime.work import Work
 
@@ -162,5 +163,12 @@ class PacedScorerPanel:
         return outcomes
 
     async def check(self, uses: Sequence[ScorerUse]) -> None:
-        """See ``ScorerPanel.check``."""
-        await self._panel.check(uses)
+        """See ``ScorerPanel.check``.
+
+        Raises:
+            ScoringUnavailableError: in place of any UnavailableError.
+        """
+        try:
+            await self._panel.check(uses)
+        except UnavailableError as error:
+            raise ScoringUnavailableError.of(error) from error

@@ -24,7 +24,7 @@ class Demand:
     Attributes:
         generation_items: items that runs would have in flight if nothing kept them waiting.
         guard_items: those of them that a guard judges, too.
-        run_count: runs and rankings, whether somebody works on them or they wait.
+        run_count: runs, whether somebody works on them or they wait; rankings count as what has as many places.
     """
 
     generation_items: int = 0

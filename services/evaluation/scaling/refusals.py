@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from services.evaluation.errors import RunsUnavailableError
+from services.evaluation.errors import RunsUnavailableError, ScoringUnavailableError
 from services.runtime.errors import UnavailableError
 
 _HELD_SECONDS: Final = 600.0
+_OF_NO_MODEL: Final = (RunsUnavailableError, ScoringUnavailableError)
+"""Of what these say is away nothing sleeps: a model that is woken would change nothing."""
 
 
 class Refusals:
@@ -34,11 +36,11 @@ class Refusals:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Note it if what is done here fails for a service that is away; our own database is none of those."""
+        """Note it if what is done here fails for a service that is away whose models may be asleep."""
         try:
             yield
         except UnavailableError as error:
-            if not isinstance(error, RunsUnavailableError):
+            if not isinstance(error, _OF_NO_MODEL):
                 self._until = self._clock() + self._held_seconds
             raise
         self._until = -float("inf")

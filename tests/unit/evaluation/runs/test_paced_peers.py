@@ -6,13 +6,21 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from services.evaluation.errors import ScoringUnavailableError
 from services.evaluation.items import PlainPrompt, Prompt
+from services.evaluation.judging_specification import ScorerUse
 from services.evaluation.runs.model_changes import ModelContent
-from services.evaluation.runs.paced_peers import PacedGenerator, PeerMetrics
-from services.evaluation.runs.peers import ContinuationScores, GeneratedText, GenerationOptions
+from services.evaluation.runs.paced_peers import PacedGenerator, PacedScorerPanel, PeerMetrics
+from services.evaluation.runs.peers import (
+    ContinuationScores,
+    GeneratedText,
+    GenerationOptions,
+    ScoredOutput,
+    ScorerCall,
+)
 from services.evaluation.runs.retry import wait_out
 from services.runtime.adaptive_limit import AdaptiveLimit
-from services.runtime.errors import ResourceExhaustedError
+from services.runtime.errors import FleetError, ResourceExhaustedError, UnavailableError
 from services.runtime.usage import Usage
 
 OPTIONS = GenerationOptions(max_tokens=1)
@@ -104,3 +112,16 @@ async def test_what_comes_of_items_is_counted_and_how_long_the_oldest_waits() ->
     shown = generate_latest(registry)
     assert b'evalfleet_peer_items_total{code="RESOURCE_EXHAUSTED",service="generation"} 1.0' in shown
     assert b'evalfleet_peer_items_total{code="OK",service="generation"} 2.0' in shown
+
+
+async def test_scorers_that_are_away_are_told_apart_from_models() -> None:
+    class Away:
+        async def score(self, calls: Sequence[ScorerCall]) -> Sequence[ScoredOutput | FleetError]:
+            raise NotImplementedError
+
+        async def check(self, uses: Sequence[ScorerUse]) -> None:
+            raise UnavailableError("nobody is there", retry_after_seconds=2.0)
+
+    with pytest.raises(ScoringUnavailableError) as caught:
+        await PacedScorerPanel(Away(), AdaptiveLimit()).check([])
+    assert (caught.value.reason, caught.value.retry_after_seconds) == ("UNAVAILABLE", 2.0)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.manager import RunManager
-from services.evaluation.scaling.open_work import OpenWork
+from services.evaluation.scaling.open_work import OpenWork, Places
 from services.evaluation.scaling.refusals import Refusals
 from services.evaluation.scaling.service import hosted_scaler
 from services.runtime.testing import InProcessServer, run_in_process
@@ -51,7 +51,7 @@ class Replicas:
     async def start(self, *, works: bool = True, connection_seconds: float = LONG_SECONDS) -> Replica:
         """Start one; it takes runs if ``works``."""
         runs, refusals = manager(self.store, self._book, self._fleet), Refusals()
-        work = OpenWork(self.store, RankingStore(self.store.engine), self._book, max_age_seconds=0.0)
+        work = OpenWork(self.store, RankingStore(self.store.engine), self._book, Places(), max_age_seconds=0.0)
         service = hosted_scaler(work, refusals, connection_seconds=connection_seconds, poll_seconds=POLL_SECONDS)
         server = await self._stack.enter_async_context(run_in_process(service))
         if works:

@@ -8,12 +8,12 @@ import grpc
 import pytest
 from evalfleet.evaluation.v1 import evaluation_pb2
 
-from services.evaluation.errors import RunsUnavailableError
+from services.evaluation.errors import RunsUnavailableError, ScoringUnavailableError
 from services.evaluation.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from services.evaluation.rankings.record import Contender, Ranking
 from services.evaluation.rankings.store import RankingStore
 from services.evaluation.runs.record import RunRequest, RunState
-from services.evaluation.scaling.open_work import OpenWork
+from services.evaluation.scaling.open_work import OpenWork, Places
 from services.evaluation.service import EvaluationServicer
 from services.evaluation.tasks import Suite
 from services.runtime.errors import ResourceExhaustedError, UnavailableError, from_rpc_error
@@ -206,7 +206,27 @@ async def test_a_suite_that_cannot_be_read_is_not_tried_again_at_once(
         raise UnavailableError("the suite is away")
 
     monkeypatch.setattr(book, "resolve", unreadable)
-    work = OpenWork(replicas.store, RankingStore(replicas.store.engine), book, max_age_seconds=0.0)
+    work = OpenWork(replicas.store, RankingStore(replicas.store.engine), book, Places(), max_age_seconds=0.0)
     wanted = [await work.demand() for _ in range(3)]
     assert tried == 1
     assert wanted == [wanted[0]] * 3
+
+
+async def test_runs_without_a_place_wake_no_more_models_than_one_replica_would_take(replicas: Replicas) -> None:
+    idle = await replicas.start(works=False)
+    for _ in range(10):
+        await idle.runs.create(REQUEST)  # four items at once
+    async with Keda([idle.server.address], GENERATION).running() as keda:
+        await keda.settled(8)  # of four runs, two items a replica
+    async with Keda([idle.server.address], {"deployment": "evaluation", "workPerReplica": "1"}).running() as keda:
+        await keda.settled(10)
+
+
+async def test_scoring_that_is_away_wakes_no_model(replicas: Replicas) -> None:
+    refusals = (await replicas.start(works=False)).refusals
+    with suppress(UnavailableError), refusals.noting():
+        raise ScoringUnavailableError("the scoring service is away")
+    assert not refusals.are_recent
+    with suppress(UnavailableError), refusals.noting():
+        raise UnavailableError("the generation service is away")
+    assert refusals.are_recent
