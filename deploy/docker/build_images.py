@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.docker.image_contents import IMAGES, Image, image, release
+from deploy.docker.image_contents import IMAGES, ON_DEMAND, Image, image, release
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 BASE: Final = "docker.io/library/debian:bookworm-slim"
@@ -66,16 +66,18 @@ class Origin:
 def main() -> int:
     """Build what is named; 0 if all of it was built."""
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.build_images", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(each.name for each in IMAGES)}")
-    parser.add_argument("--base", default=BASE, help="image below all others, with a digest for builds to repeat")
+    default, more = (" ".join(each.name for each in images) for images in (IMAGES, ON_DEMAND))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {default}; built where named: {more}")
+    parser.add_argument("--base", help=f"image below those that are named, with a digest for builds to repeat ({BASE})")
     options = parser.parse_args()
     try:
         chosen = [image(name) for name in options.names] or list(IMAGES)
     except KeyError as error:
-        parser.error(f"there is no image {error}; known: {', '.join(each.name for each in IMAGES)}")
+        parser.error(f"there is no image {error}; known: {', '.join(each.name for each in (*IMAGES, *ON_DEMAND))}")
     try:
         build = build_with_docker if _docker_answers() else build_with_buildah
-        build(chosen, options.base)
+        for base in dict.fromkeys(options.base or each.base or BASE for each in chosen):
+            build([each for each in chosen if (options.base or each.base or BASE) == base], base)
     except CannotBuildError as error:
         print(f"images cannot be built here: {error}", file=sys.stderr)
         return 1

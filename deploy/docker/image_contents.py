@@ -24,6 +24,7 @@ class Image:
         leaves_out: distributions that it does not hold although an extra or another distribution asks for them.
         packages: of ``services`` beside its own, which are all that it may import; None: all.
         lean: whether the files that no service reads are left out (unneeded_files.txt), and debug symbols.
+        base: the image below it, where that is not the one below all others.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Image:
     leaves_out: tuple[str, ...] = ()
     packages: tuple[str, ...] | None = ("inference", "runtime", "sandbox")
     lean: bool = True
+    base: str = ""
 
     @property
     def kept_packages(self) -> frozenset[str] | None:
@@ -62,12 +64,24 @@ IMAGES: Final = (
         packages=None,
     ),
 )
-"""The images that a machine without a GPU builds. That of GPUs stands on NVIDIA's (triton-gpu.Dockerfile)."""
+"""The images that a machine without a GPU builds."""
 
 SAFETY_WITH_NGRAMS: Final = Image(
     "safety-ngrams", "services.safety", ("safety", "ngrams", "redis"), leaves_out=("huggingface-hub",)
 )
 """Built where it is asked for: guards of the kind ``ngrams`` need scikit-learn, half as much again as all the rest."""
+
+TRITON_GPU: Final = Image(
+    "triton-gpu",
+    "services.inference",
+    dockerfile="deploy/docker/triton-gpu.Dockerfile",
+    packages=None,
+    lean=False,
+    base="nvcr.io/nvidia/tritonserver:26.07-vllm-python-py3",
+)
+"""Built where it is asked for: 20 GB, on NVIDIA's image, which has all that it needs but our own packages."""
+
+ON_DEMAND: Final = (SAFETY_WITH_NGRAMS, TRITON_GPU)
 
 EVERYWHERE: Final = ("tracing",)
 """Extras that every image holds."""
@@ -82,7 +96,7 @@ def image(name: str) -> Image:
     Raises:
         KeyError: there is none.
     """
-    return {each.name: each for each in (*IMAGES, SAFETY_WITH_NGRAMS)}[name]
+    return {each.name: each for each in (*IMAGES, *ON_DEMAND)}[name]
 
 
 def third_party_requirements(repository: Path, extras: Iterable[str]) -> list[str]:

@@ -16,6 +16,10 @@ from typing import Any, Final
 
 _NAMESPACE: Final = uuid.UUID("5f0e0a4c-6a43-4a0f-9e7c-5b7b8f0c8f11")
 _DEBIAN: Final = "debian-12"
+_BUNDLED: Final = {"nvidia-pytriton": {"0.7.0": "2.51.0"}}
+"""Versions of the Triton Inference Server in wheels that hold one, by the wheel's version."""
+_TRITON_VERSION: Final = Path("/opt/tritonserver/TRITON_VERSION")
+"""Where NVIDIA's images say theirs."""
 
 
 def write_sbom(
@@ -29,8 +33,11 @@ def write_sbom(
         site_packages: folders where Python distributions are installed; the first that has one counts.
         system_packages: dpkg's ``status``, or a folder of such files; what it lacks is not listed.
         system: whose packages these are, and of which version.
+
+    Raises:
+        LookupError: a wheel holds a Triton of a version that is not known here.
     """
-    components = [*_python(site_packages), *_system(system_packages, system)]
+    components = [*_python(site_packages), *_triton(site_packages), *_system(system_packages, system)]
     identity = json.dumps([image, components], sort_keys=True)
     built_at = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
     document = {
@@ -55,6 +62,19 @@ def _python(site_packages: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for _, each in sorted(first.items()):
         purl = f"pkg:pypi/{each.name.lower().replace('_', '-')}@{each.version}"
         yield _component(each.name, each.version, purl, _licence(each))
+
+
+def _triton(site_packages: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Triton itself, which is no package of its own: scanners look for it by this name."""
+    versions = [_TRITON_VERSION.read_text(encoding="utf-8").strip()] if _TRITON_VERSION.is_file() else []
+    for each in distributions(path=[str(folder) for folder in site_packages]):
+        if (known := _BUNDLED.get(each.name.lower())) is not None:
+            if each.version not in known:
+                raise LookupError(f"which Triton is in {each.name} {each.version}? Say so in {Path(__file__).name}")
+            versions.append(known[each.version])
+    for version in dict.fromkeys(versions):
+        component = _component("tritonserver", version, f"pkg:generic/tritonserver@{version}", "BSD-3-Clause")
+        yield {**component, "cpe": f"cpe:2.3:a:nvidia:triton_inference_server:{version}:*:*:*:*:*:*:*"}
 
 
 def _licence(distribution: Distribution) -> str:

@@ -1,5 +1,5 @@
-# Triton with vLLM on GPUs: NVIDIA's image, and our models on top. NVIDIA's registry asks for no account for it:
-#   docker build --file deploy/docker/triton-gpu.Dockerfile --tag evalfleet/triton-gpu:0.1.0 .
+# Triton with vLLM on GPUs: NVIDIA's image, and our models on top. NVIDIA's registry asks for no account for it. Build
+# with `make images IMAGES=triton-gpu`, which says version, revision and time.
 
 # 26.07 or newer: older ones have known chains to remote code execution. Give a digest for a build that can be repeated.
 ARG BASE=nvcr.io/nvidia/tritonserver:26.07-vllm-python-py3

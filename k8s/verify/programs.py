@@ -3,18 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from deploy.docker.image_contents import IMAGES, SAFETY_WITH_NGRAMS
+from deploy.docker.image_contents import IMAGES, ON_DEMAND, TRITON_GPU
 from k8s.verify.rendered import Problem, Rendered
 from k8s.verify.workloads import is_there, program_of, workload_of
 
 _OURS: Final = "evalfleet/"
-_GPU_IMAGE: Final = "triton-gpu"
-_GPU_PACKAGES: Final = frozenset({"inference", "runtime"})
 _GPU_RESOURCE: Final = "nvidia.com/gpu"
-_HELD: Final[Mapping[str, frozenset[str] | None]] = {
-    **{each.name: each.kept_packages for each in (*IMAGES, SAFETY_WITH_NGRAMS)},
-    _GPU_IMAGE: _GPU_PACKAGES,
-}
+_HELD: Final[Mapping[str, frozenset[str] | None]] = {each.name: each.kept_packages for each in (*IMAGES, *ON_DEMAND)}
 """Packages of ``services`` by the image that holds them; ``None``: all, and the command line."""
 
 
@@ -49,7 +44,7 @@ def _problems(container: Mapping[str, Any]) -> Iterator[str]:
         yield f"has the image {_OURS}{image}, which nobody builds"
     elif not _holds(image, told):
         yield f"runs {told} from {_OURS}{image}, which does not hold it"
-    if image == _GPU_IMAGE and _GPU_RESOURCE not in container.get("resources", {}).get("limits", {}):
+    if image == TRITON_GPU.name and _GPU_RESOURCE not in container.get("resources", {}).get("limits", {}):
         yield f"has the image of GPUs and asks for none (limits.{_GPU_RESOURCE})"
 
 

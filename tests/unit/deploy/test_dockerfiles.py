@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.docker.image_contents import IMAGES, SAFETY_WITH_NGRAMS
+from deploy.docker.image_contents import IMAGES, ON_DEMAND
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DOCKERFILES = sorted((REPOSITORY / "deploy/docker").glob("*.Dockerfile"))
@@ -91,12 +91,12 @@ def test_bases_are_said_once_and_exactly(file: Path) -> None:
     assert tag not in ("", "latest")
 
 
-@pytest.mark.parametrize("name", [*(each.name for each in (*IMAGES, SAFETY_WITH_NGRAMS)), "triton-gpu"])
+@pytest.mark.parametrize("name", [each.name for each in (*IMAGES, *ON_DEMAND)])
 def test_an_image_runs_its_service_as_nobody_special(stages: dict[str, Stage], name: str) -> None:
     stage = stages[name]
     assert stage.last("USER") == "64900:64900"
-    modules = {each.name: each.module for each in (*IMAGES, SAFETY_WITH_NGRAMS)}
-    assert stage.last("CMD") == f'["python", "-m", "{modules.get(name, "services.inference")}"]'
+    modules = {each.name: each.module for each in (*IMAGES, *ON_DEMAND)}
+    assert stage.last("CMD") == f'["python", "-m", "{modules[name]}"]'
     assert stage.last("ENTRYPOINT") in ("", "[]")
     assert not stage.last("HEALTHCHECK")
     said = " ".join(step.arguments for step in stage.steps if step.instruction == "LABEL")

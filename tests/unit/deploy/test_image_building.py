@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 ORIGIN = Origin("base:1", "0.1.0", "abc", "1700000000", "")
 
 
-def install(site_packages: Path, name: str, *files: str, licence: str = "MIT") -> None:
-    folder = site_packages / f"{name}-1.0.dist-info"
+def install(site_packages: Path, name: str, *files: str, licence: str = "MIT", version: str = "1.0") -> None:
+    folder = site_packages / f"{name}-{version}.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(
-        f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\nLicense-Expression: {licence}\n"
+        f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}\n"
     )
     for each in files:
         (site_packages / each).parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,27 @@ def test_the_list_of_contents_names_packages_of_both_kinds(tmp_path: Path, monke
         "pkg:deb/debian/zlib1g@1%2Bdeb12?arch=amd64&distro=debian-12",
     ]
     assert document["components"][0]["licenses"] == [{"expression": "Apache-2.0"}]
+
+
+def test_triton_is_among_the_contents_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("")
+    lines = (REPOSITORY / "requirements/no-deps.txt").read_text().splitlines()
+    [pinned] = [line.partition("==")[2].split()[0] for line in lines if line.startswith("nvidia-pytriton==")]
+    install(tmp_path / "site", "nvidia-pytriton", version=pinned)
+    write_sbom(tmp_path / "sbom", "triton-cpu", [tmp_path / "site"], tmp_path / "status")
+    [triton] = [each for each in json.loads((tmp_path / "sbom").read_text())["components"] if "cpe" in each]
+    assert triton["cpe"].startswith(f"cpe:2.3:a:nvidia:triton_inference_server:{triton['version']}:")
+    install(tmp_path / "newer", "nvidia-pytriton", version="9.9")
+    with pytest.raises(LookupError, match="which Triton is in nvidia-pytriton"):
+        write_sbom(tmp_path / "sbom", "triton-cpu", [tmp_path / "newer"], tmp_path / "status")
+
+
+def test_the_image_for_gpus_is_built_like_the_others() -> None:
+    chosen = image("triton-gpu")
+    command = buildah_command(chosen, replace(ORIGIN, base=chosen.base), [])
+    assert f"--build-arg=BASE={chosen.base}" in command
+    assert "--build-arg=VERSION=0.1.0" in command
+    assert f"ARG BASE={chosen.base}" in (REPOSITORY / chosen.dockerfile).read_text()
 
 
 def test_pips_settings_are_handed_on_where_they_say_where_packages_are() -> None:
