@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from services.generation.checkpoints import FileStamp
 from services.generation.models import ModelRecord, ModelState
+from services.generation.registry_copies import COPY_NAME, take_restored, write_copy
 from services.runtime.errors import StartupError
 from services.runtime.sqlite_journal import SMALL_PAGES, bounded_journal
 
@@ -47,7 +50,7 @@ ALTER TABLE models ADD COLUMN lineage_digest TEXT NOT NULL DEFAULT ''
 """,
 )
 """Statements that bring a registry from each schema version to the next; append, never change one that shipped."""
-_SCHEMA_VERSION = len(_MIGRATIONS)
+SCHEMA_VERSION = len(_MIGRATIONS)
 _COLUMNS = tuple(field.name for field in fields(ModelRecord))
 _UPSERT = (
     f"INSERT INTO models ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)}) "
@@ -71,9 +74,10 @@ class CreateRequest:
 
 
 class ModelRegistry:
-    """Model records, kept in memory and written through to ``FILE_NAME`` in the state folder.
+    """Model records, kept in memory and written through to ``FILE_NAME`` in the state folder, and to a copy beside it.
 
-    Reads are immediate; a write is on disk when it returns. Create requests are forgotten with their model.
+    Reads are immediate; a write is on disk when it returns. Create requests are forgotten with their model. What was
+    restored (``services.generation.backup``) takes the place of what was there.
 
     Args:
         folder: the service's state folder; made if absent.
@@ -85,6 +89,7 @@ class ModelRegistry:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self._write_lock = asyncio.Lock()
+        self._log: Any = structlog.get_logger(__name__)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=0.5, check_same_thread=False)
@@ -94,9 +99,10 @@ class ModelRegistry:
             self._prepare()
             self._models = {record.model_id: record for record in self._read_models()}
             self._requests = {request.request_id: request for request in self._read_requests()}
-        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
             self._connection.close()
             raise self._unreadable(error) from error
+        self._copy()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -131,7 +137,7 @@ class ModelRegistry:
 
     async def _remove(self, model_id: str) -> None:
         async with self._write_lock:
-            await asyncio.to_thread(self._connection.execute, "DELETE FROM models WHERE model_id = ?", (model_id,))
+            await asyncio.to_thread(self._delete, model_id)
             self._models.pop(model_id, None)
             self._requests = {key: each for key, each in self._requests.items() if each.model_id != model_id}
 
@@ -139,16 +145,21 @@ class ModelRegistry:
         execute = self._connection.execute
         for pragma in ("locking_mode=EXCLUSIVE", *bounded_journal(SMALL_PAGES), "synchronous=FULL", "foreign_keys=ON"):
             execute(f"PRAGMA {pragma}")
+        # The lock is had from here on.
+        execute("BEGIN IMMEDIATE")
+        execute("COMMIT")
+        if take_restored(self._connection, self._path.parent):
+            self._log.warning("registry_restored", file=str(self._path))
         execute("BEGIN IMMEDIATE")
         (version,) = execute("PRAGMA user_version").fetchone()
         for migration in _MIGRATIONS[version:]:
             for statement in migration.split(";"):
                 execute(statement)
-        if version < _SCHEMA_VERSION:
-            execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        if version < SCHEMA_VERSION:
+            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         execute("COMMIT")
-        if version > _SCHEMA_VERSION:
-            raise ValueError(f"it has schema version {version}, this service knows {_SCHEMA_VERSION}")
+        if version > SCHEMA_VERSION:
+            raise ValueError(f"it has schema version {version}, this service knows {SCHEMA_VERSION}")
 
     def _unreadable(self, error: Exception) -> StartupError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
@@ -180,6 +191,18 @@ class ModelRegistry:
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+        self._copy()
+
+    def _delete(self, model_id: str) -> None:
+        self._connection.execute("DELETE FROM models WHERE model_id = ?", (model_id,))
+        self._copy()
+
+    def _copy(self) -> None:
+        """Keep the copy up to date; the registry itself does not depend on it."""
+        try:
+            write_copy(self._connection, self._path.with_name(COPY_NAME))
+        except (OSError, sqlite3.Error) as error:
+            self._log.warning("registry_not_copied", error=str(error))
 
 
 def _values(request: CreateRequest) -> tuple[str, str, str]:
