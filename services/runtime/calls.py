@@ -74,6 +74,12 @@ class CallScope:
         """Say who is asking, whatever the call's metadata says: somebody who proved it, or nobody yet (``None``)."""
         self._ids = self.ids._replace(caller=name)
 
+    def leave_trace(self) -> str:
+        """Belong to no trace, and return the traceparent that the caller sent; empty if it sent none."""
+        told = self.ids.traceparent or ""
+        self._ids = self.ids._replace(traceparent=None)
+        return told
+
 
 class ReceivedScope(CallScope):
     """The scope of a call that came over the wire; its metadata is read when the ids are first asked for.

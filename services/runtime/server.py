@@ -296,6 +296,7 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         # gRPC spreads the age by ±10 % by itself, so that clients don't all reconnect together.
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
         # Of its own, beside the drain's: a drain ends all calls in time, whatever connection they came by.

@@ -37,6 +37,12 @@ class ServiceSettings(SecuritySettings):
         60.0, gt=0, description="Deadline, in seconds, of calls that come without one."
     )
     max_message_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest message in bytes, received or sent.")
+    max_streams_per_connection: int = Field(
+        512,
+        ge=1,
+        description="Calls open at once on one connection, of all methods; further ones wait at the client. More than "
+        "a method's places and queue, so that whoever asks too much still hears so.",
+    )
     max_concurrent_calls: int = Field(64, ge=1, description="Calls handled at once, per method.")
     max_queued_calls: int = Field(
         256,

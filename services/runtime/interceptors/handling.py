@@ -66,13 +66,16 @@ class Handling:
         if budget_seconds is not None:
             scope.deadline_seconds = now + budget_seconds
         call = HandledCall(rules, context, scope, task, now)
-        if self._traces is not None:
-            self._traces.opened(call)
         self._metrics.started(call)
         self._deadlines.opened(call)
         if not rules.bounded:
             self._long_calls.opened(call)
         return call
+
+    def admitted(self, call: HandledCall) -> None:
+        """Begin what is done for calls that were let in."""
+        if self._traces is not None:
+            self._traces.admitted(call)
 
     def guard(self, rules: MethodRules) -> Guard | None:
         """Return who lets in the calls of a method; ``None``: anybody may make them."""

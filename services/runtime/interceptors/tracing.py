@@ -8,9 +8,10 @@ from typing import Final
 
 import grpc
 
-from services.runtime.calls import CallIds, ReceivedScope
+from services.runtime.calls import ReceivedScope
 from services.runtime.interceptors.call import HandledCall
 from services.runtime.telemetry.spans import Tracer, begin_span
+from services.runtime.trace_context import is_sampled
 
 _OWN_FAULTS: Final = frozenset(
     {
@@ -35,18 +36,19 @@ class CallTraces:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def opened(self, call: HandledCall) -> None:
+    def admitted(self, call: HandledCall) -> None:
         """Begin a call's span; what the handler does belongs to it. Probes have none."""
         if call.rules.quiet or not isinstance(call.scope, ReceivedScope):
             return
         service, _, method = call.rules.method.rpartition("/")
-        # Who calls is proved later, and said when the span ends.
-        ids = call.scope.ids._replace(caller=None)
+        ids = call.scope.ids
+        told = call.watched.told_trace if call.watched is not None else ""
         call.span = begin_span(
             self._tracer,
             call.rules.method,
             "server",
             parent=ids.traceparent or "",
+            links=(told,) if told and is_sampled(told) else (),
             attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, **ids.attributes()},
         )
         call.scope.trace_as(call.span.traceparent)
@@ -56,8 +58,7 @@ class CallTraces:
         span = call.span
         if not span.is_recording:
             return
-        caller = CallIds(caller=call.scope.ids.caller).attributes()
-        span.set({"rpc.grpc.status_code": int(call.code.value[0]), **caller})
+        span.set({"rpc.grpc.status_code": int(call.code.value[0])})
         if call.code in _OWN_FAULTS:
             span.fail(call.error.reason if call.error is not None else call.code.name)
         span.end()

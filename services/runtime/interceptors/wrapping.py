@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.runtime.error_types import UnimplementedError
+from services.runtime.error_types import InvalidArgumentError, UnimplementedError
 from services.runtime.interceptors.admission import Gate
 from services.runtime.interceptors.call import Context, HandledCall, MethodRules
 from services.runtime.interceptors.handling import Behaviours, Handling
@@ -86,19 +86,36 @@ class WrappedMethods(grpc.GenericRpcHandler):
             return grpc.stream_unary_rpc_method_handler(serve, _counting_decoder(decode))
         if handler.response_streaming:
             serve = self._stream_response(cast("Serve", handler.unary_stream), decode, rules)
-            return grpc.unary_stream_rpc_method_handler(serve, None, _counting_encoder(encode))
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary_response(cast("Serve", handler.unary_unary), decode, encode, rules)
-        )
+            encoder = _counting_encoder(encode)
+            if self._identifies(rules):
+                return grpc.stream_stream_rpc_method_handler(serve, None, encoder)
+            return grpc.unary_stream_rpc_method_handler(serve, None, encoder)
+        serve = self._unary_response(cast("Serve", handler.unary_unary), decode, encode, rules)
+        if self._identifies(rules):
+            return grpc.stream_unary_rpc_method_handler(serve)
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    def _identifies(self, rules: MethodRules) -> bool:
+        """Whether callers of a method have to prove who they are: then their message is read afterwards.
+
+        gRPC itself would read it first, so that strangers could fill the memory with messages that nobody looks at. For
+        gRPC such a method takes a stream, of which one message is read.
+        """
+        guard = self._handling.guard(rules)
+        return guard is not None and guard.identifies
 
     def _unary_response(self, serve: Serve, decode: Decode | None, encode: Encode, rules: MethodRules) -> Serve:
         handling, gate, guard = self._handling, self._gate(rules), self._handling.guard(rules)
+        reads_late = decode is not None and self._identifies(rules)
 
         async def handle(request: Any, context: Context) -> bytes:
             call = handling.begin(rules, context)
             try:
                 if guard is not None:
                     await guard.admit(call)
+                handling.admitted(call)
+                if reads_late:
+                    request = await _only_message(context, rules)
                 if gate is None or gate.try_enter():
                     call.admitted_seconds = call.started_seconds
                 else:
@@ -127,12 +144,16 @@ class WrappedMethods(grpc.GenericRpcHandler):
 
     def _stream_response(self, serve: Serve, decode: Decode | None, rules: MethodRules) -> Serve:
         handling, gate, guard = self._handling, self._gate(rules), self._handling.guard(rules)
+        reads_late = decode is not None and self._identifies(rules)
 
         async def handle(request: Any, context: Context) -> None:
             call = handling.begin(rules, context)
             try:
                 if guard is not None:
                     await guard.admit(call)
+                handling.admitted(call)
+                if reads_late:
+                    request = await _only_message(context, rules)
                 if gate is None or gate.try_enter():
                     call.admitted_seconds = call.started_seconds
                 else:
@@ -155,6 +176,18 @@ class WrappedMethods(grpc.GenericRpcHandler):
 
     def _gate(self, rules: MethodRules) -> Gate | None:
         return self._admission.gate(rules.method) if rules.limited else None
+
+
+async def _only_message(context: Context, rules: MethodRules) -> bytes:
+    """Read the message of a call that has one.
+
+    Raises:
+        InvalidArgumentError: REQUEST_MISSING.
+    """
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        raise InvalidArgumentError(f"{rules.method} takes one message, and none came", reason="REQUEST_MISSING")
+    return cast("bytes", message)
 
 
 async def _send_all(responses: Any, context: Context) -> None:

@@ -23,6 +23,7 @@ from services.runtime.security.roles import METHOD_ROLES, OPEN
 from services.runtime.security.settings import SecuritySettings
 from services.runtime.security.watched import Watched
 from services.runtime.spending import open_account
+from services.runtime.telemetry.spans import sample_by_own_rate
 
 AUDITED_METHODS: Final = {
     "evalfleet.generation.v1.ModelService/CreateModel": "model_loaded",
@@ -51,6 +52,11 @@ class Guard(Collector):
         self._audit = audit
         self._refusals: Counter[str] = Counter()
         self._expiries: Expiries[HandledCall] = Expiries(_end_expired)
+
+    @property
+    def identifies(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return self._callers is not None
 
     def watches(self, method: str) -> bool:
         """Whether calls of a method (``package.Service/Method``) need ``admit``, ``received`` and ``finish``."""
@@ -83,6 +89,10 @@ class Guard(Collector):
         context = call.context
         identity = await callers.identify(context.auth_context(), context.invocation_metadata() or ())
         watched.name = identity.name
+        if not identity.is_service:
+            # What is recorded costs the fleet, and whoever keeps its traces: that is not for callers to decide.
+            watched.told_trace = call.scope.leave_trace()
+            sample_by_own_rate()
         # A service is believed for whom it calls; nobody else is.
         claimed = watched.claimed
         is_believed = identity.is_service and claimed is not None and is_caller(claimed)

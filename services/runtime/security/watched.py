@@ -20,16 +20,18 @@ class Watched:
         claimed: whom its metadata names, which proves nothing.
         quotas: what its messages count against; ``None``: nothing.
         facts: what its request is about; ``None``: that is not written down.
+        told_trace: the traceparent that it came with, where its caller has no say in what is recorded; empty: none.
         is_refused: whether it was ended for who makes it, or for a quota.
     """
 
-    __slots__ = ("claimed", "facts", "is_refused", "name", "quotas")
+    __slots__ = ("claimed", "facts", "is_refused", "name", "quotas", "told_trace")
 
     def __init__(self, *, is_audited: bool) -> None:
         self.name = ""
         self.claimed: str | None = None
         self.quotas: Quotas | None = None
         self.facts: dict[str, Any] | None = {} if is_audited else None
+        self.told_trace = ""
         self.is_refused = False
 
     def received(self, message: Any) -> None:

@@ -88,6 +88,17 @@ _tracer: ContextVar[Tracer | None] = ContextVar("evalfleet_tracer", default=None
 # The traces of all items that share the work at hand, such as one request for several of them.
 _sharing: ContextVar[tuple[str, ...]] = ContextVar("evalfleet_sharing_traces", default=())
 
+# Set where a call is let in whose caller has no say in what the fleet records.
+_is_own_sampling: ContextVar[bool] = ContextVar("evalfleet_own_sampling", default=False)
+
+
+def sample_by_own_rate() -> None:
+    """Let no traceparent in a message decide what is recorded, until the running task and those it starts have ended.
+
+    Items are then linked to the traces that they name, and belong to that of their call.
+    """
+    _is_own_sampling.set(True)
+
 
 @contextmanager
 def tracing_with(tracer: Tracer | None) -> Iterator[None]:
@@ -159,6 +170,8 @@ class span(AbstractContextManager[Span]):
         tracer = _tracer.get()
         if tracer is None and not self._parent:
             return NO_SPAN
+        if self._parent and _is_own_sampling.get():
+            self._links, self._parent = (self._parent,) if is_sampled(self._parent) else (), ""
         scope = current_scope()
         ids = scope.ids
         parent = "" if self._begins_trace else self._parent or ids.traceparent or ""
@@ -208,7 +221,7 @@ def item_spans(name: str, items: Iterable[tuple[str, str]]) -> Iterator[None]:
             traceparent is none, there is no span.
     """
     sampled = [(valid, item_id) for told, item_id in items if told and is_sampled(valid := valid_traceparent(told))]
-    if not sampled:
+    if not sampled or _is_own_sampling.get():
         yield
         return
     tracer = _tracer.get()

@@ -18,7 +18,7 @@ from services.runtime.free_ports import free_port
 from services.runtime.server import FleetServer, serve
 from services.runtime.stopping import StopRequests
 from services.runtime.testing import as_bytes, run_in_process
-from tests.patience import LONGEST_WAIT_SECONDS
+from tests.patience import LONGEST_WAIT_SECONDS, until
 
 SERVICE = "test.v1.TestService"
 
@@ -220,6 +220,31 @@ def test_options_let_our_own_pings_in() -> None:
     assert options["grpc.max_connection_age_ms"] == 300_000
     assert options["grpc.max_connection_age_grace_ms"] == 3_600_000
     assert options["grpc.max_receive_message_length"] == 16 * 1024 * 1024
+    # Who asks for more than a method has places and a queue for is told so, and does not wait unheard.
+    assert options["grpc.max_concurrent_streams"] > ServiceSettings().max_concurrent_calls + 256
+
+
+async def test_a_connection_has_so_many_calls_at_once(make_service: Any, make_settings: Any) -> None:
+    begun: list[bytes] = []
+    gate = asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        begun.append(request)
+        if request:
+            await gate.wait()
+        return request
+
+    settings = make_settings(max_streams_per_connection=2)
+    async with run_in_process(make_service(unary=wait), settings=settings) as running:
+        call = running.channel.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)
+        calls = [asyncio.ensure_future(call(str(number).encode(), wait_for_ready=True)) for number in range(3)]
+        await until(lambda: len(begun) == 2)
+        alone = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(running.address, options=alone) as other:
+            assert await other.unary_unary(f"/{SERVICE}/Unary", as_bytes, as_bytes)(b"") == b""
+        assert len(begun) == 3
+        gate.set()
+        assert await asyncio.gather(*calls) == [b"0", b"1", b"2"]
 
 
 async def test_a_long_call_outlives_many_pings(monkeypatch: pytest.MonkeyPatch) -> None:
