@@ -11,6 +11,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "dashboards"
 _DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
+_VARIABLES = {"caller": "evalfleet_generation_caller_tokens_total", "run": "evalfleet_run_items"}
+"""What can be chosen, a label, by the series whose values it has."""
 _WIDTH, _HEIGHT, _COLUMNS = 8, 8, 3
 
 
@@ -42,14 +44,14 @@ class Dashboard:
         title: for people.
         panels: in their order.
         about: what it is for.
-        by_caller: whether callers can be chosen.
+        variables: what can be chosen, of ``_VARIABLES``.
     """
 
     uid: str
     title: str
     panels: Sequence[Panel]
     about: str
-    by_caller: bool = False
+    variables: tuple[str, ...] = ()
 
 
 FLEET = Dashboard(
@@ -103,9 +105,22 @@ RUN = Dashboard(
     "EvalFleet: one run",
     (
         Panel(
-            "Outcomes a second",
+            "Its items",
+            {"{{run}} {{state}}": 'sum by (run, state) (evalfleet_run_items{run=~"$run"})'},
+            about="A run is here while it is open, up to 50 of each replica; what it found: evalfleet show RUN.",
+        ),
+        Panel(
+            "Its items a second",
+            {
+                "{{run}} {{state}}": "sum by (run, state) "
+                '(clamp_min(deriv(evalfleet_run_items{run=~"$run",state!="open"}[2m]), 0))'
+            },
+        ),
+        Panel("Its time", {"{{run}}": 'time() - min by (run) (evalfleet_run_start_time_seconds{run=~"$run"})'}, "s"),
+        Panel(
+            "Outcomes a second, of all runs",
             {"{{result}}": "sum by (result) (rate(evalfleet_evaluation_outcomes_total[1m]))"},
-            about="Of all runs: choose the time of yours. Its own items: evalfleet show RUN, or its traces.",
+            about="What follows is of all runs, or of one caller's: choose the time of yours.",
         ),
         Panel(
             "Why items fail",
@@ -151,8 +166,8 @@ RUN = Dashboard(
             "s",
         ),
     ),
-    "What does a run wait for? Choose its time and its caller.",
-    by_caller=True,
+    "How far is a run, and what does it wait for? Choose it, its time and its caller.",
+    variables=("run", "caller"),
 )
 
 SAFETY = Dashboard(
@@ -251,7 +266,7 @@ COST = Dashboard(
         ),
     ),
     "Who spends what, and what do caches save?",
-    by_caller=True,
+    variables=("caller",),
 )
 
 DASHBOARDS = (FLEET, RUN, SAFETY, COST)
@@ -268,19 +283,19 @@ def as_json(dashboard: Dashboard) -> str:
         "editable": False,
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
-        "templating": {"list": [_caller_variable()] if dashboard.by_caller else []},
+        "templating": {"list": [_variable(each) for each in dashboard.variables]},
         "panels": [_panel(index, each) for index, each in enumerate(dashboard.panels)],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _caller_variable() -> dict[str, Any]:
-    query = "label_values(evalfleet_generation_caller_tokens_total, caller)"
+def _variable(name: str) -> dict[str, Any]:
+    query = f"label_values({_VARIABLES[name]}, {name})"
     return {
-        "name": "caller",
+        "name": name,
         "type": "query",
         "datasource": _DATASOURCE,
-        "query": {"query": query, "refId": "callers"},
+        "query": {"query": query, "refId": f"{name}s"},
         "refresh": 2,
         "multi": True,
         "includeAll": True,

@@ -35,6 +35,7 @@ from services.evaluation.runs.remote import RemoteGenerator, RemoteLedger
 from services.evaluation.runs.remote_drawings import RemoteDrawings
 from services.evaluation.runs.remote_safety import RemoteSafetyJudge
 from services.evaluation.runs.remote_scoring import RemoteScorerPanel
+from services.evaluation.runs.run_metrics import RunMetrics
 from services.evaluation.runs.store import RunStore
 from services.evaluation.scaling.open_work import OpenWork, Places
 from services.evaluation.scaling.refusals import Refusals
@@ -87,6 +88,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
             lease_times=settings.lease_times,
             allowances=allowances,
         )
+        registry.register(RunMetrics(manager.open_runs))
         stack.push_async_callback(manager.stop)
         await manager.start()
         ranking_store = RankingStore(engine)

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from services.code_runner.metrics import CodeRunnerMetrics
 from services.evaluation.runs.outcome_metrics import OutcomeMetrics
 from services.evaluation.runs.paced_peers import PeerMetrics
+from services.evaluation.runs.run_metrics import RunMetrics
 from services.generation.admission import Admission as EngineAdmission
 from services.generation.admission import AdmissionLimits
 from services.generation.cost.accounting import CallerMetrics
@@ -93,6 +94,7 @@ MAKERS: Final[Mapping[str, tuple[tuple[str, Make], ...]]] = {
     "evaluation": (
         ("services.evaluation.runs.outcome_metrics", OutcomeMetrics),
         ("services.evaluation.runs.paced_peers", PeerMetrics),
+        ("services.evaluation.runs.run_metrics", _registered(lambda: RunMetrics(tuple))),
     ),
     "generation": (
         ("services.generation.admission", lambda registry: EngineAdmission(AdmissionLimits(1, 1), registry)),
@@ -159,12 +161,17 @@ LABELS: Final[Mapping[str, Bound]] = {
     "protocol": Bound("protocols of foreign Tritons", "3"),
     "reason": Bound("reasons of errors; `other` from the 51st on", "51"),
     "result": Bound("`scored`, `failed`", "2"),
+    "run": Bound("open runs that a replica of the evaluation service works on; gone when they end", "50 a replica"),
     "service": Bound("services of the fleet", "6"),
     "stage": Bound("stages of the cascades", "the guards file's"),
-    "state": Bound("`running`, `queued`; of models `loading`, `ready`, `failed`, …; of Tritons `ready`, `away`", "8"),
+    "state": Bound(
+        "`running`, `queued`; of models `loading`, `ready`, `failed`, …; of Tritons `ready`, `away`; of items "
+        "`scored`, `failed`, `open`",
+        "10",
+    ),
 }
-"""Each label that a metric may have. Runs, items, requests, checkpoints and texts are not among them: they are without
-number, and belong into traces and log lines."""
+"""Each label that a metric may have. Items, requests, checkpoints, texts and ended runs are not among them: they are
+without number, and belong into traces and log lines."""
 
 
 def series_of(make: Make) -> Iterator[Series]:

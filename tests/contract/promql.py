@@ -69,7 +69,7 @@ def _asked_by_triggers(manifest: Any) -> Iterator[str]:
 
 def runnable(expression: str) -> str:
     """Put values in the place of Grafana's variables."""
-    return expression.replace("$__range", "1h").replace("$caller", ".*")
+    return expression.replace("$__range", "1h").replace("$caller", ".*").replace("$run", ".*")
 
 
 def selectors(expression: str) -> Iterator[Selector]:

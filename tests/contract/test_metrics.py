@@ -49,7 +49,6 @@ def test_no_label_has_values_without_number() -> None:
     assert used - LABELS.keys() == set()
     assert LABELS.keys() - used == set()
     assert not used & {
-        "run",
         "run_id",
         "item",
         "item_id",

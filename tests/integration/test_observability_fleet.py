@@ -44,6 +44,29 @@ scorers:
 safety: {aspect: prompt}
 primary_metric: refusal
 """
+SLEEPING = """\
+name: sleeping
+description: Programs that end long after the tests.
+provenance: {licence: Apache-2.0, citation: Written for this test}
+sources:
+  - root: bundled
+    files: {test: observed.jsonl}
+    columns: [id, prompt, program, tests]
+split: test
+item_id: id
+request: generate
+format: chat
+prompt: "{{ prompt }}"
+generation: {max_tokens: 4}
+scorers:
+  - scorer: code_execution
+    parameters: {timeout_seconds: 60}
+    details: {prompt: program, tests: tests}
+    metrics: [{name: passed, from: passed}]
+primary_metric: passed
+"""
+# An answer is a comment in it.
+SLEEPING_PROGRAM = "import time\ntime.sleep(60)\n# "
 OWN_FAULTS = re.compile("grpc_status=~")
 """A sound fleet has none; what no call ended with is a status that gRPC itself names."""
 SELECTED = re.compile(r"[a-z_:0-9]+\{[^}]*\}")
@@ -55,11 +78,12 @@ PROGRAM = {
 
 @dataclass(frozen=True)
 class Observed:
-    """A fleet, the file of its traces, a run that it has finished, and the metrics of it and what is beside it."""
+    """A fleet, the file of its traces, a run that has ended and one that is open, and the metrics of all parts."""
 
     fleet: RunningFleet
     traces: Path
     run_id: str
+    open_run_id: str
     metrics: Mapping[str, Sequence[str]]
 
 
@@ -98,24 +122,28 @@ def observed(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Ite
         with Fleet.connect(fleet.endpoints) as client:
             run_id = finished(client, client.models.add(tiny_policy).name, "observing")
             # Its verdicts are garbage, so that an item fails.
-            finished(client, client.models.add(judge, model_id="judge").name, "demo_questions_judged", item_limit=1)
+            constant = client.models.add(judge, model_id="judge").name
+            finished(client, constant, "demo_questions_judged", item_limit=1)
             client.scoring.score(PROGRAM, scorer="code_execution", parameters={"timeout_seconds": 60})
+            open_run_id = client.runs.start(model=constant, suite="sleeping").name.removeprefix("runs/")
             stages = [client.safety.guard(each) for each in ("minilm-hazard", "words")]
         guarded = stack.enter_context(guarded_safety(fleet, folder, stages))
         parts = {("triton" if name == "inference" else name): [each] for name, each in fleet.metrics_targets.items()}
         parts["safety"].append(guarded.metrics_target)
         # Who scrapes names the jobs, and a pool's Tritons, which are scaled together, have a name of their own.
         parts |= {"code-runner": [runner.metrics_target], "triton-pool": parts["triton"]}
-        yield Observed(fleet, traces, run_id, parts)
+        yield Observed(fleet, traces, run_id, open_run_id, parts)
 
 
 def write_suite(folder: Path) -> None:
+    program = {"program": SLEEPING_PROGRAM, "tests": "pass"}
     prompts = "".join(
-        json.dumps({"id": f"bread-{number}", "prompt": f"How do I bake bread number {number}?"}) + "\n"
+        json.dumps({"id": f"bread-{number}", "prompt": f"How do I bake bread number {number}?", **program}) + "\n"
         for number in range(ITEMS)
     )
     for name, text in (
         ("tasks/observed.yaml", TASK),
+        ("tasks/sleeping.yaml", SLEEPING),
         ("suites/observing.yaml", "name: observing\ndescription: One task.\ntasks: [observed]\n"),
         ("suites/data/observed.jsonl", prompts),
     ):
@@ -248,3 +276,13 @@ def test_what_is_exported_is_what_the_page_lists(prometheus: Prometheus) -> None
         own = listed.get(job, set())
         assert own - names == set(), job
         assert {each for each in names - everywhere - own if each.startswith("evalfleet_")} == set(), job
+
+
+def test_a_run_has_series_while_it_is_open(observed: Observed, prometheus: Prometheus) -> None:
+    def shown() -> set[tuple[str, str]]:
+        return {(each["metric"]["run"], each["metric"]["state"]) for each in prometheus.ask("evalfleet_run_items")}
+
+    assert shown() == {(observed.open_run_id, state) for state in ("scored", "failed", "open")}
+    with Fleet.connect(observed.fleet.endpoints) as client:
+        client.runs.cancel(f"runs/{observed.open_run_id}")
+    wait_until(lambda: shown() == set(), "a scrape after its end")

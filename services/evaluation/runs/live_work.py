@@ -48,6 +48,10 @@ class LiveWork(Generic[WorkT]):
         """One that is worked on here, if it is."""
         return self._works.get(work_id)
 
+    def here(self) -> tuple[WorkT, ...]:
+        """All that are worked on here, in the order in which they were taken up."""
+        return tuple(self._works.values())
+
     def newest(self, work_id: str, stored: WorkT) -> WorkT:
         """One as it stands: here, if it is worked on here, else as the list has it."""
         return self._works.get(work_id, stored)

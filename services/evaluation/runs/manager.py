@@ -110,6 +110,10 @@ class RunManager:
         except RunsUnavailableError as error:
             _LOG.warning("leases_not_given_back", message=error.message)
 
+    def open_runs(self) -> Sequence[Run]:
+        """Return those that are worked on here, as they stand, in the order in which they were taken up."""
+        return self._live.here()
+
     async def create(self, request: RunRequest) -> Run:
         """Store and start a run; see ``RunMaker.make`` for the errors."""
         run = await self._maker.make(request)
