@@ -119,7 +119,7 @@ kubectl: $(STAMP) ## Fetch kubectl, which renders overlays, into .cache if there
 verify-k8s: kubectl ## Render every overlay of k8s/, validate it against Kubernetes 1.34 to 1.37, check what schemas cannot
 	@$(BIN)/python -m k8s.verify
 
-bench: bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-training-callback bench-autoscale bench-rolling-restart ## Run every benchmark
+bench: bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-scoring bench-overhead bench-triton-pool bench-training-callback bench-autoscale bench-rolling-restart ## Run every benchmark
 
 bench-runtime: $(STAMP) ## Overhead of our server over a bare gRPC server
 	$(BIN)/python -m benchmarks.runtime_overhead --json $(RESULTS)/runtime_overhead.json
@@ -200,6 +200,9 @@ bench-rolling-restart: $(STAMP) ## Every service restarted in turn under load: f
 bench-overhead: $(STAMP) ## CPU and memory of an item's way through the services, beside Inspect AI and lm-evaluation-harness
 	$(BIN)/python -m benchmarks.overhead --json $(RESULTS)/overhead.json
 
+bench-triton-pool: $(STAMP) ## What one generation service hands out over 1, 8 and 64 Tritons
+	$(BIN)/python -m benchmarks.triton_pool --json $(RESULTS)/triton_pool.json
+
 bench-autoscale: $(STAMP) ## Our scaling rules beside others', simulated up to 1,000 GPUs: replicas, waits, GPU hours
 	$(BIN)/python -m benchmarks.autoscale_simulation --json $(RESULTS)/autoscale_simulation.json
 
@@ -221,4 +224,4 @@ constraints: $(STAMP) ## Write requirements/constraints.txt from what is install
 clean: ## Remove everything that was built (not the trained example checkpoints in .cache)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info clients/python/*.egg-info
 
-.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix runbook-links protos verify-protos kubectl verify-k8s bench bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean
+.PHONY: help setup vllm guards demo test test-alone test-faults test-sandbox test-processes test-production fuzz lint fix runbook-links protos verify-protos kubectl verify-k8s bench bench-runtime bench-tracing bench-prompts bench-scorer-parity bench-loglikelihoods bench-generation bench-batching bench-second-run bench-guard bench-cascade bench-distillation bench-cancellation bench-soak bench-safety bench-safety-load bench-classify-many bench-decisions bench-rankings bench-regressions bench-ledger bench-overhead bench-triton-pool chaos chaos-budgets bench-scoring bench-sharing bench-rolling-restart bench-training-callback bench-autoscale constraints clean

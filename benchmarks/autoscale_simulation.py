@@ -1,7 +1,7 @@
 """How our scaling rules, read from k8s/, do on loads that no test can make, beside the rules of others.
 
 Each load is served by the same simulated pool of replicas under five rules: ours (the ScaledObject of
-components/keda-pool, decided by KEDA's and the HorizontalPodAutoscaler's own algorithms), a pool of fixed size for the
+components/keda, decided by KEDA's and the HorizontalPodAutoscaler's own algorithms), a pool of fixed size for the
 peak, vLLM production-stack's rule (five waiting requests a replica), a GPU utilisation of 80 %, and one that knows the
 future. Nothing here is measured on GPUs: what a replica does is given, in benchmarks/autoscaling/scenarios.py.
 """
@@ -17,7 +17,7 @@ from benchmarks.autoscaling.simulation import Outcome, other_rules, our_rule, si
 from benchmarks.peers import ROOT
 from benchmarks.report import installed_versions, write_result
 
-OURS = COMPONENTS / "keda-pool/triton-pool.yaml"
+OURS = COMPONENTS / "keda/triton.yaml"
 _COLUMNS = (
     "GPU hours",
     "mean wait s",

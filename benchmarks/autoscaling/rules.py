@@ -1,8 +1,9 @@
 """The rules that are compared: ours, from the files in ``k8s``, and those of others."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from benchmarks.autoscaling.horizontal import SYNC_SECONDS, Behavior, HorizontalAutoscaler, Reading
 from benchmarks.autoscaling.keda import KedaOperator, Sample, ScaledObject, Trigger
@@ -10,6 +11,9 @@ from benchmarks.autoscaling.pool import Pool
 from benchmarks.autoscaling.promql import Labels, Matcher, Query, Vector
 
 SCRAPE_SECONDS = 15.0
+_STREAMS: Final = "evalfleet.generation.v1.GenerationService/StreamGenerate"
+_STREAM_ITEMS: Final = 64
+"""Items of one stream at once: EVALFLEET_MAX_STREAM_ITEMS."""
 
 
 @dataclass(slots=True)
@@ -60,6 +64,8 @@ class ScrapedSeries:
             ],
             "evalfleet_oldest_wait_seconds": [(job, pool.oldest_wait)],
             "evalfleet_backlog_tokens": [(job, pool.queued * pool.replica.tokens)],
+            "evalfleet_calls_running": [({**job, "grpc_method": _STREAMS}, math.ceil(pool.demand / _STREAM_ITEMS))],
+            "evalfleet_generation_tritons": [({**job, "state": "ready"}, pool.ready)],
             "up": [(each, pool.ready) for each in replicas],
             "vllm:num_requests_waiting": [(each, pool.queued) for each in replicas],
             "DCGM_FI_DEV_GPU_UTIL": [(each, 100 * pool.busy_share) for each in replicas],

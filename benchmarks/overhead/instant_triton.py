@@ -4,7 +4,7 @@ It stands in for Triton so that what is measured is the host's path and no model
 difference: it loads the checkpoint, and streams requests that are answered by their ids, each in one message with
 Triton's mark of the final response.
 
-    python -m benchmarks.overhead.instant_triton --ready-file FILE
+    python -m benchmarks.overhead.instant_triton --ready-file FILE [--servers 8]
 """
 
 import argparse
@@ -103,19 +103,25 @@ class InstantTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ign
         return kserve.ModelStreamInferResponse(infer_response=response)
 
 
-async def serve(ready_file: Path) -> None:
-    """Serve on a free port until SIGTERM, or until the process that started this one has ended."""
+async def serve(ready_file: Path, servers: int) -> None:
+    """Serve on free ports until SIGTERM, or until the process that started this one has ended."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     watching = asyncio.create_task(_end_with_parent(os.getppid(), stopped))
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    started = [await _start() for _ in range(servers)]
+    addresses = ",".join(address for _, address in started)
+    await asyncio.to_thread(ready_file.write_text, addresses, encoding="utf-8")
+    await stopped.wait()
+    watching.cancel()
+    await asyncio.gather(*(server.stop(1.0) for server, _ in started))
+
+
+async def _start() -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InstantTriton(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    await asyncio.to_thread(ready_file.write_text, f"127.0.0.1:{port}", encoding="utf-8")
-    await stopped.wait()
-    watching.cancel()
-    await server.stop(1.0)
+    return server, f"127.0.0.1:{port}"
 
 
 async def _end_with_parent(parent: int, stopped: asyncio.Event) -> None:
@@ -127,9 +133,11 @@ async def _end_with_parent(parent: int, stopped: asyncio.Event) -> None:
 def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ready-file", type=Path, required=True, help="receives host:port")
+    parser.add_argument("--ready-file", type=Path, required=True, help="receives host:port, of each server")
+    parser.add_argument("--servers", type=int, default=1, help="how many there seem to be")
+    options = parser.parse_args()
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-        runner.run(serve(parser.parse_args().ready_file))
+        runner.run(serve(options.ready_file, options.servers))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -18,6 +19,7 @@ from services.evaluation.scaling.demand import Deployment
 from services.evaluation.scaling.service import FULL_NAME
 from services.evaluation.scaling.trigger import read_trigger
 from services.evaluation.settings import EvaluationSettings
+from services.generation.pool.metrics import PoolMetrics
 from services.runtime.health import LIVENESS
 from services.runtime.interceptors.admission import Admission
 from services.runtime.security.roles import METHOD_ROLES
@@ -107,6 +109,7 @@ def test_queries_read_series_that_services_have_and_none_of_gpus_or_triton() -> 
     registry = CollectorRegistry()
     registry.register(WorkMetrics([lambda: Work(backlog_tokens=1)]))
     registry.register(Admission(1, 1))
+    registry.register(PoolMetrics(SimpleNamespace(ready_count=1, away_count=0, moved_requests=0)))
     known = {family.name for family in registry.collect()} | {"up"}
     for trigger in triggers("prometheus"):
         query = Query.parse(trigger["metadata"]["query"])

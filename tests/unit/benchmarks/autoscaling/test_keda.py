@@ -15,7 +15,7 @@ OURS = [
     for path in sorted(COMPONENTS.glob("keda*/*.yaml"))
     if not path.name.endswith("-patch.yaml") and (document := read_document(path))["kind"] == "ScaledObject"
 ]
-POOL = next(each for each in OURS if each.name == "triton-pool")
+POOL = next(each for each in OURS if each.name == "triton")
 IDLE, BUSY = Sample(0, False), Sample(500, True)
 ONE = Trigger("prometheus", {}, 100)
 

@@ -13,7 +13,7 @@ from benchmarks.autoscaling.rules import FixedRule, Outage
 from benchmarks.autoscaling.scenarios import Scenario, daily
 from benchmarks.autoscaling.simulation import other_rules, our_rule, simulate
 
-OURS = scaled_object(read_document(COMPONENTS / "keda-pool/triton-pool.yaml"))
+OURS = scaled_object(read_document(COMPONENTS / "keda/triton.yaml"))
 SMALL = Replica(slots=4, service_seconds=20.0, load_seconds=60.0, drain_seconds=30.0)
 
 
