@@ -90,6 +90,14 @@ def test_a_path_that_is_no_folder_is_wrong_usage(fake: FakeFleet, invoke: Invoke
     assert fake.evaluation.created == []
 
 
+@pytest.mark.parametrize("given", ["/checkpoints/step-200", "s3://bucket/step-200"])
+def test_a_folder_that_only_the_services_see_is_registered_there(fake: FakeFleet, invoke: Invoke, given: str) -> None:
+    """A fleet in containers or on another machine has folders of its own."""
+    result = invoke("run", "--model", given, "--suite", "demo")
+    assert result.exit_code == 0, result.output
+    assert [each.checkpoint_path or each.checkpoint_url for each in fake.models.requests] == [given]
+
+
 def test_options_reach_the_request(fake: FakeFleet, invoke: Invoke) -> None:
     options = ["--limit", "5", "--task", "harm", "--task", "arithmetic", "--seed", "-3", "--concurrency", "2"]
     invoke("run", "--model", "m", "--suite", "demo", *options)

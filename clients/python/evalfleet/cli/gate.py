@@ -37,7 +37,7 @@ was cancelled) or an error, 130 interrupted."""
     required=True,
     metavar="DIR|NAME",
     shell_complete=completes("models", folders=True),
-    help="A checkpoint folder, or a registered model's name.",
+    help="A checkpoint folder, by its absolute path also one that only the services see, or a registered model's name.",
 )
 @click.option(
     "--suite",

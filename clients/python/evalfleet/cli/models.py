@@ -41,6 +41,11 @@ def register(
     return model
 
 
+def may_be_a_folder(path: str) -> bool:
+    """Whether a path is a folder here, a URL, or may be a folder where the services are: those see absolute paths."""
+    return "://" in path or os.path.isabs(path) or os.path.isdir(path)
+
+
 @click.group(
     invoke_without_command=True,
     epilog="""\b
@@ -113,7 +118,7 @@ def add(
     if revision and not hub:
         raise click.UsageError("--revision belongs to --hub")
     for path in (checkpoint, adapter):
-        if path and "://" not in path and not Path(path).is_dir():
+        if path and not may_be_a_folder(path):
             raise click.UsageError(f"there is no folder {path}")
     model = register(
         session,
@@ -178,7 +183,7 @@ def connect(
         raise click.UsageError("give the model's tokenizer: --tokenizer DIR, or --hub REPOSITORY")
     if hub_revision and not hub:
         raise click.UsageError("--hub-revision belongs to --hub")
-    if tokenizer and "://" not in tokenizer and not Path(tokenizer).is_dir():
+    if tokenizer and not may_be_a_folder(tokenizer):
         raise click.UsageError(f"there is no folder {tokenizer}")
     model = session.fleet.models.connect(
         target,

@@ -15,7 +15,7 @@ from evalfleet.cli.escalation import climb, escalation_options, run_exit_code, s
 from evalfleet.cli.failures import explained
 from evalfleet.cli.goal_options import cost_options, gate_option, precision_option, previous_option
 from evalfleet.cli.json_output import json_option, write_json
-from evalfleet.cli.models import register
+from evalfleet.cli.models import may_be_a_folder, register
 from evalfleet.cli.progress import follow
 from evalfleet.cli.reports import groups_option, known_suite, report, results_console
 from evalfleet.cli.session import Session
@@ -53,7 +53,7 @@ Ctrl-C stops the watching, not the run. Exit code: 0 the run succeeded, 1 it did
     required=True,
     metavar="DIR|NAME",
     shell_complete=completes("models", folders=True),
-    help="A checkpoint folder, or a registered model's name.",
+    help="A checkpoint folder, by its absolute path also one that only the services see, or a registered model's name.",
 )
 @click.option(
     "--suite",
@@ -217,8 +217,8 @@ def show_run(session: Session, name: str, *, json_path: Path | None, groups: boo
 
 
 def resolved_model(session: Session, given: str, console: Console) -> str:
-    """Return the name of a registered model; a folder is registered first."""
-    if os.path.isdir(given):
+    """Return the name of a registered model; a folder, here or where the services are, is registered first."""
+    if may_be_a_folder(given):
         return register(session, given, console=console).name
     if given.startswith("models/"):
         return given
