@@ -95,7 +95,7 @@ def test_a_folder_that_only_the_services_see_is_registered_there(fake: FakeFleet
     """A fleet in containers or on another machine has folders of its own."""
     result = invoke("run", "--model", given, "--suite", "demo")
     assert result.exit_code == 0, result.output
-    assert [each.checkpoint_path or each.checkpoint_url for each in fake.models.requests] == [given]
+    assert [each.checkpoint_path for each in fake.models.requests] == [given]
 
 
 def test_options_reach_the_request(fake: FakeFleet, invoke: Invoke) -> None:

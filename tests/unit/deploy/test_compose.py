@@ -159,6 +159,14 @@ def test_only_those_who_compute_reach_triton_and_its_key(services: dict[str, dic
     assert all(networks[name]["internal"] for name in ("engines", "storage", "programs"))
 
 
+def test_a_store_that_says_that_it_is_healthy_hears_the_services(services: dict[str, dict[str, Any]]) -> None:
+    """PostgreSQL makes a database behind its socket, and a Valkey without a password hears loopback alone by itself."""
+    assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
+    told = services["valkey"]["command"]
+    assert told[told.index("--protected-mode") + 1] == "no"
+    assert services["valkey"]["networks"] == ["storage"]
+
+
 def test_prometheus_asks_every_service(services: dict[str, dict[str, Any]]) -> None:
     document = yaml.safe_load((FOLDER / "prometheus/prometheus.yaml").read_text())
     asked = {
