@@ -11,6 +11,7 @@ import structlog
 
 from services.generation.errors import ModelControlRefusedError, ModelLostError
 from services.generation.known_models import KnownModels
+from services.generation.load_records import LoadRecords
 from services.generation.loading import CheckpointLoader
 from services.generation.models import ModelRecord, ModelState
 from services.generation.residency import ModelMemory
@@ -46,16 +47,20 @@ class Activations:
         known: the models.
         loader: loads them.
         memory: what they take; the least recently used ones leave for others.
+        records: of what came of it; ``None``: nowhere.
 
     Attributes:
         dropped: by name, the deployments that are to be unloaded when the server has them.
     """
 
-    def __init__(self, known: KnownModels, loader: CheckpointLoader, memory: ModelMemory) -> None:
+    def __init__(
+        self, known: KnownModels, loader: CheckpointLoader, memory: ModelMemory, records: LoadRecords | None = None
+    ) -> None:
         self._known = known
         self._registry = known.registry
         self._loader = loader
         self._memory = memory
+        self._records = records
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._epochs: dict[str, int] = {}
         self.dropped: dict[str, DroppedDeployment] = {}
@@ -132,6 +137,8 @@ class Activations:
                 failure = " ".join(error.message.split())[:_LONGEST_FAILURE_CHARACTERS]
                 await self._registry.put(replace(record, state=ModelState.FAILED, failure=failure))
                 self._log.warning("model_failed", model=model_id, reason=error.reason, failure=failure)
+                if self._records is not None:
+                    self._records.failed(record, error)
                 return
             self._epochs[model_id] = self.epoch(model_id) + 1
             self._memory.touch(model_id)
@@ -141,6 +148,8 @@ class Activations:
             self._memory.release(model_id)
             raise
         self._log.info("model_ready", model=model_id, deployment=record.deployment.name)
+        if self._records is not None:
+            self._records.loaded(record)
 
     async def _admit(self, record: ModelRecord) -> None:
         """Book the memory of a model.

@@ -12,6 +12,7 @@ from services.generation.activation import Activations
 from services.generation.backend import InferenceBackend
 from services.generation.errors import ModelFailedError, ModelLostError, ModelNotReadyError
 from services.generation.known_models import KnownModels
+from services.generation.load_records import LoadRecords
 from services.generation.loading import CheckpointLoader
 from services.generation.models import ModelRecord, ModelState
 from services.generation.reconciling import Reconciler
@@ -68,7 +69,12 @@ class ModelLifecycle:
     """
 
     def __init__(
-        self, registry: ModelRegistry, backend: InferenceBackend, loader: CheckpointLoader, limits: LifecycleLimits
+        self,
+        registry: ModelRegistry,
+        backend: InferenceBackend,
+        loader: CheckpointLoader,
+        limits: LifecycleLimits,
+        records: LoadRecords | None = None,
     ) -> None:
         self._known = KnownModels(registry)
         self._backend = backend
@@ -77,7 +83,7 @@ class ModelLifecycle:
         self.memory = ModelMemory(
             limits.memory, lambda: backend.memory_bytes(timeout_seconds=limits.list_timeout_seconds)
         )
-        self._activations = Activations(self._known, loader, self.memory)
+        self._activations = Activations(self._known, loader, self.memory, records)
         self._reconciler = Reconciler(
             self._known,
             self._activations,

@@ -23,6 +23,7 @@ from services.generation.foreign.routing import ForeignRouter
 from services.generation.foreign.target import AllowedTargets
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
+from services.generation.load_records import LoadRecords
 from services.generation.loading import CheckpointLoader, LoadingLimits
 from services.generation.model_metrics import ModelMetrics
 from services.generation.models import ModelState
@@ -46,6 +47,7 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.opening import open_store
 from services.runtime.item_streams import StreamLimits
 from services.runtime.prices import read_price_table
+from services.runtime.security.audit import AuditLog
 from services.runtime.server import HostedService
 from services.runtime.server_info import Artifact
 
@@ -104,6 +106,9 @@ async def wire_backend(
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
                 memory=MemoryLimits(settings.model_memory_bytes, settings.model_overhead_bytes),
                 retention=RetentionPolicy(settings.unused_models_kept, timedelta(days=settings.unused_model_days)),
+            ),
+            LoadRecords(
+                AuditLog(settings.audit_file, service=MODEL_SERVICE), callers_are_proven=settings.checks_callers
             ),
         )
         rules = RegistrationRules(roots, settings.auto_dtype, settings.create_wait_seconds, settings.auto_engine)

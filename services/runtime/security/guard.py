@@ -26,13 +26,13 @@ from services.runtime.spending import open_account
 from services.runtime.telemetry.spans import sample_by_own_rate
 
 AUDITED_METHODS: Final = {
-    "evalfleet.generation.v1.ModelService/CreateModel": "model_loaded",
+    "evalfleet.generation.v1.ModelService/CreateModel": "model_load_requested",
     "evalfleet.generation.v1.ModelService/DeleteModel": "model_deleted",
     "evalfleet.aggregation.v1.AggregationService/PruneLedger": "ledger_pruned",
-    "inference.GRPCInferenceService/RepositoryModelLoad": "engine_model_loaded",
-    "inference.GRPCInferenceService/RepositoryModelUnload": "engine_model_unloaded",
+    "inference.GRPCInferenceService/RepositoryModelLoad": "engine_model_load_requested",
+    "inference.GRPCInferenceService/RepositoryModelUnload": "engine_model_unload_requested",
 }
-"""Methods whose every call is written down, under these names: what they change all callers see."""
+"""Methods whose calls are written down when they end, under these names: what they change all callers see."""
 UNKNOWN_METHOD: Final = "other"
 """What calls of methods that a server has not are summed up under."""
 
@@ -117,7 +117,8 @@ class Guard(Collector):
         if reason is not None and watched.is_refused:
             self._refusals[reason] += 1
             self._audit.refused("access_denied", of="known" if watched.name else "unknown", **facts)
-        elif watched.facts is not None:
+        if watched.facts is not None:
+            # Also of a call whose proof expired meanwhile: what it had begun may be done.
             self._audit.record(AUDITED_METHODS[call.rules.method], **facts, **watched.facts)
 
     async def close(self) -> None:

@@ -19,18 +19,19 @@ class Watched:
         name: whoever makes it, by its proof; empty before it is known.
         claimed: whom its metadata names, which proves nothing.
         quotas: what its messages count against; ``None``: nothing.
-        facts: what its request is about; ``None``: that is not written down.
+        facts: what its request, which was let in, is about; ``None``: that is not written down.
         told_trace: the traceparent that it came with, where its caller has no say in what is recorded; empty: none.
         is_refused: whether it was ended for who makes it, or for a quota.
     """
 
-    __slots__ = ("claimed", "facts", "is_refused", "name", "quotas", "told_trace")
+    __slots__ = ("_is_audited", "claimed", "facts", "is_refused", "name", "quotas", "told_trace")
 
     def __init__(self, *, is_audited: bool) -> None:
         self.name = ""
         self.claimed: str | None = None
         self.quotas: Quotas | None = None
-        self.facts: dict[str, Any] | None = {} if is_audited else None
+        self._is_audited = is_audited
+        self.facts: dict[str, Any] | None = None
         self.told_trace = ""
         self.is_refused = False
 
@@ -40,10 +41,10 @@ class Watched:
         Raises:
             ResourceExhaustedError: CALLER_QUOTA_EXHAUSTED.
         """
-        if self.facts is not None:
-            self.facts = _facts(message)
         if self.quotas is not None:
             self._count(self.quotas, requests_in(message))
+        if self._is_audited:
+            self.facts = _facts(message)
 
     def received_damaged(self, received: bytes) -> None:
         """Count a message that cannot be read; raises as ``received`` does."""

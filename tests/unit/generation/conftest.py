@@ -12,6 +12,7 @@ from services.generation.admission import Admission, AdmissionLimits
 from services.generation.checkpoints import ContentDigests
 from services.generation.generator import Generator
 from services.generation.lifecycle import LifecycleLimits, ModelLifecycle
+from services.generation.load_records import LoadRecords
 from services.generation.loading import CheckpointLoader, LoadingLimits
 from services.generation.registration import ModelRegistrar, RegistrationRules
 from services.generation.registry import ModelRegistry
@@ -36,7 +37,13 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
     running = AsyncExitStack()
 
     async def start(
-        *, reconcile: bool = True, total: int = 8, per_call: int = 4, ready_wait_seconds: float = 90.0, **more: Any
+        *,
+        reconcile: bool = True,
+        total: int = 8,
+        per_call: int = 4,
+        ready_wait_seconds: float = 90.0,
+        records: LoadRecords | None = None,
+        **more: Any,
     ) -> Domain:
         """Start it; ``more`` are further LifecycleLimits."""
         nonlocal running
@@ -47,7 +54,7 @@ async def start_domain(tmp_path: Path, backend: FakeInferenceBackend) -> AsyncIt
         digests = ContentDigests()
         loader = CheckpointLoader(backend, digests, [root], LoadingLimits())
         limits = LifecycleLimits(ready_wait_seconds=ready_wait_seconds, reconcile_interval_seconds=0.01, **more)
-        lifecycle = ModelLifecycle(registry, backend, loader, limits)
+        lifecycle = ModelLifecycle(registry, backend, loader, limits, records)
         if reconcile:
             await lifecycle.start()
         running.push_async_callback(lifecycle.close)

@@ -1,15 +1,16 @@
 """Diverts what gRPC's core logs in this process to the relay, and has it log the steps of handshakes."""
 
 import ctypes
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.runtime.error_types import StartupError
 from services.runtime.security.handshakes.lines import TRACER
@@ -21,6 +22,8 @@ _RELAY: Final = (
     "from services.runtime.security.handshakes.relay import main; main(sys.argv[1:])"
 )
 _END_SECONDS: Final = 5.0
+_PIPE_BYTES: Final = 1 << 20
+"""What Linux lets everybody have: the log of some 200 handshakes."""
 _UNBUFFERED: Final = 2
 """_IONBF of libc."""
 _TRACE, _VERBOSITY = "GRPC_TRACE", "GRPC_VERBOSITY"
@@ -56,7 +59,7 @@ class CoreLog:
 
     The core writes to libc's ``stderr``, which glibc lets a program set like any variable; file descriptor 2 stays what
     it is, for Python, for its crash reports and for whatever this process starts. The pipe to the relay never blocks:
-    what it cannot take at once is lost.
+    what it cannot take at once is lost, which ``has_lost`` tells.
 
     Args:
         wished: what to show of it.
@@ -71,6 +74,8 @@ class CoreLog:
     def __init__(self, wished: WishedLog) -> None:
         source, self._sink = os.pipe2(os.O_CLOEXEC)
         self.reports, reported = os.pipe2(os.O_CLOEXEC)
+        with suppress(OSError):
+            fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.set_blocking(self._sink, False)
         os.set_blocking(self.reports, False)
         command = [sys.executable, "-I", "-S", "-c", _RELAY, str(_ROOT), wished.least, str(wished.shows_handshakes)]
@@ -82,13 +87,19 @@ class CoreLog:
         finally:
             os.close(source)
             os.close(reported)
-        libc: Any = ctypes.CDLL(None)
+        self._libc = libc = ctypes.CDLL(None)
         libc.fdopen.restype = ctypes.c_void_p
-        stream = ctypes.c_void_p(libc.fdopen(self._sink, b"w"))
-        libc.setvbuf(stream, None, _UNBUFFERED, ctypes.c_size_t(0))
+        self._stream = ctypes.c_void_p(libc.fdopen(self._sink, b"w"))
+        libc.setvbuf(self._stream, None, _UNBUFFERED, ctypes.c_size_t(0))
         self._variable = ctypes.c_void_p.in_dll(libc, "stderr")
         self._before = self._variable.value
-        self._variable.value = stream.value
+        self._variable.value = self._stream.value
+
+    def has_lost(self) -> bool:
+        """Whether lines were lost since this was asked last."""
+        is_lost = bool(self._libc.ferror(self._stream))
+        self._libc.clearerr(self._stream)
+        return is_lost
 
     def end_input(self) -> None:
         """Have the core log to standard error again; the relay then reports what it has, and ends."""

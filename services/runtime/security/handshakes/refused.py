@@ -56,6 +56,8 @@ class RefusedHandshakes(Collector):
         *lines, self._rest = (self._rest + content).split(b"\n")
         for line in lines:
             self._take(**json.loads(line))
+        if self._core_log.has_lost():
+            self._audit.refused("tls_handshakes_missed", of="handshakes")
 
     def _take(self, *, reason: str, listener: str, peer: str, count: int) -> None:
         self._counts[reason] += count

@@ -294,6 +294,35 @@ async def test_a_stream_ends_with_the_token_that_opened_it(settings: ServiceSett
         assert answers == [b"x"]
 
 
+async def test_a_token_that_expires_midway_hides_nothing_that_was_begun(
+    settings: ServiceSettings, shared_issuer: Issuer
+) -> None:
+    async def create(request: model_pb2.CreateModelRequest, context: Any) -> model_pb2.CreateModelResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        create, model_pb2.CreateModelRequest.FromString, model_pb2.CreateModelResponse.SerializeToString
+    )
+    service = hosted(MODELS, CreateModel=handler)
+    async with running(settings, service) as server, grpc.aio.insecure_channel(server.address) as channel:
+        stub = channel.unary_unary(f"/{MODELS}/CreateModel", model_pb2.CreateModelRequest.SerializeToString, as_bytes)
+        path, seen = settings.audit_file or Path(), 0
+        # A busy machine may not get so far while the token is valid.
+        for seconds in GROWING_SECONDS:
+            token = shared_issuer.token(expires_in=seconds, roles=["evalfleet:administer"])
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub(model_pb2.CreateModelRequest(model_id="a"), metadata=bearer(token))
+            assert from_rpc_error(caught.value).reason == "TOKEN_EXPIRED"
+            lines = await audit_lines(path, seen + 1)
+            if lines[-1].get("caller"):
+                break
+            seen = len(lines)
+        denied, requested = (await audit_lines(path, seen + 2))[seen:]
+    assert (denied["event"], requested["event"]) == ("access_denied", "model_load_requested")
+    assert {"caller": "alice", "model_id": "a", "reason": "TOKEN_EXPIRED"}.items() <= requested.items()
+
+
 async def read_all(stream: Any, answers: list[bytes]) -> None:
     async with asyncio.timeout(LONGEST_WAIT_SECONDS):
         async for each in stream:
@@ -325,7 +354,7 @@ async def test_what_changes_the_fleet_is_written_down(make_settings: MakeSetting
     assert "secret" not in audit.read_text()
     assert audit.stat().st_mode & 0o077 == 0
     assert {key: loaded[key] for key in ("event", "code", "model_id", "checkpoint_path", "claimed_caller")} == {
-        "event": "model_loaded",
+        "event": "model_load_requested",
         "code": "OK",
         "model_id": "a",
         "checkpoint_path": "https://store.example/a/b",

@@ -68,8 +68,10 @@ def test_crash_reports_and_programs_that_it_starts_write_where_they_did() -> Non
 def test_nobody_waits_for_a_relay_that_hangs() -> None:
     ended = run(
         "log._relay.send_signal(signal.SIGSTOP)\n"
-        "for _ in range(3000): core_says(b'E' * 1000 + b'\\n')\nprint('went on', flush=True)\n"
+        "assert not log.has_lost()\n"
+        "for _ in range(3000): core_says(b'E' * 1000 + b'\\n')\n"
+        "print('went on', log.has_lost(), log.has_lost(), flush=True)\n"
         "log._relay.send_signal(signal.SIGCONT)\nlog.close()"
     )
-    assert (ended.returncode, ended.stdout) == (0, "went on\n")
+    assert (ended.returncode, ended.stdout) == (0, "went on True False\n")
     assert set(ended.stderr) == {"E", "\n"}
