@@ -12,8 +12,8 @@ from services.evaluation.runs.peers import ContinuationScores, GenerationOptions
 from services.evaluation.runs.retry import wait_out
 from services.evaluation.specification import Truncation
 from services.evaluation.tasks import Task
-from services.runtime.errors import InternalError
-from services.runtime.usage import Usage
+from services.runtime.errors import FleetError, InternalError
+from services.runtime.usage import Meter, Usage, usage_of, with_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,14 @@ class ModelAsking:
         """Return one output a sample.
 
         Raises:
-            FleetError: there is none.
+            FleetError: there is none; what was spent all the same is in its metadata.
         """
         if item.multiple_choice is not None:
-            return [await self._score_choices(item.multiple_choice)]
+            spent = Meter()
+            try:
+                return [await self._score_choices(item.multiple_choice, spent)]
+            except FleetError as error:
+                raise with_usage(error, usage_of(error) + spent.usage) from error
         if item.prompt is None:
             raise InternalError(f"item {item.item_id} has neither prompt nor choices")
         if item.scored_text is not None:
@@ -95,26 +99,26 @@ class ModelAsking:
             ModelOutput(OutputText(each.text, None), each.usage, each.model_digest, each.truncated) for each in answers
         ]
 
-    async def _score_choices(self, question: MultipleChoice) -> ModelOutput:
+    async def _score_choices(self, question: MultipleChoice, spent: Meter) -> ModelOutput:
         """Log-likelihoods of all choices: one request a distinct context, and one without the question if wanted."""
         log_likelihoods = [0.0] * len(question.choices)
-        usage, digest, truncated = Usage(), "", False
+        digest, truncated = "", False
         for group in question.groups():
             scores = await self._score(group)
             for index, value in zip(group.choice_indices, scores.log_likelihoods, strict=True):
                 log_likelihoods[index] = value
-            usage += scores.usage
+            spent.add(scores.usage)
             digest = scores.model_digest
             truncated = truncated or scores.truncated
         unconditional: tuple[float, ...] = ()
         if (alone := question.unconditional_group()) is not None:
             scores = await self._score(alone)
             unconditional = scores.log_likelihoods
-            usage += scores.usage
+            spent.add(scores.usage)
             truncated = truncated or scores.truncated
             if scores.model_digest != digest:
                 raise InternalError("the model was replaced between an item's questions", reason="MODEL_CHANGED")
-        return ModelOutput(OutputText(None, tuple(log_likelihoods), unconditional), usage, digest, truncated)
+        return ModelOutput(OutputText(None, tuple(log_likelihoods), unconditional), spent.usage, digest, truncated)
 
     async def _score_text(self, prompt: Prompt, delimiter: str, text: str) -> ModelOutput:
         """Log-likelihood of a text behind a prompt, which may be empty."""

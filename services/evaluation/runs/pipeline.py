@@ -18,6 +18,7 @@ from services.evaluation.tasks import Task
 from services.runtime.calls import current_traceparent
 from services.runtime.errors import FleetError
 from services.runtime.telemetry.spans import span
+from services.runtime.usage import NO_USAGE, Usage, usage_of
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -68,11 +69,14 @@ class ItemPipeline:
         except FleetError as error:
             if is_fatal(error):
                 raise RunCannotGoOnError(error) from error
-            return self._all_failed(item, draw_index, self._failure(error, item))
+            return self._all_failed(item, draw_index, self._failure(error, item), usage_of(error))
         prompt = prompt_text(item)
         return [await self._judge(item, output, (draw_index, sample), prompt) for sample, output in enumerate(outputs)]
 
-    def _all_failed(self, item: Item | InvalidItem, draw_index: int, failure: Failure) -> Sequence[ItemOutcome]:
+    def _all_failed(
+        self, item: Item | InvalidItem, draw_index: int, failure: Failure, usage: Usage = NO_USAGE
+    ) -> Sequence[ItemOutcome]:
+        """Return the outcomes of an item that has no answer; the first one has what was spent before."""
         now = time.time()
         return [
             ItemOutcome(
@@ -85,6 +89,7 @@ class ItemPipeline:
                 groups={} if isinstance(item, InvalidItem) else item.groups,
                 prompt="" if isinstance(item, InvalidItem) else prompt_text(item),
                 targets=() if isinstance(item, InvalidItem) else shown_targets(item),
+                usage=NO_USAGE if sample else usage,
                 complete_time=now,
                 traceparent=current_traceparent(),
             )

@@ -22,6 +22,7 @@ from services.runtime.errors import (
     NotFoundError,
     UnavailableError,
 )
+from services.runtime.usage import NO_USAGE, Usage, with_usage
 
 SAFETY = {"safety": {"aspect": "response"}}
 CHOICES: dict[str, Any] = {
@@ -149,6 +150,25 @@ async def test_a_typed_error_fails_every_sample_of_the_item(fleet: Any, make_tas
         (1, "PROMPT_TOO_LONG"),
         (2, "PROMPT_TOO_LONG"),
     ]
+
+
+async def test_what_a_failed_item_cost_is_counted_once(fleet: Any, make_task: Any, make_item: Any) -> None:
+    spent = Usage(computed_prompt_tokens=20, cost_micro_usd=3)
+    fleet.generator.failures["hello"] = [with_usage(DeadlineExceededError("late"), spent)]
+    task = make_task(generation={"sample_count": 2, "temperature": 1.0})
+    outcomes = await pipeline(task, fleet).outcomes(make_item("hello"), 0)
+
+    assert [each.usage for each in outcomes] == [spent, NO_USAGE]
+
+
+async def test_what_the_first_choices_cost_is_counted_though_the_others_fail(fleet: Any, make_task: Any) -> None:
+    choices = tuple(Choice(name, PlainPrompt(name), " x") for name in ("Ann", "Bob"))
+    fleet.generator.failures["Bob"] = [FailedPreconditionError("too long", reason="PROMPT_TOO_LONG")]
+    item = Item("i", "shout", "x", 1, multiple_choice=MultipleChoice(choices, (0,)))
+    (outcome,) = await pipeline(make_task(**CHOICES), fleet).outcomes(item, 0)
+
+    assert outcome.failure is not None
+    assert outcome.usage == Usage(5, 1, 0.25)
 
 
 async def test_samples_are_judged_one_by_one_and_the_seed_depends_on_the_item_alone(
