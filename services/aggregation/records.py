@@ -156,10 +156,16 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class AppendCounts:
-    """How many results were new, and how many were there already and stayed as they were; adds up."""
+    """How many results were new, and how many were there already and stayed as they were; adds up.
+
+    Attributes:
+        appended, duplicates: these.
+        incarnation: of the database that has them; see ``incarnations``.
+    """
 
     appended: int = 0
     duplicates: int = 0
+    incarnation: str = field(default="", compare=False)
 
-    def __add__(self, other: "AppendCounts") -> "AppendCounts":
-        return AppendCounts(self.appended + other.appended, self.duplicates + other.duplicates)
+    def __add__(self, later: "AppendCounts") -> "AppendCounts":
+        return AppendCounts(self.appended + later.appended, self.duplicates + later.duplicates, later.incarnation)

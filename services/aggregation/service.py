@@ -23,7 +23,7 @@ from services.aggregation.drawings.desk import DrawingDesk
 from services.aggregation.drawings.errors import WrongDrawError
 from services.aggregation.drawings.service import DrawingCalls
 from services.aggregation.drawn_estimates import add_task_intervals, withhold_set_intervals
-from services.aggregation.errors import InvalidLedgerRequestError
+from services.aggregation.errors import InvalidLedgerRequestError, LedgerReplacedError
 from services.aggregation.estimation import RunTally
 from services.aggregation.intervals import DEFAULT_CONFIDENCE_LEVEL
 from services.aggregation.ledger import ResultFilter, ResultLedger, SqlLedger
@@ -78,7 +78,7 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
         context: grpc.aio.ServicerContext[aggregation_pb2.AppendResultsRequest, aggregation_pb2.AppendResultsResponse],
     ) -> aggregation_pb2.AppendResultsResponse:
         """Store each message before the next is read, and answer when all are durable, with what they decide."""
-        counts = AppendCounts()
+        counts: AppendCounts | None = None
         touched: set[tuple[str, str]] = set()
         message_index = 0
         try:
@@ -89,12 +89,17 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
                 rejected = frozenset(wrong)
                 right = [each for number, each in enumerate(results) if number not in rejected]
                 with item_spans("AppendResults/item", _traces(request)):
-                    counts += await self._ledger.append(right, lease)
+                    added = await self._ledger.append(right, lease)
+                if counts is not None and counts.incarnation != added.incarnation:
+                    # The messages before may be lost.
+                    raise LedgerReplacedError
+                counts = added if counts is None else counts + added
                 if wrong:
                     raise WrongDrawError(results, wrong)
                 touched.update((each.run, each.key.task) for each in results)
                 message_index += 1
         except FleetError as error:
+            counts = counts or AppendCounts()
             # First, since an error's details are cut at their end when they grow too large.
             error.metadata = {
                 "appended_count": str(counts.appended),
@@ -103,10 +108,12 @@ class AggregationServicer(aggregation_pb2_grpc.AggregationServiceServicer):
                 **error.metadata,
             }
             raise
+        counts = counts or AppendCounts()
         return aggregation_pb2.AppendResultsResponse(
             appended_count=counts.appended,
             duplicate_count=counts.duplicates,
             decisions=await self._drawings.decisions_of(touched),
+            ledger_incarnation=counts.incarnation,
         )
 
     async def GetEstimates(

@@ -168,7 +168,8 @@ class LedgerWriter:
         accepted = [batch for batch, refusal in zip(batches, refusals, strict=True) if refusal is None]
         text_ids = await self._text_ids(connection, accepted)
         outcomes = [
-            refusal or await self._insert(connection, batch.rows, runs, text_ids)
+            refusal
+            or replace(await self._insert(connection, batch.rows, runs, text_ids), incarnation=standing.incarnation)
             for batch, refusal in zip(batches, refusals, strict=True)
         ]
         prompts = {row[_PROMPT_ID] for batch in accepted for _, row in batch.rows} & text_ids.keys()

@@ -63,8 +63,7 @@ class PostgresServer:
             named = ["--auth=trust", f"--username={_USER}", "-E", "UTF8", "--locale=C.UTF-8"]
             _check(self._run(["initdb", f"--pgdata={self._data}", "--no-sync", *named]))
         else:
-            copied = ["-h", _HOST, "-p", str(source.port), "-U", _USER, "--checkpoint=fast", "--no-sync"]
-            _check(self._run(["pg_basebackup", f"--pgdata={self._data}", "--write-recovery-conf", *copied]))
+            source.copy(self._data, "--write-recovery-conf")
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -90,6 +89,18 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
+
+    def copy(self, folder: Path, *options: str) -> None:
+        """Copy all of its files to a new folder, as they are at one moment, while others use it."""
+        named = ["-h", _HOST, "-p", str(self.port), "-U", _USER, "--checkpoint=fast", "--no-sync"]
+        _check(self._run(["pg_basebackup", f"--pgdata={folder}", *named, *options]))
+
+    def go_back(self, copied: Path) -> None:
+        """End it as a crash would, and start it at the same address with what ``copy`` has kept."""
+        self.kill()
+        shutil.rmtree(self._data)
+        copied.rename(self._data)
+        self.start()
 
     def new_database(self) -> str:
         """Make an empty database and return its URL, as people write it."""

@@ -125,7 +125,8 @@ class FakeScorerPanel:
 class FakeLedger:
     """Keeps outcomes in a dictionary, first come first kept; `errors` are raised one a call before anything else.
 
-    Of each run it takes what comes under the newest lease that it has seen.
+    Of each run it takes what comes under the newest lease that it has seen. ``after_append`` is called whenever
+    outcomes were stored, before the caller learns of it.
     """
 
     def __init__(self) -> None:
@@ -135,6 +136,8 @@ class FakeLedger:
         self.errors: list[FleetError] = []
         self.drawings = FakeDrawings(self.rows)
         self.refuses: Callable[[ItemOutcome], FleetError | None] = lambda _: None
+        self.after_append: Callable[[], None] = lambda: None
+        self.incarnations = ["first"]
 
     def fenced(self, epoch: int) -> "FakeLedger":
         fenced = copy.copy(self)
@@ -156,7 +159,11 @@ class FakeLedger:
             self.rows.setdefault((run, outcome.task, outcome.item, outcome.sample), outcome)
         tasks = dict.fromkeys(outcome.task for outcome in outcomes)
         decided = (self.drawings.decision(run, task) for task in tasks)
-        return AppendReceipt(len(self.rows) - before, [each for each in decided if each is not None])
+        decisions = [each for each in decided if each is not None]
+        receipt = AppendReceipt(len(self.rows) - before, decisions, incarnation=self.incarnations[-1])
+        if outcomes:
+            self.after_append()
+        return receipt
 
     async def findings(self, run: str) -> Mapping[str, TaskFindings]:
         spent: dict[str, Spend] = {}

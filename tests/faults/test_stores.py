@@ -56,6 +56,28 @@ def test_killing_the_cache_and_then_the_database_loses_and_doubles_nothing(
         wait_until(is_used)
 
 
+def test_a_run_asks_again_what_a_database_has_lost_that_came_back_older(
+    shared_fleet: SharedFleet, tmp_path: Path, clients: Callable[[EvaluationReplica], Fleet]
+) -> None:
+    """As after a failover to a standby that lagged: neither its owner nor the ledger's service is restarted."""
+    # A lease that outlasts it: nobody takes the run over, and learns in that way what the ledger has.
+    with shared_fleet.replica(tmp_path / "owner", {"EVALFLEET_LEASE_SECONDS": "60"}) as owner:
+        client = clients(owner)
+        run = client.runs.start(model=shared_fleet.new_model(client), suite=SUITE, concurrency=4)
+        wait_until(lambda: shared_fleet.row_count(run) >= 20)
+        lease = shared_fleet.lease(run)
+        copied = shared_fleet.server.folder / "copied"
+        shared_fleet.server.copy(copied)
+        saved = shared_fleet.row_count(run)
+        wait_until(lambda: shared_fleet.row_count(run) >= saved + 40)
+        shared_fleet.server.go_back(copied)
+        finished = ended(client, run)
+        assert_complete(shared_fleet, finished)
+        assert finished.tasks[0].failed_count == 0
+        assert "ledger_replaced" in owner.log
+        assert shared_fleet.lease(run)[1] == lease[1]
+
+
 def test_a_run_goes_on_from_a_backup_that_was_made_while_it_was_in_progress(
     shared_fleet: SharedFleet, tmp_path: Path, clients: Callable[[EvaluationReplica], Fleet]
 ) -> None:

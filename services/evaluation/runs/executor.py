@@ -1,6 +1,7 @@
 """Executes one run: every item of every task, a bounded number at once, skipping what the ledger already has."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections import Counter
@@ -30,7 +31,9 @@ from services.evaluation.runs.retry import wait_out
 from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.shards import OwnBoard, ShardBoard, ShardPlan
 from services.evaluation.runs.task_items import TaskItems
-from services.runtime.errors import FailedPreconditionError, FleetError
+from services.runtime.errors import FailedPreconditionError, FleetError, UnavailableError
+
+_CONFIRM_SECONDS = 5.0
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -118,10 +121,14 @@ class RunExecutor:
         """Give every item its outcome. Cancelling this leaves the run to be resumed later.
 
         Raises:
+            LedgerReplacedError: the ledger may have lost outcomes; another executor may go on with those it has.
             FleetError: the run cannot go on.
         """
+        await self._confirm_ledger()
+        before = await wait_out(self._board.standing, patience_seconds=self._patience_seconds)
         self._repeated = await wait_out(self._read_repeated, patience_seconds=self._patience_seconds)
         await self._read_ledger()
+        self._plan.check(before, self._run.name)
         writer = LedgerWriter(
             self._peers.ledger,
             self._run.name,
@@ -132,14 +139,30 @@ class RunExecutor:
         await self._prepare_drawn(writer)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(writer.drain())
-                group.create_task(self._all_items(writer))
+                watching = group.create_task(self._watch_ledger())
+                saving = group.create_task(writer.drain())
+                await self._all_items(writer)
+                await saving
+                watching.cancel()
         except* (FleetError, RunCannotGoOnError) as errors:
+            # A ledger that has lost something is the first to blame, whatever else went wrong.
+            with contextlib.suppress(UnavailableError):
+                await self._peers.ledger.append(self._run.name, ())
             first = errors.exceptions[0]
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise (first.error if isinstance(first, RunCannotGoOnError) else first) from None
         await self._conclude()
+
+    async def _watch_ledger(self) -> None:
+        """Notice that the ledger has lost something also while nothing is appended: all may wait for what is gone."""
+        while True:
+            await asyncio.sleep(_CONFIRM_SECONDS)
+            await self._confirm_ledger()
+
+    async def _confirm_ledger(self) -> None:
+        confirm = partial(self._peers.ledger.append, self._run.name, ())
+        await wait_out(confirm, patience_seconds=self._patience_seconds)
 
     async def _prepare_drawn(self, writer: LedgerWriter) -> None:
         """Take up the tasks whose items are drawn, with what an earlier process has spent."""
@@ -219,7 +242,8 @@ class RunExecutor:
         return {(key.task, key.item) async for key in self._peers.ledger.keys(escalation.earlier_run)}
 
     async def _conclude(self) -> None:
-        """Read the last decisions and note why the run has ended."""
+        """Read the last decisions and note why the run has ended, with nothing lost that was acknowledged since."""
+        await self._confirm_ledger()
         if self._drawn is None:
             self._change(dataclasses.replace(self._run, stop_reason=StopReason.COMPLETE))
             return

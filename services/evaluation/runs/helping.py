@@ -22,6 +22,7 @@ from services.evaluation.runs.shard_work import ShardCrew
 from services.evaluation.runs.store import RunStore
 from services.evaluation.runs.stored_board import StoredBoard
 from services.evaluation.runs.task_items import TaskItems
+from services.evaluation.runs.watched_ledger import WatchedLedger
 from services.runtime.calls import bind_deadline, bind_ids
 from services.runtime.errors import FailedPreconditionError, as_fleet_error
 
@@ -129,7 +130,7 @@ class Helper:
         }
         read_fence = partial(self._store.fence, run.run_id)
         board = self._board_of(run, read_fence)
-        ledger = FencedLedger(self._peers.ledger, await read_fence(), board.confirm, board.may_write)
+        ledger = WatchedLedger(FencedLedger(self._peers.ledger, await read_fence(), board.confirm, board.may_write))
         crew = ShardCrew(
             run.name,
             {each.task.name: ShardTask(pipelines[each.task.name], each.items, each.population) for each in tasks},

@@ -26,8 +26,10 @@ from services.evaluation.runs.shard_store import ShardStore
 from services.evaluation.runs.store import Claim, RunStore
 from services.evaluation.runs.stored_board import StoredBoard
 from services.evaluation.runs.task_items import SuiteBook, TaskItems, tasks_of
+from services.evaluation.runs.watched_ledger import LedgerReplacedError, WatchedLedger
 from services.runtime.callers import ANONYMOUS
 from services.runtime.calls import bind_deadline, bind_ids
+from services.runtime.database_engine import RETRY_AFTER_SECONDS
 from services.runtime.deadlines import child_timeout
 from services.runtime.errors import FleetError, as_fleet_error, not_found
 
@@ -225,7 +227,19 @@ class RunManager:
         return await tasks_of(run, self._suites, self._peers.generator, patience_seconds=self._patience_seconds)
 
     async def _work_on(self, claim: Claim) -> None:
-        run = claim.run
+        while True:
+            try:
+                return await self._attempt(claim)
+            except LedgerReplacedError as error:
+                # Its shards may count outcomes that are gone; whoever helps with one finds out the same.
+                _LOG.warning("ledger_replaced", run=claim.run.name, message=error.message)
+                if self._store.is_shared:
+                    await wait_out(partial(self._clear, claim.run.run_id), patience_seconds=self._patience_seconds)
+                await asyncio.sleep(RETRY_AFTER_SECONDS)
+
+    async def _attempt(self, claim: Claim) -> None:
+        """Work on a run from where the ledger has it; raises LedgerReplacedError if that goes back."""
+        run = self._live[claim.run.run_id]
         tasks = await self._tasks_of(run)
         board: StoredBoard | None = None
         blocks: StoredBlocks | None = None
@@ -242,6 +256,7 @@ class RunManager:
             # Who has some of them stops before it is told the new fence.
             await wait_out(blocks.withdraw_all, patience_seconds=self._patience_seconds)
             ledger = FencedLedger(self._peers.ledger, claim.fence, board.confirm, board.may_write)
+        ledger = WatchedLedger(ledger)
         # Before the ledger is read: from here on it takes nothing more from whoever had the run before.
         await wait_out(partial(ledger.append, run.name, ()), patience_seconds=self._patience_seconds)
         peers = dataclasses.replace(self._peers, ledger=ledger)

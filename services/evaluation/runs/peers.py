@@ -115,11 +115,13 @@ class AppendReceipt:
         appended: how many were new to the ledger.
         decisions: what is decided now in the drawings that they belong to.
         dropped: those that were not sent, since nobody waits for them any more.
+        incarnation: of the ledger's database: another one may lack what was acknowledged before. Empty: not told.
     """
 
     appended: int
     decisions: Sequence[TaskDecision] = ()
     dropped: Sequence[ItemOutcome] = ()
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

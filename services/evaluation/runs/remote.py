@@ -219,7 +219,7 @@ class RemoteLedger:
         if self._metrics is not None:
             self._metrics.count(outcomes)
         decisions = tuple(drawing_messages.decision_from_proto(each) for each in response.decisions)
-        return AppendReceipt(response.appended_count, decisions)
+        return AppendReceipt(response.appended_count, decisions, incarnation=response.ledger_incarnation)
 
     async def findings(self, run: str) -> Mapping[str, TaskFindings]:
         """What a run has found about each task; empty for a run that it doesn't know."""

@@ -184,6 +184,8 @@ class ShardCrew:
 
     async def _begin(self, claim: ShardClaim) -> None:
         """Begin to work on a shard that was taken, with what is known of it."""
+        # A ledger that has lost something makes that void, and its run's owner plans anew.
+        await wait_out(self._confirm_ledger, patience_seconds=self._patience_seconds)
         shard = claim.shard
         if (held := self._open.get(shard.number)) is not None:
             await self._go_on(held, claim)
@@ -219,6 +221,10 @@ class ShardCrew:
         fence = await self._board.shut_out()
         await self._ledger.fenced(fence).append(self._run, ())
 
+    async def _confirm_ledger(self) -> None:
+        """Find out whether the ledger has what it acknowledged; see ``WatchedLedger``."""
+        await self._ledger.append(self._run, ())
+
     async def _read(self, opened: OpenShard) -> None:
         """Learn which outcomes of a shard the ledger has."""
         shard = opened.claim.shard
@@ -243,6 +249,7 @@ class ShardCrew:
             self._stop_settling_if_done()
 
     async def _settle_one(self, shard: OpenShard) -> None:
+        await self._confirm_ledger()
         # Each attempt under the claim as it is then.
         await self._board.settle(shard.told)
 

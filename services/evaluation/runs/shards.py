@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.evaluation.runs.budget import Spend
+from services.evaluation.runs.watched_ledger import LedgerReplacedError
 
 _FEWEST_ITEMS = 16
 _MOST_ITEMS = 512
@@ -194,6 +195,17 @@ class ShardPlan:
         """Count an outcome that the ledger has; one of another task counts for nothing."""
         if (size := self._sizes.get(task)) is not None:
             self._found[task, draw_index // size, failed] += 1
+
+    def check(self, standing: Iterable[Shard], run: str) -> None:
+        """Find out whether the ledger has all of those shards that were done before it was read.
+
+        Raises:
+            LedgerReplacedError: it has lost outcomes.
+        """
+        lacking = {(each.task, each.first_draw_index) for each in self.shards() if not each.is_done}
+        for each in standing:
+            if each.is_done and (each.task, each.first_draw_index) in lacking:
+                raise LedgerReplacedError(f"the ledger has lost outcomes of {run}", metadata={"run": run})
 
     def shards(self) -> Sequence[Shard]:
         """All of them, in order."""

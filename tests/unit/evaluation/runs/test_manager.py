@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.evaluation.errors import RunsUnavailableError
+from services.evaluation.runs import manager as manager_module
 from services.evaluation.runs.record import RunRequest, RunState
 from services.evaluation.runs.store import RunStore
 from services.evaluation.tasks import Suite
@@ -178,6 +179,28 @@ async def test_a_cancelled_run_ends_and_stays_cancelled(store: RunStore, book: B
     assert (await runs.cancel(run.run_id)).state is RunState.CANCELLED
     await runs.stop()
     assert list(await store.unfinished()) == []
+
+
+@pytest.mark.parametrize("stored_count", [1, 10])
+async def test_a_run_asks_again_what_the_ledger_has_lost(
+    store: RunStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch, stored_count: int
+) -> None:
+    """A standby that lagged takes over after the first outcomes, or when the last one was acknowledged."""
+    monkeypatch.setattr(manager_module, "RETRY_AFTER_SECONDS", 0.0)
+
+    def lose() -> None:
+        if len(fleet.ledger.rows) >= stored_count and len(fleet.ledger.incarnations) == 1:
+            fleet.ledger.rows.clear()
+            fleet.ledger.incarnations.append("second")
+
+    fleet.ledger.after_append = lose
+    runs = manager(store, book, fleet)
+    await runs.start()
+    ended = await end_of(runs, (await runs.create(REQUEST)).run_id)
+    await runs.stop()
+    assert (ended.state, ended.failure) == (RunState.SUCCEEDED, None)
+    assert fleet.ledger.incarnations == ["first", "second"]
+    assert (ended.progress[0].scored_count, len(fleet.ledger.rows)) == (10, 10)
 
 
 async def test_data_that_cannot_be_used_fails_the_run_with_its_reason(store: RunStore, book: Book, fleet: Any) -> None:

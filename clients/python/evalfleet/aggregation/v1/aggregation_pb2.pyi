@@ -445,10 +445,15 @@ class AppendResultsResponse(_message.Message):
     APPENDED_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
+    LEDGER_INCARNATION_FIELD_NUMBER: _builtins.int
     appended_count: _builtins.int
     """Results that were not in the ledger before."""
     duplicate_count: _builtins.int
     """Results whose (run, task, item, sample) was there already and stayed as it was."""
+    ledger_incarnation: _builtins.str
+    """Of the ledger's database. Where two calls name the same one, nothing that was acknowledged was lost between them;
+    another one may be an earlier state, as after a failover to a standby that lagged. Empty where that cannot happen.
+    """
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_drawing_pb2.TaskDecision]:
         """What is decided now in each drawing that the results belong to, ordered by run and task."""
@@ -459,10 +464,11 @@ class AppendResultsResponse(_message.Message):
         appended_count: _builtins.int = ...,
         duplicate_count: _builtins.int = ...,
         decisions: _abc.Iterable[_drawing_pb2.TaskDecision] | None = ...,
+        ledger_incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_count", b"appended_count", "decisions", b"decisions", "duplicate_count", b"duplicate_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_count", b"appended_count", "decisions", b"decisions", "duplicate_count", b"duplicate_count", "ledger_incarnation", b"ledger_incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
