@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.docker.image_contents import IMAGES, ON_DEMAND, Image, image, release
+from deploy.docker.image_contents import IMAGES, ON_DEMAND, PREFIX, Image, image, release
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 BASE: Final = "docker.io/library/debian:bookworm-slim"
@@ -137,7 +137,7 @@ def common_arguments(chosen: Image, origin: Origin) -> list[str]:
 
 def tag(chosen: Image, origin: Origin) -> str:
     """Return the image's name and version."""
-    return f"evalfleet/{chosen.name}:{origin.version}"
+    return f"{PREFIX}{chosen.name}:{origin.version}"
 
 
 def find_origin(base: str, *, torch_index: str) -> Origin:

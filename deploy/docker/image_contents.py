@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 SERVICES_DOCKERFILE: Final = "deploy/docker/services.Dockerfile"
+PREFIX: Final = "localhost/evalfleet/"
+"""Of images' names. A node without such an image asks itself, and not whoever has the name in a public registry."""
 _OWN: Final = re.compile(r"evalfleet(?P<services>-services)?(?:\[(?P<extras>[\w,-]+)\])?")
 
 
@@ -16,7 +18,7 @@ class Image:
     """An image that can be built.
 
     Attributes:
-        name: of the image, after ``evalfleet/``.
+        name: of the image, after ``localhost/evalfleet/``.
         module: what it runs: ``services.generation``.
         extras: of the distribution evalfleet-services, which say what is installed.
         dockerfile: path below the repository; its stage of the image's name is the image.

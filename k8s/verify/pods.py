@@ -73,13 +73,16 @@ def check_resources(rendered: Rendered) -> Iterator[Problem]:
 
 
 def check_images(rendered: Rendered) -> Iterator[Problem]:
-    """Each image is named by a version or a digest."""
+    """Each image is named by its registry, which is docker.io where none is told, and by a version or a digest."""
     for pod in rendered.pods:
         for container in pod.containers:
             image = container["image"]
             tag = image.rpartition("/")[2].partition(":")[2]
             if "@sha256:" not in image and tag in ("", "latest"):
                 yield Problem(pod.resource, f"image {image!r} has no version")
+            registry, separator, _ = image.partition("/")
+            if not separator or not (registry == "localhost" or {".", ":"} & set(registry)):
+                yield Problem(pod.resource, f"image {image!r} names no registry: Docker Hub is asked for it")
 
 
 def check_memory_volumes(rendered: Rendered) -> Iterator[Problem]:

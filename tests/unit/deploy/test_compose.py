@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.docker.image_contents import IMAGES, release
+from deploy.docker.image_contents import IMAGES, PREFIX, release
 from services.aggregation.settings import AggregationSettings
 from services.code_runner.settings import CodeRunnerSettings
 from services.evaluation.settings import EvaluationSettings
@@ -113,11 +113,11 @@ def test_a_service_listens_where_it_is_asked_and_looked_for(
 def test_a_service_runs_the_image_of_its_name_with_nothing_that_it_does_not_need(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    images = {f"evalfleet/{each.name}:{release(FOLDER.parent)}" for each in IMAGES}
+    images = {f"{PREFIX}{each.name}:{release(FOLDER.parent)}" for each in IMAGES}
     for name, service in services.items():
         image, _, tag = service["image"].rpartition(":")
         assert tag != "latest"
-        assert not image.startswith("evalfleet/") or service["image"] in images
+        assert "evalfleet/" not in image or service["image"] in images
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -125,7 +125,7 @@ def test_a_service_runs_the_image_of_its_name_with_nothing_that_it_does_not_need
         assert int(uid) > 0
         assert int(gid) > 0
         if name in SETTINGS:
-            assert image.removeprefix("evalfleet/") in (name, f"{name}-cpu")
+            assert image.removeprefix(PREFIX) in (name, f"{name}-cpu")
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
 

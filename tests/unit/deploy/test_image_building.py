@@ -111,7 +111,7 @@ def test_a_build_is_told_what_makes_it_repeatable() -> None:
     assert "--build-arg=BASE=base:1" in command
     assert "--volume=/tmp/x:/etc/pip.conf:ro" in command
     assert command[command.index("--target") + 1] == "safety"
-    assert command[command.index("--tag") + 1] == "evalfleet/safety:0.1.0"
+    assert command[command.index("--tag") + 1] == "localhost/evalfleet/safety:0.1.0"
 
 
 def test_where_nothing_can_build_it_is_said_how_to_mend_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

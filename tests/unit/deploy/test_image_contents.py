@@ -10,6 +10,7 @@ from deploy.docker.image_contents import (
     EVERYWHERE,
     IMAGES,
     NOT_IN_IMAGES,
+    PREFIX,
     SAFETY_WITH_NGRAMS,
     Image,
     image,
@@ -85,6 +86,7 @@ def test_an_image_holds_no_other_service() -> None:
 def test_the_manifests_name_images_that_are_built() -> None:
     built = {*(each.name for each in ALL), "triton-gpu"}
     manifests = (REPOSITORY / "k8s").rglob("*.yaml")
-    named = {name for file in manifests for name in re.findall(r"image: evalfleet/([\w-]+):", file.read_text())}
+    told = re.compile(rf"image: {re.escape(PREFIX)}([\w-]+):")
+    named = {name for file in manifests for name in told.findall(file.read_text())}
     assert named
     assert named <= built

@@ -8,9 +8,10 @@ from typing import Final
 import pytest
 import yaml
 
+from deploy.docker.image_contents import IMAGES, ON_DEMAND, PREFIX
 from k8s.prometheus_rules import rule_groups
 from k8s.verify.command import findings
-from k8s.verify.kubectl import KubectlError, find_kubectl, render
+from k8s.verify.kubectl import OVERLAYS, KubectlError, find_kubectl, render
 from k8s.verify.pods import quantity
 from k8s.verify.provided import K8S, PROVIDED
 from k8s.verify.schemas import VERSIONS, Schemas, find_crds
@@ -53,6 +54,21 @@ def test_a_component_goes_with_the_fleet(component: str, kubectl: Path, tmp_path
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     found = findings(render(tmp_path, kubectl), Schemas(VERSIONS[-1:], find_crds()))
     assert not found, "\n".join(map(str, found))
+
+
+def test_a_registry_has_all_images_of_ours(kubectl: Path, tmp_path: Path) -> None:
+    written = K8S / "components" / "registry"
+    known = {each["name"] for each in yaml.safe_load((written / "kustomization.yaml").read_text())["images"]}
+    assert known == {f"{PREFIX}{each.name}" for each in (*IMAGES, *ON_DEMAND)}
+    overlay = {
+        "resources": [os.path.relpath(OVERLAYS / "prod", tmp_path)],
+        "components": [os.path.relpath(written, tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    pods = render(tmp_path, kubectl).pods
+    images = {each["image"] for pod in pods for each in pod.containers}
+    assert any(each.startswith("registry.example.org/evalfleet/") for each in images)
+    assert not [each for each in images if "evalfleet/" in each and not each.startswith("registry.example.org/")]
 
 
 def test_the_readme_tells_of_each_component_overlay_secret_and_config_map() -> None:
