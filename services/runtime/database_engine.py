@@ -1,17 +1,19 @@
 """How services connect to a database: engines, their pools, and which errors say that it is only away."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakSet
 
 import asyncpg
 from asyncpg import InterfaceError, PostgresError
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.runtime.sqlite_journal import bounded_journal
@@ -25,11 +27,15 @@ RETRY_AFTER_SECONDS: Final = 1.0
 _RECONNECT_SECONDS: Final = 2.0
 _RECONNECT_PAUSE_SECONDS: Final = 0.1
 _KEPT_CONNECTIONS: Final = 5
+_PING_SECONDS: Final = 3.0
+_SOCKET_OPTIONS: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
+"""Of connections to a server: a machine that is gone without a word is noticed after 15 s, idle or asked (the last is
+in milliseconds); where the system has them."""
 _READ_ONLY: Final = "25006"
 _SESSION: Final = {
     # A process that is stopped in the middle of a transaction must not keep its rows from the others for ever.
     "idle_in_transaction_session_timeout": "10s",
-    # The same for a machine that is gone without a word.
+    # The same for a machine of ours that is gone without a word.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
@@ -69,8 +75,6 @@ def postgres_engine(url: URL, schema: str, limits: PoolLimits) -> AsyncEngine:
         session["search_path"] = schema
     engine = create_async_engine(
         url,
-        # A connection that the server closed meanwhile is replaced before anybody meets it.
-        pool_pre_ping=True,
         pool_size=min(_KEPT_CONNECTIONS, limits.connections),
         max_overflow=max(0, limits.connections - _KEPT_CONNECTIONS),
         pool_timeout=limits.wait_seconds,
@@ -83,7 +87,8 @@ def postgres_engine(url: URL, schema: str, limits: PoolLimits) -> AsyncEngine:
             "server_settings": session,
         },
     )
-    event.listen(engine.sync_engine, "handle_error", _leave_read_only_servers)
+    event.listen(engine.sync_engine, "handle_error", _leave_bad_servers)
+    _Pings().listen(engine)
     return engine
 
 
@@ -162,6 +167,7 @@ class _PatientConnecting:
                 away = error
             else:
                 self._first = number
+                _notice_silence(connection)
                 return connection
         assert away is not None
         raise away
@@ -175,7 +181,55 @@ def _servers(options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [{**options, "host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
 
 
-def _leave_read_only_servers(context: ExceptionContext) -> None:
-    """Close all connections to a server that has stopped taking writes: the next ones may lead to another."""
-    if context.original_exception is not None and sqlstate(context.original_exception) == _READ_ONLY:
+def _notice_silence(connection: Any) -> None:
+    """Let the kernel end a connection whose other end is gone: the driver has no option for it."""
+    end = connection._transport.get_extra_info("socket")
+    if end is None or end.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SOCKET_OPTIONS.items():
+        if hasattr(socket, name):
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class _Pings:
+    """Replaces kept connections whose server has closed them, or is silent, before anybody meets them.
+
+    SQLAlchemy's own ping waits as long as any statement may, and for each kept connection anew: here one that is dead
+    takes the others along.
+    """
+
+    def __init__(self) -> None:
+        self._kept: WeakSet[Any] = WeakSet()
+
+    def listen(self, engine: AsyncEngine) -> None:
+        """Look after an engine's connections."""
+        event.listen(engine.sync_engine, "checkin", self._keep)
+        event.listen(engine.sync_engine, "checkout", self._ping)
+
+    def _keep(self, connection: Any, _record: object) -> None:
+        if connection is not None:
+            self._kept.add(connection.driver_connection)
+
+    def _ping(self, connection: Any, _record: object, _fairy: object) -> None:
+        driver = connection.driver_connection
+        if driver not in self._kept:
+            # It was opened just now.
+            return
+        self._kept.discard(driver)
+        try:
+            connection.run_async(lambda _: driver.execute("SELECT 1", timeout=_PING_SECONDS))
+        except Exception as error:
+            # Whatever it is: a driver that has read half of a farewell says that it is doing something else.
+            for each in (driver, *self._kept):
+                # A farewell would be waited for, too.
+                each.terminate()
+            self._kept.clear()
+            raise InvalidatePoolError("the server has closed a connection, or is silent") from error
+
+
+def _leave_bad_servers(context: ExceptionContext) -> None:
+    """Close all connections to a server that has stopped taking writes or answering: the next may lead to another."""
+    error = context.original_exception
+    if isinstance(error, TimeoutError) or (error is not None and sqlstate(error) == _READ_ONLY):
         context.is_disconnect = True

@@ -27,6 +27,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(database_engine, "time", SimpleNamespace(monotonic=lambda: time.now))
     monkeypatch.setattr(database_engine, "asyncio", SimpleNamespace(sleep=sleep))
+    # These connections have no sockets.
+    monkeypatch.setattr(database_engine, "_notice_silence", lambda _connection: None)
     return time
 
 
