@@ -12,6 +12,8 @@ MAX_RESULTS_A_MESSAGE = 1000
 MAX_RESULT_BYTES = 8 * 1024 * 1024
 """A result must fit into a page of its own when it is read back."""
 MAX_NAME_CHARACTERS = 512
+MAX_KEY_BYTES = 2600
+"""Of task and item together as UTF-8: an entry of PostgreSQL's index of results takes 2,704."""
 MAX_TARGETS_BYTES = 4096
 LARGEST_METRIC = 1e100
 """Squares of larger values, which the standard error needs, would leave floating point."""
@@ -41,6 +43,8 @@ def violations_of(result: aggregation_pb2.Result) -> Iterator[FieldViolation]:
         yield from _name_violations("run", result.run)
     for field, name in (("task", result.task), ("item", result.item)):
         yield from _name_violations(field, name)
+    if (size := len(result.task.encode()) + len(result.item.encode())) > MAX_KEY_BYTES:
+        yield FieldViolation("item", f"has {size} bytes together with its task; the limit is {MAX_KEY_BYTES}")
     for field, number in (("sample", result.sample), ("draw_index", result.draw_index)):
         if number < 0:
             yield FieldViolation(field, f"is {number}; it counts from 0")

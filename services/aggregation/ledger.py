@@ -119,7 +119,7 @@ class SqlLedger:
         """Store the results whose keys are new; on return they are committed, all or none.
 
         Raises:
-            InvalidResultError: a text cannot be written.
+            InvalidResultError: a text cannot be written, or the database refuses a value for good.
             LeaseLostError: a later lease of the run was seen.
             RunDeletedError: the results of the run were deleted.
             LedgerUnavailableError: the database refused; nothing of these was stored.

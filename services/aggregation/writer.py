@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.schema import Table
 
-from services.aggregation.errors import LeaseLostError, LedgerUnavailableError, RunDeletedError
+from services.aggregation.errors import InvalidResultError, LeaseLostError, LedgerUnavailableError, RunDeletedError
 from services.aggregation.records import AppendCounts, Result, RunLease
 from services.aggregation.rows import ROW_COLUMNS, RowValues, values_of
 from services.aggregation.schema import RESULTS, RUN_LEASES, RUNS, TEXT_IDS, current_hour
 from services.aggregation.text_writing import Standing, enter, write_texts
 from services.aggregation.texts import LongTexts, pack
 from services.runtime.database import unbroken
-from services.runtime.database_engine import DATABASE_ERRORS
+from services.runtime.database_engine import DATABASE_ERRORS, sqlstate
 from services.runtime.errors import FleetError
 
 # Bounds how long a transaction keeps other processes and its own callers waiting.
@@ -27,6 +28,8 @@ _LARGEST_TRANSACTION_ROWS = 10_000
 _MOST_KNOWN_RUNS = 1000
 _MOST_KNOWN_PROMPTS = 20_000
 _TEXT_COUNT = len(TEXT_IDS)
+# Classes of PostgreSQL's errors: wrong data, broken constraints, values that are too large.
+_REFUSALS = frozenset({"22", "23", "54"})
 _PROMPT_ID = ROW_COLUMNS.index(TEXT_IDS["prompt"].name)
 
 _PreparedRow = tuple[str, RowValues]
@@ -95,7 +98,7 @@ class LedgerWriter:
         """Store the results whose keys are new; on return they are committed, all or none.
 
         Raises:
-            InvalidResultError: a text cannot be written.
+            InvalidResultError: a text cannot be written, or the database refuses a value for good.
             LeaseLostError: a later lease of the run was seen.
             RunDeletedError: the results of the run were deleted.
             LedgerUnavailableError: the database refused; nothing of these was stored.
@@ -133,13 +136,18 @@ class LedgerWriter:
             row_count += len(batches[-1].rows)
         return batches
 
-    async def _commit(self, batches: Sequence[_Batch]) -> None:
+    async def _commit(self, batches: Sequence[_Batch], *, is_again: bool = False) -> None:
         try:
             async with self._engine.begin() as connection:
                 written = await self._write(connection, batches)
         except BaseException as error:
             # It may be what was wrong.
             self._memory = _Memory()
+            if _is_refusal(error) and not is_again:
+                # Whoever is refused must not take the others along.
+                for batch in batches:
+                    await self._commit([batch], is_again=True)
+                return
             failure = _as_failure(error)
             for batch in batches:
                 if not batch.counts.done():
@@ -313,10 +321,19 @@ async def _ended(work: asyncio.Task[None]) -> None:
     await asyncio.wait([work])
 
 
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the database refuses what it was told, which it would do again, however often it is asked."""
+    return isinstance(error, IntegrityError) or sqlstate(error)[:2] in _REFUSALS
+
+
 def _as_failure(error: BaseException) -> BaseException:
     if isinstance(error, DATABASE_ERRORS):
         cause = getattr(error, "orig", None) or error
-        failure = LedgerUnavailableError(f"the ledger took nothing: {cause}; send the same results again")
+        failure: FleetError
+        if _is_refusal(error):
+            failure = InvalidResultError(f"nothing of these results was stored: {cause}")
+        else:
+            failure = LedgerUnavailableError(f"the ledger took nothing: {cause}; send the same results again")
         failure.__cause__ = error
         return failure
     if isinstance(error, Exception):

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import sys
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.aggregation import text_moving
 from services.aggregation.errors import (
+    InvalidResultError,
     LeaseLostError,
     LedgerUnavailableError,
     PruneInProgressError,
@@ -54,6 +56,19 @@ async def read(ledger: SqlLedger, run: str = "runs/r") -> list[Result]:
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
     return database_url(postgres.new_database())
+
+
+async def test_a_row_that_postgres_refuses_for_good_takes_no_neighbour_along(url: str) -> None:
+    # No index has an entry so large, which cannot be compressed.
+    refused = result("".join(map(chr, random.Random(0).sample(range(0x4E00, 0x9F00), 1000))))
+    async with open_ledger(url) as ledger:
+        batches = [[result(str(number))] for number in range(4)]
+        batches.insert(2, [result("beside"), refused])
+        done = await asyncio.gather(*map(ledger.append, batches), return_exceptions=True)
+        assert [each for each in done if each != AppendCounts(1, 0)] == [done[2]]
+        assert isinstance(done[2], InvalidResultError)
+        assert "index row size" in done[2].message
+        assert [each.key.item for each in await read(ledger)] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("is_long", [False, True])

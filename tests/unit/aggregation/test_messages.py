@@ -151,6 +151,13 @@ def test_everything_wrong_with_a_result_is_told(message: MessageFactory) -> None
     assert fields == {"results[1].run", "results[1].item", "results[1].sample"}
 
 
+def test_task_and_item_fit_into_an_index_together_whatever_their_letters(message: MessageFactory) -> None:
+    fits = {"task": "題" * 355, "item": "題" * 511}
+    [_] = results_from_proto(aggregation_pb2.AppendResultsRequest(results=[message(**fits)]))
+    [violation] = refusal(message(**fits | {"task": "題" * 356}), message("fine")).field_violations
+    assert violation.field == "results[1].item"
+
+
 def test_a_message_holds_1000_results(message: MessageFactory) -> None:
     request = aggregation_pb2.AppendResultsRequest(results=[message(str(index)) for index in range(1000)])
     assert len(results_from_proto(request)) == 1000
