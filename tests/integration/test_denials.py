@@ -17,6 +17,10 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from evalfleet.aio import AsyncFleet
+from evalfleet.errors import UnavailableError
+from evalfleet.retrying import NO_RETRIES
+from evalfleet.security import Security
 
 from services.runtime.free_ports import free_port
 from services.runtime.security.caller_keys import new_key
@@ -159,15 +163,16 @@ async def test_refused_connections(what: str, reason: str, service: Guarded, tmp
         "expired": lambda: authority.sign("expired", FLEET, expires_in=-datetime.timedelta(hours=1)),
     }.get(what)
     before = service.count(reason)
-    channel = (
-        grpc.aio.insecure_channel(f"{LOCAL}:{service.port}")
-        if what == "plaintext"
-        else dial(service.port, authority, None if certificate is None else certificate())
-    )
-    async with channel:
-        error = await call(channel)
-    assert error is not None
-    assert error.code is grpc.StatusCode.UNAVAILABLE
+    leaf = None if certificate is None else certificate()
+    security = Security()
+    if what != "plaintext":
+        pair = {} if leaf is None else {"certificate_file": str(leaf.cert), "key_file": str(leaf.key)}
+        security = Security(ca_file=str(authority.file), **pair)
+    target = {"safety": f"{LOCAL}:{service.port}"}
+    with pytest.raises(UnavailableError) as caught:
+        async with AsyncFleet.connect(target, security=security, retries=NO_RETRIES) as fleet:
+            await fleet.safety.classify([("user", "x")])
+    assert caught.value.reason == ("UNAVAILABLE" if what == "plaintext" else "TLS_REFUSED")
     line = await service.audited("tls_handshake_refused", reason)
     assert line["service"] == "evalfleet.safety.v1.SafetyService"
     assert line["port"] == "fleet"

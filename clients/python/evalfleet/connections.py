@@ -16,6 +16,7 @@ from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSet
 from evalfleet.errors import EvalFleetError, from_rpc_error
 from evalfleet.racing import first_answer
 from evalfleet.security import RETIREMENT_SECONDS, CertificateWatch
+from evalfleet.tls_refusals import found_refusal, may_be_the_clients, refusal
 
 LARGEST_PAGE = 1000
 
@@ -190,7 +191,7 @@ class Connection(AbstractContextManager["Connection"]):
             try:
                 answer = attempt(attempts.remaining_seconds, request_id)
             except grpc.RpcError as raised:
-                error = from_rpc_error(raised, service=self.service, target=self.target, request_id=request_id)
+                error = self._typed(raised, request_id)
                 pause = attempts.pause_after(error)
                 if pause is None:
                     raise error from None
@@ -252,7 +253,7 @@ class Connection(AbstractContextManager["Connection"]):
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error, service=self.service, target=self.target, request_id=request_id) from None
+            raise self._typed(error, request_id) from None
         finally:
             call.cancel()
 
@@ -295,6 +296,13 @@ class Connection(AbstractContextManager["Connection"]):
         """Begin what ``exchange`` does; whoever does so closes it."""
         request_id = new_request_id()
         call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
-        return Exchange(
-            call, lambda error: from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)
-        )
+        return Exchange(call, lambda error: self._typed(error, request_id))
+
+    def _typed(self, raised: grpc.RpcError, request_id: str) -> EvalFleetError:
+        error = refusal(raised, self.service, self.target)
+        if error is None and may_be_the_clients(raised):
+            error = found_refusal(self.service, self.target, self._settings.security)
+        if error is None:
+            return from_rpc_error(raised, service=self.service, target=self.target, request_id=request_id)
+        error.request_id = request_id
+        return error

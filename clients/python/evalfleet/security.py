@@ -203,6 +203,12 @@ def is_local(target: str) -> bool:
         return False
 
 
+def host_and_port(target: str) -> tuple[str, int] | None:
+    """Return where a gRPC target is, if it says so in one host and one port."""
+    host, _, port = _without_scheme(target).rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isascii() and port.isdigit() else None
+
+
 def is_unix_socket(target: str) -> bool:
     """Return whether a gRPC target is a socket of this machine."""
     return target.startswith(("unix:", "unix-abstract:"))

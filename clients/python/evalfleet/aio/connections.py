@@ -18,6 +18,7 @@ from evalfleet.client_settings import CALL_TIMEOUT_SECONDS, CallPlans, ClientSet
 from evalfleet.connections import PagedT, RequestT, ResponseT
 from evalfleet.errors import CancelledCallError, EvalFleetError, from_rpc_error
 from evalfleet.security import RETIREMENT_SECONDS, CertificateWatch
+from evalfleet.tls_refusals import found_refusal, may_be_the_clients, refusal
 
 StubT = TypeVar("StubT")
 
@@ -218,7 +219,7 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
             try:
                 answer = await attempt(attempts.remaining_seconds, request_id)
             except grpc.RpcError as raised:
-                error = self._typed(raised, request_id)
+                error = await self._refused(raised, request_id) or self._typed(raised, request_id)
                 pause = attempts.pause_after(error)
                 if pause is None:
                     raise error from None
@@ -314,5 +315,18 @@ class AsyncConnection(AbstractAsyncContextManager["AsyncConnection"]):
         call = method(requests, timeout=timeout_seconds, metadata=self._plans.metadata(request_id))
         return AsyncExchange(call, lambda error: self._typed(error, request_id))
 
+    async def _refused(self, error: grpc.RpcError, request_id: str) -> EvalFleetError | None:
+        """Return why the service refuses the client's certificate, if that may be it and is."""
+        if not may_be_the_clients(error):
+            return None
+        found = await asyncio.to_thread(found_refusal, self.service, self.target, self._settings.security)
+        if found is not None:
+            found.request_id = request_id
+        return found
+
     def _typed(self, error: grpc.RpcError, request_id: str) -> EvalFleetError:
-        return from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)
+        told = refusal(error, self.service, self.target)
+        if told is None:
+            return from_rpc_error(error, service=self.service, target=self.target, request_id=request_id)
+        told.request_id = request_id
+        return told
