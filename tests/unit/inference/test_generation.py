@@ -92,6 +92,11 @@ def test_a_stream_says_the_same_as_one_answer(ask: Ask, monkeypatch: pytest.Monk
     assert sum(int(each["num_output_tokens"][0]) for each in pieces) == 40 == last(whole, "num_output_tokens")
     assert [each["finish_reason"][0] for each in pieces] == [b"None"] * (len(pieces) - 1) + [b"length"]
     assert {int(each["num_input_tokens"][0]) for each in pieces} == {4}
+    # What it cost until then, so that whoever leaves in between can be told.
+    seconds = [float(each["engine_seconds"][0]) for each in pieces]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert len({int(each["num_cached_tokens"][0]) for each in pieces}) == 1
     assert not any("\ufffd" in each["text_output"][0].decode() for each in pieces[:-1]) or "\ufffd" in text_of(whole)
 
 

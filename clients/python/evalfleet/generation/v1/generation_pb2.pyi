@@ -1091,12 +1091,12 @@ class CallerUsage(_message.Message):
     caller: _builtins.str
     """As it names itself; `anonymous` if it does not, `others` for those beyond the most that are told apart."""
     request_count: _builtins.int
-    """Requests that were answered."""
+    """Requests that were answered, or for which something was computed before they failed or were given up."""
     cached_request_count: _builtins.int
     """Of those, how many were answered without computing anything."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """Sum of the answers' usage."""
+        """Sum of the answers' usage, and of what was computed for requests without one."""
 
     @_builtins.property
     def first_time(self) -> _timestamp_pb2.Timestamp:
