@@ -22,7 +22,7 @@ from services.generation.requests import (
     Usage,
 )
 from services.runtime.callers import current_caller
-from services.runtime.errors import FleetError
+from services.runtime.errors import FleetError, as_fleet_error
 from services.runtime.prices import PriceTable
 from services.runtime.spending import spend
 from services.runtime.usage import with_usage
@@ -208,9 +208,9 @@ class _Account(AbstractContextManager[None]):
         if isinstance(outcome, GenerationResult):
             return self.booked(outcome)
         owed = self.book_rest()
-        return (
-            outcome if owed is None or not isinstance(outcome, FleetError) else with_usage(outcome, fleet_usage(owed))
-        )
+        if owed is None or not isinstance(outcome, Exception):
+            return outcome
+        return with_usage(as_fleet_error(outcome), fleet_usage(owed))
 
     def book_rest(self) -> Usage | None:
         """Book what engines computed for a request without a result, and return it; ``None``: nothing (any longer)."""

@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from services.generation.settings import GenerationSettings
 from services.generation.wiring import wire_backend
-from services.runtime.errors import FailedPreconditionError, from_rpc_error
+from services.runtime.errors import FailedPreconditionError, from_rpc_error, from_status
 from services.runtime.security.caller_keys import new_key
 from services.runtime.testing import serve_in_process
+from services.runtime.usage import usage_of
 from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 from tests.patience import GROWING_SECONDS, LONGEST_WAIT_SECONDS
 
@@ -193,6 +194,23 @@ async def test_a_cancelled_batch_pays_for_what_was_answered(service: Service, ba
     usage = await service.booked(tokens=120 + LEAST_TOKENS)
     assert usage.computed_prompt_tokens == 120 + LEAST_TOKENS
     assert usage.computed_completion_tokens > 0
+
+
+async def test_a_batch_says_what_was_computed_for_what_came_too_late(
+    service: Service, backend: FakeInferenceBackend
+) -> None:
+    backend.held = {PROMPT}
+    batch = generation_pb2.BatchGenerateRequest(requests=[GENERATE])
+    # A busy machine may not get as far as the engine in a short time.
+    for seconds in GROWING_SECONDS:
+        with suppress(grpc.aio.AioRpcError):
+            answer = await service.stub.BatchGenerate(batch, metadata=service.metadata["other"], timeout=seconds)
+            if backend.asked.is_set():
+                break
+    error = from_status(answer.results[0].status)
+    assert (error.code, usage_of(error).computed_prompt_tokens) == (grpc.StatusCode.DEADLINE_EXCEEDED, LEAST_TOKENS)
+    usage = await service.booked("other", tokens=LEAST_TOKENS)
+    assert usage.computed_prompt_tokens % LEAST_TOKENS == 0
 
 
 async def test_what_the_engine_refuses_costs_nothing(service: Service, backend: FakeInferenceBackend) -> None:
