@@ -16,6 +16,7 @@ from services.runtime.item_streams import Item, ItemIds, ItemStream, StreamLimit
 from services.runtime.malformed import MalformedRequestError
 from services.runtime.pacing import Pacer
 from services.runtime.trace_context import valid_traceparent
+from services.runtime.usage import without_usage
 from services.runtime.work import WorkMeter
 from services.safety.errors import invalid_field
 from services.safety.judgement import Verdict
@@ -199,7 +200,11 @@ async def stream_verdicts(
     async def judge_together(assignments: Sequence[Assignment]) -> Sequence[Verdict | FleetError]:
         # The requests carry many items, so the time left to the one that caused them does not bound them.
         with bind_deadline(limits.item_seconds):
-            return await judge_all(assignments)
+            try:
+                return await judge_all(assignments)
+            except FleetError as error:
+                # What was spent is told once.
+                return [error, *[without_usage(error)] * (len(assignments) - 1)]
 
     gatherer = Gatherer(judge_together, largest=LARGEST_GATHERED)
 

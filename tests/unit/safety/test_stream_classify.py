@@ -13,6 +13,7 @@ from evalfleet.safety.v1 import safety_pb2, safety_pb2_grpc
 from services.runtime.errors import UnavailableError, from_status
 from services.runtime.item_streams import StreamLimits
 from services.runtime.testing import as_bytes, serve_in_process
+from services.runtime.usage import Usage, usage_of, with_usage
 from services.safety.catalogue import GuardCatalogue
 from services.safety.classifier_guard import ClassifierGuard
 from services.safety.guard import LabelledText
@@ -411,6 +412,20 @@ async def test_a_guard_that_was_away_for_a_while_does_not_end_a_response(stub: A
     assert (last.verdict.decision, last.final, last.judged_characters) == (SAFE, True, 21)
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
+
+
+async def test_what_a_shared_request_cost_before_it_failed_is_told_once(stub: Any, classifier: Gated) -> None:
+    cost = Usage(computed_prompt_tokens=5)
+
+    def answered(texts: Sequence[str]) -> Sequence[LabelledText]:
+        raise with_usage(UnavailableError("away", reason="GUARD_UNAVAILABLE"), cost)
+
+    classifier.answer = answered
+    told = outcomes_in(await answers(stub, [together(*(item(str(number), str(number)) for number in range(8)))]))
+    errors = [from_status(each.status) for each in told]
+    assert {each.reason for each in errors} == {"GUARD_UNAVAILABLE"}
+    assert len(classifier.requests) < len(errors) == 8
+    assert sum((usage_of(each) for each in errors), Usage()) == sum([cost] * len(classifier.requests), Usage())
 
 
 async def test_policies_hold_for_turns_and_growing_responses(stub: Any) -> None:
