@@ -81,6 +81,7 @@ class HealthBoard:
         self._interval_seconds = interval_seconds
         self._ready: dict[str, bool] = {}
         self._problems: dict[str, str] = {}
+        self._asking: dict[str, asyncio.Task[bool]] = {}
         self._poll: asyncio.Task[None] | None = None
         self._log: Any = structlog.get_logger(__name__)
 
@@ -112,6 +113,10 @@ class HealthBoard:
             self._poll.cancel()
             await asyncio.wait([self._poll])
             self._poll = None
+        for asking in self._asking.values():
+            _cancel_once(asking)
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=self._bound_seconds)
 
     async def _keep_checking(self) -> None:
         while True:
@@ -137,8 +142,7 @@ class HealthBoard:
         if check is None:
             return True
         try:
-            async with asyncio.timeout(max(self._interval_seconds, 1.0)):
-                is_ready = await check()
+            is_ready = await self._answer_in_time(service, check)
             self._problems.pop(service, None)
             return is_ready
         except Exception as error:  # noqa: BLE001 - whatever a dependency throws, it is not ready, and polling goes on
@@ -147,3 +151,35 @@ class HealthBoard:
                 self._log.warning("readiness_check_failed", service=service, error=problem)
             self._problems[service] = problem
             return False
+
+    async def _answer_in_time(self, service: str, check: ReadinessCheck) -> bool:
+        """Ask, or wait for the answer of an earlier round, if its question took no notice of its time's end.
+
+        Raises:
+            TimeoutError: there is none yet.
+        """
+        asking = self._asking.get(service)
+        if asking is None or asking.cancelled():
+            asking = self._asking[service] = asyncio.create_task(_ask(check), name=f"readiness of {service}")
+        done, _ = await asyncio.wait({asking}, timeout=self._bound_seconds)
+        if not done:
+            _cancel_once(asking)
+            raise TimeoutError
+        del self._asking[service]
+        if asking.cancelled():
+            raise TimeoutError
+        return asking.result()
+
+    @property
+    def _bound_seconds(self) -> float:
+        return max(self._interval_seconds, 1.0)
+
+
+async def _ask(check: ReadinessCheck) -> bool:
+    return await check()
+
+
+def _cancel_once(asking: "asyncio.Task[bool]") -> None:
+    """Cancel a check; one that finishes something first, such as giving a connection back, is left to it."""
+    if not asking.cancelling():
+        asking.cancel()

@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
+from services.runtime.database import unbroken
 from services.runtime.errors import UnavailableError, from_rpc_error
 from services.runtime.testing import as_bytes, run_in_process, serve_in_process
 from tests.patience import LONGEST_WAIT_SECONDS
@@ -36,7 +37,7 @@ async def test_each_service_has_its_own_entry(make_service: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("trouble", ["says no", "raises", "hangs"])
+@pytest.mark.parametrize("trouble", ["says no", "raises", "hangs", "holds on"])
 async def test_health_follows_a_dependency(trouble: str, make_service: Any, make_settings: Any) -> None:
     well = asyncio.Event()
 
@@ -47,6 +48,9 @@ async def test_health_follows_a_dependency(trouble: str, make_service: Any, make
             raise OSError("connection refused")
         if trouble == "hangs":
             await well.wait()
+        if trouble == "holds on":
+            # Its cancellation waits for what it does.
+            await unbroken(well.wait())
         return False
 
     services = (
