@@ -118,6 +118,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                 add_to_server=lambda server: evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
                     servicer, server
                 ),
+                readiness=store.is_ready,
                 unbounded_methods=frozenset({"WatchRun"}),
                 work=work,
             ),
@@ -126,6 +127,7 @@ async def build(settings: EvaluationSettings, registry: CollectorRegistry) -> As
                 add_to_server=lambda server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
                     ranking_servicer, server
                 ),
+                readiness=store.is_ready,
                 unbounded_methods=frozenset({"WatchRanking"}),
             ),
             hosted_scaler(open_work, refusals, connection_seconds=settings.max_connection_age_seconds),

@@ -224,9 +224,12 @@ async def test_a_database_that_is_away_is_said_to_be_and_comes_back() -> None:
         store = RunStore(engine)
         await store.add(run("r"))
         claim = await taken(store)
+        assert await store.is_ready()
         await asyncio.to_thread(server.kill)
         with pytest.raises(RunsUnavailableError):
             await store.get("r")
+        with pytest.raises(RunsUnavailableError, match="list of runs"):
+            await store.is_ready()
         await asyncio.to_thread(server.start)
         assert await store.get("r") == run("r")
         await store.save(claim.run, claim.epoch, lease_seconds=LONG)

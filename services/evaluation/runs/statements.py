@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Delete, Float, FromClause, Insert, Update, cast, extract, func, literal
+from sqlalchemy import ColumnElement, Delete, Float, FromClause, Insert, Update, cast, extract, func, literal, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -36,6 +36,15 @@ class Statements:
     def is_shared(self) -> bool:
         """Whether other replicas work on the same runs."""
         return is_shared(self._engine)
+
+    async def is_ready(self) -> bool:
+        """Return True: the database answers.
+
+        Raises:
+            RunsUnavailableError: it does not, and why.
+        """
+        await self.transact(lambda connection: connection.execute(select(1)))
+        return True
 
     def now(self) -> ColumnElement[float]:
         """Seconds since the epoch on the clock that all replicas share."""
