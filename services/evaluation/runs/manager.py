@@ -142,7 +142,9 @@ class RunManager:
         await self._drop(run_id)  # it may have been taken meanwhile
         self._live.tell()
         if fence is not None:
-            _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
+            if run.state is not RunState.CANCELLED:
+                _LOG.info("run_ended", run=run.name, state=RunState.CANCELLED.value)
+            # Also if it was cancelled before: whoever did so may have died here, or not have reached the ledger.
             await self._shut_out(run, fence)
             await self._clear(run_id)
         return await self.get(run_id)
@@ -298,7 +300,13 @@ class RunManager:
     async def _end(self, claim: Claim, state: RunState, failure: RunFailure | None) -> None:
         run_id = claim.run.run_id
         ended = dataclasses.replace(self._live[run_id], state=state, failure=failure, end_time=time.time())
-        await self._save(ended, claim.epoch)
+        try:
+            await self._save(ended, claim.epoch)
+        except LeaseLostError:
+            stored = await wait_out(partial(self._store.get, run_id), patience_seconds=self._patience_seconds)
+            if stored is None or (stored.state, stored.end_time) != (state, ended.end_time):
+                raise
+            # It was saved, and the connection broke before that was said.
         self._may_have_work.set()
         if self._store.is_shared:
             await self._forget_shards(run_id)

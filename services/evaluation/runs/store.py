@@ -134,7 +134,9 @@ class RunStore(Statements):
             )
 
     async def cancel(self, run_id: str, progress: Sequence[TaskProgress] | None = None) -> int | None:
-        """End a run, whoever works on it, and return the fence that shuts them out; None if it had ended before.
+        """End a run, whoever works on it, and return the fence that shuts them out; None if it had ended otherwise.
+
+        Of one that was cancelled before the fence comes again: whoever did so may have died before it was told.
 
         Args:
             run_id: which.
@@ -150,9 +152,12 @@ class RunStore(Statements):
             .returning(_R.fence)
         )
 
+        was_cancelled = (_R.run_id == run_id) & (_R.state == RunState.CANCELLED.value)
+        known = select(func.coalesce(_R.fence, _R.lease_epoch)).where(was_cancelled)
+
         async def end(connection: AsyncConnection) -> int | None:
             fence: int | None = (await connection.execute(statement)).scalar()
-            return fence
+            return (await connection.execute(known)).scalar() if fence is None else fence
 
         return await self.transact(end)
 

@@ -155,6 +155,45 @@ async def test_a_cancelled_run_is_left_by_all(store: SharedStore, book: Book, fl
         await each.runs.stop()
 
 
+async def test_cancelling_again_does_what_the_first_call_did_not_reach(
+    store: SharedStore, book: Book, fleet: Any
+) -> None:
+    """Who cancelled died between the list of runs and the ledger, while a replica that works on it was paused."""
+    run, (owner, helper) = await started(store, book, fleet, 2)
+    fence = await store.cancel(run.run_id)
+    assert fence is not None
+    assert await owner.runs._shards.all(run.run_id)
+    await helper.runs.cancel(run.run_id)
+    outcome = ItemOutcome("shout", "item 0", 0, 0, metrics={"exact_match": 1.0}, failure=None)
+    with pytest.raises(LeaseLostError):
+        await fleet.ledger.fenced(fence - 1).append(run.name, [outcome])
+    assert await owner.runs._shards.all(run.run_id) == []
+    for each in (owner, helper):
+        await each.runs.stop()
+
+
+async def test_a_run_whose_last_save_was_not_answered_leaves_no_shards(
+    store: SharedStore, book: Book, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = store.save
+
+    async def cut_off(run: Run, *arguments: Any, **options: Any) -> None:
+        await save(run, *arguments, **options)
+        if run.end_time:
+            monkeypatch.setattr(store, "save", save)
+            raise RunsUnavailableError("the connection broke", retry_after_seconds=0.01)
+
+    monkeypatch.setattr(store, "save", cut_off)
+    owner = Replica(store, book, fleet)
+    run = await owner.runs.create(REQUEST)
+    owner.let_go()
+    await owner.runs.start()
+    assert_complete(fleet, await owner.end_of(run.run_id))
+    await until(lambda: not owner.runs._jobs)
+    assert await owner.runs._shards.all(run.run_id) == []
+    await owner.runs.stop()
+
+
 async def test_a_shard_that_is_taken_over_goes_on_where_it_was_and_shuts_its_holder_out(
     store: SharedStore, book: Book, fleet: Any
 ) -> None:
