@@ -106,6 +106,8 @@ class TritonPool:
 
     async def loaded_names(self, *, timeout_seconds: float) -> frozenset[str]:
         """Return what at least one member that takes requests has, as far as known."""
+        if not self._ready:
+            raise _worst(())
         return frozenset[str]().union(*(each.names for each in self._ready))
 
     async def memory_bytes(self, *, timeout_seconds: float) -> int:

@@ -1,13 +1,14 @@
 """The service over a pool: models outlive their servers, and places follow how many servers there are."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.generation.admission import Admission
 from services.generation.backend import Deployment
 from services.generation.checkpoints import ContentDigests
 from services.generation.errors import CheckpointError
@@ -18,8 +19,9 @@ from services.generation.pool.triton_pool import TritonPool
 from services.generation.registration import Registration
 from services.generation.requests import GenerationRequest
 from services.generation.settings import GenerationSettings
+from services.generation.wiring import wire_backend
 from tests.fakes.generation_domain import StartDomain
-from tests.fakes.inference_backend import write_checkpoint
+from tests.fakes.inference_backend import FakeInferenceBackend, write_checkpoint
 from tests.fakes.triton_pool import Servers, running_pool
 from tests.patience import until
 
@@ -73,6 +75,14 @@ async def test_a_deleted_model_leaves_all_servers(
     await servers.have(record.deployment.name, "a", "b")
     await domain.lifecycle.delete("m")
     assert (servers["a"].loaded, servers["b"].loaded) == ({}, {})
+
+
+async def test_places_follow_whoever_counts_the_servers(tmp_path: Path) -> None:
+    told: list[Callable[[int], None]] = []
+    settings = GenerationSettings(state_dir=tmp_path, cache_url="off")
+    async with wire_backend(settings, CollectorRegistry(), FakeInferenceBackend(), told.append):
+        [resize] = told
+        assert isinstance(getattr(resize, "__self__", None), Admission)
 
 
 async def test_further_servers_are_read_only_what_was_registered(tmp_path: Path) -> None:
