@@ -12,8 +12,9 @@ from services.runtime.settings import ServiceSettings
 class DatabaseSettings(ServiceSettings):
     """How PostgreSQL is used; a file in the state folder knows none of these."""
 
+    # The ledger's: what moves texts and what prunes hold one each for their locks and work with another.
     database_connections: int = Field(
-        15, ge=2, description="PostgreSQL: most connections of this replica; its max_connections bounds those of all."
+        15, ge=5, description="PostgreSQL: most connections of this replica; its max_connections bounds those of all."
     )
     database_wait_seconds: float = Field(
         30.0,

@@ -30,7 +30,9 @@ from services.aggregation.retention import Pruned, PrunePolicy, Pruner
 from services.aggregation.rows import ROW_COLUMNS, values_of
 from services.aggregation.schema import METADATA, RESULTS
 from services.aggregation.texts import pack
-from services.runtime.database import database_url, open_database
+from services.runtime.database import DatabaseUse, database_url, open_database
+from services.runtime.database_engine import PoolLimits
+from services.runtime.database_settings import DatabaseSettings
 from services.runtime.errors import FleetError, StartupError
 from services.standalone.postgres_server import PostgresServer, running_postgres
 from tests.patience import LONGEST_WAIT_SECONDS
@@ -69,6 +71,20 @@ async def test_a_row_that_postgres_refuses_for_good_takes_no_neighbour_along(url
         assert isinstance(done[2], InvalidResultError)
         assert "index row size" in done[2].message
         assert [each.key.item for each in await read(ledger)] == ["0", "1", "2", "3"]
+
+
+async def test_the_fewest_connections_are_enough_beside_the_mover_and_the_pruner(url: str) -> None:
+    [fewest] = [each.ge for each in DatabaseSettings.model_fields["database_connections"].metadata]
+    limits = PoolLimits(connections=fewest, wait_seconds=5.0)
+    async with (
+        open_ledger(url, DatabaseUse(limits=limits)) as ledger,
+        ledger._mover._turn(),
+        ledger._pruner._alone(),
+        # What each of them works with.
+        ledger._engine.connect(),
+        ledger._engine.connect(),
+    ):
+        assert await ledger.append([result("a")]) == AppendCounts(1, 0)
 
 
 @pytest.mark.parametrize("is_long", [False, True])
