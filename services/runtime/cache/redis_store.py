@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -65,8 +66,9 @@ class RedisCacheStore:
         self._writing: dict[bytes, NewEntry] = {}
         self._backlog_bytes = 0
         self._wanted = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._put_count = 0
+        self._written_count = 0
+        self._round_ended = asyncio.Event()
         self._away_until = 0.0
         self._quiet_until = 0.0
         self._writer = asyncio.create_task(self._keep_writing(), name="cache writer")
@@ -104,7 +106,7 @@ class RedisCacheStore:
             self._backlog_bytes -= len(replaced.value)
         self._put[entry.key] = entry
         self._backlog_bytes += len(entry.value)
-        self._idle.clear()
+        self._put_count += 1
         self._wanted.set()
 
     async def remove(self, key: bytes) -> None:
@@ -115,7 +117,9 @@ class RedisCacheStore:
 
     async def recent(self, group: bytes, *, limit: int) -> Sequence[RecentEntry]:
         """Return how the latest entries of a group were keyed."""
-        await self.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_seconds):
+                await self.flush()
         rows = await self._try(lambda: self._redis.lrange(self._group(group), 0, min(limit, _RECENTS_A_GROUP) - 1))
         known = []
         for row in rows or ():
@@ -125,8 +129,10 @@ class RedisCacheStore:
         return known
 
     async def flush(self) -> None:
-        """Return when nothing waits to be written."""
-        await self._idle.wait()
+        """Return when nothing that was put before waits to be written."""
+        put_count = self._put_count
+        while self._written_count < put_count:
+            await self._round_ended.wait()
 
     async def close(self) -> None:
         """Write down what was put and close the connections."""
@@ -148,15 +154,15 @@ class RedisCacheStore:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            put = list(self._put.values())
+            put, put_count = list(self._put.values()), self._put_count
             self._writing, self._put, self._backlog_bytes = self._put, {}, 0
             for start in range(0, len(put), _BATCH_ENTRIES):
                 some = put[start : start + _BATCH_ENTRIES]
                 if await self._try(lambda: self._write(some)) is None:  # noqa: B023
                     self._metrics.dropped_entries.inc(len(some))
-            self._writing = {}
-            if not self._wanted.is_set():
-                self._idle.set()
+            self._writing, self._written_count = {}, put_count
+            ended, self._round_ended = self._round_ended, asyncio.Event()
+            ended.set()
 
     async def _write(self, entries: Sequence[NewEntry]) -> bool:
         stored = str(int(time.time() * 1000)).encode()
@@ -182,7 +188,7 @@ class RedisCacheStore:
             self._metrics.store_failures.inc()
             self._away_until = time.monotonic() + _PAUSE_SECONDS
             self._log.warning("cache_unreachable", problem=f"{type(error).__name__}: {error}")
-        except RedisError as error:
+        except Exception as error:  # noqa: BLE001 - whatever the driver meets, the writer goes on and callers know nothing
             # It is there and refuses this, for instance writes while its memory is full: reads go on.
             self._metrics.store_failures.inc()
             if time.monotonic() >= self._quiet_until:

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,55 @@ async def test_a_bad_url_is_reported_without_its_password(metrics: CacheMetrics,
     with pytest.raises(StartupError) as caught:
         store_at(url, metrics)
     assert "secret" not in caught.value.message
+
+
+async def test_a_steady_stream_of_entries_holds_up_nobody_who_asks_for_earlier_ones(
+    redis_server: RedisServer, metrics: CacheMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(redis_server.url, metrics)
+    write = store._write
+    rounds = 0
+
+    async def write_and_put(entries: Sequence[NewEntry]) -> bool:
+        """While some are written, others come."""
+        nonlocal rounds
+        rounds += 1
+        if rounds < 1000:
+            await store.put(NewEntry(hashlib.sha256(str(rounds).encode()).digest(), b"more"))
+        return await write(entries)
+
+    monkeypatch.setattr(store, "_write", write_and_put)
+    await store.put(NewEntry(KEY, b"value", (b"g",), b"p"))
+    assert [each.parts for each in await store.recent(b"g", limit=1)] == [b"p"]
+    assert rounds < 100
+    monkeypatch.setattr(store, "_write", write)
+    await store.close()
+
+
+async def test_who_asks_for_recent_entries_waits_no_longer_than_for_one_operation(
+    redis_server: RedisServer, metrics: CacheMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(redis_server.url, metrics, timeout=1.0)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(store, "flush", asyncio.Event().wait)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            assert await store.recent(b"nobody put this", limit=1) == []
+    await store.close()
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_writing(
+    redis_server: RedisServer, metrics: CacheMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(entries: Sequence[NewEntry]) -> bool:
+        raise RuntimeError("the driver is confused")
+
+    store = store_at(redis_server.url, metrics)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_write", write)
+        await store.put(NewEntry(KEY, b"lost"))
+        await store.flush()
+    await store.put(NewEntry(KEY, b"value"))
+    await store.close()
+    other = store_at(redis_server.url, metrics)
+    assert await other.get_many([KEY]) == {KEY: b"value"}
+    await other.close()
