@@ -25,6 +25,10 @@ class FreezableProxy:
         for pump in self._pumps:
             pump.cancel()
 
+    def lead_to(self, target_port: int) -> None:
+        """Let connections that come from now on lead to another server; those that there are stay."""
+        self._target_port = target_port
+
     async def meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a connection."""
         self.connections += 1

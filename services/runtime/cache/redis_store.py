@@ -25,6 +25,8 @@ _BATCH_ENTRIES: Final = 256
 _LARGEST_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 # A Redis that is away costs one attempt this often, not a timeout a request.
 _PAUSE_SECONDS: Final = 1.0
+_LEAVE_SECONDS: Final = 5.0
+"""A server that takes no writes is left for whatever else the address leads to, this often at most."""
 
 
 class RedisCacheStore:
@@ -71,6 +73,7 @@ class RedisCacheStore:
         self._round_ended = asyncio.Event()
         self._away_until = 0.0
         self._quiet_until = 0.0
+        self._stay_until = 0.0
         self._writer = asyncio.create_task(self._keep_writing(), name="cache writer")
         self._log: Any = structlog.get_logger(__name__)
 
@@ -91,7 +94,10 @@ class RedisCacheStore:
                 except ReadOnlyError:
                     # A replica, as after a failover: it cannot let them live on, but it has them.
                     answers = await self._redis.mget([self._entry(key) for key in elsewhere])
-                return answers
+                else:
+                    return answers
+            await self._leave_replica()
+            return answers
 
         values = await self._try(ask)
         found.update((key, value) for key, value in zip(elsewhere, values or [], strict=False) if value is not None)
@@ -174,8 +180,20 @@ class RedisCacheStore:
                     pipeline.lpush(name, stored + b" " + entry.parts)
                     pipeline.ltrim(name, 0, _RECENTS_A_GROUP - 1)
                     pipeline.pexpire(name, self._lifetime_ms)
-            await pipeline.execute()
-        return True
+            try:
+                await pipeline.execute()
+            except ReadOnlyError as error:
+                refusal = error
+            else:
+                return True
+        await self._leave_replica()
+        raise refusal
+
+    async def _leave_replica(self) -> None:
+        """Close the idle connections to a server that takes no writes: the next may lead to the one that was promoted."""
+        if time.monotonic() >= self._stay_until:
+            self._stay_until = time.monotonic() + _LEAVE_SECONDS
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def _try(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
         """Do ``work`` in bounded time; ``None`` if that fails. A Redis that is away is left alone for a moment."""

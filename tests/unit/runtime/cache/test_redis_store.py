@@ -13,6 +13,7 @@ from services.runtime.cache.metrics import CacheMetrics
 from services.runtime.cache.redis_store import RedisCacheStore
 from services.runtime.cache.store import NewEntry
 from services.runtime.errors import StartupError
+from tests.fakes.freezable_proxy import freezable_proxy
 from tests.fakes.redis_server import RedisServer, running_redis
 from tests.patience import LONGEST_WAIT_SECONDS
 
@@ -136,6 +137,33 @@ async def test_a_redis_that_takes_no_more_is_still_read(
         await redis.replicaof("NO", "ONE")
     await redis.aclose()
     await store.close()
+
+
+async def test_a_redis_that_was_demoted_is_left_for_the_one_that_was_promoted(
+    redis_server: RedisServer, tmp_path: Path, metrics: CacheMetrics
+) -> None:
+    """As behind an address that leads to the primary, and cuts no connection when that is another."""
+    other = hashlib.sha256(b"b").digest()
+    demoted: Any = Redis.from_url(redis_server.url)
+    with running_redis(tmp_path) as promoted:
+        async with freezable_proxy(redis_server.port) as address:
+            store = store_at(f"redis://127.0.0.1:{address.port}/0", metrics)
+            await store.put(NewEntry(KEY, b"value"))
+            await store.flush()
+            await demoted.replicaof("127.0.0.1", 1)
+            try:
+                address.lead_to(promoted.port)
+                await store.put(NewEntry(other, b"refused"))
+                await store.flush()
+                await store.put(NewEntry(other, b"value"))
+                await store.flush()
+                at_promoted = store_at(promoted.url, metrics)
+                assert await at_promoted.get_many([other]) == {other: b"value"}
+                await at_promoted.close()
+                await store.close()
+            finally:
+                await demoted.replicaof("NO", "ONE")
+                await demoted.aclose()
 
 
 async def test_a_value_of_another_type_is_a_miss(redis_server: RedisServer, metrics: CacheMetrics) -> None:
