@@ -190,7 +190,7 @@ class RedisCacheStore:
         raise refusal
 
     async def _leave_replica(self) -> None:
-        """Close the idle connections to a server that takes no writes: the next may lead to the one that was promoted."""
+        """Close the idle connections to a server that takes no writes: the next may lead to one that was promoted."""
         if time.monotonic() >= self._stay_until:
             self._stay_until = time.monotonic() + _LEAVE_SECONDS
             await self._redis.connection_pool.disconnect(inuse_connections=False)
