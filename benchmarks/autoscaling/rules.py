@@ -66,7 +66,6 @@ class ScrapedSeries:
             "evalfleet_backlog_tokens": [(job, pool.queued * pool.replica.tokens)],
             "evalfleet_calls_running": [({**job, "grpc_method": _STREAMS}, math.ceil(pool.demand / _STREAM_ITEMS))],
             "evalfleet_generation_tritons": [({**job, "state": "ready"}, pool.ready)],
-            "up": [(each, pool.ready) for each in replicas],
             "vllm:num_requests_waiting": [(each, pool.queued) for each in replicas],
             "DCGM_FI_DEV_GPU_UTIL": [(each, 100 * pool.busy_share) for each in replicas],
         }

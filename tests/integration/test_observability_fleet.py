@@ -130,8 +130,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Ite
         guarded = stack.enter_context(guarded_safety(fleet, folder, stages))
         parts = {("triton" if name == "inference" else name): [each] for name, each in fleet.metrics_targets.items()}
         parts["safety"].append(guarded.metrics_target)
-        # Who scrapes names the jobs, and a pool's Tritons, which are scaled together, have a name of their own.
-        parts |= {"code-runner": [runner.metrics_target], "triton-pool": parts["triton"]}
+        parts["code-runner"] = [runner.metrics_target]  # who scrapes names the jobs
         yield Observed(fleet, traces, run_id, open_run_id, parts)
 
 
@@ -269,7 +268,6 @@ def test_what_is_exported_is_what_the_page_lists(prometheus: Prometheus) -> None
     }
     everywhere = listed.pop("every service")
     exported = prometheus.exported()
-    exported["triton"] |= exported.pop("triton-pool")
     exported["code_runner"] = exported.pop("code-runner")
     assert everywhere - set().union(*exported.values()) == set()
     for job, names in exported.items():

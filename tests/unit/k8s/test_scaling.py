@@ -36,7 +36,7 @@ DOCUMENTS = {
     str(path.relative_to(COMPONENTS)): read_document(path)
     for folder in FOLDERS
     for path in sorted(folder.glob("*.yaml"))
-    if path.name != "scaled-object-patch.yaml" and path.name != "kustomization.yaml"
+    if path.name not in ("scaled-object-patch.yaml", "requests-patch.yaml", "kustomization.yaml")
 }
 SCALED = {name: each for name, each in DOCUMENTS.items() if each["kind"] == "ScaledObject"}
 SCALERS = {name: each for name, each in DOCUMENTS.items() if each["kind"] == "HorizontalPodAutoscaler"}
@@ -187,3 +187,12 @@ def test_patches_set_what_services_read() -> None:
     for service in ("generation", "safety"):
         [container] = DOCUMENTS[f"keda/{service}-patch.yaml"]["spec"]["template"]["spec"]["containers"]
         assert container["readinessProbe"]["grpc"]["service"] == LIVENESS
+
+
+def test_no_more_foreign_tritons_are_asked_for_than_requests_are_let_out_to() -> None:
+    spec = SCALED["keda-pool/triton-pool.yaml"]["spec"]
+    patch = yaml.safe_load((COMPONENTS / "keda-pool/requests-patch.yaml").read_text())
+    let_out = {each["value"]["name"]: int(each["value"]["value"]) for each in patch}
+    assert spec["maxReplicaCount"] * 64 <= let_out["EVALFLEET_MAX_ENGINE_REQUESTS"]
+    # Replicas do not change how long waits what cannot be let out: such a trigger would ask for ever more.
+    assert not [each for each in spec["triggers"] if "oldest_wait" in each["metadata"].get("query", "")]
