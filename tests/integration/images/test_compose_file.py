@@ -75,11 +75,11 @@ def prometheus(stack: Stack, path: str) -> Any:
 
 
 def scraped(stack: Stack) -> Mapping[str, str]:
-    """The health of each target by its job, once all have been asked."""
+    """The health of each target by its job, once all are up: one may have been asked before it listened."""
     give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
     while True:
         found = {each["labels"]["job"]: each["health"] for each in prometheus(stack, "targets")["activeTargets"]}
-        if "unknown" not in found.values() or time.monotonic() > give_up_at:
+        if set(found.values()) == {"up"} or time.monotonic() > give_up_at:
             return found
         time.sleep(0.5)
 
